@@ -1,0 +1,338 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Changing an SPTE: the write, and everything that follows from it.
+//!
+//! [`Transition::classify`] decides what a change implies; this file does it, once. The two modes
+//! of `mmu_lock` differ in how the value gets into the slot:
+//!
+//! - Under [`Shared`], by compare-and-exchange. The loser learns the value that beat it, and has
+//!   changed nothing.
+//! - Under [`Exclusive`], by a plain store; by an exchange only where the old value is volatile, so
+//!   that a bit that hardware or a lockless reader sets at that moment is seen.
+//!
+//! # Tearing a table down
+//!
+//! A table that has just been unlinked can still be found by those who read its parent's entry
+//! before. Under [`Shared`] they may even install an entry in it: a fault that is on its way down
+//! holds a slot in this table and knows nothing. So each entry is exchanged for the frozen value,
+//! which nobody overwrites, and what the exchange returns is accounted. Whoever comes later finds
+//! the entry frozen, fails, and starts again from the root. Under [`Exclusive`] there is nobody on
+//! the way; only the CPU may still use the old translation until the flush, and set a D bit.
+
+#![expect(unsafe_code)]
+
+use kernel::{error::code::EBUSY, prelude::*, sync::rcu};
+
+use crate::{
+    page::{OwnedSp, RemovedSp, Sp},
+    pte::PtePtr,
+    pure::{leaf, transition::Transition, Gfn, Hpa, Index, Level, Masks, Spte},
+    sync::{Exclusive, MmuLock, Shared},
+    sys::{cpu_relax, trace, Vm},
+    walk::{Step, View},
+};
+
+/// Another CPU changed the entry first, or the external table refused the change. Look again.
+#[derive(Debug)]
+pub(crate) struct Lost;
+
+/// A mode of `mmu_lock`, as far as it decides how SPTEs are changed.
+pub(crate) trait Update<'l>: MmuLock<'l> + Sized {
+    /// Changes the entry from `view.spte` to `new`, and does the bookkeeping.
+    ///
+    /// On success `view.spte` is the value that was replaced; otherwise, the value that is there.
+    fn update(&self, view: &mut View<'_>, new: Spte, masks: &Masks) -> Result<(), Lost>;
+
+    /// Freezes an entry of a table that is being torn down, and returns what it was; `None` if
+    /// nothing has to be accounted.
+    fn freeze(&self, slot: PtePtr<'_>, level: Level, masks: &Masks) -> Option<Spte>;
+}
+
+impl<'l> Update<'l> for Shared<'l> {
+    #[inline]
+    fn update(&self, view: &mut View<'_>, new: Spte, masks: &Masks) -> Result<(), Lost> {
+        let sp = view.sp();
+        let mirror = sp.role().mirror();
+
+        // A frozen entry belongs to somebody else; frozen is no state to leave an entry in.
+        warn_once!(view.spte.is_frozen());
+        prove!(new.is_frozen());
+
+        // A mirror entry stays frozen while the external table is being changed, so that nobody
+        // installs a child in a table that the external side does not have yet.
+        let first = if mirror { Spte::FROZEN } else { new };
+        prove!(first.is_ve_possible(masks));
+        if let Err(now) = view.slot.compare_exchange(view.spte, first) {
+            view.spte = now;
+            return Err(Lost);
+        }
+
+        let result = commit(self, sp, view.gfn, view.level, view.spte, new, masks);
+
+        if mirror {
+            // Thaw, with the old value if the external table could not be changed.
+            let last = if result.is_ok() { new } else { view.spte };
+            view.slot.write(last);
+        } else if result.is_err() {
+            // Only external tables can fail.
+            self.vm().bugged();
+        }
+        result.map_err(|_| Lost)
+    }
+
+    #[inline]
+    fn freeze(&self, slot: PtePtr<'_>, _level: Level, _masks: &Masks) -> Option<Spte> {
+        loop {
+            let old = slot.swap(Spte::FROZEN);
+
+            // A frozen value is a fault's in the middle of a change that ends with a plain
+            // store, which would undo ours: wait for it.
+            if !old.is_frozen() {
+                return Some(old);
+            }
+            cpu_relax();
+        }
+    }
+}
+
+impl<'l> Update<'l> for Exclusive<'l> {
+    #[inline]
+    fn update(&self, view: &mut View<'_>, new: Spte, masks: &Masks) -> Result<(), Lost> {
+        // Nobody else is there to freeze an entry, or to be kept off one.
+        warn_once!(view.spte.is_frozen() || new.is_frozen());
+
+        view.spte = write(view.slot, view.spte, new, view.level, masks);
+        commit_or_bug(self, view.sp(), view.gfn, view.level, view.spte, new, masks);
+        Ok(())
+    }
+
+    #[inline]
+    fn freeze(&self, slot: PtePtr<'_>, level: Level, masks: &Masks) -> Option<Spte> {
+        // What is not present maps nothing, and cannot become present. MMIO entries go by their
+        // memslot generation, not by being reachable.
+        let old = slot.read();
+        if !old.is_present() {
+            return None;
+        }
+
+        // Atomically if volatile: until the TLBs are flushed, the CPU may still set the D bit
+        // through a cached upper-level entry, and a fast page fault may have made the leaf
+        // writable since we read it. Frozen rather than empty only for the sake of one `commit`.
+        Some(write(slot, old, Spte::FROZEN, level, masks))
+    }
+}
+
+/// Writes an entry where `mmu_lock` is held for write, and returns the value that was replaced.
+#[inline]
+fn write(slot: PtePtr<'_>, old: Spte, new: Spte, level: Level, masks: &Masks) -> Spte {
+    prove!(new.is_ve_possible(masks));
+
+    if old.needs_atomic_update(level, masks) {
+        slot.swap(new)
+    } else {
+        slot.write(new);
+        old
+    }
+}
+
+/// Does the bookkeeping of a change that has been, or is being, made.
+///
+/// Fails only if the entry is a mirror and the external table refuses the change. Dirty logging is
+/// not accounted here, but where an entry becomes writable.
+fn commit<'l, M: Update<'l>>(
+    lock: &M,
+    sp: Sp<'_>,
+    gfn: Gfn,
+    level: Level,
+    old: Spte,
+    new: Spte,
+    masks: &Masks,
+) -> Result {
+    let vm = lock.vm();
+    let as_id = sp.role().as_id();
+
+    warn_once!(!gfn.is_aligned(level));
+
+    let effects = match Transition::classify(old, new, level, vm.mmio_value(), masks) {
+        Transition::Unchanged => return Ok(()),
+        Transition::Corrupt => die(as_id, gfn, old, new, level),
+        Transition::NonPresent { expected } => {
+            if warn_once!(!expected) {
+                pr_err!(
+                    "unexpected change of a non-present SPTE: as_id {} gfn {:#x} {:#x} -> {:#x} level {}\n",
+                    as_id,
+                    gfn.0,
+                    old.0,
+                    new.0,
+                    level.raw()
+                );
+            }
+            trace::spte_changed(as_id, gfn, level, old, new);
+            return Ok(());
+        }
+        Transition::Present(effects) => effects,
+    };
+
+    warn_once!(effects.bad_write_state);
+    warn_once!(effects.table_moved);
+
+    if let Some(table) = effects.removed {
+        // The vendor code learns of a removed table when its external twin is freed.
+        // SAFETY: the entry that pointed to the table was just replaced, by us.
+        tear_down(lock, unsafe { RemovedSp::from_table(table) }, masks);
+    } else if sp.role().mirror() {
+        vm.set_external_spte(gfn, old, new, level)?;
+    }
+
+    trace::spte_changed(as_id, gfn, level, old, new);
+    if effects.leaves != 0 {
+        vm.add_leaves(level, effects.leaves.into());
+    }
+    Ok(())
+}
+
+/// As [`commit`], where a failure is a bug.
+#[inline]
+fn commit_or_bug<'l, M: Update<'l>>(
+    lock: &M,
+    sp: Sp<'_>,
+    gfn: Gfn,
+    level: Level,
+    old: Spte,
+    new: Spte,
+    masks: &Masks,
+) {
+    if commit(lock, sp, gfn, level, old, new, masks).is_err() {
+        lock.vm().bugged();
+    }
+}
+
+/// Tears down a table that nothing points to any more, with everything below it.
+///
+/// Recursion ends after four levels.
+fn tear_down<'l, M: Update<'l>>(lock: &M, removed: RemovedSp, masks: &Masks) {
+    let vm = lock.vm();
+    let sp = removed.as_sp();
+
+    trace::prepare_zap_page(sp);
+    removed.unaccount(vm);
+
+    // Every page of the TDP MMU has a level, and a child a lower one than its parent.
+    if let Some(level) = sp.role().level() {
+        for index in Index::all() {
+            let gfn = sp.gfn().add(index.get() as u64 * level.pages());
+
+            if let Some(old) = lock.freeze(sp.table().slot(index), level, masks) {
+                commit_or_bug(lock, sp, gfn, level, old, Spte::FROZEN, masks);
+            }
+        }
+    }
+
+    if sp.role().mirror() {
+        removed.free_external_table(vm);
+    }
+    removed.retire();
+}
+
+/// A leaf was about to be replaced by a leaf with another frame. Stops the host: to go on would
+/// spread the corruption to guest data.
+#[cold]
+fn die(as_id: u16, gfn: Gfn, old: Spte, new: Spte, level: Level) -> ! {
+    pr_err!(
+        "a present leaf SPTE cannot be replaced by one that maps another frame: as_id {} gfn {:#x} {:#x} -> {:#x} level {}\n",
+        as_id,
+        gfn.0,
+        old.0,
+        new.0,
+        level.raw()
+    );
+    // SAFETY: never returns.
+    unsafe { kernel::bindings::BUG() }
+}
+
+impl<'l, M: Update<'l>> Step<'_, M> {
+    /// Changes the entry, unless somebody else was faster; then the view has the new value.
+    #[inline]
+    pub(crate) fn set(&mut self, new: Spte, masks: &Masks) -> Result<(), Lost> {
+        self.lock.update(&mut self.view, new, masks)
+    }
+}
+
+impl<'l> Step<'_, Exclusive<'l>> {
+    /// Changes the entry. Cannot fail: nobody else is there.
+    #[inline]
+    pub(crate) fn write(&mut self, new: Spte, masks: &Masks) {
+        let result = self.set(new, masks);
+
+        warn_once!(result.is_err());
+    }
+
+    /// Clears bits of a leaf without bookkeeping, but for the trace: for bits whose loss nobody
+    /// counts (W and D, when the dirty log has them).
+    #[inline]
+    pub(crate) fn clear_bits(&mut self, bits: u64, as_id: u16, masks: &Masks) {
+        let view = &mut self.view;
+
+        if view.spte.needs_atomic_update(view.level, masks) {
+            view.spte = view.slot.fetch_clear(bits);
+        } else {
+            view.slot.write(view.spte.without(bits));
+        }
+        trace::spte_changed(as_id, view.gfn, view.level, view.spte, view.spte.without(bits));
+    }
+}
+
+impl View<'_> {
+    /// Makes a leaf found unaccessed, without any lock, and without retrying: whoever changes the
+    /// entry at the same moment zaps it, or uses the page, which then is young.
+    #[inline]
+    pub(crate) fn mark_old(&self, _guard: &rcu::Guard, masks: &Masks) {
+        let role = self.sp().role();
+
+        // External tables have no aging yet.
+        if warn_once!(role.mirror()) {
+            return;
+        }
+
+        let new = self.spte.mark_access_track(masks);
+        if !self.spte.ad_enabled() {
+            crate::ops::spte::check_access_track(self.spte, masks);
+        }
+        if self.slot.compare_exchange(self.spte, new).is_ok() {
+            trace::spte_changed(role.as_id(), self.gfn, self.level, self.spte, new);
+        }
+    }
+}
+
+impl OwnedSp {
+    /// Links the page: makes the entry point to it. Gives the page back if somebody else changed
+    /// the entry first.
+    ///
+    /// No flush where the entry was a huge leaf: until the CPUs see the new table they use the old
+    /// translation, which is the same.
+    pub(crate) fn link<'s, 'l, M: Update<'l>>(
+        self,
+        step: &mut Step<'s, M>,
+        masks: &Masks,
+    ) -> Result<Sp<'s>, OwnedSp> {
+        let vm: Vm<'_> = step.lock.vm();
+        let table: Hpa = self.as_sp().hpa();
+        let spte = leaf::table(table, !masks.ad_enabled, masks);
+
+        match step.set(spte, masks) {
+            Ok(()) => {
+                // SAFETY: the entry points to the page now. Should somebody unlink it at once, the
+                // RCU read lock of the walk that `step` is part of keeps it.
+                let sp = unsafe { self.into_linked() };
+                sp.account_linked(vm);
+                Ok(sp)
+            }
+            Err(Lost) => Err(self),
+        }
+    }
+}
+
+/// What a lost race is to C and to tracepoints.
+pub(crate) fn lost_errno() -> i32 {
+    EBUSY.to_errno()
+}

@@ -1,0 +1,460 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The C functions that this crate replaces.
+//!
+//! Each makes handles and tokens from C's pointers and locks, calls one operation, and converts the
+//! result. Arguments are what the prototypes in `tdp_mmu.h` and `spte.h` say. Pointers that C passes
+//! are valid for the call, and locks are held as its callers hold them; where a prototype leaves the
+//! lock to the caller, the token asserts it for lockdep.
+
+#![expect(unsafe_code)]
+
+use core::ptr::NonNull;
+
+use kernel::{ffi::c_int, ffi::c_uint, ffi::c_ulong, sync::rcu};
+
+use crate::{
+    bindings,
+    ops::{
+        age::{age, Age},
+        dirty_log, lookup,
+        map::{self, Outcome},
+        promote, roots,
+        spte::{self, LeafRequest},
+        split, zap,
+    },
+    page::Sp,
+    pure::{leaf, Gfn, GfnRange, Hpa, Level, Pfn, Role, Spte},
+    root::{self, Root, RootTypes},
+    sync::{Exclusive, Shared},
+    sys::{masks, Fault, Memslot, NotifierRange, Vcpu, Vm},
+    walk::Flush,
+};
+
+/// Wraps a pointer that C passed as an argument.
+macro_rules! wrap {
+    ($type:ident, $ptr:expr) => {{
+        let ptr = $ptr;
+        // SAFETY: C passes a valid pointer, for the duration of the call.
+        unsafe { $type::from_raw(ptr) }
+    }};
+}
+
+/// Makes the token for a lock that C's caller holds.
+macro_rules! held {
+    ($type:ident, $vm:expr) => {{
+        let vm = $vm;
+        // SAFETY: the prototype says so, lockdep checks it, and the token ends with the call.
+        unsafe { $type::assume_held(vm) }
+    }};
+}
+
+fn level(raw: c_int) -> Option<Level> {
+    u32::try_from(raw).ok().and_then(Level::from_raw)
+}
+
+fn word(role: bindings::kvm_mmu_page_role) -> Role {
+    // SAFETY: every bit pattern is a valid word.
+    Role(unsafe { *role.word })
+}
+
+/// Initializes the TDP MMU of a VM.
+#[no_mangle]
+unsafe extern "C" fn kvm_mmu_init_tdp_mmu(kvm: *mut bindings::kvm) {
+    // SAFETY: C passes a VM that is being created.
+    unsafe { bindings::kvm_rs_init_vm(kvm) }
+}
+
+/// Frees all roots of a VM that is being destroyed, and waits until their memory is free.
+#[no_mangle]
+unsafe extern "C" fn kvm_mmu_uninit_tdp_mmu(kvm: *mut bindings::kvm) {
+    let vm = wrap!(Vm, kvm);
+    // SAFETY: the VM has no users left, or its creation failed.
+    let lock = unsafe { Exclusive::assume_unreachable(vm) };
+
+    roots::invalidate(&lock, RootTypes::VALID);
+    drop(lock);
+    zap::zap_invalidated_roots(vm, false);
+
+    #[cfg(CONFIG_KVM_PROVE_MMU)]
+    warn_once!(vm.has_tables());
+    warn_once!(!root::list_is_empty(vm));
+
+    // Callbacks of the last roots may just have been queued.
+    rcu::rcu_barrier();
+}
+
+/// Gives the vCPU a root: a mirror root if `mirror`, otherwise a direct one.
+#[no_mangle]
+unsafe extern "C" fn kvm_tdp_mmu_alloc_root(vcpu: *mut bindings::kvm_vcpu, mirror: bool) {
+    let vcpu = wrap!(Vcpu, vcpu);
+    let role = vcpu.root_role();
+
+    if mirror {
+        vcpu.set_mirror_root(roots::get_or_create(vcpu, role.as_mirror()).into_vcpu());
+    } else {
+        vcpu.set_root(roots::get_or_create(vcpu, role).into_vcpu());
+    }
+}
+
+/// Puts a reference to a root.
+#[no_mangle]
+unsafe extern "C" fn kvm_tdp_mmu_put_root(
+    kvm: *mut bindings::kvm,
+    root: NonNull<bindings::kvm_mmu_page>,
+) {
+    let vm = wrap!(Vm, kvm);
+    let sp = wrap!(Sp, root);
+
+    // SAFETY: the caller gives up its reference.
+    drop(unsafe { Root::from_counted(vm, sp) });
+}
+
+/// Invalidates the roots of some kinds.
+#[no_mangle]
+unsafe extern "C" fn kvm_tdp_mmu_invalidate_roots(
+    kvm: *mut bindings::kvm,
+    types: bindings::kvm_tdp_mmu_root_types,
+) {
+    let vm = wrap!(Vm, kvm);
+    let lock = if vm.has_users_and_vcpus() {
+        held!(Exclusive, vm)
+    } else {
+        // SAFETY: without users or vCPUs, nobody can get at the roots.
+        unsafe { Exclusive::assume_unreachable(vm) }
+    };
+
+    roots::invalidate(&lock, RootTypes::from_raw(types));
+}
+
+/// Zaps the roots that were invalidated. Takes `mmu_lock`.
+#[no_mangle]
+unsafe extern "C" fn kvm_tdp_mmu_zap_invalidated_roots(kvm: *mut bindings::kvm, shared: bool) {
+    zap::zap_invalidated_roots(wrap!(Vm, kvm), shared);
+}
+
+/// Zaps everything. `mmu_lock` is held for write.
+#[no_mangle]
+unsafe extern "C" fn kvm_tdp_mmu_zap_all(kvm: *mut bindings::kvm) {
+    zap::zap_all(&mut held!(Exclusive, wrap!(Vm, kvm)));
+}
+
+/// Zaps the leaves of a range in all valid roots. `mmu_lock` is held for write. Returns whether a
+/// TLB flush is due.
+#[no_mangle]
+unsafe extern "C" fn kvm_tdp_mmu_zap_leafs(
+    kvm: *mut bindings::kvm,
+    start: bindings::gfn_t,
+    end: bindings::gfn_t,
+    flush: bool,
+) -> bool {
+    let range = GfnRange::new(Gfn(start), Gfn(end));
+    let mut flush = Flush::new(flush);
+
+    zap::zap_leafs(&mut held!(Exclusive, wrap!(Vm, kvm)), range, &mut flush);
+    flush.defer()
+}
+
+/// Zaps a table that stands for an NX huge page. `mmu_lock` is held for read, and RCU.
+#[no_mangle]
+unsafe extern "C" fn kvm_tdp_mmu_zap_possible_nx_huge_page(
+    kvm: *mut bindings::kvm,
+    sp: NonNull<bindings::kvm_mmu_page>,
+) -> bool {
+    zap::zap_possible_nx_huge_page(&held!(Shared, wrap!(Vm, kvm)), wrap!(Sp, sp))
+}
+
+/// Zaps a range for an MMU notifier. `mmu_lock` is held for write. Returns whether a flush is due.
+#[no_mangle]
+unsafe extern "C" fn kvm_tdp_mmu_unmap_gfn_range(
+    kvm: *mut bindings::kvm,
+    range: *mut bindings::kvm_gfn_range,
+    flush: bool,
+) -> bool {
+    let range = wrap!(NotifierRange, range);
+    let mut flush = Flush::new(flush);
+
+    zap::unmap(&mut held!(Exclusive, wrap!(Vm, kvm)), range, &mut flush);
+    flush.defer()
+}
+
+/// Handles a fault. `mmu_lock` is held for read.
+#[no_mangle]
+unsafe extern "C" fn kvm_tdp_mmu_map(
+    vcpu: *mut bindings::kvm_vcpu,
+    fault: *mut bindings::kvm_page_fault,
+) -> c_int {
+    let vcpu = wrap!(Vcpu, vcpu);
+    let fault = wrap!(Fault, fault);
+    let vm = vcpu.vm();
+    let root = if vm.is_addr_direct(fault.addr()) {
+        vcpu.root()
+    } else {
+        vcpu.mirror_root()
+    };
+
+    // SAFETY: the vCPU has loaded the root, and holds a reference to it.
+    let outcome = match unsafe { root::loaded(root) } {
+        Some(root) => map::map(vcpu, fault, &held!(Shared, vm), root),
+        None => {
+            warn_once!(true);
+            Outcome::Retry
+        }
+    };
+
+    let code = match outcome {
+        Outcome::Retry => bindings::RET_PF_RETRY,
+        Outcome::Emulate => bindings::RET_PF_EMULATE,
+        Outcome::WriteProtected => bindings::RET_PF_WRITE_PROTECTED,
+        Outcome::Fixed => bindings::RET_PF_FIXED,
+        Outcome::Spurious => bindings::RET_PF_SPURIOUS,
+    };
+    code as c_int
+}
+
+/// Makes a range old, and returns whether it was young. No lock is held.
+#[no_mangle]
+unsafe extern "C" fn kvm_tdp_mmu_age_gfn_range(
+    kvm: *mut bindings::kvm,
+    range: *mut bindings::kvm_gfn_range,
+) -> bool {
+    age(wrap!(Vm, kvm), wrap!(NotifierRange, range), Age::TestAndClear)
+}
+
+/// Whether a range is young. No lock is held.
+#[no_mangle]
+unsafe extern "C" fn kvm_tdp_mmu_test_age_gfn(
+    kvm: *mut bindings::kvm,
+    range: *mut bindings::kvm_gfn_range,
+) -> bool {
+    age(wrap!(Vm, kvm), wrap!(NotifierRange, range), Age::Test)
+}
+
+/// Write-protects a slot. `mmu_lock` is held for read. Returns whether a flush is due.
+#[no_mangle]
+unsafe extern "C" fn kvm_tdp_mmu_wrprot_slot(
+    kvm: *mut bindings::kvm,
+    slot: *const bindings::kvm_memory_slot,
+    min_level: c_int,
+) -> bool {
+    let mut lock = held!(Shared, wrap!(Vm, kvm));
+
+    level(min_level).is_some_and(|min_level| {
+        dirty_log::write_protect_slot(&mut lock, wrap!(Memslot, slot), min_level)
+    })
+}
+
+/// Clears the dirty state of a slot. `mmu_lock` is held for read.
+#[no_mangle]
+unsafe extern "C" fn kvm_tdp_mmu_clear_dirty_slot(
+    kvm: *mut bindings::kvm,
+    slot: *const bindings::kvm_memory_slot,
+) {
+    dirty_log::clear_dirty_slot(&mut held!(Shared, wrap!(Vm, kvm)), wrap!(Memslot, slot));
+}
+
+/// Clears the dirty state of up to 64 pages. `mmu_lock` is held for write.
+#[no_mangle]
+unsafe extern "C" fn kvm_tdp_mmu_clear_dirty_pt_masked(
+    kvm: *mut bindings::kvm,
+    slot: *mut bindings::kvm_memory_slot,
+    gfn: bindings::gfn_t,
+    mask: c_ulong,
+    wrprot: bool,
+) {
+    dirty_log::clear_dirty_masked(
+        &held!(Exclusive, wrap!(Vm, kvm)),
+        wrap!(Memslot, slot),
+        Gfn(gfn),
+        mask as u64,
+        wrprot,
+    );
+}
+
+/// Write-protects a frame for page tracking. `mmu_lock` is held for write. Returns whether a flush
+/// is due.
+#[no_mangle]
+unsafe extern "C" fn kvm_tdp_mmu_write_protect_gfn(
+    kvm: *mut bindings::kvm,
+    slot: *mut bindings::kvm_memory_slot,
+    gfn: bindings::gfn_t,
+    min_level: c_int,
+) -> bool {
+    let lock = held!(Exclusive, wrap!(Vm, kvm));
+
+    level(min_level).is_some_and(|min_level| {
+        dirty_log::write_protect_gfn(&lock, wrap!(Memslot, slot), Gfn(gfn), min_level)
+    })
+}
+
+/// Splits huge pages. `mmu_lock` is held, for read if `shared`; it is dropped to allocate.
+#[no_mangle]
+unsafe extern "C" fn kvm_tdp_mmu_try_split_huge_pages(
+    kvm: *mut bindings::kvm,
+    slot: *const bindings::kvm_memory_slot,
+    start: bindings::gfn_t,
+    end: bindings::gfn_t,
+    target_level: c_int,
+    shared: bool,
+) {
+    let vm = wrap!(Vm, kvm);
+    let slot = wrap!(Memslot, slot);
+    let range = GfnRange::new(Gfn(start), Gfn(end));
+    let Some(target) = level(target_level) else {
+        return;
+    };
+
+    if shared {
+        split::try_split_huge_pages(&mut held!(Shared, vm), slot, range, target);
+    } else {
+        split::try_split_huge_pages(&mut held!(Exclusive, vm), slot, range, target);
+    }
+}
+
+/// Promotes small pages in a slot. `mmu_lock` is held for read.
+#[no_mangle]
+unsafe extern "C" fn kvm_tdp_mmu_recover_huge_pages(
+    kvm: *mut bindings::kvm,
+    slot: *const bindings::kvm_memory_slot,
+) {
+    promote::recover_huge_pages(&mut held!(Shared, wrap!(Vm, kvm)), wrap!(Memslot, slot));
+}
+
+/// Records the SPTEs on the path to a byte address in `sptes`, an array of at least six elements
+/// that is indexed by level. Returns the lowest level reached, or -1. RCU is held.
+#[no_mangle]
+unsafe extern "C" fn kvm_tdp_mmu_get_walk(
+    vcpu: *mut bindings::kvm_vcpu,
+    addr: u64,
+    sptes: *mut [u64; 6],
+    root_level: *mut c_int,
+) -> c_int {
+    let vcpu = wrap!(Vcpu, vcpu);
+    let guard = rcu::read_lock();
+    let gfn = Gfn(addr >> crate::pure::addr::PAGE_SHIFT);
+    let role_level = vcpu.root_role().level().map_or(0, Level::raw);
+
+    // SAFETY: C passes a valid pointer.
+    unsafe { root_level.write(role_level) };
+    // SAFETY: C passes an array of `PT64_ROOT_MAX_LEVEL + 1` elements.
+    let sptes = unsafe { &mut *sptes };
+    // SAFETY: the vCPU has loaded the root, and holds a reference to it.
+    let Some(root) = (unsafe { root::loaded(vcpu.root()) }) else {
+        return -1;
+    };
+
+    lookup::record_path(vcpu.vm(), &guard, root, gfn, sptes).map_or(-1, Level::raw)
+}
+
+/// The slot of the last SPTE on the path to `gfn`, and its value. RCU is held, and the slot may be
+/// used as long. Mirror roots have no fast page fault.
+#[no_mangle]
+unsafe extern "C" fn kvm_tdp_mmu_fast_pf_get_last_sptep(
+    vcpu: *mut bindings::kvm_vcpu,
+    gfn: bindings::gfn_t,
+    spte: *mut u64,
+) -> *mut u64 {
+    let vcpu = wrap!(Vcpu, vcpu);
+    let guard = rcu::read_lock();
+    let mut last = core::ptr::null_mut();
+
+    // SAFETY: the vCPU has loaded the root, and holds a reference to it.
+    if let Some(root) = unsafe { root::loaded(vcpu.root()) } {
+        lookup::for_each_on_path(vcpu.vm(), &guard, root, Gfn(gfn), |view| {
+            last = view.slot.as_ptr();
+            // SAFETY: C passes a valid pointer.
+            unsafe { spte.write(view.spte.0) };
+        });
+    }
+    last
+}
+
+/// Whether a present SPTE has to be updated atomically.
+#[no_mangle]
+unsafe extern "C" fn spte_needs_atomic_update(spte: u64) -> bool {
+    Spte(spte).is_volatile(&masks())
+}
+
+/// Makes a leaf. `mmu_lock` is held. Returns whether it was write-protected for shadow paging.
+#[no_mangle]
+unsafe extern "C" fn make_spte(
+    vcpu: *mut bindings::kvm_vcpu,
+    sp: NonNull<bindings::kvm_mmu_page>,
+    slot: *const bindings::kvm_memory_slot,
+    pte_access: c_uint,
+    gfn: bindings::gfn_t,
+    pfn: bindings::kvm_pfn_t,
+    old_spte: u64,
+    prefetch: bool,
+    synchronizing: bool,
+    host_writable: bool,
+    new_spte: *mut u64,
+) -> bool {
+    let request = LeafRequest {
+        slot: wrap!(Memslot, slot),
+        access: pte_access,
+        gfn: Gfn(gfn),
+        pfn: Pfn(pfn),
+        old: Spte(old_spte),
+        prefetch,
+        synchronizing,
+        host_writable,
+    };
+    let (spte, write_protected) =
+        spte::make_leaf(wrap!(Vcpu, vcpu), wrap!(Sp, sp), &request, &masks());
+
+    // SAFETY: C passes a valid pointer.
+    unsafe { new_spte.write(spte.0) };
+    write_protected
+}
+
+/// Makes a leaf of a table that replaces a huge one.
+#[no_mangle]
+unsafe extern "C" fn make_small_spte(
+    kvm: *mut bindings::kvm,
+    huge_spte: u64,
+    role: bindings::kvm_mmu_page_role,
+    index: c_int,
+) -> u64 {
+    let index = usize::try_from(index).unwrap_or(usize::MAX);
+
+    spte::make_small(wrap!(Vm, kvm), Spte(huge_spte), word(role), index, &masks()).0
+}
+
+/// Makes the huge leaf that replaces a table.
+#[no_mangle]
+unsafe extern "C" fn make_huge_spte(
+    kvm: *mut bindings::kvm,
+    small_spte: u64,
+    huge_level: c_int,
+) -> u64 {
+    // An impossible level is a bug, which `make_huge` reports for 4 KiB.
+    let level = level(huge_level).unwrap_or(Level::Page4K);
+
+    spte::make_huge(wrap!(Vm, kvm), Spte(small_spte), level, &masks()).0
+}
+
+/// Makes an entry that points to a table.
+#[no_mangle]
+unsafe extern "C" fn make_nonleaf_spte(child_pt: *mut u64, ad_disabled: bool) -> u64 {
+    // SAFETY: an address computation on an address in the direct map, where tables live.
+    let hpa = Hpa(unsafe { bindings::kvm_rs_pa(child_pt) });
+
+    leaf::table(hpa, ad_disabled, &masks()).0
+}
+
+/// Makes an entry that caches MMIO.
+#[no_mangle]
+unsafe extern "C" fn make_mmio_spte(
+    vcpu: *mut bindings::kvm_vcpu,
+    gfn: u64,
+    access: c_uint,
+) -> u64 {
+    spte::make_mmio(wrap!(Vcpu, vcpu), Gfn(gfn), access, &masks()).0
+}
+
+/// Takes the accessed state away from a leaf.
+#[no_mangle]
+unsafe extern "C" fn mark_spte_for_access_track(spte: u64) -> u64 {
+    spte::mark_access_track(Spte(spte), &masks()).0
+}

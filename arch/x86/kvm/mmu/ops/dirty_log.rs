@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Write protection and dirty bits, for the dirty log and for page tracking.
+//!
+//! A write is noticed either by a fault on a write-protected leaf, or (PML) by hardware, which logs
+//! each page whose D bit it sets. Which it is decides the bit to clear.
+
+use crate::{
+    page::Sp,
+    pure::{spte::WRITABLE, Entry, Gfn, GfnRange, Level, Masks, Role},
+    root::{stable_roots, Roots, Selection},
+    sync::{Exclusive, MmuLock, Shared},
+    sys::{masks, Memslot, Vm},
+    walk::{ShortWalk, Walk},
+};
+
+/// The number of pages in a word of the dirty bitmap.
+const WORD: u64 = u64::BITS as u64;
+
+/// Write-protects the leaves of at least `min_level` in `slot`, in all valid roots. Returns whether
+/// any changed, so that TLBs have to be flushed.
+pub(crate) fn write_protect_slot(
+    lock: &mut Shared<'_>,
+    slot: Memslot<'_>,
+    min_level: Level,
+) -> bool {
+    let vm = lock.vm();
+    let masks = &masks();
+    let mut changed = false;
+
+    if min_level > Level::MAX_LEAF {
+        vm.bugged();
+        return false;
+    }
+
+    let mut roots = Roots::new(vm, Selection::valid(slot.as_id()));
+    while let Some(root) = roots.next(lock) {
+        changed |= clear_in_root(lock, **root, min_level, slot.range(), WRITABLE, masks);
+    }
+    changed
+}
+
+/// Clears the dirty state (D or W) of all leaves of `slot`, in all valid roots.
+pub(crate) fn clear_dirty_slot(lock: &mut Shared<'_>, slot: Memslot<'_>) {
+    let vm = lock.vm();
+    let masks = &masks();
+    let mut roots = Roots::new(vm, Selection::valid(slot.as_id()));
+
+    while let Some(root) = roots.next(lock) {
+        let bit = dirty_bit(vm, root.role(), masks);
+
+        clear_in_root(lock, **root, Level::Page4K, slot.range(), bit, masks);
+    }
+}
+
+/// Clears `bit` in the leaves of `range`, and returns whether it was set in any.
+fn clear_in_root(
+    lock: &mut Shared<'_>,
+    root: Sp<'_>,
+    min_level: Level,
+    range: GfnRange,
+    bit: u64,
+    masks: &Masks,
+) -> bool {
+    let mut changed = false;
+    let mut walk = Walk::new(lock, root, min_level, range, masks);
+
+    while let Some(mut step) = walk.next() {
+        let Entry::Leaf(_) = step.view.entry(masks) else {
+            continue;
+        };
+        let spte = step.view.spte;
+
+        prove!(bit == masks.dirty && spte.ad_need_write_protect());
+        if spte.0 & bit == 0 {
+            continue;
+        }
+        match step.set(spte.without(bit), masks) {
+            Ok(()) => changed = true,
+            Err(_) => walk.revisit(),
+        }
+    }
+    changed
+}
+
+/// The bit whose clearing makes the next write to a page of a tree with this role noticed.
+///
+/// All pages of a tree share the role of the root, but for the level.
+fn dirty_bit(vm: Vm<'_>, role: Role, masks: &Masks) -> u64 {
+    if vm.ad_need_write_protect(role) || !masks.ad_enabled {
+        WRITABLE
+    } else {
+        masks.dirty
+    }
+}
+
+/// Clears the dirty state (D or W, or W in any case if `write_protect`) of the 4 KiB pages whose
+/// bits are set in `mask`, of which bit 0 is `first`. All of them are in `slot`.
+pub(crate) fn clear_dirty_masked(
+    lock: &Exclusive<'_>,
+    slot: Memslot<'_>,
+    first: Gfn,
+    mask: u64,
+    write_protect: bool,
+) {
+    let masks = &masks();
+
+    for root in stable_roots(lock, Selection::valid(slot.as_id())) {
+        let bit = if write_protect {
+            WRITABLE
+        } else {
+            dirty_bit(lock.vm(), root.role(), masks)
+        };
+
+        clear_masked_in_root(lock, root, first, mask, bit, masks);
+    }
+}
+
+fn clear_masked_in_root(
+    lock: &Exclusive<'_>,
+    root: Sp<'_>,
+    first: Gfn,
+    mask: u64,
+    bit: u64,
+    masks: &Masks,
+) {
+    let as_id = root.role().as_id();
+    let skipped = u64::from(mask.trailing_zeros());
+    let range = GfnRange::new(first.add(skipped), first.add(WORD));
+    let mut left = mask;
+    let mut walk = ShortWalk::new(lock, root, Level::Page4K, range, masks);
+
+    while left != 0 {
+        let Some(mut step) = walk.next() else { break };
+        let Entry::Leaf(_) = step.view.entry(masks) else {
+            continue;
+        };
+        prove!(bit == masks.dirty && step.view.spte.ad_need_write_protect());
+
+        if step.view.level > Level::Page4K {
+            continue;
+        }
+        let page = 1u64.wrapping_shl(step.view.gfn.0.wrapping_sub(first.0) as u32);
+        if left & page == 0 {
+            continue;
+        }
+        left &= !page;
+
+        if step.view.spte.0 & bit != 0 {
+            step.clear_bits(bit, as_id, masks);
+        }
+    }
+}
+
+/// Write-protects the leaf of at least `min_level` that maps `gfn`, in all valid roots, in a way
+/// that no fast page fault undoes: a guest page table lives there. Returns whether a flush is due.
+pub(crate) fn write_protect_gfn(
+    lock: &Exclusive<'_>,
+    slot: Memslot<'_>,
+    gfn: Gfn,
+    min_level: Level,
+) -> bool {
+    let masks = &masks();
+    let mut changed = false;
+
+    if min_level > Level::MAX_LEAF {
+        lock.vm().bugged();
+        return false;
+    }
+
+    for root in stable_roots(lock, Selection::valid(slot.as_id())) {
+        let mut walk = ShortWalk::new(lock, root, min_level, GfnRange::single(gfn), masks);
+
+        while let Some(mut step) = walk.next() {
+            let Entry::Leaf(_) = step.view.entry(masks) else {
+                continue;
+            };
+            let new = step.view.spte.without(WRITABLE | masks.mmu_writable);
+
+            if new == step.view.spte {
+                break;
+            }
+            step.write(new, masks);
+            changed = true;
+        }
+    }
+    changed
+}

@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Looking a translation up without a lock.
+
+use kernel::sync::rcu;
+
+use crate::{
+    page::Sp,
+    pure::{Gfn, GfnRange, Level},
+    sys::{masks, Vm},
+    walk::{LocklessWalk, View},
+};
+
+/// Visits the entries on the path to `gfn`, from the root down. The last one is the leaf, or the
+/// entry that is not present.
+pub(crate) fn for_each_on_path<'g>(
+    vm: Vm<'_>,
+    guard: &'g rcu::Guard,
+    root: Sp<'g>,
+    gfn: Gfn,
+    mut visit: impl FnMut(&View<'_>),
+) {
+    let masks = &masks();
+    let mut walk = LocklessWalk::new(vm, guard, root, GfnRange::single(gfn), masks);
+
+    while let Some(view) = walk.next() {
+        visit(&view);
+    }
+}
+
+/// Records the path to `gfn` in `sptes`, indexed by level, and returns the lowest level reached.
+pub(crate) fn record_path(
+    vm: Vm<'_>,
+    guard: &rcu::Guard,
+    root: Sp<'_>,
+    gfn: Gfn,
+    sptes: &mut [u64],
+) -> Option<Level> {
+    let mut lowest = None;
+
+    for_each_on_path(vm, guard, root, gfn, |view| {
+        if let Some(slot) = sptes.get_mut(view.level as usize) {
+            *slot = view.spte.0;
+            lowest = Some(view.level);
+        }
+    });
+    lowest
+}

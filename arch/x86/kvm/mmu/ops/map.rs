@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Mapping a page on a fault of the guest; `kvm_tdp_mmu_map()`.
+//!
+//! Faults run in parallel, under `mmu_lock` held for read. A fault walks down to its goal level,
+//! adds the tables that are missing, splits what is mapped too large, and installs the leaf. It
+//! never waits: if somebody else changes an entry that it wants to change, or has frozen one on its
+//! way, the guest retries, and most often finds the work done.
+
+use crate::{
+    change::Lost,
+    ops::{
+        split,
+        spte::{make_leaf, make_mmio, LeafRequest},
+    },
+    page::{OwnedSp, Sp},
+    pure::{leaf, Entry, GfnRange, Level, Masks, Spte},
+    sync::{MmuLock, PagesLock, Shared},
+    sys::{masks, trace, Fault, Vcpu},
+    walk::{ShortWalk, Step},
+};
+
+/// How a fault ended; C's `RET_PF_*`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Outcome {
+    /// Nothing was decided; let the guest try again.
+    Retry,
+    /// The access is MMIO, to be emulated.
+    Emulate,
+    /// The page has to stay write-protected; emulate the write, or unprotect the page.
+    WriteProtected,
+    /// The page is mapped now.
+    Fixed,
+    /// The page was mapped already.
+    Spurious,
+}
+
+/// Resolves `fault` in the tree of `root`.
+pub(crate) fn map(
+    vcpu: Vcpu<'_>,
+    fault: Fault<'_>,
+    lock: &Shared<'_>,
+    root: Sp<'_>,
+) -> Outcome {
+    prove!(root.role().invalid());
+
+    fault.adjust_for_host(vcpu);
+    trace::spte_requested(fault, root.role().access());
+
+    let masks = &masks();
+    let range = GfnRange::single(fault.gfn());
+    let mut walk = ShortWalk::new(lock, root, Level::Page4K, range, masks);
+
+    while let Some(mut step) = walk.next() {
+        if fault.nx_huge_page_workaround_enabled() {
+            fault.adjust_for_nx(step.view.spte, step.view.level);
+        }
+
+        let entry = step.view.entry(masks);
+        if entry == Entry::Frozen {
+            // Do not even allocate.
+            return Outcome::Retry;
+        }
+        if fault.goal_level() == Some(step.view.level) {
+            return install_leaf(vcpu, fault, &mut step, masks);
+        }
+
+        match entry {
+            Entry::Table(_) => {}
+            Entry::NonPresent | Entry::Leaf(_) | Entry::Frozen => {
+                if add_table(vcpu, fault, &mut step, entry, masks).is_err() {
+                    return Outcome::Retry;
+                }
+            }
+        }
+    }
+
+    // The walk ended above the goal: an entry was frozen or zapped just as we wanted to descend.
+    Outcome::Retry
+}
+
+/// Puts a table where there is none, or where a page is mapped larger than the fault wants.
+fn add_table(
+    vcpu: Vcpu<'_>,
+    fault: Fault<'_>,
+    step: &mut Step<'_, Shared<'_>>,
+    entry: Entry,
+    masks: &Masks,
+) -> Result<(), Lost> {
+    let vm = step.lock.vm();
+    let level = step.view.level;
+    let role = step.view.sp().role();
+    let mut page = OwnedSp::from_vcpu(vcpu);
+
+    split::init_child(&mut page, &step.view);
+    if role.mirror() {
+        page.add_external_table(vcpu);
+    }
+    page.set_nx_huge_page_disallowed(fault.huge_page_disallowed());
+
+    let linked = if let Entry::Leaf(_) = entry {
+        if role.mirror() {
+            // TDX has no huge pages to split.
+            vm.bugged();
+        }
+        split::split(page, step, masks)
+    } else {
+        page.link(step, masks)
+    };
+    // A page that comes back is freed here.
+    let sp = linked.map_err(|_page| Lost)?;
+
+    if fault.huge_page_disallowed() && fault.req_level() >= Some(level) {
+        sp.track_nx_huge_page(&PagesLock::new(vm));
+    }
+    Ok(())
+}
+
+/// Installs the leaf that the fault asks for.
+fn install_leaf(
+    vcpu: Vcpu<'_>,
+    fault: Fault<'_>,
+    step: &mut Step<'_, Shared<'_>>,
+    masks: &Masks,
+) -> Outcome {
+    let vm = step.lock.vm();
+    let sp = step.view.sp();
+    let access = sp.role().access();
+    let old = step.view.entry(masks);
+    let old_spte = step.view.spte;
+
+    if warn_once!(sp.role().level() != fault.goal_level()) {
+        return Outcome::Retry;
+    }
+
+    if let Entry::Leaf(pfn) = old {
+        if fault.prefetch() || !is_denied(vcpu, fault, old_spte, masks) {
+            warn_once!(pfn != fault.pfn());
+            return Outcome::Spurious;
+        }
+    }
+
+    let (new, write_protected) = match fault.slot() {
+        None => (make_mmio(vcpu, step.view.gfn, access, masks), false),
+        Some(slot) => {
+            let request = LeafRequest {
+                slot,
+                access,
+                gfn: step.view.gfn,
+                pfn: fault.pfn(),
+                old: old_spte,
+                prefetch: fault.prefetch(),
+                synchronizing: false,
+                host_writable: fault.map_writable(),
+            };
+            make_leaf(vcpu, sp, &request, masks)
+        }
+    };
+
+    let mut outcome = Outcome::Fixed;
+    if new == old_spte {
+        outcome = Outcome::Spurious;
+    } else if step.set(new, masks).is_err() {
+        return Outcome::Retry;
+    } else {
+        let flush = match old {
+            // A table gave way to a huge page: CPUs may have cached its entries.
+            Entry::Table(_) => true,
+            Entry::Leaf(_) => warn_once!(old_spte.change_needs_flush(new, masks)),
+            Entry::NonPresent | Entry::Frozen => false,
+        };
+        if flush {
+            vm.flush_tlbs_range(step.view.range());
+        }
+    }
+
+    if write_protected && fault.write() {
+        // To return to the guest would only bring the same fault again.
+        outcome = Outcome::WriteProtected;
+    }
+
+    if new.is_mmio(vm.mmio_value(), masks) {
+        vcpu.count_mmio_spte();
+        trace::mark_mmio_spte(step.view.slot, step.view.gfn, new);
+        outcome = Outcome::Emulate;
+    } else {
+        trace::set_spte(step.view.level, step.view.gfn, step.view.slot);
+    }
+    outcome
+}
+
+/// Whether `spte` does not allow the access that faulted; `spte_permission_fault()`.
+fn is_denied(vcpu: Vcpu<'_>, fault: Fault<'_>, spte: Spte, masks: &Masks) -> bool {
+    let denied = vcpu.denied_access(fault.error_code());
+
+    (denied >> leaf::granted_access(spte, masks)) & 1 != 0
+}

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Promoting small pages to huge ones, in place, when dirty logging ends.
+//!
+//! The huge leaf replaces the table in one exchange. The memory stays mapped at every moment, so no
+//! vCPU faults on its way back to full speed; zapping instead would make each of them fault on
+//! each page.
+
+use crate::{
+    page::Sp,
+    pte::Table,
+    pure::{Entry, Index, Level, Masks, Spte},
+    root::{Roots, Selection},
+    sync::{MmuLock, Shared},
+    sys::{masks, Memslot},
+    walk::{Flush, Walk},
+};
+
+use super::spte::make_huge;
+
+/// Promotes all that can be promoted in `slot`, in all valid roots.
+pub(crate) fn recover_huge_pages(lock: &mut Shared<'_>, slot: Memslot<'_>) {
+    let masks = &masks();
+    let mut roots = Roots::new(lock.vm(), Selection::valid(slot.as_id()));
+
+    while let Some(root) = roots.next(lock) {
+        recover_root(lock, **root, slot, masks);
+    }
+}
+
+/// Promotes in one root.
+fn recover_root(lock: &mut Shared<'_>, root: Sp<'_>, slot: Memslot<'_>, masks: &Masks) {
+    // A huge page in a logged slot would lose writes.
+    if warn_once!(slot.dirty_track_enabled()) {
+        return;
+    }
+
+    let vm = lock.vm();
+    let range = slot.range();
+    let mut flush = Flush::new(false);
+    let mut walk = Walk::new(lock, root, Level::Page2M, range, masks);
+
+    while let Some(mut step) = walk.next_flushing(&mut flush) {
+        let level = step.view.level;
+        let gfn = step.view.gfn;
+
+        // Tables only: a leaf that could be larger has been replaced together with its table.
+        let Entry::Table(_) = step.view.entry(masks) else {
+            continue;
+        };
+        // A page that begins before the slot is only partly the slot's, and asking C for its
+        // level would look beyond the slot's arrays. One that ends after it has no level above
+        // 4 KiB there.
+        if level > Level::MAX_LEAF || !range.contains(gfn) {
+            continue;
+        }
+        if vm.max_mapping_level(slot, gfn) < Some(level) {
+            continue;
+        }
+
+        let Some(small) = step
+            .view
+            .slot
+            .child(level, masks)
+            .and_then(|table| first_leaf(table, level, masks))
+        else {
+            continue;
+        };
+
+        let huge = make_huge(vm, small, level, masks);
+        let result = step.set(huge, masks);
+
+        match result {
+            Ok(()) => flush.note(),
+            Err(_) => walk.revisit(),
+        }
+    }
+
+    // Before the walk ends, and with it the RCU critical section: CPUs may have cached entries of
+    // the tables that are about to be freed.
+    if flush.defer() {
+        vm.flush_tlbs_memslot(slot);
+    }
+    drop(walk);
+}
+
+/// The first leaf below an entry of `parent_level` that points to `table`.
+///
+/// It shows the rights and the frame of the huge page to be: the host maps the whole huge page by
+/// one folio, and everything else that a leaf says is the same all over a slot, but for the bits
+/// that logging and aging change.
+fn first_leaf(table: Table<'_>, parent_level: Level, masks: &Masks) -> Option<Spte> {
+    let level = parent_level.down()?;
+
+    Index::all().find_map(|index| {
+        let slot = table.slot(index);
+        let spte = slot.read();
+
+        match spte.decode(level, masks) {
+            Entry::Leaf(_) => Some(spte),
+            Entry::Table(_) => first_leaf(slot.child(level, masks)?, level, masks),
+            Entry::NonPresent | Entry::Frozen => None,
+        }
+    })
+}

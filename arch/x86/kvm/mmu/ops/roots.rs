@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The birth and the end of roots.
+
+use crate::{
+    page::OwnedSp,
+    pure::{Gfn, Role},
+    root::{find_locked, stable_roots, Root, RootTypes, Roots, Selection},
+    sync::{with_shared, Exclusive, PagesLock},
+    sys::Vcpu,
+};
+
+/// A root for the vCPU: one that exists, or a new one.
+///
+/// Looks twice: first under `mmu_lock` held for read only, because when many vCPUs come up all but
+/// the first find the root there; then again under the lock that guards additions.
+pub(crate) fn get_or_create<'vm>(vcpu: Vcpu<'vm>, role: Role) -> Root<'vm> {
+    let vm = vcpu.vm();
+
+    with_shared(vm, |lock| {
+        let mut roots = Roots::new(vm, Selection::valid(role.as_id()));
+
+        while let Some(root) = roots.next(lock) {
+            if root.role() != role {
+                continue;
+            }
+            if let Some(root) = roots.into_current() {
+                return root;
+            }
+            break;
+        }
+
+        let pages = PagesLock::new(vm);
+        if let Some(root) = find_locked(&pages, role) {
+            return root;
+        }
+
+        let mut page = OwnedSp::from_vcpu(vcpu);
+        page.init(None, Gfn(0), role);
+        Root::publish(page, &pages)
+    })
+}
+
+/// Invalidates the roots of some kinds: no vCPU will load one again, and each is scheduled to be
+/// zapped, later, under `mmu_lock` held for read.
+pub(crate) fn invalidate(lock: &Exclusive<'_>, types: RootTypes) {
+    // To invalidate what is invalid makes no sense.
+    warn_once!(types.has_invalid());
+
+    let selection = Selection {
+        types: types.only_valid(),
+        as_id: None,
+    };
+    for root in stable_roots(lock, selection) {
+        Root::invalidate(lock, root);
+    }
+}

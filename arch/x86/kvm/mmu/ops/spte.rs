@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Making SPTEs on behalf of a vCPU: what the pure constructors need to know, asked of KVM.
+
+use core::cell::OnceCell;
+
+use crate::{
+    page::Sp,
+    pure::{
+        leaf::{self, AdMode, LeafSpec},
+        Gfn, Level, Masks, Pfn, Role, Spte,
+    },
+    sys::{self, Memslot, Vcpu, Vm},
+};
+
+/// A request for a leaf that maps guest memory.
+#[derive(Clone, Copy)]
+pub(crate) struct LeafRequest<'a> {
+    /// The memslot of the page.
+    pub(crate) slot: Memslot<'a>,
+    /// What the guest may do (`ACC_*`).
+    pub(crate) access: u32,
+    /// The guest frame.
+    pub(crate) gfn: Gfn,
+    /// The host frame.
+    pub(crate) pfn: Pfn,
+    /// The entry that the leaf will replace.
+    pub(crate) old: Spte,
+    /// Nobody has touched the page.
+    pub(crate) prefetch: bool,
+    /// A shadow page is being brought in line with the guest's page table.
+    pub(crate) synchronizing: bool,
+    /// The host allows writes.
+    pub(crate) host_writable: bool,
+}
+
+/// Makes a leaf for an entry of `sp`, which may be a shadow MMU's page as well; `make_spte()`.
+///
+/// Returns the leaf, and whether it had to be write-protected although a write is allowed, because
+/// the frame holds a guest page table that is being shadowed. Unsyncs shadow pages of the frame, and
+/// marks the page dirty in the log, if the leaf is writable.
+pub(crate) fn make_leaf(
+    vcpu: Vcpu<'_>,
+    sp: Sp<'_>,
+    request: &LeafRequest<'_>,
+    masks: &Masks,
+) -> (Spte, bool) {
+    let vm = vcpu.vm();
+    let role = sp.role();
+    // The shadow MMU may pass PAE pages, whose levels are the same 1 to 3.
+    let Some(level) = role.level() else {
+        warn_once!(true);
+        return (Spte::NONPRESENT, false);
+    };
+
+    warn_once!(u64::from(request.access) | masks.present == Spte::NONPRESENT.0);
+
+    // Costly to find out, and needed up to three times, or not at all.
+    let host_mmio = OnceCell::new();
+    let is_host_mmio = || *host_mmio.get_or_init(|| sys::is_host_mmio(request.pfn));
+
+    let spec = LeafSpec {
+        level,
+        pfn: request.pfn,
+        access: request.access,
+        host_writable: request.host_writable,
+        ad: ad_mode(vm, role),
+        prefetch: request.prefetch && !request.synchronizing,
+        nx_huge_pages: level > Level::Page4K && vm.nx_huge_pages(),
+        memory_type: vcpu.memory_type(request.gfn, is_host_mmio),
+        encrypted: masks.me_value != 0 && !is_host_mmio(),
+    };
+
+    let (protected, may_write) = spec.protected(masks);
+    // Where the old leaf is writable, its shadow pages are unsync already: KVM never changes the
+    // frame of a leaf without zapping it first.
+    let was_writable = request.old.is_leaf(level) && request.old.is_writable();
+    let writable = may_write
+        && (was_writable
+            || vcpu.try_to_unsync(
+                request.slot,
+                request.gfn,
+                request.synchronizing,
+                request.prefetch,
+            ));
+    let spte = spec.finish(protected, writable, masks);
+
+    warn_once!(vcpu.is_reserved(spte, level));
+
+    // After the access tracking, which may have taken W away. Memslots, unlike folios, can be
+    // marked dirty without mmu_lock, as the fast page fault does.
+    if spte.is_writable() && request.slot.dirty_track_enabled() {
+        // Huge pages of a logged slot are never mapped writable.
+        warn_once!(level > Level::Page4K);
+        request.slot.mark_dirty(vm, request.gfn);
+    }
+
+    if vcpu.needs_host_mmio_tracking() && is_host_mmio() {
+        vcpu.track_host_mmio();
+    }
+
+    (spte, may_write && !writable)
+}
+
+/// How pages of this role track accesses and writes.
+fn ad_mode(vm: Vm<'_>, role: Role) -> AdMode {
+    if role.ad_disabled() {
+        AdMode::Disabled
+    } else if vm.ad_need_write_protect(role) {
+        AdMode::WriteProtect
+    } else {
+        AdMode::Enabled
+    }
+}
+
+/// Makes an entry that caches that `gfn` is MMIO; `make_mmio_spte()`.
+pub(crate) fn make_mmio(vcpu: Vcpu<'_>, gfn: Gfn, access: u32, masks: &Masks) -> Spte {
+    leaf::mmio(
+        gfn,
+        access,
+        vcpu.memslots_generation(),
+        vcpu.vm().mmio_value(),
+        masks,
+    )
+}
+
+/// The leaf at `index` of the table that replaces `huge`; `make_small_spte()`.
+pub(crate) fn make_small(vm: Vm<'_>, huge: Spte, role: Role, index: usize, masks: &Masks) -> Spte {
+    let (Some(level), Some(index)) = (role.level(), crate::pure::Index::new(index)) else {
+        vm.bugged();
+        return Spte::NONPRESENT;
+    };
+
+    if !huge.is_present() || !huge.is_large() {
+        vm.bugged();
+    }
+    leaf::split_child(huge, role, level, index, vm.nx_huge_pages(), masks)
+}
+
+/// The huge leaf of `level` that replaces a table with the leaf `small`; `make_huge_spte()`.
+pub(crate) fn make_huge(vm: Vm<'_>, small: Spte, level: Level, masks: &Masks) -> Spte {
+    if !small.is_present() || level == Level::Page4K {
+        vm.bugged();
+    }
+    leaf::promoted(small, level, vm.nx_huge_pages(), masks)
+}
+
+/// The entry without its accessed state; `mark_spte_for_access_track()`.
+pub(crate) fn mark_access_track(spte: Spte, masks: &Masks) -> Spte {
+    if !spte.ad_enabled() {
+        check_access_track(spte, masks);
+    }
+    spte.mark_access_track(masks)
+}
+
+/// Warns if an A/D-disabled leaf cannot be access-tracked without losing something.
+pub(crate) fn check_access_track(spte: Spte, masks: &Masks) {
+    if !spte.is_access_tracked(masks) {
+        warn_once!(!spte.write_state_is_valid(masks));
+        warn_once!(!spte.acc_track_bits_free());
+    }
+}

@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Zapping: removing mappings, by range, by root, and of tables that stand for NX huge pages.
+
+use crate::{
+    change::Update,
+    page::Sp,
+    pure::{Entry, GfnRange, Level, Masks, Spte},
+    root::{self, Root, RootTypes, Roots, Selection},
+    sync::{with_exclusive, with_shared, Exclusive, MmuLock, Shared},
+    sys::{masks, max_gfn_exclusive, NotifierRange, Vm},
+    walk::{Flush, Step, View, Walk},
+};
+
+/// Zaps the leaves of `range` in one root. Tables stay.
+///
+/// Yields only if it may (an MMU notifier may not always).
+fn zap_leafs_in_root(
+    lock: &mut Exclusive<'_>,
+    root: Sp<'_>,
+    range: GfnRange,
+    can_yield: bool,
+    flush: &mut Flush,
+    masks: &Masks,
+) {
+    let range = GfnRange::new(range.start, range.end.min(max_gfn_exclusive()));
+    // vCPUs flush when they load a root, so nobody can use stale entries of an invalid one.
+    let needs_flush = !root.role().invalid();
+    let mut walk = Walk::new(lock, root, Level::Page4K, range, masks);
+
+    loop {
+        let step = if can_yield {
+            walk.next_flushing(flush)
+        } else {
+            walk.next_without_yield()
+        };
+        let Some(mut step) = step else { break };
+
+        if let Entry::Leaf(_) = step.view.entry(masks) {
+            step.write(Spte::NONPRESENT, masks);
+            if needs_flush {
+                flush.note();
+            }
+        }
+    }
+}
+
+/// Zaps the leaves of `range` in all valid roots.
+pub(crate) fn zap_leafs(lock: &mut Exclusive<'_>, range: GfnRange, flush: &mut Flush) {
+    let masks = &masks();
+    let selection = Selection {
+        types: RootTypes::VALID,
+        as_id: None,
+    };
+    let mut roots = Roots::new(lock.vm(), selection);
+
+    while let Some(root) = roots.next(lock) {
+        zap_leafs_in_root(lock, **root, range, true, flush, masks);
+    }
+}
+
+/// Zaps what an MMU notifier takes away, also in invalid roots: their pages are still mapped, and
+/// must not be once the notifier returns.
+pub(crate) fn unmap(lock: &mut Exclusive<'_>, range: NotifierRange<'_>, flush: &mut Flush) {
+    let vm = lock.vm();
+    let masks = &masks();
+    let selection = Selection {
+        types: RootTypes::of_notifier(vm, range).or_invalid(),
+        as_id: Some(range.slot().as_id()),
+    };
+    let mut roots = Roots::new(vm, selection);
+
+    while let Some(root) = roots.next(lock) {
+        zap_leafs_in_root(lock, **root, range.range(), range.may_block(), flush, masks);
+    }
+}
+
+/// Zaps everything, because the VM or its memory goes away. No flush: no vCPU will run again.
+pub(crate) fn zap_all(lock: &mut Exclusive<'_>) {
+    let masks = &masks();
+    let selection = Selection {
+        types: RootTypes::DIRECT_OR_INVALID,
+        as_id: None,
+    };
+    let mut roots = Roots::new(lock.vm(), selection);
+
+    // Also a root that somebody else is zapping: that thread has yielded, and this one may not
+    // return before all is gone.
+    while let Some(root) = roots.next(lock) {
+        zap_root(lock, **root, masks);
+    }
+}
+
+/// Zaps the roots that were invalidated and not zapped since, and puts the TDP MMU's references
+/// to them. Takes `mmu_lock` itself, for read if `shared`.
+///
+/// No flush: a vCPU flushes locally when it loads a new root, and when it moves to another CPU.
+pub(crate) fn zap_invalidated_roots(vm: Vm<'_>, shared: bool) {
+    if shared {
+        with_shared(vm, |lock| zap_scheduled(lock));
+    } else {
+        with_exclusive(vm, |lock| zap_scheduled(lock));
+    }
+}
+
+fn zap_scheduled<'l, M: Update<'l>>(lock: &mut M) {
+    let vm = lock.vm();
+    let masks = &masks();
+    let selection = Selection {
+        types: RootTypes::ALL,
+        as_id: None,
+    };
+    let mut roots = Roots::new(vm, selection);
+
+    while let Some(root) = roots.next(lock) {
+        let Some(scheduled) = Root::take_scheduled(vm, **root) else {
+            continue;
+        };
+
+        if !root.role().invalid() {
+            vm.bugged();
+        }
+        zap_root(lock, **root, masks);
+        // Only now: while it is being zapped, notifiers have to find it in the list.
+        drop(scheduled);
+    }
+}
+
+/// Zaps all of one root.
+///
+/// In several passes, from small to large: tearing down a table happens in one go, and a table
+/// with everything below it can be a terabyte of mappings. After the pass at one level, the tables
+/// of the next have little left to do. With CONFIG_KVM_PROVE_MMU only the passes from 1 GiB on are
+/// done, as a fault may do that replaces a full 1 GiB table by a huge page.
+fn zap_root<'l, M: Update<'l>>(lock: &mut M, root: Sp<'_>, masks: &Masks) {
+    // Unreachable for notifiers, its pages could be used after they were freed.
+    warn_once!(!root::is_live(root));
+
+    if cfg!(not(CONFIG_KVM_PROVE_MMU)) {
+        zap_level(lock, root, Level::Page4K, masks);
+        zap_level(lock, root, Level::Page2M, masks);
+    }
+    zap_level(lock, root, Level::Page1G, masks);
+    if let Some(level) = root.role().level() {
+        zap_level(lock, root, level, masks);
+    }
+}
+
+/// Zaps all entries of one level, with what is below them.
+fn zap_level<'l, M: Update<'l>>(lock: &mut M, root: Sp<'_>, level: Level, masks: &Masks) {
+    let mut walk = Walk::whole(lock, root, level, masks);
+
+    while let Some(mut step) = walk.next() {
+        if !step.view.spte.is_present() || step.view.level > level {
+            continue;
+        }
+        if step.set(Spte::NONPRESENT, masks).is_err() {
+            walk.revisit();
+        }
+    }
+}
+
+/// Zaps the table of `sp`, so that a huge page can take its place. Returns false if somebody else
+/// has changed the entry that pointed to it. The caller flushes, inside of an RCU critical section.
+pub(crate) fn zap_possible_nx_huge_page(lock: &Shared<'_>, sp: Sp<'_>) -> bool {
+    let masks = &masks();
+
+    if warn_once!(!sp.is_tdp_mmu_page()) {
+        return false;
+    }
+    // A root has no parent, and never stands for a huge page.
+    let (Some(slot), Some(level)) = (sp.parent_slot(), sp.role().level().and_then(Level::up))
+    else {
+        warn_once!(true);
+        return false;
+    };
+
+    let view = View {
+        slot,
+        spte: slot.read(),
+        gfn: sp.gfn(),
+        level,
+    };
+    // Present is not enough: the entry may hold a leaf by now, or another table.
+    if !points_to(&view, sp, masks) {
+        return false;
+    }
+
+    let mut step = Step { view, lock };
+    if step.set(Spte::NONPRESENT, masks).is_err() {
+        // An entry that points to a table is only ever zapped or replaced.
+        warn_once!(points_to(&step.view, sp, masks));
+        return false;
+    }
+    true
+}
+
+/// Whether the entry, as last seen, points to the table of `sp`.
+fn points_to(view: &View<'_>, sp: Sp<'_>, masks: &Masks) -> bool {
+    view.spte.child_table(view.level, masks) == Some(sp.hpa())
+}

@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Addresses, levels and ranges.
+
+/// log2 of the bytes in a base page.
+pub const PAGE_SHIFT: u32 = 12;
+
+/// log2 of the entries in a page table.
+pub const LEVEL_BITS: u32 = 9;
+
+/// Entries in a page table.
+pub const ENTRIES: usize = 1 << LEVEL_BITS;
+
+/// A guest frame number: a guest physical address in units of 4 KiB pages.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[repr(transparent)]
+pub struct Gfn(pub u64);
+
+/// A host page frame number: a host physical address in units of 4 KiB pages.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[repr(transparent)]
+pub struct Pfn(pub u64);
+
+/// A host physical address, in bytes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[repr(transparent)]
+pub struct Hpa(pub u64);
+
+impl Gfn {
+    /// Rounds down to the first frame of the page of `level` that holds this frame.
+    #[inline]
+    pub const fn round_down(self, level: Level) -> Self {
+        Gfn(self.0 & !(level.pages() - 1))
+    }
+
+    /// The frame `pages` after this one.
+    #[inline]
+    pub const fn add(self, pages: u64) -> Self {
+        Gfn(self.0.wrapping_add(pages))
+    }
+
+    /// Whether this is the first frame of a page of `level`.
+    #[inline]
+    pub const fn is_aligned(self, level: Level) -> bool {
+        self.0 & (level.pages() - 1) == 0
+    }
+}
+
+impl Pfn {
+    /// The byte address of the frame.
+    #[inline]
+    pub const fn hpa(self) -> Hpa {
+        Hpa(self.0 << PAGE_SHIFT)
+    }
+}
+
+/// A half-open range of guest frames, `[start, end)`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct GfnRange {
+    /// The first frame of the range.
+    pub start: Gfn,
+    /// The first frame after the range.
+    pub end: Gfn,
+}
+
+impl GfnRange {
+    /// The range `[start, end)`.
+    #[inline]
+    pub const fn new(start: Gfn, end: Gfn) -> Self {
+        GfnRange { start, end }
+    }
+
+    /// The range that holds `gfn` only.
+    #[inline]
+    pub const fn single(gfn: Gfn) -> Self {
+        GfnRange::new(gfn, gfn.add(1))
+    }
+
+    /// Whether `gfn` lies in the range.
+    #[inline]
+    pub const fn contains(&self, gfn: Gfn) -> bool {
+        self.start.0 <= gfn.0 && gfn.0 < self.end.0
+    }
+}
+
+/// The level of a page table, equally the size of the page that one of its leaf entries maps.
+///
+/// Corresponds to `enum pg_level`; the values are the ones that C uses.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[repr(u8)]
+pub enum Level {
+    /// A table of 4 KiB pages, the last level.
+    Page4K = 1,
+    /// A table whose leaves map 2 MiB.
+    Page2M = 2,
+    /// A table whose leaves map 1 GiB.
+    Page1G = 3,
+    /// A table whose entries each cover 512 GiB; never a leaf. The root of 4-level paging.
+    Page512G = 4,
+    /// A table whose entries each cover 256 TiB; never a leaf. The root of 5-level paging.
+    Page256T = 5,
+}
+
+impl Level {
+    /// The highest level that can hold leaves, `KVM_MAX_HUGEPAGE_LEVEL`.
+    pub const MAX_LEAF: Level = Level::Page1G;
+
+    /// Converts C's number for a level; `None` if there is no such level.
+    #[inline]
+    pub const fn from_raw(raw: u32) -> Option<Level> {
+        match raw {
+            1 => Some(Level::Page4K),
+            2 => Some(Level::Page2M),
+            3 => Some(Level::Page1G),
+            4 => Some(Level::Page512G),
+            5 => Some(Level::Page256T),
+            _ => None,
+        }
+    }
+
+    /// C's number for this level.
+    #[inline]
+    pub const fn raw(self) -> i32 {
+        self as i32
+    }
+
+    /// The level below, or `None` at 4 KiB.
+    #[inline]
+    pub const fn down(self) -> Option<Level> {
+        Level::from_raw(self as u32 - 1)
+    }
+
+    /// The level above, or `None` at the highest.
+    #[inline]
+    pub const fn up(self) -> Option<Level> {
+        Level::from_raw(self as u32 + 1)
+    }
+
+    /// log2 of [`Level::pages`].
+    #[inline]
+    pub const fn pages_shift(self) -> u32 {
+        (self as u32 - 1) * LEVEL_BITS
+    }
+
+    /// How many 4 KiB pages one entry of a table of this level covers.
+    #[inline]
+    pub const fn pages(self) -> u64 {
+        1 << self.pages_shift()
+    }
+}
+
+/// The index of an entry in its page table.
+///
+/// # Invariants
+///
+/// The value is less than [`ENTRIES`].
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Index(u16);
+
+impl Index {
+    /// The entry of a table of `level` that covers `gfn`.
+    #[inline]
+    pub const fn of(gfn: Gfn, level: Level) -> Index {
+        // INVARIANT: masked to nine bits.
+        Index(((gfn.0 >> level.pages_shift()) & (ENTRIES as u64 - 1)) as u16)
+    }
+
+    /// Converts a plain number; `None` if it is no index.
+    #[inline]
+    pub const fn new(index: usize) -> Option<Index> {
+        if index < ENTRIES {
+            // INVARIANT: just checked.
+            Some(Index(index as u16))
+        } else {
+            None
+        }
+    }
+
+    /// The plain number, less than [`ENTRIES`].
+    #[inline]
+    pub const fn get(self) -> usize {
+        self.0 as usize
+    }
+
+    /// Whether this is the last entry of the table.
+    #[inline]
+    pub const fn is_last(self) -> bool {
+        self.0 as usize == ENTRIES - 1
+    }
+
+    /// All indices of a table, in order.
+    #[inline]
+    pub fn all() -> impl Iterator<Item = Index> {
+        // INVARIANT: the range ends before `ENTRIES`.
+        (0..ENTRIES as u16).map(Index)
+    }
+}

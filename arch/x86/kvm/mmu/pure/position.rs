@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The arithmetic of a pre-order walk: where a cursor stands, and where it goes next.
+//!
+//! The walk visits every entry that covers a frame of interest, an entry before those of the table
+//! that it points to. Whether there is such a table is for the caller to find out; a position
+//! knows only numbers. Corresponds to the integer half of C's `tdp_iter`.
+
+use super::addr::{Gfn, Index, Level};
+
+/// A position in a page-table tree.
+///
+/// # Invariants
+///
+/// `min_level <= level <= root_level`, and `gfn` is aligned to `level`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Position {
+    root_level: Level,
+    min_level: Level,
+    level: Level,
+    gfn: Gfn,
+    /// Bits to add to a gfn before indexing: the shared alias of a TDX guest's memory.
+    alias: u64,
+    /// The frame that the walk is on its way to. It only ever grows, also over a restart, which
+    /// makes it the measure of progress.
+    target: Gfn,
+    /// The target when the walk last (re)started.
+    restarted_at: Gfn,
+}
+
+impl Position {
+    /// The position at the root of a walk that begins at frame `start` and goes down to
+    /// `min_level` at most.
+    ///
+    /// `None` if the start lies outside what a root with alias bits can map, or the levels are in
+    /// the wrong order.
+    #[inline]
+    pub fn start(root_level: Level, min_level: Level, start: Gfn, alias: u64) -> Option<Position> {
+        if min_level > root_level || (alias != 0 && start.0 >= alias) {
+            return None;
+        }
+        // INVARIANT: `level` is `root_level`, not below `min_level`; the gfn is rounded to it.
+        Some(Position {
+            root_level,
+            min_level,
+            level: root_level,
+            gfn: start.round_down(root_level),
+            alias,
+            target: start,
+            restarted_at: start,
+        })
+    }
+
+    /// Goes back to the root, to continue towards the same target.
+    #[inline]
+    pub fn restart(&mut self) {
+        self.restarted_at = self.target;
+        self.level = self.root_level;
+        // INVARIANT: rounded to the level.
+        self.gfn = self.target.round_down(self.level);
+    }
+
+    /// Whether the walk has moved on since it last started, so that a restart cannot make it
+    /// stand still.
+    #[inline]
+    pub fn has_progressed(&self) -> bool {
+        self.target != self.restarted_at
+    }
+
+    /// The level of the table that the position is in.
+    #[inline]
+    pub fn level(&self) -> Level {
+        self.level
+    }
+
+    /// The first frame that the current entry covers, alias bits excluded.
+    #[inline]
+    pub fn gfn(&self) -> Gfn {
+        self.gfn
+    }
+
+    /// The index of the current entry in its table.
+    #[inline]
+    pub fn index(&self) -> Index {
+        Index::of(Gfn(self.gfn.0 | self.alias), self.level)
+    }
+
+    /// Whether a table below the current entry is of interest.
+    #[inline]
+    pub fn may_descend(&self) -> bool {
+        self.level > self.min_level
+    }
+
+    /// Steps into the table that the current entry points to. Returns false, and stays, at the
+    /// lowest level of interest.
+    #[inline]
+    pub fn descend(&mut self) -> bool {
+        match self.level.down() {
+            Some(below) if self.may_descend() => {
+                // INVARIANT: `level > min_level` before; the gfn is rounded to the new level.
+                self.level = below;
+                self.gfn = self.target.round_down(below);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Steps to the next entry of the same table. Returns false, and stays, at the last one.
+    #[inline]
+    pub fn advance(&mut self) -> bool {
+        if self.index().is_last() {
+            return false;
+        }
+        // INVARIANT: one entry on, the gfn is still aligned.
+        self.gfn = self.gfn.add(self.level.pages());
+        self.target = self.gfn;
+        true
+    }
+
+    /// Steps up to the entry that points to the current table. Returns false, and stays, at the
+    /// root.
+    #[inline]
+    pub fn ascend(&mut self) -> bool {
+        match self.level.up() {
+            Some(above) if self.level < self.root_level => {
+                // INVARIANT: `level < root_level` before; the gfn is rounded to the new level.
+                self.level = above;
+                self.gfn = self.gfn.round_down(above);
+                true
+            }
+            _ => false,
+        }
+    }
+}

@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a change of one SPTE implies: the heart of the TDP MMU's bookkeeping.
+//!
+//! [`Transition::classify`] names the effects of replacing one value by another;
+//! `change.rs` carries them out. Nothing here looks at memory, so that every case can be tested
+//! on the host. Corresponds to the decisions in C's `__handle_changed_spte()`.
+
+use super::{
+    addr::{Hpa, Level},
+    masks::Masks,
+    spte::{Entry, Spte},
+};
+
+/// The effects of changing an SPTE from one value to another.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Transition {
+    /// The values are the same.
+    Unchanged,
+
+    /// A leaf would be replaced by a leaf that maps another frame, without a non-present state
+    /// and a TLB flush between. A notifier was missed, or raced: to go on would let one guest
+    /// reach another's memory, so the host must stop.
+    Corrupt,
+
+    /// Neither value maps anything. Trace it; there is nothing to account.
+    NonPresent {
+        /// One of the values is MMIO, or the entry is being frozen: the only such changes that
+        /// KVM makes. Warn otherwise.
+        expected: bool,
+    },
+
+    /// At least one value is present.
+    Present(Effects),
+}
+
+/// The effects of a change to or from a present SPTE.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Effects {
+    /// The change in the number of leaves of the entry's level: -1, 0 or 1.
+    pub leaves: i8,
+
+    /// The table that was reachable through the old value only, and has to be torn down.
+    pub removed: Option<Hpa>,
+
+    /// A table was replaced by another table. Tables never move: warn (and tear the old one down).
+    pub table_moved: bool,
+
+    /// The new leaf is in none of the valid write states of [`Spte`]: warn.
+    pub bad_write_state: bool,
+}
+
+impl Transition {
+    /// Classifies the change of an entry at `level` from `old` to `new`.
+    ///
+    /// `vm_mmio_value` is the VM's `shadow_mmio_value`.
+    #[inline]
+    pub fn classify(
+        old: Spte,
+        new: Spte,
+        level: Level,
+        vm_mmio_value: u64,
+        masks: &Masks,
+    ) -> Transition {
+        if old == new {
+            return Transition::Unchanged;
+        }
+
+        let mut effects = Effects {
+            leaves: 0,
+            removed: None,
+            table_moved: false,
+            bad_write_state: false,
+        };
+
+        let from = old.decode(level, masks);
+        let to = new.decode(level, masks);
+
+        match (from, to) {
+            (Entry::NonPresent | Entry::Frozen, Entry::NonPresent | Entry::Frozen) => {
+                return Transition::NonPresent {
+                    expected: old.is_mmio(vm_mmio_value, masks)
+                        || new.is_mmio(vm_mmio_value, masks)
+                        || new.is_frozen(),
+                };
+            }
+            (Entry::Leaf(a), Entry::Leaf(b)) if a != b => return Transition::Corrupt,
+            (Entry::Leaf(_), Entry::Leaf(_)) => {}
+            (Entry::Leaf(_), _) => effects.leaves = -1,
+            (Entry::Table(child), Entry::Leaf(_)) => {
+                effects.leaves = 1;
+                effects.removed = Some(child.hpa());
+            }
+            (Entry::Table(a), Entry::Table(b)) if a == b => {}
+            (Entry::Table(child), Entry::Table(_)) => {
+                effects.table_moved = true;
+                effects.removed = Some(child.hpa());
+            }
+            (Entry::Table(child), Entry::NonPresent | Entry::Frozen) => {
+                effects.removed = Some(child.hpa());
+            }
+            (Entry::NonPresent | Entry::Frozen, Entry::Leaf(_)) => effects.leaves = 1,
+            (Entry::NonPresent | Entry::Frozen, Entry::Table(_)) => {}
+        }
+
+        if matches!(to, Entry::Leaf(_)) {
+            effects.bad_write_state = !new.write_state_is_valid(masks);
+        }
+        Transition::Present(effects)
+    }
+}

@@ -1,0 +1,399 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The roots of a VM: counted references, and the three ways to go through the list.
+//!
+//! A VM has one valid direct root per role in use (SMM or not, L1 or L2 with TDP), mirror roots if
+//! it is a TDX guest, and any number of invalid roots that somebody has not let go of yet. The TDP
+//! MMU itself holds a reference to each valid root until it is invalidated; a vCPU that has loaded a
+//! root, and whoever walks one across a yield, hold another.
+
+#![expect(unsafe_code)]
+
+use core::{ops::Deref, ptr::NonNull};
+
+use kernel::sync::rcu;
+
+use crate::{
+    bindings,
+    page::{OwnedSp, RemovedSp, Sp},
+    pure::{Hpa, Role},
+    sync::{Exclusive, MmuLock, PagesLock},
+    sys::{NotifierRange, Vm},
+};
+
+/// A set of kinds of roots; `enum kvm_tdp_mmu_root_types`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct RootTypes {
+    direct: bool,
+    mirror: bool,
+    invalid: bool,
+}
+
+impl RootTypes {
+    /// All valid roots.
+    pub(crate) const VALID: RootTypes = RootTypes {
+        direct: true,
+        mirror: true,
+        invalid: false,
+    };
+    /// All roots.
+    pub(crate) const ALL: RootTypes = RootTypes::VALID.or_invalid();
+    /// All direct roots, also invalid ones.
+    pub(crate) const DIRECT_OR_INVALID: RootTypes = RootTypes {
+        direct: true,
+        mirror: false,
+        invalid: true,
+    };
+
+    /// Converts C's set.
+    pub(crate) fn from_raw(raw: bindings::kvm_tdp_mmu_root_types) -> Self {
+        RootTypes {
+            direct: raw & bindings::kvm_tdp_mmu_root_types_KVM_DIRECT_ROOTS != 0,
+            mirror: raw & bindings::kvm_tdp_mmu_root_types_KVM_MIRROR_ROOTS != 0,
+            invalid: raw & bindings::kvm_tdp_mmu_root_types_KVM_INVALID_ROOTS != 0,
+        }
+    }
+
+    /// The valid roots that map what a notifier is about.
+    pub(crate) fn of_notifier(vm: Vm<'_>, range: NotifierRange<'_>) -> Self {
+        if !vm.has_mirrored_tdp() {
+            return RootTypes {
+                direct: true,
+                mirror: false,
+                invalid: false,
+            };
+        }
+
+        let types = RootTypes {
+            direct: range.affects_shared(),
+            mirror: range.affects_private(),
+            invalid: false,
+        };
+        warn_once!(!types.direct && !types.mirror);
+        types
+    }
+
+    /// The same kinds, also where invalid.
+    pub(crate) const fn or_invalid(self) -> Self {
+        RootTypes {
+            invalid: true,
+            ..self
+        }
+    }
+
+    /// The same kinds where valid.
+    pub(crate) const fn only_valid(self) -> Self {
+        RootTypes {
+            invalid: false,
+            ..self
+        }
+    }
+
+    /// Whether invalid roots are in the set.
+    pub(crate) const fn has_invalid(self) -> bool {
+        self.invalid
+    }
+
+    /// Whether a root with this role is in the set.
+    pub(crate) fn matches(self, role: Role) -> bool {
+        if warn_once!(!self.direct && !self.mirror) {
+            return false;
+        }
+        if role.invalid() && !self.invalid {
+            return false;
+        }
+        if role.mirror() {
+            self.mirror
+        } else {
+            self.direct
+        }
+    }
+}
+
+/// Which roots to visit: those of some kinds, perhaps of one address space only.
+#[derive(Clone, Copy)]
+pub(crate) struct Selection {
+    /// The kinds.
+    pub(crate) types: RootTypes,
+    /// The address space, if only one is meant.
+    pub(crate) as_id: Option<u16>,
+}
+
+impl Selection {
+    /// The valid roots of an address space.
+    pub(crate) fn valid(as_id: u16) -> Self {
+        Selection {
+            types: RootTypes::VALID,
+            as_id: Some(as_id),
+        }
+    }
+
+    fn matches(self, role: Role) -> bool {
+        self.types.matches(role) && self.as_id.is_none_or(|id| id == role.as_id())
+    }
+}
+
+/// A counted reference to a root, which keeps it in the list of roots.
+///
+/// # Invariants
+///
+/// Holds one count of the root.
+pub(crate) struct Root<'vm> {
+    vm: Vm<'vm>,
+    sp: Sp<'vm>,
+}
+
+impl<'vm> Root<'vm> {
+    /// Takes a reference, unless the last one is gone already.
+    #[inline]
+    fn try_get(vm: Vm<'vm>, sp: Sp<'vm>) -> Option<Self> {
+        // SAFETY: the page exists.
+        if unsafe { bindings::kvm_rs_root_tryget(sp.as_ptr()) } {
+            // INVARIANT: just counted.
+            Some(Root { vm, sp })
+        } else {
+            None
+        }
+    }
+
+    /// Takes over a reference that C holds.
+    ///
+    /// # Safety
+    ///
+    /// The caller must own one count of the root.
+    pub(crate) unsafe fn from_counted(vm: Vm<'vm>, sp: Sp<'vm>) -> Self {
+        // INVARIANT: by this function's safety requirement.
+        Root { vm, sp }
+    }
+
+    /// The reference that the TDP MMU itself has held since the root was created.
+    ///
+    /// Whoever takes a root off the schedule of roots to zap inherits that reference: the
+    /// schedule has an entry exactly once, when the root is invalidated.
+    pub(crate) fn take_scheduled(vm: Vm<'vm>, sp: Sp<'vm>) -> Option<Self> {
+        if !sp.is_scheduled_to_zap() {
+            return None;
+        }
+        sp.set_scheduled_to_zap(false);
+        // INVARIANT: the count comes with the schedule's entry.
+        Some(Root { vm, sp })
+    }
+
+    /// Marks a valid root as invalid, and puts it on the schedule of roots to zap, to which the
+    /// TDP MMU's own reference goes over.
+    ///
+    /// The lock shows that nobody walks the root as a valid one meanwhile; the schedule is
+    /// `slots_lock`'s.
+    pub(crate) fn invalidate(_lock: &Exclusive<'_>, sp: Sp<'_>) {
+        if !sp.role().invalid() {
+            sp.set_scheduled_to_zap(true);
+            sp.mark_invalid();
+        }
+    }
+
+    /// Puts a new root in the list, with two references: one that the TDP MMU keeps until the root
+    /// is invalidated, and the one returned.
+    pub(crate) fn publish(page: OwnedSp, lock: &PagesLock<'vm>) -> Self {
+        let vm = lock.vm();
+
+        // SAFETY: the page is ours.
+        unsafe { bindings::kvm_rs_root_set_count(page.as_sp().as_ptr(), 2) };
+        // SAFETY: the lock that guards additions to the list is held; the page is in no list.
+        unsafe { bindings::kvm_rs_roots_add(vm.as_ptr(), page.as_sp().as_ptr()) };
+        // SAFETY: the list and the count keep the page alive.
+        let sp = unsafe { page.into_linked() };
+        // INVARIANT: the count was set to two, of which this is one.
+        Root { vm, sp }
+    }
+
+    /// Gives the reference to C, for a vCPU to hold, and returns the address of the table.
+    pub(crate) fn into_vcpu(self) -> Hpa {
+        let hpa = self.sp.hpa();
+
+        core::mem::forget(self);
+        hpa
+    }
+}
+
+impl<'vm> Deref for Root<'vm> {
+    type Target = Sp<'vm>;
+
+    #[inline]
+    fn deref(&self) -> &Sp<'vm> {
+        &self.sp
+    }
+}
+
+impl Drop for Root<'_> {
+    /// Puts the reference; the last one removes and frees the root; `kvm_tdp_mmu_put_root()`.
+    fn drop(&mut self) {
+        // SAFETY: by the type invariant there is a count to drop.
+        if !unsafe { bindings::kvm_rs_root_put(self.sp.as_ptr()) } {
+            return;
+        }
+
+        // The TDP MMU holds a reference until it invalidates the root.
+        if !self.sp.is_tdp_mmu_page() || !self.sp.role().invalid() {
+            self.vm.bugged();
+        }
+
+        let lock = PagesLock::new(self.vm);
+        // SAFETY: the lock that guards the list is held; a root with a count is in the list.
+        unsafe { bindings::kvm_rs_roots_del(self.sp.as_ptr()) };
+        drop(lock);
+        // SAFETY: the last reference is gone, and so is the list's pointer.
+        unsafe { RemovedSp::from_root(self.sp) }.retire();
+    }
+}
+
+/// The next page in the list of roots.
+///
+/// # Safety
+///
+/// `prev` must be in the list, and for the life `'a` the list must be protected: by an RCU
+/// read-side critical section, by `tdp_mmu_pages_lock`, or by `mmu_lock` held for write.
+#[inline]
+unsafe fn list_next<'a>(vm: Vm<'_>, prev: Option<Sp<'_>>) -> Option<Sp<'a>> {
+    let prev = prev.map_or(core::ptr::null_mut(), |sp| sp.as_ptr());
+    // SAFETY: by this function's safety requirement.
+    let next = unsafe { bindings::kvm_rs_roots_next(vm.as_ptr(), prev) };
+
+    // SAFETY: whatever is in the list exists while the list is protected.
+    NonNull::new(next).map(|sp| unsafe { Sp::from_raw(sp) })
+}
+
+/// A walk over roots that may drop `mmu_lock` between and during the visits: it holds a reference
+/// to the root that it stands on, and puts it only after it has got the next one.
+pub(crate) struct Roots<'vm> {
+    vm: Vm<'vm>,
+    selection: Selection,
+    current: Option<Root<'vm>>,
+}
+
+impl<'vm> Roots<'vm> {
+    /// Starts a walk.
+    pub(crate) fn new(vm: Vm<'vm>, selection: Selection) -> Self {
+        Roots {
+            vm,
+            selection,
+            current: None,
+        }
+    }
+
+    /// Goes to the next root. Roles are stable while `mmu_lock` is held, which the argument shows.
+    #[inline]
+    pub(crate) fn next(&mut self, _held: &impl MmuLock<'vm>) -> Option<&Root<'vm>> {
+        let next = {
+            let _guard = rcu::read_lock();
+            let mut prev = self.current.as_deref().copied();
+
+            loop {
+                // SAFETY: the guard protects the list; `prev` is either counted, or was found
+                // under this guard.
+                let sp = unsafe { list_next(self.vm, prev) };
+                let Some(sp) = sp else { break None };
+
+                if self.selection.matches(sp.role()) {
+                    if let Some(root) = Root::try_get(self.vm, sp) {
+                        break Some(root);
+                    }
+                }
+                prev = Some(sp);
+            }
+        };
+
+        self.current = next;
+        self.current.as_ref()
+    }
+
+    /// Ends the walk and keeps the reference to the root it stands on.
+    pub(crate) fn into_current(self) -> Option<Root<'vm>> {
+        self.current
+    }
+}
+
+/// The roots, where `mmu_lock` held for write keeps the list as it is, and nothing yields.
+pub(crate) fn stable_roots<'a>(
+    lock: &'a Exclusive<'_>,
+    selection: Selection,
+) -> impl Iterator<Item = Sp<'a>> {
+    let vm = lock.vm();
+    let mut prev = None;
+
+    core::iter::from_fn(move || loop {
+        // SAFETY: mmu_lock is held for write for `'a`.
+        let sp = unsafe { list_next(vm, prev) }?;
+
+        prev = Some(sp);
+        if selection.matches(sp.role()) {
+            return Some(sp);
+        }
+    })
+}
+
+/// The roots, where only RCU protects the list. Their roles and their SPTEs may change any time.
+pub(crate) fn rcu_roots<'a>(
+    vm: Vm<'_>,
+    _guard: &'a rcu::Guard,
+    selection: Selection,
+) -> impl Iterator<Item = Sp<'a>> {
+    let kvm = vm.as_ptr();
+    let mut prev = None;
+
+    core::iter::from_fn(move || loop {
+        // SAFETY: `vm` was live when we started, and a VM's list of roots outlives its readers.
+        let vm = unsafe { Vm::from_raw(kvm) };
+        // SAFETY: the guard is held for `'a`.
+        let sp = unsafe { list_next(vm, prev) }?;
+
+        prev = Some(sp);
+        if selection.matches(sp.role()) {
+            return Some(sp);
+        }
+    })
+}
+
+/// A reference to the root with exactly this role, looked up under the lock that guards additions.
+pub(crate) fn find_locked<'vm>(lock: &PagesLock<'vm>, role: Role) -> Option<Root<'vm>> {
+    let mut prev = None;
+
+    loop {
+        // SAFETY: tdp_mmu_pages_lock is held, and all changes of the list take it.
+        let sp = unsafe { list_next(lock.vm(), prev) }?;
+
+        if sp.role() == role {
+            // A valid root cannot lose its last reference while somebody holds mmu_lock.
+            let root = Root::try_get(lock.vm(), sp);
+            if !warn_once!(root.is_none()) {
+                return root;
+            }
+        }
+        prev = Some(sp);
+    }
+}
+
+/// Whether no root is left.
+pub(crate) fn list_is_empty(vm: Vm<'_>) -> bool {
+    // SAFETY: the VM exists.
+    unsafe { bindings::kvm_rs_roots_empty(vm.as_ptr()) }
+}
+
+/// Whether somebody holds a reference to the root.
+pub(crate) fn is_live(root: Sp<'_>) -> bool {
+    // SAFETY: the page exists.
+    unsafe { bindings::kvm_rs_root_is_live(root.as_ptr()) }
+}
+
+/// The root that a vCPU has loaded at `hpa`, which may be anything that C puts there; `None` for
+/// the dummy root.
+///
+/// # Safety
+///
+/// `hpa` must be a root that is loaded on this thread's vCPU, so that it exists for `'a`.
+pub(crate) unsafe fn loaded<'a>(hpa: Hpa) -> Option<Sp<'a>> {
+    // SAFETY: by this function's safety requirement.
+    let sp = unsafe { bindings::kvm_rs_root_to_sp(hpa.0) };
+
+    // SAFETY: by this function's safety requirement.
+    NonNull::new(sp).map(|sp| unsafe { Sp::from_raw(sp) })
+}

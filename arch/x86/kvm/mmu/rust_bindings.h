@@ -1,0 +1,14 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/* What bindgen reads: KVM's MMU headers and the helpers' declarations. */
+#ifndef __KVM_X86_MMU_RUST_BINDINGS_H
+#define __KVM_X86_MMU_RUST_BINDINGS_H
+
+#include <linux/kvm_host.h>
+
+#include "mmu.h"
+#include "mmu_internal.h"
+#include "spte.h"
+#include "tdp_mmu.h"
+#include "rust_helpers.h"
+
+#endif /* __KVM_X86_MMU_RUST_BINDINGS_H */

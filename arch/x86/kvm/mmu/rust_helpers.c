@@ -1,0 +1,302 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Bodies of rust_helpers.h, in its order. One line of C behind each: whatever
+ * takes a decision is Rust.
+ */
+#include "rust_bindings.h"
+#include "mmutrace.h"
+
+#include <linux/rculist.h>
+
+#ifdef CONFIG_RUST_INLINE_HELPERS
+/* See rust/helpers/helpers.c: overrides LLVM's cross-language inlining checks. */
+#define __kvm_rs __always_inline
+#else
+#define __kvm_rs
+#endif
+
+__kvm_rs bool kvm_rs_need_break(struct kvm *kvm)
+{
+	return need_resched() || rwlock_needbreak(&kvm->mmu_lock);
+}
+
+__kvm_rs void kvm_rs_cond_resched_read(struct kvm *kvm)
+{
+	cond_resched_rwlock_read(&kvm->mmu_lock);
+}
+
+__kvm_rs void kvm_rs_cond_resched_write(struct kvm *kvm)
+{
+	cond_resched_rwlock_write(&kvm->mmu_lock);
+}
+
+__kvm_rs void kvm_rs_read_lock(struct kvm *kvm)
+{
+	read_lock(&kvm->mmu_lock);
+}
+
+__kvm_rs void kvm_rs_read_unlock(struct kvm *kvm)
+{
+	read_unlock(&kvm->mmu_lock);
+}
+
+__kvm_rs void kvm_rs_write_lock(struct kvm *kvm)
+{
+	write_lock(&kvm->mmu_lock);
+}
+
+__kvm_rs void kvm_rs_write_unlock(struct kvm *kvm)
+{
+	write_unlock(&kvm->mmu_lock);
+}
+
+__kvm_rs void kvm_rs_assert_read_held(struct kvm *kvm)
+{
+	lockdep_assert_held_read(&kvm->mmu_lock);
+}
+
+__kvm_rs void kvm_rs_assert_write_held(struct kvm *kvm)
+{
+	lockdep_assert_held_write(&kvm->mmu_lock);
+}
+
+__kvm_rs bool kvm_rs_invalidate_needs_lock(struct kvm *kvm)
+{
+	return refcount_read(&kvm->users_count) && kvm->created_vcpus;
+}
+
+__kvm_rs void kvm_rs_pages_lock(struct kvm *kvm)
+{
+	spin_lock(&kvm->arch.tdp_mmu_pages_lock);
+}
+
+__kvm_rs void kvm_rs_pages_unlock(struct kvm *kvm)
+{
+	spin_unlock(&kvm->arch.tdp_mmu_pages_lock);
+}
+
+__kvm_rs void kvm_rs_cpu_relax(void)
+{
+	cpu_relax();
+}
+
+__kvm_rs bool kvm_rs_roots_empty(struct kvm *kvm)
+{
+	return list_empty(&kvm->arch.tdp_mmu_roots);
+}
+
+__kvm_rs struct kvm_mmu_page *kvm_rs_roots_next(struct kvm *kvm, struct kvm_mmu_page *prev)
+{
+	struct list_head *head = &kvm->arch.tdp_mmu_roots;
+
+	return list_next_or_null_rcu(head, prev ? &prev->link : head,
+				     struct kvm_mmu_page, link);
+}
+
+__kvm_rs void kvm_rs_roots_add(struct kvm *kvm, struct kvm_mmu_page *root)
+{
+	list_add_rcu(&root->link, &kvm->arch.tdp_mmu_roots);
+}
+
+__kvm_rs void kvm_rs_roots_del(struct kvm_mmu_page *root)
+{
+	list_del_rcu(&root->link);
+}
+
+__kvm_rs bool kvm_rs_root_tryget(struct kvm_mmu_page *root)
+{
+	return kvm_tdp_mmu_get_root(root);
+}
+
+__kvm_rs bool kvm_rs_root_put(struct kvm_mmu_page *root)
+{
+	return refcount_dec_and_test(&root->tdp_mmu_root_count);
+}
+
+__kvm_rs void kvm_rs_root_set_count(struct kvm_mmu_page *root, int count)
+{
+	refcount_set(&root->tdp_mmu_root_count, count);
+}
+
+__kvm_rs bool kvm_rs_root_is_live(struct kvm_mmu_page *root)
+{
+	return refcount_read(&root->tdp_mmu_root_count);
+}
+
+__kvm_rs u64 kvm_rs_fetch_and(u64 *sptep, u64 mask)
+{
+	return atomic64_fetch_and(mask, (atomic64_t *)sptep);
+}
+
+__kvm_rs u64 *kvm_rs_va(hpa_t hpa)
+{
+	return __va(hpa);
+}
+
+__kvm_rs hpa_t kvm_rs_pa(u64 *spt)
+{
+	return __pa(spt);
+}
+
+__kvm_rs struct kvm_mmu_page *kvm_rs_hpa_to_sp(hpa_t hpa)
+{
+	return to_shadow_page(hpa);
+}
+
+__kvm_rs struct kvm_mmu_page *kvm_rs_root_to_sp(hpa_t hpa)
+{
+	return root_to_sp(hpa);
+}
+
+__kvm_rs void kvm_rs_bind_sp(struct kvm_mmu_page *sp)
+{
+	INIT_LIST_HEAD(&sp->possible_nx_huge_page_link);
+	set_page_private(virt_to_page(sp->spt), (unsigned long)sp);
+}
+
+__kvm_rs struct kvm_mmu_page *kvm_rs_alloc_header(void)
+{
+	return kmem_cache_zalloc(mmu_page_header_cache, GFP_KERNEL_ACCOUNT);
+}
+
+__kvm_rs u64 *kvm_rs_alloc_table(void)
+{
+	return (u64 *)__get_free_page(GFP_KERNEL_ACCOUNT);
+}
+
+__kvm_rs void kvm_rs_free_header(struct kvm_mmu_page *sp)
+{
+	kmem_cache_free(mmu_page_header_cache, sp);
+}
+
+__kvm_rs void kvm_rs_free_table(void *spt)
+{
+	free_page((unsigned long)spt);
+}
+
+__kvm_rs void kvm_rs_account_table(struct kvm *kvm, u64 *spt, int nr)
+{
+	kvm_account_pgtable_pages(spt, nr);
+#ifdef CONFIG_KVM_PROVE_MMU
+	atomic64_add(nr, &kvm->arch.tdp_mmu_pages);
+#endif
+}
+
+#ifdef CONFIG_KVM_PROVE_MMU
+__kvm_rs bool kvm_rs_has_tables(struct kvm *kvm)
+{
+	return atomic64_read(&kvm->arch.tdp_mmu_pages);
+}
+#endif
+
+__kvm_rs u64 kvm_rs_base_addr_mask(void)
+{
+	return SPTE_BASE_ADDR_MASK;
+}
+
+__kvm_rs void kvm_rs_update_page_stats(struct kvm *kvm, int level, int count)
+{
+	kvm_update_page_stats(kvm, level, count);
+}
+
+__kvm_rs bool kvm_rs_nx_huge_pages(struct kvm *kvm)
+{
+	return is_nx_huge_page_enabled(kvm);
+}
+
+__kvm_rs bool kvm_rs_has_mirrored_tdp(struct kvm *kvm)
+{
+	return kvm_has_mirrored_tdp(kvm);
+}
+
+__kvm_rs bool kvm_rs_is_addr_direct(struct kvm *kvm, gpa_t gpa)
+{
+	return kvm_is_addr_direct(kvm, gpa);
+}
+
+__kvm_rs gfn_t kvm_rs_max_gfn(void)
+{
+	return kvm_mmu_max_gfn();
+}
+
+__kvm_rs void kvm_rs_vm_bugged(struct kvm *kvm)
+{
+	KVM_BUG_ON(true, kvm);
+}
+
+__kvm_rs int kvm_rs_set_external_spte(struct kvm *kvm, gfn_t gfn, u64 old_spte,
+				      u64 new_spte, int level)
+{
+	return kvm_x86_call(set_external_spte)(kvm, gfn, old_spte, new_spte, level);
+}
+
+__kvm_rs void kvm_rs_free_external_spt(struct kvm *kvm, struct kvm_mmu_page *sp)
+{
+	kvm_x86_call(free_external_spt)(kvm, sp);
+}
+
+__kvm_rs bool kvm_rs_slot_dirty_track_enabled(const struct kvm_memory_slot *slot)
+{
+	return kvm_slot_dirty_track_enabled(slot);
+}
+
+__kvm_rs bool kvm_rs_has_mt_mask(void)
+{
+	return kvm_x86_ops.get_mt_mask;
+}
+
+__kvm_rs u64 kvm_rs_mt_mask(struct kvm_vcpu *vcpu, gfn_t gfn, bool is_mmio)
+{
+	return kvm_x86_call(get_mt_mask)(vcpu, gfn, is_mmio);
+}
+
+__kvm_rs u64 kvm_rs_memslots_generation(struct kvm_vcpu *vcpu)
+{
+	return kvm_vcpu_memslots(vcpu)->generation;
+}
+
+__kvm_rs bool kvm_rs_needs_host_mmio_tracking(struct kvm_vcpu *vcpu)
+{
+	return cpu_feature_enabled(X86_FEATURE_CLEAR_CPU_BUF_VM_MMIO) &&
+	       !kvm_vcpu_can_access_host_mmio(vcpu);
+}
+
+__kvm_rs bool kvm_rs_is_rsvd_spte(struct kvm_vcpu *vcpu, u64 spte, int level)
+{
+	return is_rsvd_spte(&vcpu->arch.mmu->fmt, spte, level);
+}
+
+__kvm_rs void kvm_rs_trace_get_page(struct kvm_mmu_page *sp)
+{
+	trace_kvm_mmu_get_page(sp, true);
+}
+
+__kvm_rs void kvm_rs_trace_prepare_zap_page(struct kvm_mmu_page *sp)
+{
+	trace_kvm_mmu_prepare_zap_page(sp);
+}
+
+__kvm_rs void kvm_rs_trace_spte_changed(int as_id, gfn_t gfn, int level, u64 old_spte, u64 new_spte)
+{
+	trace_kvm_tdp_mmu_spte_changed(as_id, gfn, level, old_spte, new_spte);
+}
+
+__kvm_rs void kvm_rs_trace_split(gfn_t gfn, u64 spte, int level, int err)
+{
+	trace_kvm_mmu_split_huge_page(gfn, spte, level, err);
+}
+
+__kvm_rs void kvm_rs_trace_mark_mmio(u64 *sptep, gfn_t gfn, u64 spte)
+{
+	trace_mark_mmio_spte(sptep, gfn, spte);
+}
+
+__kvm_rs void kvm_rs_trace_set_spte(int level, gfn_t gfn, u64 *sptep)
+{
+	trace_kvm_mmu_set_spte(level, gfn, sptep);
+}
+
+__kvm_rs void kvm_rs_trace_spte_requested(struct kvm_page_fault *fault, u8 access)
+{
+	trace_kvm_mmu_spte_requested(fault, access);
+}

@@ -1,0 +1,93 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * What the Rust MMU needs of KVM that C offers only as macros, inline functions
+ * or static calls. sys/ wraps each of these once.
+ */
+#ifndef __KVM_X86_MMU_RUST_HELPERS_H
+#define __KVM_X86_MMU_RUST_HELPERS_H
+
+#include <linux/kvm_host.h>
+
+struct kvm_mmu_page;
+struct kvm_page_fault;
+
+/* rust_shim.c: out of line, because it needs static storage of its own. */
+void kvm_rs_init_vm(struct kvm *kvm);
+
+/* spte.c (hook): C's host-MMIO predicates. */
+bool kvm_rs_is_host_mmio_pfn(kvm_pfn_t pfn);
+void kvm_rs_track_host_mmio(struct kvm_vcpu *vcpu);
+
+/* rust_helpers.c: inlined into the crate with CONFIG_RUST_INLINE_HELPERS=y. */
+
+/* mmu_lock and RCU */
+bool kvm_rs_need_break(struct kvm *kvm);
+void kvm_rs_cond_resched_read(struct kvm *kvm);
+void kvm_rs_cond_resched_write(struct kvm *kvm);
+void kvm_rs_read_lock(struct kvm *kvm);
+void kvm_rs_read_unlock(struct kvm *kvm);
+void kvm_rs_write_lock(struct kvm *kvm);
+void kvm_rs_write_unlock(struct kvm *kvm);
+void kvm_rs_assert_read_held(struct kvm *kvm);
+void kvm_rs_assert_write_held(struct kvm *kvm);
+bool kvm_rs_invalidate_needs_lock(struct kvm *kvm);
+void kvm_rs_pages_lock(struct kvm *kvm);
+void kvm_rs_pages_unlock(struct kvm *kvm);
+void kvm_rs_cpu_relax(void);
+
+/* the list of roots */
+bool kvm_rs_roots_empty(struct kvm *kvm);
+struct kvm_mmu_page *kvm_rs_roots_next(struct kvm *kvm, struct kvm_mmu_page *prev);
+void kvm_rs_roots_add(struct kvm *kvm, struct kvm_mmu_page *root);
+void kvm_rs_roots_del(struct kvm_mmu_page *root);
+bool kvm_rs_root_tryget(struct kvm_mmu_page *root);
+bool kvm_rs_root_put(struct kvm_mmu_page *root);
+void kvm_rs_root_set_count(struct kvm_mmu_page *root, int count);
+bool kvm_rs_root_is_live(struct kvm_mmu_page *root);
+
+/* memory and shadow pages */
+u64 kvm_rs_fetch_and(u64 *sptep, u64 mask);
+u64 *kvm_rs_va(hpa_t hpa);
+hpa_t kvm_rs_pa(u64 *spt);
+struct kvm_mmu_page *kvm_rs_hpa_to_sp(hpa_t hpa);
+struct kvm_mmu_page *kvm_rs_root_to_sp(hpa_t hpa);
+void kvm_rs_bind_sp(struct kvm_mmu_page *sp);
+struct kvm_mmu_page *kvm_rs_alloc_header(void);
+u64 *kvm_rs_alloc_table(void);
+void kvm_rs_free_header(struct kvm_mmu_page *sp);
+void kvm_rs_free_table(void *spt);
+void kvm_rs_account_table(struct kvm *kvm, u64 *spt, int nr);
+#ifdef CONFIG_KVM_PROVE_MMU
+bool kvm_rs_has_tables(struct kvm *kvm);
+#endif
+u64 kvm_rs_base_addr_mask(void);
+
+/* the VM */
+void kvm_rs_update_page_stats(struct kvm *kvm, int level, int count);
+bool kvm_rs_nx_huge_pages(struct kvm *kvm);
+bool kvm_rs_has_mirrored_tdp(struct kvm *kvm);
+bool kvm_rs_is_addr_direct(struct kvm *kvm, gpa_t gpa);
+gfn_t kvm_rs_max_gfn(void);
+void kvm_rs_vm_bugged(struct kvm *kvm);
+int kvm_rs_set_external_spte(struct kvm *kvm, gfn_t gfn, u64 old_spte,
+			     u64 new_spte, int level);
+void kvm_rs_free_external_spt(struct kvm *kvm, struct kvm_mmu_page *sp);
+bool kvm_rs_slot_dirty_track_enabled(const struct kvm_memory_slot *slot);
+
+/* the vCPU */
+bool kvm_rs_has_mt_mask(void);
+u64 kvm_rs_mt_mask(struct kvm_vcpu *vcpu, gfn_t gfn, bool is_mmio);
+u64 kvm_rs_memslots_generation(struct kvm_vcpu *vcpu);
+bool kvm_rs_needs_host_mmio_tracking(struct kvm_vcpu *vcpu);
+bool kvm_rs_is_rsvd_spte(struct kvm_vcpu *vcpu, u64 spte, int level);
+
+/* tracepoints */
+void kvm_rs_trace_get_page(struct kvm_mmu_page *sp);
+void kvm_rs_trace_prepare_zap_page(struct kvm_mmu_page *sp);
+void kvm_rs_trace_spte_changed(int as_id, gfn_t gfn, int level, u64 old_spte, u64 new_spte);
+void kvm_rs_trace_split(gfn_t gfn, u64 spte, int level, int err);
+void kvm_rs_trace_mark_mmio(u64 *sptep, gfn_t gfn, u64 spte);
+void kvm_rs_trace_set_spte(int level, gfn_t gfn, u64 *sptep);
+void kvm_rs_trace_spte_requested(struct kvm_page_fault *fault, u8 access);
+
+#endif /* __KVM_X86_MMU_RUST_HELPERS_H */

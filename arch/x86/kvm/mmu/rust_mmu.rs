@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The TDP MMU of KVM on x86: the engine behind EPT and NPT page tables.
+//!
+//! See `Documentation/virt/kvm/x86/rust-mmu.rst` for the design. In short, from top to bottom:
+//!
+//! - [`exports`]: the C symbols that this crate replaces;
+//! - [`ops`]: the algorithms, one a file, without unsafe code;
+//! - [`walk`], [`change`]: going through the tables, and changing an entry;
+//! - [`root`], [`page`]: the life of roots and of page tables;
+//! - [`pte`], [`sync`]: the atomic slot, and locks as values;
+//! - [`sys`], [`bindings`]: the rest of KVM;
+//! - [`pure`]: values and decisions, which also compile and are tested on the host.
+//!
+//! A layer uses those below it only.
+
+#![crate_name = "kvm_rust_mmu"]
+#![deny(unsafe_code)]
+#![warn(unreachable_pub)]
+
+const __LOG_PREFIX: &[u8] = b"kvm\0";
+
+/// Warns, the first time that the condition is true, and returns it.
+macro_rules! warn_once {
+    ($cond:expr) => {{
+        let cond: bool = $cond;
+
+        if cond {
+            #[allow(unsafe_code)]
+            #[cold]
+            fn warn() {
+                ::kernel::warn_flags!(
+                    file!(),
+                    ::kernel::bindings::BUGFLAG_ONCE
+                        | ::kernel::bug::bugflag_taint(::kernel::bindings::TAINT_WARN)
+                );
+            }
+            warn();
+        }
+        cond
+    }};
+}
+
+/// As [`warn_once`], in kernels that prove the MMU only; `KVM_MMU_WARN_ON()`.
+macro_rules! prove {
+    ($cond:expr) => {
+        if cfg!(CONFIG_KVM_PROVE_MMU) {
+            warn_once!($cond);
+        }
+    };
+}
+
+mod bindings;
+mod change;
+mod exports;
+mod ops;
+mod page;
+mod pte;
+mod pure;
+mod root;
+mod sync;
+mod sys;
+mod walk;

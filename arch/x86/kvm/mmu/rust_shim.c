@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * What has to be C with static storage: lock classes, the module parameter that
+ * names the MMU, and assertions on constants that bindgen cannot express.
+ */
+#define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
+
+#include "rust_bindings.h"
+
+#include <linux/moduleparam.h>
+
+static char *mmu_engine = "rust";
+module_param(mmu_engine, charp, 0444);
+MODULE_PARM_DESC(mmu_engine, "The implementation of the TDP MMU in this build (read-only)");
+
+void kvm_rs_init_vm(struct kvm *kvm)
+{
+	INIT_LIST_HEAD(&kvm->arch.tdp_mmu_roots);
+	spin_lock_init(&kvm->arch.tdp_mmu_pages_lock);
+}
+
+/* pure/spte.rs */
+static_assert(SHADOW_NONPRESENT_VALUE == BIT_ULL(63));
+static_assert(FROZEN_SPTE == (BIT_ULL(63) | 0x1a0));
+static_assert(SPTE_MMU_PRESENT_MASK == BIT_ULL(11));
+static_assert(PT_PRESENT_MASK == BIT_ULL(0));
+static_assert(PT_WRITABLE_MASK == BIT_ULL(1));
+static_assert(PT_PAGE_SIZE_MASK == BIT_ULL(7));
+static_assert(VMX_EPT_RWX_MASK == 7 && VMX_EPT_READABLE_MASK == 1);
+static_assert(VMX_EPT_EXECUTABLE_MASK == BIT_ULL(2));
+static_assert(VMX_EPT_USER_EXECUTABLE_MASK == BIT_ULL(10));
+static_assert(VMX_EPT_SUPPRESS_VE_BIT == BIT_ULL(63));
+static_assert(VMX_EPT_MISCONFIG_WX_VALUE == 6);
+static_assert(SPTE_TDP_AD_MASK == (3ULL << 60));
+static_assert(SPTE_TDP_AD_ENABLED == 0);
+static_assert(SPTE_TDP_AD_DISABLED == (1ULL << 60));
+static_assert(SPTE_TDP_AD_WRPROT_ONLY == (2ULL << 60));
+static_assert(SHADOW_ACC_TRACK_SAVED_BITS_MASK == (BIT_ULL(0) | BIT_ULL(2) | BIT_ULL(10)));
+static_assert(SHADOW_ACC_TRACK_SAVED_BITS_SHIFT == 52);
+
+/* pure/leaf.rs */
+static_assert(ACC_READ_MASK == 1 && ACC_WRITE_MASK == 2 && ACC_USER_MASK == 4 &&
+	      ACC_USER_EXEC_MASK == 4 && ACC_EXEC_MASK == 8);
+static_assert(MMIO_SPTE_GEN_LOW_MASK == 0x3f8 && MMIO_SPTE_GEN_LOW_SHIFT == 3);
+static_assert(MMIO_SPTE_GEN_HIGH_MASK == (0x7ffULL << 52) && MMIO_SPTE_GEN_HIGH_SHIFT == 45);
+static_assert(MMIO_SPTE_GEN_MASK == (1 << 18) - 1);
+static_assert(SHADOW_NONPRESENT_OR_RSVD_MASK_LEN == 5);
+
+/* pure/addr.rs */
+static_assert(PAGE_SHIFT == 12 && SPTE_LEVEL_BITS == 9 && SPTE_ENT_PER_PAGE == 512);
+static_assert(PG_LEVEL_4K == 1 && PG_LEVEL_2M == 2 && PG_LEVEL_1G == 3);
+static_assert(KVM_MAX_HUGEPAGE_LEVEL == PG_LEVEL_1G && PT64_ROOT_MAX_LEVEL == 5);

@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A page fault of the guest.
+
+use core::{marker::PhantomData, ptr::NonNull};
+
+use crate::{
+    bindings,
+    pure::{Gfn, Level, Pfn, Spte},
+    sys::{Memslot, Vcpu},
+};
+
+/// A page fault in progress: `struct kvm_page_fault`, a local variable of the vCPU thread.
+///
+/// # Invariants
+///
+/// Points to a fault that exists for `'a` and that only this thread accesses.
+#[derive(Clone, Copy)]
+pub(crate) struct Fault<'a>(NonNull<bindings::kvm_page_fault>, PhantomData<&'a ()>);
+
+macro_rules! getters {
+    ($($(#[$doc:meta])* $name:ident -> $type:ty;)*) => {$(
+        $(#[$doc])*
+        #[inline]
+        pub(crate) fn $name(self) -> $type {
+            // SAFETY: by the type invariant.
+            unsafe { (*self.0.as_ptr()).$name }
+        }
+    )*};
+}
+
+impl<'a> Fault<'a> {
+    /// Wraps C's pointer.
+    ///
+    /// # Safety
+    ///
+    /// `fault` must satisfy the type invariant.
+    #[inline]
+    pub(crate) unsafe fn from_raw(fault: *mut bindings::kvm_page_fault) -> Self {
+        // SAFETY: a pointer to a fault is not null.
+        let ptr = unsafe { NonNull::new_unchecked(fault) };
+        // INVARIANT: by this function's safety requirement.
+        Fault(ptr, PhantomData)
+    }
+
+    /// C's pointer.
+    #[inline]
+    pub(crate) fn as_ptr(self) -> *mut bindings::kvm_page_fault {
+        self.0.as_ptr()
+    }
+
+    getters! {
+        /// The faulting guest physical address, in bytes.
+        addr -> u64;
+        /// The page-fault error code.
+        error_code -> u64;
+        /// Nobody has touched the page yet.
+        prefetch -> bool;
+        /// The guest tried to write.
+        write -> bool;
+        /// The host allows writes to the frame.
+        map_writable -> bool;
+        /// The NX huge page mitigation applies to this fault.
+        nx_huge_page_workaround_enabled -> bool;
+        /// A huge page is forbidden for the NX huge page mitigation.
+        huge_page_disallowed -> bool;
+    }
+
+    /// The faulting guest frame.
+    #[inline]
+    pub(crate) fn gfn(self) -> Gfn {
+        // SAFETY: by the type invariant.
+        Gfn(unsafe { (*self.0.as_ptr()).gfn })
+    }
+
+    /// The host frame to map.
+    #[inline]
+    pub(crate) fn pfn(self) -> Pfn {
+        // SAFETY: by the type invariant.
+        Pfn(unsafe { (*self.0.as_ptr()).pfn })
+    }
+
+    /// The level to map at.
+    #[inline]
+    pub(crate) fn goal_level(self) -> Option<Level> {
+        // SAFETY: by the type invariant.
+        Level::from_raw(unsafe { (*self.0.as_ptr()).goal_level }.into())
+    }
+
+    /// The level that the host's mapping would allow.
+    #[inline]
+    pub(crate) fn req_level(self) -> Option<Level> {
+        // SAFETY: by the type invariant.
+        Level::from_raw(unsafe { (*self.0.as_ptr()).req_level }.into())
+    }
+
+    /// The memslot of the frame; `None` for MMIO.
+    #[inline]
+    pub(crate) fn slot(self) -> Option<Memslot<'a>> {
+        // SAFETY: by the type invariant.
+        let slot = unsafe { (*self.0.as_ptr()).slot };
+
+        if slot.is_null() {
+            None
+        } else {
+            // SAFETY: not null, and the vCPU thread holds `kvm->srcu`, so the slot exists.
+            Some(unsafe { Memslot::from_raw(slot) })
+        }
+    }
+
+    /// Chooses the goal level by the host's mapping and the slot.
+    pub(crate) fn adjust_for_host(self, vcpu: Vcpu<'_>) {
+        // SAFETY: the vCPU and its fault exist; mmu_lock is held by every caller of the map path.
+        unsafe { bindings::kvm_mmu_hugepage_adjust(vcpu.as_ptr(), self.as_ptr()) }
+    }
+
+    /// Lowers the goal level where an existing table stands for an executable small page.
+    pub(crate) fn adjust_for_nx(self, spte: Spte, level: Level) {
+        // SAFETY: the fault exists.
+        unsafe { bindings::disallowed_hugepage_adjust(self.as_ptr(), spte.0, level.raw()) }
+    }
+}

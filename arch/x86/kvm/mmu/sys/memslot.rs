@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Memslots, and ranges of them that an MMU notifier names.
+
+use core::{marker::PhantomData, ptr::NonNull};
+
+use crate::{
+    bindings,
+    pure::{Gfn, GfnRange},
+    sys::Vm,
+};
+
+/// A memslot: `struct kvm_memory_slot`.
+///
+/// # Invariants
+///
+/// Points to a memslot that exists for `'a`.
+#[derive(Clone, Copy)]
+pub(crate) struct Memslot<'a>(NonNull<bindings::kvm_memory_slot>, PhantomData<&'a ()>);
+
+impl Memslot<'_> {
+    /// Wraps C's pointer.
+    ///
+    /// # Safety
+    ///
+    /// `slot` must point to a memslot that exists for `'a`.
+    #[inline]
+    pub(crate) unsafe fn from_raw(slot: *const bindings::kvm_memory_slot) -> Self {
+        // SAFETY: a pointer to a memslot is not null.
+        let ptr = unsafe { NonNull::new_unchecked(slot.cast_mut()) };
+        // INVARIANT: by this function's safety requirement.
+        Memslot(ptr, PhantomData)
+    }
+
+    /// C's pointer.
+    #[inline]
+    pub(crate) fn as_ptr(self) -> *const bindings::kvm_memory_slot {
+        self.0.as_ptr()
+    }
+
+    /// The guest frames of the slot.
+    #[inline]
+    pub(crate) fn range(self) -> GfnRange {
+        // SAFETY: the slot exists; the field is constant.
+        let start = Gfn(unsafe { (*self.as_ptr()).base_gfn });
+        // SAFETY: the slot exists; the field is constant.
+        let pages = unsafe { (*self.as_ptr()).npages };
+
+        GfnRange::new(start, start.add(pages as u64))
+    }
+
+    /// The address space that the slot belongs to (1 for SMM).
+    #[inline]
+    pub(crate) fn as_id(self) -> u16 {
+        // SAFETY: the slot exists; the field is constant.
+        unsafe { (*self.as_ptr()).as_id }
+    }
+
+    /// Whether writes to the slot are logged.
+    #[inline]
+    pub(crate) fn dirty_track_enabled(self) -> bool {
+        // SAFETY: the slot exists; its flags are constant.
+        unsafe { bindings::kvm_rs_slot_dirty_track_enabled(self.as_ptr()) }
+    }
+
+    /// Records in the dirty log that `gfn` is written.
+    pub(crate) fn mark_dirty(self, vm: Vm<'_>, gfn: Gfn) {
+        // SAFETY: the VM and its slot exist, and `gfn` is in the slot.
+        unsafe { bindings::mark_page_dirty_in_slot(vm.as_ptr(), self.as_ptr(), gfn.0) }
+    }
+}
+
+/// What an MMU notifier is about: `struct kvm_gfn_range`.
+///
+/// # Invariants
+///
+/// Points to a range that exists for `'a`, of a memslot that does.
+#[derive(Clone, Copy)]
+pub(crate) struct NotifierRange<'a>(NonNull<bindings::kvm_gfn_range>, PhantomData<&'a ()>);
+
+impl<'a> NotifierRange<'a> {
+    /// Wraps C's pointer.
+    ///
+    /// # Safety
+    ///
+    /// `range` must satisfy the type invariant.
+    #[inline]
+    pub(crate) unsafe fn from_raw(range: *mut bindings::kvm_gfn_range) -> Self {
+        // SAFETY: a pointer to a range is not null.
+        let ptr = unsafe { NonNull::new_unchecked(range) };
+        // INVARIANT: by this function's safety requirement.
+        NotifierRange(ptr, PhantomData)
+    }
+
+    /// The guest frames.
+    #[inline]
+    pub(crate) fn range(self) -> GfnRange {
+        // SAFETY: by the type invariant.
+        let start = unsafe { (*self.0.as_ptr()).start };
+        // SAFETY: by the type invariant.
+        let end = unsafe { (*self.0.as_ptr()).end };
+
+        GfnRange::new(Gfn(start), Gfn(end))
+    }
+
+    /// The memslot that the frames belong to.
+    #[inline]
+    pub(crate) fn slot(self) -> Memslot<'a> {
+        // SAFETY: by the type invariant.
+        let slot = unsafe { (*self.0.as_ptr()).slot };
+        // SAFETY: by the type invariant, the slot exists for `'a`.
+        unsafe { Memslot::from_raw(slot) }
+    }
+
+    /// Whether the handler may sleep.
+    #[inline]
+    pub(crate) fn may_block(self) -> bool {
+        // SAFETY: by the type invariant.
+        unsafe { (*self.0.as_ptr()).may_block }
+    }
+
+    /// Whether private mappings are concerned.
+    #[inline]
+    pub(crate) fn affects_private(self) -> bool {
+        self.filter() & bindings::kvm_gfn_range_filter_KVM_FILTER_PRIVATE != 0
+    }
+
+    /// Whether shared mappings are concerned.
+    #[inline]
+    pub(crate) fn affects_shared(self) -> bool {
+        self.filter() & bindings::kvm_gfn_range_filter_KVM_FILTER_SHARED != 0
+    }
+
+    #[inline]
+    fn filter(self) -> bindings::kvm_gfn_range_filter {
+        // SAFETY: by the type invariant.
+        unsafe { (*self.0.as_ptr()).attr_filter }
+    }
+}

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The MMU's tracepoints; those of C, at the same places.
+//!
+//! The helpers hold the static branch, so that a disabled tracepoint costs a no-op.
+
+use crate::{
+    bindings,
+    page::Sp,
+    pte::PtePtr,
+    pure::{Gfn, Level, Spte},
+    sys::Fault,
+};
+
+/// A shadow page has been created.
+#[inline]
+pub(crate) fn get_page(sp: Sp<'_>) {
+    // SAFETY: the page exists.
+    unsafe { bindings::kvm_rs_trace_get_page(sp.as_ptr()) }
+}
+
+/// A shadow page is about to be torn down.
+#[inline]
+pub(crate) fn prepare_zap_page(sp: Sp<'_>) {
+    // SAFETY: the page exists.
+    unsafe { bindings::kvm_rs_trace_prepare_zap_page(sp.as_ptr()) }
+}
+
+/// An SPTE has changed.
+#[inline]
+pub(crate) fn spte_changed(as_id: u16, gfn: Gfn, level: Level, old: Spte, new: Spte) {
+    // SAFETY: takes values only.
+    unsafe {
+        bindings::kvm_rs_trace_spte_changed(as_id.into(), gfn.0, level.raw(), old.0, new.0)
+    }
+}
+
+/// A huge page has been split, or not (`errno`).
+#[inline]
+pub(crate) fn split_huge_page(gfn: Gfn, huge: Spte, level: Level, errno: i32) {
+    // SAFETY: takes values only.
+    unsafe { bindings::kvm_rs_trace_split(gfn.0, huge.0, level.raw(), errno) }
+}
+
+/// An MMIO SPTE has been installed.
+#[inline]
+pub(crate) fn mark_mmio_spte(slot: PtePtr<'_>, gfn: Gfn, spte: Spte) {
+    // SAFETY: the slot can be read.
+    unsafe { bindings::kvm_rs_trace_mark_mmio(slot.as_ptr(), gfn.0, spte.0) }
+}
+
+/// A fault has installed a leaf.
+#[inline]
+pub(crate) fn set_spte(level: Level, gfn: Gfn, slot: PtePtr<'_>) {
+    // SAFETY: the slot can be read.
+    unsafe { bindings::kvm_rs_trace_set_spte(level.raw(), gfn.0, slot.as_ptr()) }
+}
+
+/// A fault is about to be resolved.
+#[inline]
+pub(crate) fn spte_requested(fault: Fault<'_>, access: u32) {
+    // SAFETY: the fault exists.
+    unsafe { bindings::kvm_rs_trace_spte_requested(fault.as_ptr(), access as u8) }
+}

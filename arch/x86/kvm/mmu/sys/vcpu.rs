@@ -1,0 +1,200 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The vCPU.
+
+use core::{marker::PhantomData, ptr::NonNull};
+
+use crate::{
+    bindings,
+    pure::{Gfn, Hpa, Level, Role, Spte},
+    sys::{Memslot, Vm},
+};
+
+/// A vCPU, on whose thread the MMU runs.
+///
+/// # Invariants
+///
+/// Points to a vCPU that exists for `'a`, is loaded on this thread, and has an MMU.
+#[derive(Clone, Copy)]
+pub(crate) struct Vcpu<'a>(NonNull<bindings::kvm_vcpu>, PhantomData<&'a ()>);
+
+impl<'a> Vcpu<'a> {
+    /// Wraps C's pointer.
+    ///
+    /// # Safety
+    ///
+    /// `vcpu` must satisfy the type invariant.
+    #[inline]
+    pub(crate) unsafe fn from_raw(vcpu: *mut bindings::kvm_vcpu) -> Self {
+        // SAFETY: a pointer to a vCPU is not null.
+        let ptr = unsafe { NonNull::new_unchecked(vcpu) };
+        // INVARIANT: by this function's safety requirement.
+        Vcpu(ptr, PhantomData)
+    }
+
+    /// C's pointer.
+    #[inline]
+    pub(crate) fn as_ptr(self) -> *mut bindings::kvm_vcpu {
+        self.0.as_ptr()
+    }
+
+    /// The VM.
+    #[inline]
+    pub(crate) fn vm(self) -> Vm<'a> {
+        // SAFETY: the vCPU exists; the field is constant.
+        let kvm = unsafe { (*self.as_ptr()).kvm };
+        // SAFETY: a VM outlives its vCPUs.
+        unsafe { Vm::from_raw(kvm) }
+    }
+
+    #[inline]
+    fn mmu(self) -> *mut bindings::kvm_mmu {
+        // SAFETY: the vCPU exists, and only its own thread changes which MMU is in use.
+        unsafe { (*self.as_ptr()).arch.mmu }
+    }
+
+    /// The role of the root that the vCPU needs.
+    #[inline]
+    pub(crate) fn root_role(self) -> Role {
+        // SAFETY: by the type invariant there is an MMU.
+        let role = unsafe { &raw const (*self.mmu()).root_role };
+        // CAST: all members of the union share its address, and the word is one of them.
+        // SAFETY: the field is valid; only this thread changes it.
+        Role(unsafe { role.cast::<u32>().read() })
+    }
+
+    /// The physical address of the loaded direct root.
+    #[inline]
+    pub(crate) fn root(self) -> Hpa {
+        // SAFETY: by the type invariant there is an MMU.
+        Hpa(unsafe { (*self.mmu()).root.hpa })
+    }
+
+    /// The physical address of the loaded mirror root.
+    #[inline]
+    pub(crate) fn mirror_root(self) -> Hpa {
+        // SAFETY: by the type invariant there is an MMU.
+        Hpa(unsafe { (*self.mmu()).mirror_root_hpa })
+    }
+
+    /// Makes `root` the direct root that the vCPU uses from its next entry on.
+    pub(crate) fn set_root(self, root: Hpa) {
+        let mmu = self.mmu();
+        // SAFETY: by the type invariant there is an MMU, and this is the thread that may change it.
+        unsafe { (*mmu).root.hpa = root.0 };
+        // SAFETY: as above.
+        unsafe { (*mmu).root.pgd = 0 };
+    }
+
+    /// Makes `root` the mirror root of the vCPU.
+    pub(crate) fn set_mirror_root(self, root: Hpa) {
+        // SAFETY: by the type invariant there is an MMU, and this is the thread that may change it.
+        unsafe { (*self.mmu()).mirror_root_hpa = root.0 };
+    }
+
+    /// The `ACC_*` combinations that an access with page-fault error code `pfec` may not have.
+    #[inline]
+    pub(crate) fn denied_access(self, pfec: u64) -> u16 {
+        // Bits 1 (write), 2 (user) and 4 (fetch); the others do not index the table.
+        let index = ((pfec & 0x16) >> 1) as usize;
+        // SAFETY: by the type invariant there is an MMU.
+        let permissions = unsafe { (*self.mmu()).fmt.permissions };
+
+        permissions.get(index).copied().map_or(u16::MAX, |p| p as u16)
+    }
+
+    /// The memory-type bits that the vendor wants for a page, in place.
+    #[inline]
+    pub(crate) fn memory_type(self, gfn: Gfn, is_mmio: impl FnOnce() -> bool) -> u64 {
+        // SAFETY: reads a constant of the loaded vendor module.
+        if !unsafe { bindings::kvm_rs_has_mt_mask() } {
+            return 0;
+        }
+        // SAFETY: the vendor has the callback, and the vCPU is loaded.
+        unsafe { bindings::kvm_rs_mt_mask(self.as_ptr(), gfn.0, is_mmio()) }
+    }
+
+    /// The generation of the vCPU's memslots, for MMIO SPTEs.
+    #[inline]
+    pub(crate) fn memslots_generation(self) -> u64 {
+        // SAFETY: the vCPU thread holds `kvm->srcu`, so the memslots exist.
+        unsafe { bindings::kvm_rs_memslots_generation(self.as_ptr()) }
+    }
+
+    /// Whether mapping host MMIO has to be recorded, for the mitigation that clears CPU buffers on
+    /// entry to guests that can reach MMIO, and has not been yet.
+    #[inline]
+    pub(crate) fn needs_host_mmio_tracking(self) -> bool {
+        // SAFETY: the vCPU is loaded and has a root.
+        unsafe { bindings::kvm_rs_needs_host_mmio_tracking(self.as_ptr()) }
+    }
+
+    /// Records that the vCPU's root maps host MMIO.
+    pub(crate) fn track_host_mmio(self) {
+        // SAFETY: the vCPU is loaded and has a root.
+        unsafe { bindings::kvm_rs_track_host_mmio(self.as_ptr()) }
+    }
+
+    /// Whether the entry sets bits that are reserved in the MMU's format.
+    #[inline]
+    pub(crate) fn is_reserved(self, spte: Spte, level: Level) -> bool {
+        // SAFETY: by the type invariant there is an MMU.
+        unsafe { bindings::kvm_rs_is_rsvd_spte(self.as_ptr(), spte.0, level.raw()) }
+    }
+
+    /// Lets go of write protection that shadow paging has on `gfn`, if it can be. Returns false if
+    /// the page has to stay write-protected. Corresponds to `mmu_try_to_unsync_pages()`.
+    pub(crate) fn try_to_unsync(
+        self,
+        slot: Memslot<'_>,
+        gfn: Gfn,
+        synchronizing: bool,
+        prefetch: bool,
+    ) -> bool {
+        // SAFETY: the VM and its slot exist; the caller holds mmu_lock, as every fault does.
+        0 == unsafe {
+            bindings::mmu_try_to_unsync_pages(
+                self.vm().as_ptr(),
+                slot.as_ptr(),
+                gfn.0,
+                synchronizing,
+                prefetch,
+            )
+        }
+    }
+
+    /// Counts an MMIO SPTE.
+    #[inline]
+    pub(crate) fn count_mmio_spte(self) {
+        // SAFETY: the vCPU exists, and its own thread is the only writer of its statistics.
+        unsafe { (*self.as_ptr()).stat.pf_mmio_spte_created += 1 };
+    }
+
+    /// Takes a zeroed page header from the vCPU's cache.
+    #[inline]
+    pub(crate) fn alloc_header(self) -> *mut bindings::kvm_mmu_page {
+        // SAFETY: the vCPU exists; the address of a field.
+        let cache = unsafe { &raw mut (*self.as_ptr()).arch.mmu_page_header_cache };
+        // SAFETY: the cache was topped up before the fault took mmu_lock, and C falls back to an
+        // atomic allocation, or a BUG, rather than returning null.
+        unsafe { bindings::kvm_mmu_memory_cache_alloc(cache) }.cast()
+    }
+
+    /// Takes a table of empty SPTEs from the vCPU's cache.
+    #[inline]
+    pub(crate) fn alloc_table(self) -> *mut u64 {
+        // SAFETY: the vCPU exists; the address of a field.
+        let cache = unsafe { &raw mut (*self.as_ptr()).arch.mmu_shadow_page_cache };
+        // SAFETY: as in `alloc_header`.
+        unsafe { bindings::kvm_mmu_memory_cache_alloc(cache) }.cast()
+    }
+
+    /// Takes a page for an external (TDX) table from the vCPU's cache.
+    #[inline]
+    pub(crate) fn alloc_external_table(self) -> *mut core::ffi::c_void {
+        // SAFETY: the vCPU exists; the address of a field.
+        let cache = unsafe { &raw mut (*self.as_ptr()).arch.mmu_external_spt_cache };
+        // SAFETY: as in `alloc_header`.
+        unsafe { bindings::kvm_mmu_memory_cache_alloc(cache) }
+    }
+}

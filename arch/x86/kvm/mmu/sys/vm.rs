@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The VM.
+
+use core::{marker::PhantomData, ptr::NonNull};
+
+use kernel::error::{to_result, Result};
+
+use crate::{
+    bindings,
+    pure::{Gfn, GfnRange, Level, Role, Spte},
+    sys::Memslot,
+};
+
+/// A VM: `struct kvm`.
+///
+/// # Invariants
+///
+/// Points to a VM that exists for `'a`.
+#[derive(Clone, Copy)]
+pub(crate) struct Vm<'a>(NonNull<bindings::kvm>, PhantomData<&'a ()>);
+
+impl<'a> Vm<'a> {
+    /// Wraps C's pointer.
+    ///
+    /// # Safety
+    ///
+    /// `kvm` must point to a VM that exists for `'a`.
+    #[inline]
+    pub(crate) unsafe fn from_raw(kvm: *mut bindings::kvm) -> Self {
+        // SAFETY: a pointer to a VM is not null.
+        let ptr = unsafe { NonNull::new_unchecked(kvm) };
+        // INVARIANT: by this function's safety requirement.
+        Vm(ptr, PhantomData)
+    }
+
+    /// C's pointer.
+    #[inline]
+    pub(crate) fn as_ptr(self) -> *mut bindings::kvm {
+        self.0.as_ptr()
+    }
+
+    /// The value that, under the MMIO mask, distinguishes this VM's MMIO SPTEs.
+    #[inline]
+    pub(crate) fn mmio_value(self) -> u64 {
+        // SAFETY: the VM exists; the field is set before its first vCPU and constant then.
+        unsafe { (*self.as_ptr()).arch.shadow_mmio_value }
+    }
+
+    /// The bits that turn a private gfn into its shared alias (TDX), or 0.
+    #[inline]
+    pub(crate) fn direct_bits(self) -> u64 {
+        // SAFETY: the VM exists; the field is set before its first vCPU and constant then.
+        unsafe { (*self.as_ptr()).arch.gfn_direct_bits }
+    }
+
+    /// The alias bits that apply to the tree of a root with this role: mirror roots map private
+    /// memory at its natural gfn. Corresponds to `kvm_gfn_root_bits()`.
+    #[inline]
+    pub(crate) fn alias_bits(self, root: Role) -> u64 {
+        if root.mirror() {
+            0
+        } else {
+            self.direct_bits()
+        }
+    }
+
+    /// Whether the vCPUs have a hardware dirty log (PML).
+    #[inline]
+    pub(crate) fn has_cpu_dirty_log(self) -> bool {
+        // SAFETY: the VM exists; the field is set before its first vCPU and constant then.
+        unsafe { (*self.as_ptr()).arch.cpu_dirty_log_size != 0 }
+    }
+
+    /// Whether pages of this role log writes by write protection although they have A/D bits: under
+    /// PML the logged addresses of an L2 guest would be L2's, not L1's. Corresponds to
+    /// `kvm_mmu_page_ad_need_write_protect()`.
+    #[inline]
+    pub(crate) fn ad_need_write_protect(self, role: Role) -> bool {
+        role.guest_mode() && self.has_cpu_dirty_log()
+    }
+
+    /// Whether executable huge pages are forbidden at the moment (`kvm.nx_huge_pages`, unless the
+    /// VM has opted out).
+    #[inline]
+    pub(crate) fn nx_huge_pages(self) -> bool {
+        // SAFETY: the VM exists; the helper reads the parameter by a marked access.
+        unsafe { bindings::kvm_rs_nx_huge_pages(self.as_ptr()) }
+    }
+
+    /// Whether the VM has mirror roots (TDX).
+    #[inline]
+    pub(crate) fn has_mirrored_tdp(self) -> bool {
+        // SAFETY: the VM exists; its type is constant.
+        unsafe { bindings::kvm_rs_has_mirrored_tdp(self.as_ptr()) }
+    }
+
+    /// Whether the guest physical byte address `gpa` belongs to a direct root.
+    #[inline]
+    pub(crate) fn is_addr_direct(self, gpa: u64) -> bool {
+        // SAFETY: the VM exists; the helper reads constant fields.
+        unsafe { bindings::kvm_rs_is_addr_direct(self.as_ptr(), gpa) }
+    }
+
+    /// Whether somebody could race with an invalidation of roots: the VM still has users, and has
+    /// vCPUs, without which there are no roots.
+    #[inline]
+    pub(crate) fn has_users_and_vcpus(self) -> bool {
+        // SAFETY: the VM exists, if only for its destruction.
+        unsafe { bindings::kvm_rs_invalidate_needs_lock(self.as_ptr()) }
+    }
+
+    /// Adds `count` leaves of `level` to the page statistics.
+    #[inline]
+    pub(crate) fn add_leaves(self, level: Level, count: i32) {
+        if level > Level::MAX_LEAF {
+            return;
+        }
+        // SAFETY: the VM exists, and `pages[]` has an element for every level that has leaves.
+        unsafe { bindings::kvm_rs_update_page_stats(self.as_ptr(), level.raw(), count) }
+    }
+
+    /// Whether tables of the TDP MMU exist.
+    #[cfg(CONFIG_KVM_PROVE_MMU)]
+    pub(crate) fn has_tables(self) -> bool {
+        // SAFETY: the VM exists.
+        unsafe { bindings::kvm_rs_has_tables(self.as_ptr()) }
+    }
+
+    /// Marks the VM as broken by a bug of KVM: warns, and no vCPU will run again.
+    #[cold]
+    pub(crate) fn bugged(self) {
+        // SAFETY: the VM exists.
+        unsafe { bindings::kvm_rs_vm_bugged(self.as_ptr()) }
+    }
+
+    /// Flushes the TLBs of all vCPUs, for all guest addresses.
+    pub(crate) fn flush_tlbs(self) {
+        // SAFETY: the VM exists.
+        unsafe { bindings::kvm_flush_remote_tlbs(self.as_ptr()) }
+    }
+
+    /// Flushes the TLBs of all vCPUs for `range`, or for more.
+    pub(crate) fn flush_tlbs_range(self, range: GfnRange) {
+        let pages = range.end.0.wrapping_sub(range.start.0);
+        // SAFETY: the VM exists.
+        unsafe { bindings::kvm_flush_remote_tlbs_range(self.as_ptr(), range.start.0, pages) }
+    }
+
+    /// Flushes the TLBs of all vCPUs for a memslot.
+    pub(crate) fn flush_tlbs_memslot(self, slot: Memslot<'_>) {
+        // SAFETY: both the VM and its memslot exist.
+        unsafe { bindings::kvm_flush_remote_tlbs_memslot(self.as_ptr(), slot.as_ptr()) }
+    }
+
+    /// The largest page that the host's mapping, the slot and the guest's attributes allow at
+    /// `gfn`, which must be in the slot.
+    pub(crate) fn max_mapping_level(self, slot: Memslot<'_>, gfn: Gfn) -> Option<Level> {
+        // SAFETY: both exist; without a fault, C looks up the frame itself.
+        let level = unsafe {
+            bindings::kvm_mmu_max_mapping_level(
+                self.as_ptr(),
+                core::ptr::null_mut(),
+                slot.as_ptr(),
+                gfn.0,
+            )
+        };
+
+        u32::try_from(level).ok().and_then(Level::from_raw)
+    }
+
+    /// Propagates a change of a mirror SPTE to the external (TDX) page table.
+    pub(crate) fn set_external_spte(
+        self,
+        gfn: Gfn,
+        old: Spte,
+        new: Spte,
+        level: Level,
+    ) -> Result {
+        // SAFETY: the VM exists, and has a vendor callback, because it has mirror roots.
+        to_result(unsafe {
+            bindings::kvm_rs_set_external_spte(self.as_ptr(), gfn.0, old.0, new.0, level.raw())
+        })
+    }
+}

@@ -1,0 +1,434 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Walking a page-table tree: the cursor, and how it gives way to others.
+//!
+//! # The protocol
+//!
+//! A walk goes in pre-order over the entries that cover a range of guest frames (see
+//! [`crate::pure::position`]). It holds the RCU read lock throughout, so every table on its path
+//! stays readable, even one that another thread unlinks meanwhile. Before it descends it reads the
+//! entry again, so as not to enter a table that is no longer linked *here*.
+//!
+//! Before each entry the walk may **give way**: if somebody waits for `mmu_lock` or the scheduler
+//! wants the CPU, it leaves the RCU critical section, drops `mmu_lock`, retakes both, and starts
+//! again at the root towards the frame where it was; the tables on its path may be gone. It does so
+//! only after it has moved on since its last start. Otherwise two walks that keep getting in each
+//! other's way, or a waiter that is always there, could hold it in place for ever.
+//!
+//! C returns "yielded" to the caller, who must skip to the next iteration, and must not touch what
+//! it got before. Here [`Walk::next`] hides the yield: it takes `&mut self`, and all that it hands
+//! out borrows the walk, so nothing survives a yield, and forgetting is a borrow error. For the same
+//! reason a walk is not an [`Iterator`].
+
+use kernel::sync::rcu;
+
+use crate::{
+    page::Sp,
+    pte::{PtePtr, Table},
+    pure::{position::Position, Entry, Gfn, GfnRange, Level, Masks, Spte},
+    sync::{should_give_way, MmuLock, Unlocked},
+    sys::Vm,
+};
+
+/// The levels that a tree can have.
+const LEVELS: usize = Level::Page256T as usize;
+
+/// A TLB flush that may be due.
+///
+/// Whoever changes SPTEs so that stale TLB entries matter notes it here; the walk flushes before it
+/// gives way, and the owner has to say what becomes of the rest.
+#[must_use = "a pending TLB flush must be done, or handed to whoever will do it"]
+pub(crate) struct Flush {
+    pending: bool,
+}
+
+impl Flush {
+    /// Starts with what a caller has pending.
+    pub(crate) fn new(pending: bool) -> Self {
+        Flush { pending }
+    }
+
+    /// Notes that a flush is due.
+    #[inline]
+    pub(crate) fn note(&mut self) {
+        self.pending = true;
+    }
+
+    /// Flushes all TLBs now, if due.
+    pub(crate) fn now(&mut self, vm: Vm<'_>) {
+        if core::mem::take(&mut self.pending) {
+            vm.flush_tlbs();
+        }
+    }
+
+    /// Ends the flush; true if it is still due, which the caller must see to.
+    pub(crate) fn defer(self) -> bool {
+        self.pending
+    }
+}
+
+/// An entry that a walk stands on.
+#[derive(Clone, Copy)]
+pub(crate) struct View<'w> {
+    /// Where the entry is.
+    pub(crate) slot: PtePtr<'w>,
+    /// Its value when it was last looked at. Others may have changed it since.
+    pub(crate) spte: Spte,
+    /// The first guest frame that it covers.
+    pub(crate) gfn: Gfn,
+    /// The level of its table.
+    pub(crate) level: Level,
+}
+
+impl<'w> View<'w> {
+    /// What the entry was when last looked at.
+    #[inline]
+    pub(crate) fn entry(&self, masks: &Masks) -> Entry {
+        self.spte.decode(self.level, masks)
+    }
+
+    /// The page of the table that holds the entry.
+    #[inline]
+    pub(crate) fn sp(&self) -> Sp<'w> {
+        Sp::of_slot(self.slot)
+    }
+
+    /// The frames that the entry covers.
+    #[inline]
+    pub(crate) fn range(&self) -> GfnRange {
+        GfnRange::new(self.gfn, self.gfn.add(self.level.pages()))
+    }
+}
+
+/// What the cursor does when it is asked to move.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Motion {
+    /// Visit the current entry (again).
+    Stay,
+    /// Step to the next entry.
+    Step,
+    /// Nothing is left.
+    Ended,
+}
+
+/// The path to an entry, and how to get to the next.
+struct Cursor<'r> {
+    position: Position,
+    /// The tables on the path; those below the current level are stale.
+    path: [Table<'r>; LEVELS],
+    spte: Spte,
+    end: Gfn,
+    motion: Motion,
+}
+
+impl<'r> Cursor<'r> {
+    /// A cursor at the root. `None`, with a warning, if the root's level or the range make no sense
+    /// (a bug of the caller).
+    fn new(root: Sp<'r>, min_level: Level, range: GfnRange, alias: u64) -> Option<Self> {
+        let position = root
+            .role()
+            .level()
+            .and_then(|level| Position::start(level, min_level, range.start, alias));
+
+        if warn_once!(position.is_none()) {
+            return None;
+        }
+        Some(Cursor {
+            position: position?,
+            path: [root.table(); LEVELS],
+            spte: Spte::NONPRESENT,
+            end: range.end,
+            motion: Motion::Stay,
+        })
+    }
+
+    /// The slot of the current entry.
+    #[inline]
+    fn slot(&self) -> PtePtr<'r> {
+        // A level is at most `LEVELS`; the fallback is never taken, and costs less than a panic.
+        let depth = self.position.level() as usize - 1;
+        let table = self.path.get(depth).unwrap_or(&self.path[0]);
+
+        table.slot(self.position.index())
+    }
+
+    /// Moves to the next entry, and reads it.
+    #[inline]
+    fn next(&mut self, masks: &Masks) -> Option<View<'r>> {
+        match self.motion {
+            Motion::Ended => return None,
+            Motion::Stay => self.motion = Motion::Step,
+            Motion::Step => {
+                if !self.descend(masks) {
+                    while !self.position.advance() {
+                        if !self.position.ascend() {
+                            self.motion = Motion::Ended;
+                            return None;
+                        }
+                    }
+                }
+            }
+        }
+
+        if self.position.gfn() >= self.end {
+            self.motion = Motion::Ended;
+            return None;
+        }
+
+        let slot = self.slot();
+        self.spte = slot.read();
+        Some(View {
+            slot,
+            spte: self.spte,
+            gfn: self.position.gfn(),
+            level: self.position.level(),
+        })
+    }
+
+    /// Steps into the table that the current entry points to, if it does.
+    #[inline]
+    fn descend(&mut self, masks: &Masks) -> bool {
+        if !self.position.may_descend() {
+            return false;
+        }
+
+        // Read the entry anew: the table may have been unlinked from here.
+        let Some(table) = self.slot().child(self.position.level(), masks) else {
+            return false;
+        };
+        if !self.position.descend() {
+            return false;
+        }
+
+        let depth = self.position.level() as usize - 1;
+        if let Some(step) = self.path.get_mut(depth) {
+            *step = table;
+        }
+        true
+    }
+
+    /// Goes back to the root.
+    fn restart(&mut self) {
+        if self.motion != Motion::Ended {
+            self.position.restart();
+            self.motion = Motion::Stay;
+        }
+    }
+}
+
+/// A walk under `mmu_lock`, held as `M` says. It gives way to others as it goes.
+pub(crate) struct Walk<'w, 'l, M: MmuLock<'l>> {
+    /// `None` if the walk was senseless from the start.
+    cursor: Option<Cursor<'w>>,
+    /// `None` only inside of [`Walk::pause`].
+    guard: Option<rcu::Guard>,
+    lock: &'w mut M,
+    vm: Vm<'l>,
+    masks: &'w Masks,
+}
+
+impl<'w, 'l, M: MmuLock<'l>> Walk<'w, 'l, M> {
+    /// Starts a walk over the entries of `root`'s tree that cover `range`, down to `min_level`.
+    ///
+    /// The root has to outlast the walk: its caller holds a reference to it, or the lock for write
+    /// and does not yield.
+    pub(crate) fn new(
+        lock: &'w mut M,
+        root: Sp<'w>,
+        min_level: Level,
+        range: GfnRange,
+        masks: &'w Masks,
+    ) -> Self {
+        let vm = lock.vm();
+
+        Walk::with_alias(lock, root, min_level, range, vm.alias_bits(root.role()), masks)
+    }
+
+    /// As [`Walk::new`], over the whole of the tree.
+    pub(crate) fn whole(
+        lock: &'w mut M,
+        root: Sp<'w>,
+        min_level: Level,
+        masks: &'w Masks,
+    ) -> Self {
+        let range = GfnRange::new(Gfn(0), crate::sys::max_gfn_exclusive());
+
+        Walk::with_alias(lock, root, min_level, range, 0, masks)
+    }
+
+    fn with_alias(
+        lock: &'w mut M,
+        root: Sp<'w>,
+        min_level: Level,
+        range: GfnRange,
+        alias: u64,
+        masks: &'w Masks,
+    ) -> Self {
+        let vm = lock.vm();
+        let guard = rcu::read_lock();
+
+        Walk {
+            cursor: Cursor::new(root, min_level, range, alias),
+            guard: Some(guard),
+            lock,
+            vm,
+            masks,
+        }
+    }
+
+    /// The next entry; gives way first, if it should. For walks that leave no stale TLB entries
+    /// that anybody must know of.
+    #[inline]
+    pub(crate) fn next(&mut self) -> Option<Step<'_, M>> {
+        let mut view = self.cursor.as_mut()?.next(self.masks)?;
+
+        if self.should_give_way() {
+            self.pause(|lock| lock.give_way());
+            view = self.cursor.as_mut()?.next(self.masks)?;
+        }
+        Some(self.step(view))
+    }
+
+    /// The next entry; gives way first, if it should, and before that does the pending flush.
+    #[inline]
+    pub(crate) fn next_flushing(&mut self, flush: &mut Flush) -> Option<Step<'_, M>> {
+        let mut view = self.cursor.as_mut()?.next(self.masks)?;
+
+        if self.should_give_way() {
+            flush.now(self.vm);
+            self.pause(|lock| lock.give_way());
+            view = self.cursor.as_mut()?.next(self.masks)?;
+        }
+        Some(self.step(view))
+    }
+
+    /// The next entry, without giving way.
+    #[inline]
+    pub(crate) fn next_without_yield(&mut self) -> Option<Step<'_, M>> {
+        let view = self.cursor.as_mut()?.next(self.masks)?;
+
+        Some(self.step(view))
+    }
+
+    #[inline]
+    fn step<'s>(&'s self, view: View<'s>) -> Step<'s, M> {
+        Step {
+            view,
+            lock: self.lock,
+        }
+    }
+
+    /// Makes the next step visit the current entry again, with its new value.
+    #[inline]
+    pub(crate) fn revisit(&mut self) {
+        if let Some(cursor) = self.cursor.as_mut() {
+            cursor.motion = Motion::Stay;
+        }
+    }
+
+    /// Whether the walk should give way, and has moved on since its last start, so that giving way
+    /// cannot keep it in place.
+    #[inline]
+    pub(crate) fn should_give_way(&self) -> bool {
+        self.cursor
+            .as_ref()
+            .is_some_and(|cursor| cursor.position.has_progressed())
+            && should_give_way(self.vm)
+    }
+
+    /// Runs `f` with `mmu_lock` dropped, and starts again from the root.
+    pub(crate) fn unlocked<R>(&mut self, f: impl FnOnce(&Unlocked) -> R) -> R {
+        self.pause(|lock| lock.unlocked(f))
+    }
+
+    /// Leaves the RCU critical section to run `f`, and goes back to the root.
+    fn pause<R>(&mut self, f: impl FnOnce(&mut M) -> R) -> R {
+        self.guard = None;
+        let result = f(self.lock);
+
+        self.guard = Some(rcu::read_lock());
+        if let Some(cursor) = self.cursor.as_mut() {
+            cursor.restart();
+        }
+        result
+    }
+}
+
+/// An entry that a walk stands on, with the lock that allows to change it ([`crate::change`]).
+pub(crate) struct Step<'s, M> {
+    /// The entry.
+    pub(crate) view: View<'s>,
+    /// The lock that is held.
+    pub(crate) lock: &'s M,
+}
+
+/// A walk over the path to one frame, or over a few entries, under `mmu_lock`. It never gives way.
+pub(crate) struct ShortWalk<'w, M> {
+    cursor: Option<Cursor<'w>>,
+    lock: &'w M,
+    masks: &'w Masks,
+    _guard: rcu::Guard,
+}
+
+impl<'w, M> ShortWalk<'w, M> {
+    /// Starts a walk, as [`Walk::new`] does.
+    pub(crate) fn new<'l>(
+        lock: &'w M,
+        root: Sp<'w>,
+        min_level: Level,
+        range: GfnRange,
+        masks: &'w Masks,
+    ) -> Self
+    where
+        M: MmuLock<'l>,
+    {
+        let guard = rcu::read_lock();
+        let alias = lock.vm().alias_bits(root.role());
+
+        ShortWalk {
+            cursor: Cursor::new(root, min_level, range, alias),
+            lock,
+            masks,
+            _guard: guard,
+        }
+    }
+
+    /// The next entry.
+    #[inline]
+    pub(crate) fn next(&mut self) -> Option<Step<'_, M>> {
+        let view = self.cursor.as_mut()?.next(self.masks)?;
+
+        Some(Step {
+            view,
+            lock: self.lock,
+        })
+    }
+}
+
+/// A walk of readers that hold nothing but the RCU read lock. It never gives way.
+pub(crate) struct LocklessWalk<'g> {
+    cursor: Option<Cursor<'g>>,
+    masks: &'g Masks,
+}
+
+impl<'g> LocklessWalk<'g> {
+    /// Starts a walk over the entries of `root`'s tree that cover `range`, down to 4 KiB.
+    pub(crate) fn new(
+        vm: Vm<'_>,
+        _guard: &'g rcu::Guard,
+        root: Sp<'g>,
+        range: GfnRange,
+        masks: &'g Masks,
+    ) -> Self {
+        LocklessWalk {
+            cursor: Cursor::new(root, Level::Page4K, range, vm.alias_bits(root.role())),
+            masks,
+        }
+    }
+
+    /// The next entry.
+    #[inline]
+    pub(crate) fn next(&mut self) -> Option<View<'g>> {
+        self.cursor.as_mut()?.next(self.masks)
+    }
+}
