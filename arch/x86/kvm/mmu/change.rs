@@ -26,7 +26,7 @@ use kernel::{error::code::EBUSY, prelude::*, sync::rcu};
 use crate::{
     page::{OwnedSp, RemovedSp, Sp},
     pte::PtePtr,
-    pure::{leaf, transition::Transition, Gfn, Hpa, Index, Level, Masks, Spte},
+    pure::{leaf, transition::Transition, Gfn, Hpa, Index, Level, Masks, Role, Spte},
     sync::{Exclusive, MmuLock, Shared},
     sys::{cpu_relax, trace, Vm},
     walk::{Step, View},
@@ -51,8 +51,8 @@ pub(crate) trait Update<'l>: MmuLock<'l> + Sized {
 impl<'l> Update<'l> for Shared<'l> {
     #[inline]
     fn update(&self, view: &mut View<'_>, new: Spte, masks: &Masks) -> Result<(), Lost> {
-        let sp = view.sp();
-        let mirror = sp.role().mirror();
+        let role = view.sp().role();
+        let mirror = role.mirror();
 
         // A frozen entry belongs to somebody else; frozen is no state to leave an entry in.
         warn_once!(view.spte.is_frozen());
@@ -67,7 +67,7 @@ impl<'l> Update<'l> for Shared<'l> {
             return Err(Lost);
         }
 
-        let result = commit(self, sp, view.gfn, view.level, view.spte, new, masks);
+        let result = commit(self, role, view, new, masks);
 
         if mirror {
             // Thaw, with the old value if the external table could not be changed.
@@ -102,7 +102,10 @@ impl<'l> Update<'l> for Exclusive<'l> {
         warn_once!(view.spte.is_frozen() || new.is_frozen());
 
         view.spte = write(view.slot, view.spte, new, view.level, masks);
-        commit_or_bug(self, view.sp(), view.gfn, view.level, view.spte, new, masks);
+        if commit(self, view.sp().role(), view, new, masks).is_err() {
+            // There is no way back, and the vendor code promises that there is no need.
+            self.vm().bugged();
+        }
         Ok(())
     }
 
@@ -135,117 +138,156 @@ fn write(slot: PtePtr<'_>, old: Spte, new: Spte, level: Level, masks: &Masks) ->
     }
 }
 
-/// Does the bookkeeping of a change that has been, or is being, made.
-///
-/// Fails only if the entry is a mirror and the external table refuses the change. Dirty logging is
-/// not accounted here, but where an entry becomes writable.
+/// What all entries of a table have in common, as far as their bookkeeping goes.
+struct Place<'a> {
+    vm: Vm<'a>,
+    level: Level,
+    as_id: u16,
+    mirror: bool,
+    mmio_value: u64,
+}
+
+impl<'a> Place<'a> {
+    #[inline]
+    fn new(vm: Vm<'a>, level: Level, role: Role) -> Self {
+        Place {
+            vm,
+            level,
+            as_id: role.as_id(),
+            mirror: role.mirror(),
+            mmio_value: vm.mmio_value(),
+        }
+    }
+
+    /// Does what follows from a change of the entry at `gfn` that has been, or is being, made; but
+    /// for the page statistics, whose change it returns, so that a caller can add up.
+    ///
+    /// Fails only if the entry is a mirror and the external table refuses the change. Dirty logging
+    /// is not accounted here, but where an entry becomes writable.
+    #[inline(always)]
+    fn apply<'l, M: Update<'l>>(
+        &self,
+        lock: &M,
+        gfn: Gfn,
+        old: Spte,
+        new: Spte,
+        masks: &Masks,
+    ) -> Result<i32> {
+        let mut leaves = 0;
+
+        match Transition::classify(old, new, self.level, self.mmio_value, masks) {
+            Transition::Unchanged => return Ok(0),
+            Transition::Corrupt => die("leaf changes its frame", self, gfn, old, new),
+            Transition::NonPresent { expected } => {
+                if warn_once!(!expected) {
+                    report("unexpected change of a non-present SPTE", self, gfn, old, new);
+                }
+            }
+            Transition::Present(effects) => {
+                warn_once!(effects.bad_write_state);
+                warn_once!(effects.table_moved);
+
+                if let Some(table) = effects.removed {
+                    // The vendor code learns of it when the table's external twin is freed.
+                    // SAFETY: the entry that pointed to the table was just replaced, by us.
+                    tear_down(lock, unsafe { RemovedSp::from_table(table) }, masks);
+                } else if self.mirror {
+                    self.vm.set_external_spte(gfn, old, new, self.level)?;
+                }
+                leaves = effects.leaves.into();
+            }
+        }
+
+        trace::spte_changed(self.as_id, gfn, self.level, old, new);
+        Ok(leaves)
+    }
+}
+
+/// Does all the bookkeeping of the change of one entry.
+#[inline]
 fn commit<'l, M: Update<'l>>(
     lock: &M,
-    sp: Sp<'_>,
-    gfn: Gfn,
-    level: Level,
-    old: Spte,
+    role: Role,
+    view: &View<'_>,
     new: Spte,
     masks: &Masks,
 ) -> Result {
     let vm = lock.vm();
-    let as_id = sp.role().as_id();
 
-    warn_once!(!gfn.is_aligned(level));
+    warn_once!(!view.gfn.is_aligned(view.level));
 
-    let effects = match Transition::classify(old, new, level, vm.mmio_value(), masks) {
-        Transition::Unchanged => return Ok(()),
-        Transition::Corrupt => die(as_id, gfn, old, new, level),
-        Transition::NonPresent { expected } => {
-            if warn_once!(!expected) {
-                pr_err!(
-                    "unexpected change of a non-present SPTE: as_id {} gfn {:#x} {:#x} -> {:#x} level {}\n",
-                    as_id,
-                    gfn.0,
-                    old.0,
-                    new.0,
-                    level.raw()
-                );
-            }
-            trace::spte_changed(as_id, gfn, level, old, new);
-            return Ok(());
-        }
-        Transition::Present(effects) => effects,
-    };
-
-    warn_once!(effects.bad_write_state);
-    warn_once!(effects.table_moved);
-
-    if let Some(table) = effects.removed {
-        // The vendor code learns of a removed table when its external twin is freed.
-        // SAFETY: the entry that pointed to the table was just replaced, by us.
-        tear_down(lock, unsafe { RemovedSp::from_table(table) }, masks);
-    } else if sp.role().mirror() {
-        vm.set_external_spte(gfn, old, new, level)?;
-    }
-
-    trace::spte_changed(as_id, gfn, level, old, new);
-    if effects.leaves != 0 {
-        vm.add_leaves(level, effects.leaves.into());
+    let place = Place::new(vm, view.level, role);
+    let leaves = place.apply(lock, view.gfn, view.spte, new, masks)?;
+    if leaves != 0 {
+        vm.add_leaves(view.level, leaves);
     }
     Ok(())
 }
 
-/// As [`commit`], where a failure is a bug.
-#[inline]
-fn commit_or_bug<'l, M: Update<'l>>(
-    lock: &M,
-    sp: Sp<'_>,
-    gfn: Gfn,
-    level: Level,
-    old: Spte,
-    new: Spte,
-    masks: &Masks,
-) {
-    if commit(lock, sp, gfn, level, old, new, masks).is_err() {
-        lock.vm().bugged();
-    }
-}
-
 /// Tears down a table that nothing points to any more, with everything below it.
+///
+/// Only the freezing has to be atomic for each entry, because a fault may race with it for that
+/// entry. The statistics are a sum that no reader compares with the tables, so they are updated once
+/// a table; an atomic addition for each of 512 leaves is a large part of the cost of a promotion.
 ///
 /// Recursion ends after four levels.
 fn tear_down<'l, M: Update<'l>>(lock: &M, removed: RemovedSp, masks: &Masks) {
     let vm = lock.vm();
     let sp = removed.as_sp();
+    let role = sp.role();
 
     trace::prepare_zap_page(sp);
     removed.unaccount(vm);
 
     // Every page of the TDP MMU has a level, and a child a lower one than its parent.
-    if let Some(level) = sp.role().level() {
-        for index in Index::all() {
-            let gfn = sp.gfn().add(index.get() as u64 * level.pages());
+    if let Some(level) = role.level() {
+        let place = Place::new(vm, level, role);
+        let table = sp.table();
+        let first = sp.gfn();
+        let mut leaves: i32 = 0;
 
-            if let Some(old) = lock.freeze(sp.table().slot(index), level, masks) {
-                commit_or_bug(lock, sp, gfn, level, old, Spte::FROZEN, masks);
+        for index in Index::all() {
+            let Some(old) = lock.freeze(table.slot(index), level, masks) else {
+                continue;
+            };
+            let gfn = first.add((index.get() as u64).wrapping_shl(level.pages_shift()));
+
+            match place.apply(lock, gfn, old, Spte::FROZEN, masks) {
+                Ok(change) => leaves = change.wrapping_add(leaves),
+                // Removing a mapping cannot be refused.
+                Err(_) => vm.bugged(),
             }
+        }
+        if leaves != 0 {
+            vm.add_leaves(level, leaves);
         }
     }
 
-    if sp.role().mirror() {
+    if role.mirror() {
         removed.free_external_table(vm);
     }
     removed.retire();
 }
 
-/// A leaf was about to be replaced by a leaf with another frame. Stops the host: to go on would
-/// spread the corruption to guest data.
+/// Logs a change that should not be.
 #[cold]
-fn die(as_id: u16, gfn: Gfn, old: Spte, new: Spte, level: Level) -> ! {
+fn report(what: &str, place: &Place<'_>, gfn: Gfn, old: Spte, new: Spte) {
     pr_err!(
-        "a present leaf SPTE cannot be replaced by one that maps another frame: as_id {} gfn {:#x} {:#x} -> {:#x} level {}\n",
-        as_id,
+        "{}: as_id {} gfn {:#x} {:#x} -> {:#x} level {}\n",
+        what,
+        place.as_id,
         gfn.0,
         old.0,
         new.0,
-        level.raw()
+        place.level.raw()
     );
+}
+
+/// Stops the host, because a leaf that is present was about to map another frame: to go on would
+/// spread the corruption to guest data.
+#[cold]
+fn die(what: &str, place: &Place<'_>, gfn: Gfn, old: Spte, new: Spte) -> ! {
+    report(what, place, gfn, old, new);
     // SAFETY: never returns.
     unsafe { kernel::bindings::BUG() }
 }

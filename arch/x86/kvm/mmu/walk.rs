@@ -153,7 +153,7 @@ impl<'r> Cursor<'r> {
     }
 
     /// Moves to the next entry, and reads it.
-    #[inline]
+    #[inline(always)]
     fn next(&mut self, masks: &Masks) -> Option<View<'r>> {
         match self.motion {
             Motion::Ended => return None,
@@ -278,7 +278,7 @@ impl<'w, 'l, M: MmuLock<'l>> Walk<'w, 'l, M> {
 
     /// The next entry; gives way first, if it should. For walks that leave no stale TLB entries
     /// that anybody must know of.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn next(&mut self) -> Option<Step<'_, M>> {
         let mut view = self.cursor.as_mut()?.next(self.masks)?;
 
@@ -290,7 +290,7 @@ impl<'w, 'l, M: MmuLock<'l>> Walk<'w, 'l, M> {
     }
 
     /// The next entry; gives way first, if it should, and before that does the pending flush.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn next_flushing(&mut self, flush: &mut Flush) -> Option<Step<'_, M>> {
         let mut view = self.cursor.as_mut()?.next(self.masks)?;
 
@@ -303,7 +303,7 @@ impl<'w, 'l, M: MmuLock<'l>> Walk<'w, 'l, M> {
     }
 
     /// The next entry, without giving way.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn next_without_yield(&mut self) -> Option<Step<'_, M>> {
         let view = self.cursor.as_mut()?.next(self.masks)?;
 
@@ -394,7 +394,7 @@ impl<'w, M> ShortWalk<'w, M> {
     }
 
     /// The next entry.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn next(&mut self) -> Option<Step<'_, M>> {
         let view = self.cursor.as_mut()?.next(self.masks)?;
 

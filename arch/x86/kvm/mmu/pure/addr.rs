@@ -30,7 +30,7 @@ impl Gfn {
     /// Rounds down to the first frame of the page of `level` that holds this frame.
     #[inline]
     pub const fn round_down(self, level: Level) -> Self {
-        Gfn(self.0 & !(level.pages() - 1))
+        Gfn(self.0 & level.pages().wrapping_neg())
     }
 
     /// The frame `pages` after this one.
@@ -42,7 +42,7 @@ impl Gfn {
     /// Whether this is the first frame of a page of `level`.
     #[inline]
     pub const fn is_aligned(self, level: Level) -> bool {
-        self.0 & (level.pages() - 1) == 0
+        self.0 & level.pages().wrapping_sub(1) == 0
     }
 }
 
@@ -127,25 +127,25 @@ impl Level {
     /// The level below, or `None` at 4 KiB.
     #[inline]
     pub const fn down(self) -> Option<Level> {
-        Level::from_raw(self as u32 - 1)
+        Level::from_raw((self as u32).wrapping_sub(1))
     }
 
     /// The level above, or `None` at the highest.
     #[inline]
     pub const fn up(self) -> Option<Level> {
-        Level::from_raw(self as u32 + 1)
+        Level::from_raw((self as u32).wrapping_add(1))
     }
 
     /// log2 of [`Level::pages`].
     #[inline]
     pub const fn pages_shift(self) -> u32 {
-        (self as u32 - 1) * LEVEL_BITS
+        (self as u32).wrapping_sub(1).wrapping_mul(LEVEL_BITS)
     }
 
     /// How many 4 KiB pages one entry of a table of this level covers.
     #[inline]
     pub const fn pages(self) -> u64 {
-        1 << self.pages_shift()
+        1u64.wrapping_shl(self.pages_shift())
     }
 }
 
@@ -162,7 +162,7 @@ impl Index {
     #[inline]
     pub const fn of(gfn: Gfn, level: Level) -> Index {
         // INVARIANT: masked to nine bits.
-        Index(((gfn.0 >> level.pages_shift()) & (ENTRIES as u64 - 1)) as u16)
+        Index((gfn.0.wrapping_shr(level.pages_shift()) & (ENTRIES as u64 - 1)) as u16)
     }
 
     /// Converts a plain number; `None` if it is no index.

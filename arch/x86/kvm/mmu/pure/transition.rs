@@ -54,7 +54,7 @@ impl Transition {
     /// Classifies the change of an entry at `level` from `old` to `new`.
     ///
     /// `vm_mmio_value` is the VM's `shadow_mmio_value`.
-    #[inline]
+    #[inline(always)]
     pub fn classify(
         old: Spte,
         new: Spte,
