@@ -4,12 +4,12 @@
 //!
 //! The huge leaf replaces the table in one exchange. The memory stays mapped at every moment, so no
 //! vCPU faults on its way back to full speed; zapping instead would make each of them fault on
-//! each page.
+//! each page. A page that only the log kept from being written becomes writable at once.
 
 use crate::{
     page::Sp,
     pte::Table,
-    pure::{Entry, Index, Level, Masks, Spte},
+    pure::{leaf::unprotected, Entry, Index, Level, Masks, Spte},
     root::{Roots, Selection},
     sync::{MmuLock, Shared},
     sys::{masks, Memslot},
@@ -58,16 +58,19 @@ fn recover_root(lock: &mut Shared<'_>, root: Sp<'_>, slot: Memslot<'_>, masks: &
             continue;
         }
 
-        let Some(small) = step
+        let Some(survey) = step
             .view
             .slot
             .child(level, masks)
-            .and_then(|table| first_leaf(table, level, masks))
+            .and_then(|table| survey(table, level, masks))
         else {
             continue;
         };
 
-        let huge = make_huge(vm, small, level, masks);
+        let mut huge = make_huge(vm, survey.first, level, masks);
+        if survey.all_mmu_writable {
+            huge = unprotected(huge, masks);
+        }
         let result = step.set(huge, masks);
 
         match result {
@@ -84,22 +87,52 @@ fn recover_root(lock: &mut Shared<'_>, root: Sp<'_>, slot: Memslot<'_>, masks: &
     drop(walk);
 }
 
-/// The first leaf below an entry of `parent_level` that points to `table`.
-///
-/// It shows the rights and the frame of the huge page to be: the host maps the whole huge page by
-/// one folio, and everything else that a leaf says is the same all over a slot, but for the bits
-/// that logging and aging change.
-fn first_leaf(table: Table<'_>, parent_level: Level, masks: &Masks) -> Option<Spte> {
-    let level = parent_level.down()?;
+/// What the leaves below an entry have in common.
+struct Survey {
+    /// The first leaf.
+    first: Spte,
+    /// None of the leaves is protected for anything but dirty logging.
+    all_mmu_writable: bool,
+}
 
-    Index::all().find_map(|index| {
+/// Looks at the leaves below an entry of `parent_level` that points to `table`. `None` if there is
+/// none.
+///
+/// The first leaf shows the rights and the frame of the huge page to be: the host maps the whole
+/// huge page by one folio, and everything else that a leaf says is the same all over a slot, but
+/// for the bits that logging and aging change. Upstream copies it as it is. Then a page that was
+/// write-protected for logging, and not written since, costs a fault on the next write, once the log
+/// is long gone. MMU-writable bits are only ever cleared under `mmu_lock` held for write, so if they
+/// are set in all leaves now, they are when the huge leaf goes in.
+fn survey(table: Table<'_>, parent_level: Level, masks: &Masks) -> Option<Survey> {
+    let level = parent_level.down()?;
+    let mut first = None;
+    let mut all_mmu_writable = true;
+
+    for index in Index::all() {
         let slot = table.slot(index);
         let spte = slot.read();
 
         match spte.decode(level, masks) {
-            Entry::Leaf(_) => Some(spte),
-            Entry::Table(_) => first_leaf(slot.child(level, masks)?, level, masks),
-            Entry::NonPresent | Entry::Frozen => None,
+            Entry::Leaf(_) => {
+                first = first.or(Some(spte));
+                all_mmu_writable &= spte.is_mmu_writable(masks);
+            }
+            Entry::Table(_) => {
+                let below = slot
+                    .child(level, masks)
+                    .and_then(|table| survey(table, level, masks));
+
+                if let Some(below) = below {
+                    first = first.or(Some(below.first));
+                    all_mmu_writable &= below.all_mmu_writable;
+                }
+            }
+            Entry::NonPresent | Entry::Frozen => {}
         }
+    }
+    first.map(|first| Survey {
+        first,
+        all_mmu_writable,
     })
 }

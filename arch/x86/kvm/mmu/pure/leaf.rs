@@ -217,6 +217,20 @@ pub const fn promoted(small: Spte, level: Level, nx_huge_pages: bool, masks: &Ma
     }
 }
 
+/// The leaf with write access, if all that keeps it from being writable is dirty logging that has
+/// ended; otherwise the leaf as it is.
+///
+/// It is what a fast page fault would make of the leaf on the first write. An access-tracked leaf
+/// stays as it is, because W without R is no valid EPT entry.
+#[inline]
+pub const fn unprotected(leaf: Spte, masks: &Masks) -> Spte {
+    if leaf.is_mmu_writable(masks) && !leaf.is_access_tracked(masks) {
+        Spte(leaf.0 | spte::WRITABLE | masks.dirty)
+    } else {
+        leaf
+    }
+}
+
 /// An entry that points to the table at `table`; `make_nonleaf_spte()`.
 #[inline]
 pub const fn table(table: Hpa, ad_disabled: bool, masks: &Masks) -> Spte {
