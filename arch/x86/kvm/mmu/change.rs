@@ -180,7 +180,13 @@ impl<'a> Place<'a> {
             Transition::Corrupt => die("leaf changes its frame", self, gfn, old, new),
             Transition::NonPresent { expected } => {
                 if warn_once!(!expected) {
-                    report("unexpected change of a non-present SPTE", self, gfn, old, new);
+                    report(
+                        "unexpected change of a non-present SPTE",
+                        self,
+                        gfn,
+                        old,
+                        new,
+                    );
                 }
             }
             Transition::Present(effects) => {
@@ -320,7 +326,13 @@ impl<'l> Step<'_, Exclusive<'l>> {
         } else {
             view.slot.write(view.spte.without(bits));
         }
-        trace::spte_changed(as_id, view.gfn, view.level, view.spte, view.spte.without(bits));
+        trace::spte_changed(
+            as_id,
+            view.gfn,
+            view.level,
+            view.spte,
+            view.spte.without(bits),
+        );
     }
 }
 

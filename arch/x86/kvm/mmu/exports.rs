@@ -8,6 +8,10 @@
 //! lock to the caller, the token asserts it for lockdep.
 
 #![expect(unsafe_code)]
+#![expect(
+    clippy::missing_safety_doc,
+    reason = "the requirements are the same for all, and stand above"
+)]
 
 use core::ptr::NonNull;
 
@@ -19,9 +23,9 @@ use crate::{
         age::{age, Age},
         dirty_log, lookup,
         map::{self, Outcome},
-        promote, roots,
+        promote, roots, split,
         spte::{self, LeafRequest},
-        split, zap,
+        zap,
     },
     page::Sp,
     pure::{leaf, Gfn, GfnRange, Hpa, Level, Pfn, Role, Spte},
@@ -70,10 +74,9 @@ unsafe extern "C" fn kvm_mmu_init_tdp_mmu(kvm: *mut bindings::kvm) {
 unsafe extern "C" fn kvm_mmu_uninit_tdp_mmu(kvm: *mut bindings::kvm) {
     let vm = wrap!(Vm, kvm);
     // SAFETY: the VM has no users left, or its creation failed.
-    let lock = unsafe { Exclusive::assume_unreachable(vm) };
+    let alone = unsafe { Exclusive::assume_unreachable(vm) };
 
-    roots::invalidate(&lock, RootTypes::VALID);
-    drop(lock);
+    roots::invalidate(&alone, RootTypes::VALID);
     zap::zap_invalidated_roots(vm, false);
 
     #[cfg(CONFIG_KVM_PROVE_MMU)]
@@ -218,7 +221,11 @@ unsafe extern "C" fn kvm_tdp_mmu_age_gfn_range(
     kvm: *mut bindings::kvm,
     range: *mut bindings::kvm_gfn_range,
 ) -> bool {
-    age(wrap!(Vm, kvm), wrap!(NotifierRange, range), Age::TestAndClear)
+    age(
+        wrap!(Vm, kvm),
+        wrap!(NotifierRange, range),
+        Age::TestAndClear,
+    )
 }
 
 /// Whether a range is young. No lock is held.

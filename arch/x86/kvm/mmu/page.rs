@@ -146,7 +146,11 @@ impl<'a> Sp<'a> {
     #[inline]
     pub(crate) fn is_scheduled_to_zap(self) -> bool {
         // SAFETY: the page exists; `slots_lock` serializes all accesses.
-        unsafe { *(*self.as_ptr()).__bindgen_anon_1.tdp_mmu_scheduled_root_to_zap }
+        unsafe {
+            *(*self.as_ptr())
+                .__bindgen_anon_1
+                .tdp_mmu_scheduled_root_to_zap
+        }
     }
 
     /// Sets what [`Sp::is_scheduled_to_zap`] returns, under the same rule.
@@ -154,7 +158,11 @@ impl<'a> Sp<'a> {
     pub(crate) fn set_scheduled_to_zap(self, scheduled: bool) {
         let flag = ManuallyDrop::new(scheduled);
         // SAFETY: the page exists; `slots_lock` serializes all accesses.
-        unsafe { (*self.as_ptr()).__bindgen_anon_1.tdp_mmu_scheduled_root_to_zap = flag };
+        unsafe {
+            (*self.as_ptr())
+                .__bindgen_anon_1
+                .tdp_mmu_scheduled_root_to_zap = flag
+        };
     }
 
     /// Whether a huge page is not used in place of this table for the NX mitigation. Exact under

@@ -20,22 +20,22 @@ void kvm_rs_init_vm(struct kvm *kvm)
 }
 
 /* pure/spte.rs */
-static_assert(SHADOW_NONPRESENT_VALUE == BIT_ULL(63));
-static_assert(FROZEN_SPTE == (BIT_ULL(63) | 0x1a0));
-static_assert(SPTE_MMU_PRESENT_MASK == BIT_ULL(11));
-static_assert(PT_PRESENT_MASK == BIT_ULL(0));
-static_assert(PT_WRITABLE_MASK == BIT_ULL(1));
-static_assert(PT_PAGE_SIZE_MASK == BIT_ULL(7));
-static_assert(VMX_EPT_RWX_MASK == 7 && VMX_EPT_READABLE_MASK == 1);
-static_assert(VMX_EPT_EXECUTABLE_MASK == BIT_ULL(2));
-static_assert(VMX_EPT_USER_EXECUTABLE_MASK == BIT_ULL(10));
-static_assert(VMX_EPT_SUPPRESS_VE_BIT == BIT_ULL(63));
+static_assert(SHADOW_NONPRESENT_VALUE == 1ULL << 63);
+static_assert(FROZEN_SPTE == (1ULL << 63 | 0x1a0));
+static_assert(SPTE_MMU_PRESENT_MASK == 1 << 11);
+static_assert(PT_PRESENT_MASK == 1 << 0);
+static_assert(PT_WRITABLE_MASK == 1 << 1);
+static_assert(PT_PAGE_SIZE_MASK == 1 << 7);
+static_assert(VMX_EPT_READABLE_MASK == 1 && VMX_EPT_RWX_MASK == 7);
+static_assert(VMX_EPT_EXECUTABLE_MASK == 1 << 2);
+static_assert(VMX_EPT_USER_EXECUTABLE_MASK == 1 << 10);
+static_assert(VMX_EPT_SUPPRESS_VE_BIT == 1ULL << 63);
 static_assert(VMX_EPT_MISCONFIG_WX_VALUE == 6);
 static_assert(SPTE_TDP_AD_MASK == (3ULL << 60));
 static_assert(SPTE_TDP_AD_ENABLED == 0);
 static_assert(SPTE_TDP_AD_DISABLED == (1ULL << 60));
 static_assert(SPTE_TDP_AD_WRPROT_ONLY == (2ULL << 60));
-static_assert(SHADOW_ACC_TRACK_SAVED_BITS_MASK == (BIT_ULL(0) | BIT_ULL(2) | BIT_ULL(10)));
+static_assert(SHADOW_ACC_TRACK_SAVED_BITS_MASK == (1 << 0 | 1 << 2 | 1 << 10));
 static_assert(SHADOW_ACC_TRACK_SAVED_BITS_SHIFT == 52);
 
 /* pure/leaf.rs */
@@ -49,4 +49,4 @@ static_assert(SHADOW_NONPRESENT_OR_RSVD_MASK_LEN == 5);
 /* pure/addr.rs */
 static_assert(PAGE_SHIFT == 12 && SPTE_LEVEL_BITS == 9 && SPTE_ENT_PER_PAGE == 512);
 static_assert(PG_LEVEL_4K == 1 && PG_LEVEL_2M == 2 && PG_LEVEL_1G == 3);
-static_assert(KVM_MAX_HUGEPAGE_LEVEL == PG_LEVEL_1G && PT64_ROOT_MAX_LEVEL == 5);
+static_assert(KVM_MAX_HUGEPAGE_LEVEL == 3 && PT64_ROOT_MAX_LEVEL == 5);

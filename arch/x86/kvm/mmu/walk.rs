@@ -241,16 +241,18 @@ impl<'w, 'l, M: MmuLock<'l>> Walk<'w, 'l, M> {
     ) -> Self {
         let vm = lock.vm();
 
-        Walk::with_alias(lock, root, min_level, range, vm.alias_bits(root.role()), masks)
+        Walk::with_alias(
+            lock,
+            root,
+            min_level,
+            range,
+            vm.alias_bits(root.role()),
+            masks,
+        )
     }
 
     /// As [`Walk::new`], over the whole of the tree.
-    pub(crate) fn whole(
-        lock: &'w mut M,
-        root: Sp<'w>,
-        min_level: Level,
-        masks: &'w Masks,
-    ) -> Self {
+    pub(crate) fn whole(lock: &'w mut M, root: Sp<'w>, min_level: Level, masks: &'w Masks) -> Self {
         let range = GfnRange::new(Gfn(0), crate::sys::max_gfn_exclusive());
 
         Walk::with_alias(lock, root, min_level, range, 0, masks)

@@ -36,12 +36,7 @@ pub(crate) enum Outcome {
 }
 
 /// Resolves `fault` in the tree of `root`.
-pub(crate) fn map(
-    vcpu: Vcpu<'_>,
-    fault: Fault<'_>,
-    lock: &Shared<'_>,
-    root: Sp<'_>,
-) -> Outcome {
+pub(crate) fn map(vcpu: Vcpu<'_>, fault: Fault<'_>, lock: &Shared<'_>, root: Sp<'_>) -> Outcome {
     prove!(root.role().invalid());
 
     fault.adjust_for_host(vcpu);

@@ -102,7 +102,9 @@ fn split_root<'l, M: Update<'l>>(
         };
 
         let Some(mut page) = spare.take() else {
-            let View { gfn, spte, level, .. } = step.view;
+            let View {
+                gfn, spte, level, ..
+            } = step.view;
 
             spare = walk.unlocked(OwnedSp::alloc);
             if spare.is_none() {

@@ -97,9 +97,9 @@ pub(crate) fn zap_all(lock: &mut Exclusive<'_>) {
 /// No flush: a vCPU flushes locally when it loads a new root, and when it moves to another CPU.
 pub(crate) fn zap_invalidated_roots(vm: Vm<'_>, shared: bool) {
     if shared {
-        with_shared(vm, |lock| zap_scheduled(lock));
+        with_shared(vm, zap_scheduled);
     } else {
-        with_exclusive(vm, |lock| zap_scheduled(lock));
+        with_exclusive(vm, zap_scheduled);
     }
 }
 

@@ -260,8 +260,8 @@ pub const fn table(table: Hpa, ad_disabled: bool, masks: &Masks) -> Spte {
 #[inline]
 pub const fn mmio(gfn: Gfn, access: u32, generation: u64, vm_value: u64, masks: &Masks) -> Spte {
     let gen = generation & MMIO_GEN;
-    let gen_bits =
-        ((gen << MMIO_GEN_LOW_SHIFT) & MMIO_GEN_LOW) | ((gen << MMIO_GEN_HIGH_SHIFT) & MMIO_GEN_HIGH);
+    let gen_bits = ((gen << MMIO_GEN_LOW_SHIFT) & MMIO_GEN_LOW)
+        | ((gen << MMIO_GEN_HIGH_SHIFT) & MMIO_GEN_HIGH);
     let gpa = gfn.0 << PAGE_SHIFT;
 
     Spte(

@@ -30,9 +30,7 @@ pub(crate) fn prepare_zap_page(sp: Sp<'_>) {
 #[inline]
 pub(crate) fn spte_changed(as_id: u16, gfn: Gfn, level: Level, old: Spte, new: Spte) {
     // SAFETY: takes values only.
-    unsafe {
-        bindings::kvm_rs_trace_spte_changed(as_id.into(), gfn.0, level.raw(), old.0, new.0)
-    }
+    unsafe { bindings::kvm_rs_trace_spte_changed(as_id.into(), gfn.0, level.raw(), old.0, new.0) }
 }
 
 /// A huge page has been split, or not (`errno`).

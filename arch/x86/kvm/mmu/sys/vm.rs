@@ -170,13 +170,7 @@ impl<'a> Vm<'a> {
     }
 
     /// Propagates a change of a mirror SPTE to the external (TDX) page table.
-    pub(crate) fn set_external_spte(
-        self,
-        gfn: Gfn,
-        old: Spte,
-        new: Spte,
-        level: Level,
-    ) -> Result {
+    pub(crate) fn set_external_spte(self, gfn: Gfn, old: Spte, new: Spte, level: Level) -> Result {
         // SAFETY: the VM exists, and has a vendor callback, because it has mirror roots.
         to_result(unsafe {
             bindings::kvm_rs_set_external_spte(self.as_ptr(), gfn.0, old.0, new.0, level.raw())
