@@ -100,10 +100,7 @@ impl<'a> Vcpu<'a> {
         // SAFETY: by the type invariant there is an MMU.
         let permissions = unsafe { (*self.mmu()).fmt.permissions };
 
-        permissions
-            .get(index)
-            .copied()
-            .unwrap_or(u16::MAX)
+        permissions.get(index).copied().unwrap_or(u16::MAX)
     }
 
     /// The memory-type bits that the vendor wants for a page, in place.
