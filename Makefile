@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: GPL-2.0
+# The front door of the lab. Each step is a script of its own in scripts/;
+# this file only knows their order and when one can be left out.
+
+KVER   ?= 7.3
+JOBS   ?= $(shell nproc)
+export KVER JOBS
+# Handed on where the user sets them.
+export KSRC KTARBALL KSHA256 MIRROR
+
+S := build/stamp
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.SUFFIXES:
+.DELETE_ON_ERROR:
+
+help:
+	@sed -n 's/^## //p' Makefile
+
+## make run        build all, boot it, print the table C | Rust
+run: lab
+	@scripts/run.sh
+
+## make test       every test; ends in one summary line
+test: lab debug
+	@scripts/test.sh
+
+## make check      formats, lints, checkpatch, shellcheck, docs, the series
+check: $(S)/linux
+	@scripts/check.sh
+
+## make kernel     the fork's vmlinux and both sets of kvm modules
+kernel: $(S)/linux $(S)/mod-c $(S)/mod-rust
+
+## make shell      a prompt in the booted fork, with /dev/kvm
+shell: lab
+	@scripts/boot.sh --interactive 'kvm-load rust && cd /build/selftests && exec bash -i'
+
+## make series     the whole fork as a git format-patch series, and its proof
+series: source
+	@scripts/series.sh
+
+## make paths      KEY=VALUE: where everything is
+paths:
+	@scripts/paths.sh
+
+## make clean      remove build/
+clean:
+	rm -rf build
+
+## make distclean  and what is cached: toolchain root, packages
+distclean: clean
+	@scripts/distclean.sh
+
+## make help       this
+##
+## variables: KSRC=tree (your own Linux $(KVER) source), JOBS=n, MIRROR=address,
+##            KVER=7.3, KTARBALL=file-or-address KSHA256=sum (release tarball)
+
+# --- the steps behind them
+
+lab: $(S)/linux $(S)/mod-c $(S)/mod-rust $(S)/selftests
+debug: $(S)/linux-debug $(S)/mod-c-debug $(S)/mod-rust-debug
+pristine: $(S)/mod-pristine
+modules: $(S)/mod-c $(S)/mod-rust
+selftests: $(S)/selftests
+
+preflight:
+	@scripts/preflight.sh
+root: preflight
+	@scripts/root.sh
+
+# Always looked at; its stamps move only when something changed.
+source $(S)/src-kernel $(S)/src-kvm $(S)/src-selftests &: root
+	@scripts/source.sh
+
+configs := configs/lab.config configs/rust.config
+
+# step STAMP,SCRIPT ARGUMENTS: quiet unless it fails, then the log's end.
+define step
+@echo "lab: $(2) (log: build/logs/$(@F).log)" >&2
+@mkdir -p build/logs
+@scripts/$(2) >build/logs/$(@F).log 2>&1 || { \
+	grep -m1 -h '^error: ' build/logs/$(@F).log >&2 || tail -n 30 build/logs/$(@F).log >&2; \
+	echo "error: $(1) failed; the log is build/logs/$(@F).log" >&2; exit 1; }
+@touch $@
+endef
+
+$(S)/linux: $(S)/src-kernel $(configs) scripts/kernel.sh
+	$(call step,building the kernel,kernel.sh lab)
+$(S)/linux-debug: $(S)/src-kernel $(configs) configs/debug.config scripts/kernel.sh
+	$(call step,building the debug kernel,kernel.sh debug)
+$(S)/mod-%-debug: $(S)/linux-debug $(S)/src-kvm scripts/modules.sh
+	$(call step,building the debug $* modules,modules.sh $* debug)
+$(S)/mod-%: $(S)/linux $(S)/src-kvm scripts/modules.sh
+	$(call step,building the $* modules,modules.sh $*)
+$(S)/selftests: $(S)/src-selftests scripts/selftests.sh
+	$(call step,building the selftests,selftests.sh)
+
+.PHONY: help run test check kernel shell series paths clean distclean lab debug \
+	pristine modules selftests preflight root source

@@ -1,0 +1,127 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+# Boot the fork in QEMU and run a command in it; the exit status is the
+# command's.   boot.sh [options] COMMAND
+#   --kernel lab|debug    which kernel (lab)
+#   --smp N               processors (2)
+#   --mem SIZE            memory (4G)
+#   --icount              instruction-exact time: 1 instruction = 1 ns, 1 CPU
+#   --thread multi|single MTTCG, or one thread for all processors (multi)
+#   --cpu MODEL           (max,+svm,+npt)
+#   --append WORDS        more for the kernel's command line
+#   --timeout S           give up after S seconds (600)
+#   --name NAME           log directory build/logs/NAME
+#   --interactive         the console on this terminal
+# build/logs/NAME then has: command, status, output, console.log, dmesg.
+# That directory is /results in the guest.
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+. "$(dirname "$0")/lib.sh"
+
+flavour=lab smp=2 mem=4G icount='' thread=multi cpu=max,+svm,+npt append=''
+limit=600 name='' interactive=''
+while (($#)); do
+	case $1 in
+	--icount) icount=1 ;;
+	--interactive) interactive=1 ;;
+	--kernel|--smp|--mem|--thread|--cpu|--append|--timeout|--name)
+		(($# > 1)) || die "boot.sh: $1 needs a value"
+		case $1 in
+		--kernel) flavour=$2 ;;
+		--smp) smp=$2 ;;
+		--mem) mem=$2 ;;
+		--thread) thread=$2 ;;
+		--cpu) cpu=$2 ;;
+		--append) append=$2 ;;
+		--timeout) limit=$2 ;;
+		--name) name=$2 ;;
+		esac
+		shift ;;
+	--) shift; break ;;
+	-*) die "boot.sh: unknown option $1; its head lists them" ;;
+	*) break ;;
+	esac
+	shift
+done
+(($#)) || die "boot.sh: no command; usage: boot.sh [options] COMMAND"
+
+suffix=$(suffix_of "$flavour")
+bzimage=${LAB_BZIMAGE:-$BUILD/linux$suffix/arch/x86/boot/bzImage}
+[[ -e $bzimage ]] || die "no kernel at $bzimage; run 'make kernel'"
+root=$(root_dir)
+[[ -e $root/sbin/lab-init ]] || die "no toolchain root at $root; run 'make root'"
+
+run=$BUILD/logs/${name:-boot-$(date +%Y%m%d-%H%M%S)-$$}
+mkdir -p "$run"
+rm -f "$run"/{status,booted,interactive,output,console.log,dmesg}
+printf '%s\n' "$*" >"$run/command"
+printf 'export lab_flavour=%s\n' "$flavour" >"$run/env"
+
+accel=tcg,thread=$thread time=()
+if [[ $icount ]]; then
+	smp=1 accel=tcg,thread=single
+	time=(-icount "shift=0,sleep=off")
+fi
+if [[ $interactive ]]; then
+	touch "$run/interactive"
+	limit=0
+	serial=(-chardev "stdio,id=con,mux=on,signal=off,logfile=$run/console.log" -mon chardev=con
+		-serial chardev:con)
+else
+	serial=(-serial "file:$run/console.log"
+		-chardev "stdio,id=out,signal=off,logfile=$run/output" -serial chardev:out)
+fi
+share()
+{
+	echo "local,path=$2,mount_tag=$1,id=$1,security_model=none,multidevs=remap$3"
+}
+qemu=(qemu-system-x86_64 -accel "$accel" "${time[@]}" -machine q35 -cpu "$cpu"
+      -smp "$smp" -m "$mem" -nodefaults -no-user-config -display none -no-reboot
+      -kernel "$bzimage"
+      -virtfs "$(share root "$root" ,readonly=on)"
+      -virtfs "$(share checkout "$TOP" ,readonly=on)"
+      -virtfs "$(share results "$run" '')"
+      -device virtio-rng-pci "${serial[@]}"
+      -append "console=ttyS0 root=root rootfstype=9p ro rootflags=trans=virtio,version=9p2000.L,msize=524288,cache=loose init=/sbin/lab-init panic=-1 $append")
+
+# Killed with us, whatever ends us; in the background so that the trap runs at
+# once.
+pid=''
+# shellcheck disable=SC2317,SC2329 # called by the trap
+stop()
+{
+	[[ -z $pid ]] || kill "$pid" 2>/dev/null || :
+}
+trap stop EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
+
+cmd=(timeout --foreground --kill-after=5 "$limit" "$TOP/scripts/in-root" "${qemu[@]}")
+if [[ $interactive ]]; then
+	"${cmd[@]}" && rc=0 || rc=$?
+else
+	"${cmd[@]}" </dev/null &
+	pid=$!
+	wait "$pid" && rc=0 || rc=$?
+	pid=''
+fi
+
+[[ ! -e $run/status ]] || exit "$(<"$run/status")"
+
+# No status: say which of the ways to fail it was, and show the evidence.
+if [[ -e $run/console.log ]]; then
+	echo "--- the last lines of $run/console.log" >&2
+	tail -n 40 "$run/console.log" | tr -d '\r' >&2
+	echo "---" >&2
+fi
+if ((rc == 124 || rc == 137)) && [[ -e $run/booted ]]; then
+	die "the guest's command did not end within $limit s (--timeout); console log: $run/console.log"
+elif ((rc == 124 || rc == 137)); then
+	die "the guest did not boot within $limit s (--timeout); console log: $run/console.log"
+elif ((rc)); then
+	die "QEMU failed with status $rc; its message is above, console log: $run/console.log"
+elif [[ -e $run/booted ]]; then
+	die "the guest stopped (a panic?) before its command ended; console log: $run/console.log"
+else
+	die "the guest stopped before it had booted; console log: $run/console.log"
+fi

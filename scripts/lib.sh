@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: GPL-2.0
+# shellcheck shell=bash
+# What every script of the lab shares: where things are, and how to fail.
+
+die()
+{
+	echo "error: $*" >&2
+	exit 1
+}
+
+say()
+{
+	echo "lab: $*" >&2
+}
+
+LC_ALL=C.UTF-8
+export LC_ALL
+umask 022
+
+TOP=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
+BUILD=$TOP/build
+# shellcheck disable=SC2034 # the sourcing scripts use these
+SRC=$BUILD/src PRISTINE=$BUILD/pristine STAMP=$BUILD/stamp
+CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/kvm-mmu-rs
+KVER=${KVER:-7.3}
+# shellcheck disable=SC2034
+JOBS=${JOBS:-$(nproc)}
+
+# The root is named after all that goes into it, so a changed input makes a
+# new one and an unchanged one is never made again.
+root_key()
+{
+	local f
+	{
+		echo "$KVER"
+		for f in configs/root.packages configs/root.preferences \
+			 scripts/root.sh scripts/lab-init; do
+			cat "$TOP/$f"
+		done
+	} | sha256sum | cut -c1-12
+}
+
+root_dir()
+{
+	echo "${LAB_ROOT:-$CACHE/root-$(root_key)}"
+}
+
+# Run the calling script inside the toolchain root: the compilers, git and
+# rsync there are the ones the lab is tested with.
+enter_root()
+{
+	[[ ${LAB_INSIDE:-} ]] || exec "$TOP/scripts/in-root" "$TOP/scripts/${0##*/}" "$@"
+}
+
+# suffix_of FLAVOUR: what the build directories of a flavour end in.
+suffix_of()
+{
+	case $1 in
+	lab) ;;
+	debug) echo -debug ;;
+	*) die "unknown kernel flavour '$1'; use lab or debug" ;;
+	esac
+}
+
+# need_mb DIR MB: DIR's file system must have MB MiB free.
+need_mb()
+{
+	local dir=$1 want=$2 have
+	while [[ ! -d $dir ]]; do
+		dir=$(dirname "$dir")
+	done
+	have=$(df -Pm "$dir" | awk 'NR == 2 { print $4 }')
+	((have >= want)) ||
+		die "$1 has $have MiB of free disk, $want are needed; free some or use another disk"
+}

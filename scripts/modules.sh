@@ -1,0 +1,77 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+# Build KVM's modules against a vmlinux:  modules.sh rust|c|pristine [lab|debug]
+#   rust      the MMU in Rust
+#   c         the same tree with CONFIG_KVM_RUST_MMU=n
+#   pristine  upstream's tree, untouched: what "c" is compared with
+# All three fit the one vmlinux, so one boot can load each in turn.
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+. "$(dirname "$0")/lib.sh"
+enter_root "$@"
+
+which=${1:-} flavour=${2:-lab}
+suffix=$(suffix_of "$flavour")
+out=$BUILD/linux$suffix
+[[ -e $out/Module.symvers ]] || die "no kernel in $out; run 'make kernel' first"
+
+# An external-module build reads its configuration from three files below
+# include/ of the kernel's output and changes nothing there. So a variant is
+# that output by symbolic links, with a copy of include/ in which the option is
+# off: nothing else can differ, and nothing else is built again.
+variant()
+{
+	local v=$BUILD/out-$which$suffix f name
+	mkdir -p "$v/include"
+	for f in "$out"/* "$out"/.config; do
+		name=${f##*/}
+		case $name in
+		include) ;;
+		# These differ, or belong to the other source tree.
+		source|Makefile|.config) ;;
+		*) [[ -e $v/$name ]] || ln -sfn "$f" "$v/$name" ;;
+		esac
+	done
+	rsync -a --delete --exclude=/generated/autoconf.h --exclude=/generated/rustc_cfg \
+		--exclude=/config/auto.conf --exclude=/config/KVM_RUST_MMU \
+		"$out/include/" "$v/include/"
+	for f in include/generated/autoconf.h include/generated/rustc_cfg \
+		 include/config/auto.conf .config; do
+		grep -v 'CONFIG_KVM_RUST_MMU' "$out/$f" >"$v/new"
+		if cmp -s "$v/new" "$v/$f"; then
+			rm "$v/new"
+		else
+			mv "$v/new" "$v/$f"
+		fi
+	done
+	echo "$v"
+}
+
+src=$SRC
+case $which in
+rust)	o=$out ;;
+c)	o=$(variant) ;;
+pristine)
+	o=$(variant)
+	src=$PRISTINE
+	# What compiling arch/x86/kvm reads, of the commit below the hook series.
+	if [[ ! -e $src/.complete ]]; then
+		rm -rf "$src"
+		mkdir -p "$src"
+		git -C "$SRC" archive pristine-7.3 Makefile Kbuild Kconfig scripts \
+			arch/x86 include virt kernel rust tools/include tools/arch |
+			tar -C "$src" -x
+		touch "$src/.complete"
+	fi ;;
+*)	die "modules.sh: '$which' is not rust, c or pristine" ;;
+esac
+
+# KVM's objects lie at ../../../virt/kvm seen from its directory.
+mod=$BUILD/mod-$which$suffix
+mkdir -p "$mod/arch/x86/kvm" "$mod/virt/kvm"
+make -C "$src" O="$o" LLVM=-19 -j"$JOBS" M=arch/x86/kvm MO="$mod/arch/x86/kvm" \
+	${LAB_KCFLAGS:+KCFLAGS="$LAB_KCFLAGS"} modules
+for k in kvm kvm-amd kvm-intel; do
+	ln -sfn "arch/x86/kvm/$k.ko" "$mod/$k.ko"
+done
+ln -sfn "../linux$suffix/virt/lib/irqbypass.ko" "$mod/irqbypass.ko"
