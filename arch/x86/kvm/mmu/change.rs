@@ -248,22 +248,19 @@ fn tear_down<'l, M: Update<'l>>(lock: &M, removed: RemovedSp, masks: &Masks) {
     // Every page of the TDP MMU has a level, and a child a lower one than its parent.
     if let Some(level) = role.level() {
         let place = Place::new(vm, level, role);
-        let table = sp.table();
-        let first = sp.gfn();
-        let mut leaves: i32 = 0;
-
-        for index in Index::all() {
-            let Some(old) = lock.freeze(table.slot(index), level, masks) else {
-                continue;
+        // Nearly all tables are of the last level and not mirrors. Said in constants, that leaves
+        // next to nothing to do for an entry but to freeze it.
+        let leaves = if level == Level::Page4K && !place.mirror {
+            let place = Place {
+                level: Level::Page4K,
+                mirror: false,
+                ..place
             };
-            let gfn = first.add((index.get() as u64).wrapping_shl(level.pages_shift()));
+            freeze_all(lock, &place, sp, masks)
+        } else {
+            freeze_all(lock, &place, sp, masks)
+        };
 
-            match place.apply(lock, gfn, old, Spte::FROZEN, masks) {
-                Ok(change) => leaves = change.wrapping_add(leaves),
-                // Removing a mapping cannot be refused.
-                Err(_) => vm.bugged(),
-            }
-        }
         if leaves != 0 {
             vm.add_leaves(level, leaves);
         }
@@ -273,6 +270,27 @@ fn tear_down<'l, M: Update<'l>>(lock: &M, removed: RemovedSp, masks: &Masks) {
         removed.free_external_table(vm);
     }
     removed.retire();
+}
+
+/// Freezes all entries of the table of `sp`, and accounts what they were; returns the change in the
+/// number of leaves.
+#[inline(always)]
+fn freeze_all<'l, M: Update<'l>>(lock: &M, place: &Place<'_>, sp: Sp<'_>, masks: &Masks) -> i32 {
+    let table = sp.table();
+    let mut gfn = sp.gfn();
+    let mut leaves: i32 = 0;
+
+    for index in Index::all() {
+        if let Some(old) = lock.freeze(table.slot(index), place.level, masks) {
+            match place.apply(lock, gfn, old, Spte::FROZEN, masks) {
+                Ok(change) => leaves = leaves.wrapping_add(change),
+                // Removing a mapping cannot be refused.
+                Err(_) => place.vm.bugged(),
+            }
+        }
+        gfn = gfn.add(place.level.pages());
+    }
+    leaves
 }
 
 /// Logs a change that should not be.

@@ -25,7 +25,7 @@ use crate::{
         map::{self, Outcome},
         promote, roots, split,
         spte::{self, LeafRequest},
-        zap,
+        start_log, zap,
     },
     page::Sp,
     pure::{leaf, Gfn, GfnRange, Hpa, Level, Pfn, Role, Spte},
@@ -316,6 +316,19 @@ unsafe extern "C" fn kvm_tdp_mmu_try_split_huge_pages(
     } else {
         split::try_split_huge_pages(&mut held!(Exclusive, vm), slot, range, target);
     }
+}
+
+/// Starts to log a slot, and splits its huge pages if `split`. `mmu_lock` is held for read; it is
+/// dropped to allocate. The caller flushes.
+#[no_mangle]
+unsafe extern "C" fn kvm_tdp_mmu_start_dirty_log(
+    kvm: *mut bindings::kvm,
+    slot: *const bindings::kvm_memory_slot,
+    split: bool,
+) {
+    let mut lock = held!(Shared, wrap!(Vm, kvm));
+
+    start_log::start(&mut lock, wrap!(Memslot, slot), split);
 }
 
 /// Promotes small pages in a slot. `mmu_lock` is held for read.

@@ -290,16 +290,19 @@ impl OwnedSp {
         unsafe { (*self.0.as_ptr()).nx_huge_page_disallowed = disallowed };
     }
 
-    /// Fills the whole table. No atomics: nobody else can see it yet.
+    /// Fills the whole table with leaves that differ only in their address, which grows by
+    /// `stride` bytes from that of `first`. No atomics: nobody else can see it yet.
     #[inline]
-    pub(crate) fn fill(&mut self, spte: impl Fn(Index) -> Spte) {
+    pub(crate) fn fill(&mut self, first: Spte, stride: u64) {
         let table = self.as_sp().table().as_ptr();
+        let mut offset = 0u64;
 
         for index in Index::all() {
             // SAFETY: the index is within the table by its invariant.
             let slot = unsafe { table.add(index.get()) };
             // SAFETY: the table is ours.
-            unsafe { slot.write(spte(index).0) };
+            unsafe { slot.write(first.0 | offset) };
+            offset = offset.wrapping_add(stride);
         }
     }
 

@@ -11,8 +11,13 @@
 struct kvm_mmu_page;
 struct kvm_page_fault;
 
-/* rust_shim.c: out of line, because it needs static storage of its own. */
+/* rust_shim.c: out of line, because C calls it, or it needs static storage. */
 void kvm_rs_init_vm(struct kvm *kvm);
+bool kvm_rs_start_dirty_log(struct kvm *kvm, const struct kvm_memory_slot *slot);
+
+/* exports.rs: what C does not have. */
+void kvm_tdp_mmu_start_dirty_log(struct kvm *kvm, const struct kvm_memory_slot *slot,
+				 bool split);
 
 /* spte.c (hook): C's host-MMIO predicates. */
 bool kvm_rs_is_host_mmio_pfn(kvm_pfn_t pfn);

@@ -7,7 +7,7 @@
 //! - [`exports`]: the C symbols that this crate replaces;
 //! - [`ops`]: the algorithms, one a file, without unsafe code;
 //! - [`walk`], [`change`]: going through the tables, and changing an entry;
-//! - [`root`], [`page`]: the life of roots and of page tables;
+//! - [`root`], [`page`], [`cache`]: the life of roots and of page tables, and a supply of them;
 //! - [`pte`], [`sync`]: the atomic slot, and locks as values;
 //! - [`sys`], [`bindings`]: the rest of KVM;
 //! - [`pure`]: values and decisions, which also compile and are tested on the host.
@@ -51,6 +51,7 @@ macro_rules! prove {
 }
 
 mod bindings;
+mod cache;
 mod change;
 mod exports;
 mod ops;

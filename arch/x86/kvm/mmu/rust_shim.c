@@ -19,6 +19,25 @@ void kvm_rs_init_vm(struct kvm *kvm)
 	spin_lock_init(&kvm->arch.tdp_mmu_pages_lock);
 }
 
+/*
+ * Starts to log @slot. Returns false, having done nothing, where shadow pages
+ * may map the slot as well; the caller then does it in C's two steps, of which
+ * the Rust MMU has its share.
+ */
+bool kvm_rs_start_dirty_log(struct kvm *kvm, const struct kvm_memory_slot *slot)
+{
+	if (kvm_memslots_have_rmaps(kvm))
+		return false;
+
+	read_lock(&kvm->mmu_lock);
+	kvm_tdp_mmu_start_dirty_log(kvm, slot, READ_ONCE(eager_page_split));
+	read_unlock(&kvm->mmu_lock);
+
+	/* As in C, outside of mmu_lock, and in any case. */
+	kvm_flush_remote_tlbs_memslot(kvm, slot);
+	return true;
+}
+
 /* pure/spte.rs */
 static_assert(SHADOW_NONPRESENT_VALUE == 1ULL << 63);
 static_assert(FROZEN_SPTE == (1ULL << 63 | 0x1a0));

@@ -107,6 +107,8 @@ enum Motion {
     Stay,
     /// Step to the next entry.
     Step,
+    /// Step to the next entry that is not below the current one.
+    StepOver,
     /// Nothing is left.
     Ended,
 }
@@ -158,8 +160,11 @@ impl<'r> Cursor<'r> {
         match self.motion {
             Motion::Ended => return None,
             Motion::Stay => self.motion = Motion::Step,
-            Motion::Step => {
-                if !self.descend(masks) {
+            Motion::Step | Motion::StepOver => {
+                let over = self.motion == Motion::StepOver;
+
+                self.motion = Motion::Step;
+                if over || !self.descend(masks) {
                     while !self.position.advance() {
                         if !self.position.ascend() {
                             self.motion = Motion::Ended;
@@ -325,6 +330,14 @@ impl<'w, 'l, M: MmuLock<'l>> Walk<'w, 'l, M> {
     pub(crate) fn revisit(&mut self) {
         if let Some(cursor) = self.cursor.as_mut() {
             cursor.motion = Motion::Stay;
+        }
+    }
+
+    /// Makes the next step leave out what is below the current entry.
+    #[inline]
+    pub(crate) fn skip_table(&mut self) {
+        if let Some(cursor) = self.cursor.as_mut() {
+            cursor.motion = Motion::StepOver;
         }
     }
 

@@ -86,7 +86,7 @@ fn clear_in_root(
 /// The bit whose clearing makes the next write to a page of a tree with this role noticed.
 ///
 /// All pages of a tree share the role of the root, but for the level.
-fn dirty_bit(vm: Vm<'_>, role: Role, masks: &Masks) -> u64 {
+pub(super) fn dirty_bit(vm: Vm<'_>, role: Role, masks: &Masks) -> u64 {
     if vm.ad_need_write_protect(role) || !masks.ad_enabled {
         WRITABLE
     } else {

@@ -10,4 +10,5 @@ pub(crate) mod promote;
 pub(crate) mod roots;
 pub(crate) mod split;
 pub(crate) mod spte;
+pub(crate) mod start_log;
 pub(crate) mod zap;

@@ -105,34 +105,44 @@ struct Survey {
 /// is long gone. MMU-writable bits are only ever cleared under `mmu_lock` held for write, so if they
 /// are set in all leaves now, they are when the huge leaf goes in.
 fn survey(table: Table<'_>, parent_level: Level, masks: &Masks) -> Option<Survey> {
-    let level = parent_level.down()?;
-    let mut first = None;
-    let mut all_mmu_writable = true;
+    match parent_level.down()? {
+        // The usual case, with the level as a constant.
+        Level::Page4K => survey_table(table, Level::Page4K, masks),
+        level => survey_table(table, level, masks),
+    }
+}
+
+/// As [`survey`], where the table is of `level`.
+#[inline(always)]
+fn survey_table(table: Table<'_>, level: Level, masks: &Masks) -> Option<Survey> {
+    let mut result: Option<Survey> = None;
 
     for index in Index::all() {
         let slot = table.slot(index);
         let spte = slot.read();
 
-        match spte.decode(level, masks) {
-            Entry::Leaf(_) => {
-                first = first.or(Some(spte));
-                all_mmu_writable &= spte.is_mmu_writable(masks);
-            }
+        let found = match spte.decode(level, masks) {
+            Entry::Leaf(_) => Survey {
+                first: spte,
+                all_mmu_writable: spte.is_mmu_writable(masks),
+            },
             Entry::Table(_) => {
                 let below = slot
                     .child(level, masks)
                     .and_then(|table| survey(table, level, masks));
 
-                if let Some(below) = below {
-                    first = first.or(Some(below.first));
-                    all_mmu_writable &= below.all_mmu_writable;
+                match below {
+                    Some(below) => below,
+                    None => continue,
                 }
             }
-            Entry::NonPresent | Entry::Frozen => {}
+            Entry::NonPresent | Entry::Frozen => continue,
+        };
+
+        match &mut result {
+            None => result = Some(found),
+            Some(result) => result.all_mmu_writable &= found.all_mmu_writable,
         }
     }
-    first.map(|first| Survey {
-        first,
-        all_mmu_writable,
-    })
+    result
 }

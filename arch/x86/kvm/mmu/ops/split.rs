@@ -10,9 +10,10 @@
 use kernel::error::{code::ENOMEM, Result};
 
 use crate::{
+    cache::SplitCache,
     change::{lost_errno, Update},
     page::{OwnedSp, Sp},
-    pure::{addr::ENTRIES, leaf, Entry, GfnRange, Level, Masks},
+    pure::{addr::ENTRIES, leaf, Entry, Gfn, GfnRange, Index, Level, Masks, Spte},
     root::{Roots, Selection},
     sys::{masks, trace, Memslot},
     walk::{Step, View, Walk},
@@ -32,19 +33,38 @@ pub(crate) fn init_child(page: &mut OwnedSp, view: &View<'_>) {
 ///
 /// The caller has matched the entry as a leaf, and has called [`init_child`] with its view.
 pub(crate) fn split<'s, 'l, M: Update<'l>>(
-    mut page: OwnedSp,
+    page: OwnedSp,
     step: &mut Step<'s, M>,
     masks: &Masks,
 ) -> Result<Sp<'s>, OwnedSp> {
-    let vm = step.lock.vm();
     let huge = step.view.spte;
+
+    split_as(page, step, huge, masks)
+}
+
+/// As [`split`], but the small pages are those of the huge leaf `like`, which may have fewer rights
+/// than the one that is replaced.
+pub(crate) fn split_as<'s, 'l, M: Update<'l>>(
+    mut page: OwnedSp,
+    step: &mut Step<'s, M>,
+    like: Spte,
+    masks: &Masks,
+) -> Result<Sp<'s>, OwnedSp> {
+    let vm = step.lock.vm();
+    let View {
+        gfn,
+        spte: huge,
+        level: huge_level,
+        ..
+    } = step.view;
     let role = page.as_sp().role();
-    let nx_huge_pages = vm.nx_huge_pages();
     let Some(level) = role.level() else {
         return Err(page);
     };
+    let nx_huge_pages = vm.nx_huge_pages();
+    let first = leaf::split_child(like, role, level, Index::FIRST, nx_huge_pages, masks);
 
-    page.fill(|index| leaf::split_child(huge, role, level, index, nx_huge_pages, masks));
+    page.fill(first, leaf::child_stride(level));
 
     let result = page.link(step, masks);
     let errno = match result {
@@ -56,8 +76,13 @@ pub(crate) fn split<'s, 'l, M: Update<'l>>(
         Err(_) => lost_errno(),
     };
 
-    trace::split_huge_page(step.view.gfn, huge, step.view.level, errno);
+    trace::split_huge_page(gfn, huge, huge_level, errno);
     result
+}
+
+/// Tells tracing that the huge leaf at `gfn` stays huge for lack of memory.
+pub(crate) fn trace_no_memory(gfn: Gfn, huge: Spte, level: Level) {
+    trace::split_huge_page(gfn, huge, level, ENOMEM.to_errno());
 }
 
 /// Splits the huge pages of `range` in `slot` down to `target`, in all valid roots. Stops at the
@@ -81,8 +106,8 @@ pub(crate) fn try_split_huge_pages<'l, M: Update<'l>>(
 /// Splits in one root.
 ///
 /// The walk meets an entry before those below it, so a 1 GiB page is split to 2 MiB first, and then
-/// each of these. A table is allocated with the lock dropped, and the walk starts again; one that
-/// is left over is used for the next page, and freed at the end.
+/// each of these. Tables are allocated with the lock dropped, after which the walk starts again;
+/// those that are left over are freed at the end.
 fn split_root<'l, M: Update<'l>>(
     lock: &mut M,
     root: Sp<'_>,
@@ -93,22 +118,23 @@ fn split_root<'l, M: Update<'l>>(
     let Some(min_level) = target.up() else {
         return Ok(());
     };
-    let mut spare: Option<OwnedSp> = None;
+    let mut cache = SplitCache::new();
     let mut walk = Walk::new(lock, root, min_level, range, masks);
 
     while let Some(mut step) = walk.next() {
         let Entry::Leaf(_) = step.view.entry(masks) else {
             continue;
         };
+        let View {
+            gfn, spte, level, ..
+        } = step.view;
 
-        let Some(mut page) = spare.take() else {
-            let View {
-                gfn, spte, level, ..
-            } = step.view;
+        let Some(mut page) = cache.take() else {
+            let pages_left = range.end.0.saturating_sub(gfn.0);
+            let want = pages_left.div_ceil(min_level.pages());
 
-            spare = walk.unlocked(OwnedSp::alloc);
-            if spare.is_none() {
-                trace::split_huge_page(gfn, spte, level, ENOMEM.to_errno());
+            if !walk.unlocked(|unlocked| cache.fill(unlocked, want)) {
+                trace_no_memory(gfn, spte, level);
                 return Err(ENOMEM);
             }
             continue;
@@ -116,7 +142,7 @@ fn split_root<'l, M: Update<'l>>(
 
         init_child(&mut page, &step.view);
         if let Err(page) = split(page, &mut step, masks) {
-            spare = Some(page);
+            cache.put(page);
             walk.revisit();
         }
     }

@@ -158,6 +158,9 @@ impl Level {
 pub struct Index(u16);
 
 impl Index {
+    /// The first entry.
+    pub const FIRST: Index = Index(0);
+
     /// The entry of a table of `level` that covers `gfn`.
     #[inline]
     pub const fn of(gfn: Gfn, level: Level) -> Index {

@@ -184,8 +184,7 @@ pub const fn split_child(
     nx_huge_pages: bool,
     masks: &Masks,
 ) -> Spte {
-    let offset = (index.get() as u64) << (level.pages_shift() + PAGE_SHIFT);
-    let child = Spte(huge.0 | offset);
+    let child = Spte(huge.0 | (index.get() as u64).wrapping_mul(child_stride(level)));
 
     match level {
         Level::Page4K => {
@@ -198,6 +197,13 @@ pub const fn split_child(
         }
         _ => child,
     }
+}
+
+/// How many bytes apart the addresses of two neighbours in a table of `level` are. All leaves that
+/// [`split_child`] makes of one huge leaf are the first one, with a multiple of this ored in.
+#[inline]
+pub const fn child_stride(level: Level) -> u64 {
+    level.pages().wrapping_shl(PAGE_SHIFT)
 }
 
 /// The huge leaf of `level` that replaces a table of which `small` is a leaf, at whatever level

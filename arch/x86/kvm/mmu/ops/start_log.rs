@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Starting to log a memslot, in one walk.
+//!
+//! Upstream splits all huge pages of the slot, and then walks it again to clear W (or D, under PML)
+//! in each of the small ones, with an atomic exchange for each. Nothing forces that order: a table
+//! can be built with its leaves protected already, while it is still private, without atomics. What
+//! is small already is protected on the way, and what cannot be split for lack of memory is
+//! write-protected at its own level, to be split by the first write.
+//!
+//! CPUs may have cached writable translations until the caller flushes, exactly as with upstream:
+//! the log need not be exact before the ioctl returns.
+
+use crate::{
+    cache::SplitCache,
+    ops::{dirty_log::dirty_bit, split},
+    page::Sp,
+    pure::{spte::WRITABLE, Entry, Level, Masks},
+    root::{Roots, Selection},
+    sync::{MmuLock, Shared},
+    sys::{masks, Memslot},
+    walk::{View, Walk},
+};
+
+/// Makes every write to `slot` noticed, from the caller's TLB flush on; and splits its huge pages
+/// to 4 KiB, if `split`.
+pub(crate) fn start(lock: &mut Shared<'_>, slot: Memslot<'_>, split: bool) {
+    let masks = &masks();
+    let mut roots = Roots::new(lock.vm(), Selection::valid(slot.as_id()));
+
+    while let Some(root) = roots.next(lock) {
+        start_in_root(lock, **root, slot, split, masks);
+    }
+}
+
+fn start_in_root(
+    lock: &mut Shared<'_>,
+    root: Sp<'_>,
+    slot: Memslot<'_>,
+    mut split: bool,
+    masks: &Masks,
+) {
+    let bit = dirty_bit(lock.vm(), root.role(), masks);
+    let range = slot.range();
+    let mut cache = SplitCache::new();
+    let mut walk = Walk::new(lock, root, Level::Page4K, range, masks);
+
+    while let Some(mut step) = walk.next() {
+        let Entry::Leaf(_) = step.view.entry(masks) else {
+            continue;
+        };
+        let view = step.view;
+        let View {
+            gfn, spte, level, ..
+        } = view;
+        let huge = level > Level::Page4K;
+
+        if huge && split {
+            let Some(mut page) = cache.take() else {
+                let pages_left = range.end.0.saturating_sub(gfn.0);
+                let want = pages_left.div_ceil(Level::Page2M.pages());
+
+                if !walk.unlocked(|unlocked| cache.fill(unlocked, want)) {
+                    split::trace_no_memory(gfn, spte, level);
+                    split = false;
+                }
+                continue;
+            };
+
+            split::init_child(&mut page, &view);
+            match split::split_as(page, &mut step, spte.without(bit), masks) {
+                // The leaves of the new table are as they should be, if they are 4 KiB.
+                Ok(_) if level == Level::Page2M => walk.skip_table(),
+                Ok(_) => {}
+                Err(page) => {
+                    cache.put(page);
+                    walk.revisit();
+                }
+            }
+            continue;
+        }
+
+        // D bits say nothing of which part of a huge page was written.
+        let clear = if huge { bit | WRITABLE } else { bit };
+        if spte.0 & clear == 0 {
+            continue;
+        }
+        if step.set(spte.without(clear), masks).is_err() {
+            walk.revisit();
+        }
+    }
+}
