@@ -1,0 +1,202 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+# 'make test': every test, in stages. Each leaves build/logs/test/STAGE.tap, the
+# sum of which is the last line: "N passed, N failed, N skipped".
+#   test.sh [STAGE]...   only these stages (all; they are listed below)
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+. "$(dirname "$0")/lib.sh"
+
+logs=$BUILD/logs/test
+in_root=$TOP/scripts/in-root
+all=(lab host text-equal series selftests debug)
+
+progress()
+{
+	printf '[%3d:%02d] %s\n' $((SECONDS / 60)) $((SECONDS % 60)) "$*"
+}
+
+tool()
+{
+	"$in_root" python3 "$TOP/scripts/$1" "${@:2}"
+}
+
+# as_tap NAME COMMAND...: a command as one test, named after what it shows.
+as_tap()
+{
+	local status=0
+	echo "1..1"
+	"${@:2}" >&2 || status=$?
+	if ((status)); then
+		echo "not ok 1 - $1 # exit status $status"
+	else
+		echo "ok 1 - $1"
+	fi
+}
+
+# --- the stages: TAP on stdout, everything else on stderr
+
+stage_lab()
+{
+	"$TOP/tests/lab/run.sh"
+}
+
+# cargo's own report of the pure core's tests, turned into TAP.
+stage_host()
+{
+	local log=$logs/cargo.log status=0
+	LAB_ENV="${LAB_ENV:-}" "$in_root" env -C "$TOP/tools/testing/kvm-mmu-rs" \
+		CARGO_TARGET_DIR="$BUILD/host" cargo test --no-fail-fast >"$log" 2>&1 || status=$?
+	awk -v status="$status" '
+		/^test .* \.\.\. / {
+			name = $2; n++
+			if ($0 ~ /\.\.\. ok$/) print "ok " n " - " name
+			else if ($0 ~ /\.\.\. ignored/) print "ok " n " - " name " # SKIP ignored"
+			else { print "not ok " n " - " name; failed++ }
+		}
+		END {
+			# A build that fails has no tests, and is no success.
+			if (status && !failed) print "not ok " ++n " - cargo test # exit status " status
+			print "1.." n
+		}' "$log"
+}
+
+stage_text-equal()
+{
+	as_tap "with KVM_RUST_MMU=n, KVM's code is upstream's" "$TOP/scripts/text-equal.sh"
+}
+
+stage_series()
+{
+	as_tap "the fork is a series that git am takes" "$TOP/scripts/series.sh"
+}
+
+# The emulator is stable where one thread runs all of the guest.
+boot_list()
+{
+	local name=$1 limit=$2
+	shift 2
+	"$TOP/scripts/boot.sh" --name "test/$name" --smp 1 --thread single --mem 8G \
+		--append "hugetlb_cma=3G" --timeout "$limit" "$@"
+}
+
+# compare NAME C-TAP RUST-TAP [--subset] [-- BOOT-OPTIONS]: outcome by outcome;
+# what differs is run again, on both MMUs in one boot.
+compare()
+{
+	local name=$1 c=$2 rust=$3 subset=() only=() id again=$logs/$1-again
+	shift 3
+	[[ ${1:-} != --subset ]] || { subset=(--subset) && shift; }
+	[[ ${1:-} != -- ]] || shift
+	if tool compare.py "${subset[@]}" --differences "$logs/$name.again" "$c" "$rust" \
+		>"$logs/$name.compare"; then
+		cat "$logs/$name.compare"
+		return
+	fi
+	while read -r id; do
+		only+=(-o "$id")
+	done <"$logs/$name.again"
+	if ((${#only[@]})); then
+		boot_list "$name-again" 1800 "$@" -- "
+			/lab/guest/run-list.sh ${only[*]} c /results/c >/results/c.tap
+			/lab/guest/run-list.sh ${only[*]} rust /results/rust >/results/rust.tap" >&2 || :
+	fi
+	tool compare.py "${subset[@]}" --rerun "$again/c.tap" "$again/rust.tap" "$c" "$rust" || :
+}
+
+boot_selftests()
+{
+	boot_list selftests 2700 -- "
+		/lab/guest/run-list.sh c /results/c >/results/c.tap
+		/lab/guest/run-list.sh rust /results/rust >/results/rust.tap"
+}
+
+stage_selftests()
+{
+	compare selftests "$logs/selftests/c.tap" "$logs/selftests/rust.tap"
+}
+
+# A second TAP of the same boot: Rust's own tests, which ran on loading.
+stage_kunit()
+{
+	tool tap.py kunit "$logs/selftests/rust/kunit"
+}
+
+# The MMU's part of the list with all of the kernel's checks; the rest, which
+# adds nothing there but hours, is counted as skipped.
+boot_debug()
+{
+	boot_list debug 2700 --kernel debug -- "
+		TIMEOUT_FACTOR=4 /lab/guest/run-list.sh -s mmu rust /results/rust \
+			>/results/rust.tap"
+}
+
+stage_debug()
+{
+	compare debug "$logs/selftests/c.tap" "$logs/debug/rust.tap" --subset -- \
+		--kernel debug
+}
+
+# --- running them
+
+run_stage()
+{
+	local stage=$1 start=$SECONDS
+	progress "$stage ..."
+	"stage_$stage" >"$logs/$stage.tap" 2>"$logs/$stage.log" ||
+		echo "Bail out! the stage ended with status $?, see $logs/$stage.log" \
+			>>"$logs/$stage.tap"
+	progress "$stage: $(tool tap.py summary "$logs/$stage.tap" | tail -n 1)" \
+		"in $((SECONDS - start)) s"
+}
+
+wanted()
+{
+	[[ " ${stages[*]} " = *" $1 "* ]]
+}
+
+stages=("${@:-${all[@]}}")
+for s in "${stages[@]}"; do
+	[[ $(type -t "stage_$s") = function ]] ||
+		die "no test stage '$s'; the stages are: ${all[*]}"
+done
+# The debug kernel's outcomes are judged by those of the C MMU.
+! wanted debug || wanted selftests || stages+=(selftests)
+rm -rf "${logs:?}"
+mkdir -p "$logs"
+# shellcheck disable=SC2046 # one word per job
+trap '[[ -z $(jobs -pr) ]] || kill $(jobs -pr)' EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
+
+for s in lab host text-equal series; do
+	! wanted "$s" || run_stage "$s"
+done
+
+# One processor is all that a boot uses, so two can be had at a time. What a
+# boot that broke off has not run, the comparison finds missing.
+boots=()
+for s in selftests debug; do
+	! wanted "$s" || boots+=("$s")
+done
+free=$(awk '/^MemAvailable:/ { print int($2 / 1048576) }' /proc/meminfo)
+for s in "${boots[@]}"; do
+	progress "booting for $s ..."
+	"boot_$s" >"$logs/boot-$s.log" 2>&1 &
+	if (($(nproc) < 2 || free < 14)); then
+		wait "$!" || :
+	fi
+done
+wait
+if wanted selftests; then
+	run_stage selftests
+	run_stage kunit
+fi
+! wanted debug || run_stage debug
+files=()
+for s in "${all[@]}" kunit; do
+	[[ ! -e $logs/$s.tap ]] || files+=("$logs/$s.tap")
+done
+
+echo
+tool tap.py summary "${files[@]}"

@@ -1,0 +1,57 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+# Inside the guest: dirty_log_perf_test on the C MMU, then on the Rust MMU.
+#   bench.sh TEST LOGDIR VCPUS BYTES
+# TEST is the test's binary, BYTES the memory of each vCPU. LOGDIR gets
+# MMU/CONFIG.log and MMU/identity, what the loaded module says it is.
+set -euo pipefail
+
+(($# == 4)) || {
+	echo "error: usage: bench.sh TEST LOGDIR VCPUS BYTES" >&2
+	exit 1
+}
+test=$1 logdir=$2 vcpus=$3 bytes=$4
+kvm_load=${KVM_LOAD:-/lab/kvm-load}
+kvm_unload=${KVM_UNLOAD:-/lab/kvm-unload}
+params=/sys/module/kvm/parameters
+iterations=2
+
+# A real-time thread here spins for seconds at most, and must not be throttled.
+echo -1 >/proc/sys/kernel/sched_rt_runtime_us
+
+identity()
+{
+	echo "engine=$(cat $params/mmu_engine 2>/dev/null || echo c)"
+	# The build id tells two modules apart, whatever they say.
+	echo "build=$(sha256sum </sys/module/kvm/notes/.note.gnu.build-id | cut -c1-16)"
+	echo "eager_page_split=$(<$params/eager_page_split)"
+	echo "tdp_mmu=$(<$params/tdp_mmu)"
+}
+
+bench()
+{
+	local name=$1
+	shift
+	# The first touch of memory is not what is compared.
+	echo 3 >/proc/sys/vm/drop_caches
+	"$test" -v "$vcpus" -b "$bytes" -i $iterations -s anonymous_hugetlb_2mb "$@" \
+		>"$dir/$name.log" 2>&1 </dev/null ||
+		echo "exit status $?" >>"$dir/$name.log"
+	identity >"$dir/$name.identity"
+}
+
+pages=$((vcpus * ${bytes%M} / 2))
+echo "$pages" >/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages
+for mmu in c rust; do
+	dir=$logdir/$mmu
+	mkdir -p "$dir"
+	for eager in Y N; do
+		"$kvm_load" $mmu eager_page_split=$eager
+		suffix=
+		[[ $eager = Y ]] || suffix=-noeager
+		bench legacy$suffix -g
+		bench default$suffix
+		"$kvm_unload"
+	done
+done
+dmesg >"$logdir/dmesg.log"

@@ -1,0 +1,195 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+# Inside the guest: run the list of KVM selftests on one MMU, TAP on stdout.
+#   run-list.sh [-s SUBSET] [-o ID]... c|rust LOGDIR
+# -s runs only the tests whose needs name SUBSET, -o only those with these ids.
+# LOGDIR gets ID.log (output), ID.splat (kernel reports), dmesg.log, and
+# kunit/SUITE.ktap of the KUnit suites that ran when the module was loaded.
+# TIMEOUT_FACTOR multiplies the list's time limits, for slower kernels.
+# A kernel report (WARN, BUG, lockdep, RCU, Oops) fails the test it follows,
+# and the load of the module itself is a test as well.
+set -euo pipefail
+
+here=$(dirname "$(realpath "$0")")
+list=${LIST:-$here/selftests.list}
+selftests=${SELFTESTS:-/lab/selftests/kvm}
+kvm_load=${KVM_LOAD:-/lab/kvm-load}
+kvm_unload=${KVM_UNLOAD:-/lab/kvm-unload}
+mm=/sys/kernel/mm
+splats='WARNING:|BUG:|BUG at|Oops|general protection fault|INFO: task|'
+splats+='rcu:.*(stall|detected)|suspicious RCU|possible (circular|recursive)|'
+splats+='inconsistent lock|held lock freed|bad unlock balance|lock held when|'
+splats+='nested lock was not taken|sleeping function called|UBSAN|KASAN|KFENCE|KCSAN|'
+splats+='Kernel panic|unable to handle|soft lockup|Call Trace:|kvm: .*hung'
+
+die()
+{
+	echo "Bail out! $*"
+	exit 1
+}
+
+# Move the kernel's log to LOGDIR. Fails if there is a report, kept in $1.
+check_dmesg()
+{
+	local log
+	log=$(dmesg)
+	dmesg -C
+	printf '== %s\n%s\n' "${1##*/}" "$log" >>"$logdir/dmesg.log"
+	if grep -qE "$splats" <<<"$log"; then
+		printf '%s\n' "$log" >"$1.splat"
+		return 1
+	fi
+}
+
+# Load kvm with parameters, unless it already has them.
+loaded=none
+load_kvm()
+{
+	[[ $loaded != "$*" ]] || return 0
+	[[ $loaded = none ]] || "$kvm_unload"
+	loaded=none
+	"$kvm_load" "$mmu" "$@"
+	engine=$(cat /sys/module/kvm/parameters/mmu_engine 2>/dev/null || echo c)
+	[[ $engine = "$mmu" ]] || {
+		echo "run-list: loaded MMU $mmu, but the module is $engine"
+		return 1
+	}
+	loaded=$*
+}
+
+reserve()
+{
+	local file=$mm/hugepages/hugepages-$1kB/nr_hugepages
+	[[ $(<"$file") != "$2" ]] || return 0
+	if (($(<"$file") < $2)); then
+		# Huge pages come out of what is free in one piece.
+		sync
+		echo 3 >/proc/sys/vm/drop_caches
+		echo 1 >/proc/sys/vm/compact_memory
+	fi
+	echo "$2" >"$file"
+	[[ $(<"$file") = "$2" ]] || {
+		echo "run-list: got $(<"$file") huge pages of $1 kB, not $2"
+		return 1
+	}
+}
+
+# Establish what one test needs, undoing what the one before needed.
+setup()
+{
+	local need params=() huge2m=0 huge1g=0 lru_gen=0 thp=madvise
+	for need in ${1//,/ }; do
+		case $need in
+		2m=*) huge2m=${need#*=} ;;
+		1g=*) huge1g=${need#*=} ;;
+		lru_gen) lru_gen=7 ;;
+		thp) thp=always ;;
+		kvm.*=*) params+=("${need#kvm.}") ;;
+		esac
+	done
+	load_kvm "${params[@]}" &&
+	reserve 2048 "$huge2m" &&
+	reserve 1048576 "$huge1g" &&
+	echo "$lru_gen" >$mm/lru_gen/enabled &&
+	echo "$thp" >$mm/transparent_hugepage/enabled
+}
+
+# run_test ID TIMEOUT NEEDS COMMAND: sets status, reason and seconds.
+run_test()
+{
+	local log=$logdir/$1.log start=$EPOCHREALTIME command=$4
+	status=0 reason=
+	if ! setup "$3" >"$log" 2>&1; then
+		status=setup reason="setup failed: $(tail -n 1 "$log")"
+	else
+		# The list's command is words and redirections of ours.
+		(cd "$selftests" && exec timeout -k 5 "$2" bash -c "$command") \
+			>>"$log" 2>&1 </dev/null || status=$?
+	fi
+	if ! check_dmesg "$logdir/$1"; then
+		status=splat
+		reason="kernel report: $(grep -m1 -oE "($splats).*" "$logdir/$1.splat")"
+	elif [[ $status = 4 ]]; then
+		reason=$(grep -aoE -m1 '(SKIP|skip).*|Requirement not met.*' "$log" || echo "no reason given")
+	elif [[ $status = 124 || $status = 137 ]]; then
+		reason="timed out after $2 s"
+	elif [[ $status != 0 && ! $reason ]]; then
+		reason="exit status $status"
+	fi
+	seconds=$(awk "BEGIN { printf \"%.1f\", $EPOCHREALTIME - $start }")
+	# One line, without what TAP gives a meaning to.
+	reason=$(tr '#\n' '  ' <<<"${reason:0:200}")
+}
+
+subset='' only=()
+while getopts s:o: opt; do
+	case $opt in
+	s) subset=$OPTARG ;;
+	o) only+=("$OPTARG") ;;
+	*) die "usage: run-list.sh [-s SUBSET] [-o ID]... c|rust LOGDIR" ;;
+	esac
+done
+shift $((OPTIND - 1))
+(($# == 2)) || die "usage: run-list.sh [-s SUBSET] [-o ID]... c|rust LOGDIR"
+mmu=$1 logdir=$2
+mkdir -p "$logdir"
+[[ -d $selftests ]] || die "no selftests at $selftests; run 'make selftests'"
+
+ids=() timeouts=() needs=() commands=()
+while read -r id limit need command; do
+	[[ $id && $id != \#* ]] || continue
+	[[ ! $subset || ,$need, = *,$subset,* ]] || continue
+	[[ ${#only[@]} = 0 || " ${only[*]} " = *" $id "* ]] || continue
+	ids+=("$id") timeouts+=($((limit * ${TIMEOUT_FACTOR:-1}))) needs+=("$need")
+	commands+=("${command%% # *}") reasons+=("${command#*" # "}")
+done <"$list"
+((${#ids[@]})) || die "no test in $list is selected"
+
+echo "TAP version 13"
+echo "1..$((${#ids[@]} + 2))"
+echo "# mmu $mmu"
+
+# access_tracking_perf_test moves itself to a memory cgroup.
+mountpoint -q /sys/fs/cgroup || mount -t cgroup2 cgroup2 /sys/fs/cgroup
+echo +memory >/sys/fs/cgroup/cgroup.subtree_control || :
+
+check_dmesg "$logdir/boot" || echo "# kernel report before kvm was loaded, see boot.splat"
+if ! load_kvm >"$logdir/kvm-load.log" 2>&1; then
+	echo "not ok 1 - kvm-load # $(tail -n 1 "$logdir/kvm-load.log")"
+	die "kvm does not load on MMU $mmu"
+elif ! check_dmesg "$logdir/kvm-load"; then
+	echo "not ok 1 - kvm-load # kernel report, see kvm-load.splat"
+else
+	echo "ok 1 - kvm-load"
+fi
+mkdir -p "$logdir/kunit"
+for suite in /sys/kernel/debug/kunit/*/results; do
+	[[ -e $suite ]] || continue
+	name=${suite%/results}
+	cat "$suite" >"$logdir/kunit/${name##*/}.ktap"
+done
+
+for i in "${!ids[@]}"; do
+	run_test "${ids[i]}" "${timeouts[i]}" "${needs[i]}" "${commands[i]}"
+	line="$((i + 2)) - ${ids[i]} #"
+	case $status in
+	0) echo "ok $line time=${seconds}s" ;;
+	4) echo "ok $line SKIP $reason" ;;
+	*)
+		[[ ,${needs[i]}, != *,expect=cfail,* ]] ||
+			reason="TODO fails on C too: ${reasons[i]} ($reason)"
+		echo "not ok $line $reason time=${seconds}s"
+		;;
+	esac
+done
+
+# A reference that leaked, or a page that is freed late, shows up here.
+last="$((${#ids[@]} + 2)) - kvm-unload"
+setup - >"$logdir/kvm-unload.log" 2>&1 || :
+if ! "$kvm_unload" >>"$logdir/kvm-unload.log" 2>&1; then
+	echo "not ok $last # $(tail -n 1 "$logdir/kvm-unload.log")"
+elif ! check_dmesg "$logdir/kvm-unload"; then
+	echo "not ok $last # kernel report, see kvm-unload.splat"
+else
+	echo "ok $last"
+fi
