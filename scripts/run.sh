@@ -15,8 +15,10 @@ measure()
 	say "$title"
 	rm -rf "${logs:?}"
 	"$TOP/scripts/boot.sh" --name "$name" --mem 4G "$@" -- \
-		"/lab/guest/bench.sh /build/selftests/kvm/$test /results $vcpus $bytes"
-	"$TOP/scripts/in-root" python3 "$TOP/scripts/table.py" "$logs" "$title" \
+		"/lab/guest/bench.sh /build/selftests/kvm/$test /results $vcpus $bytes" ||
+		die "the boot '$name' failed: $(grep -hs '^error: ' "$logs/output" ||
+			echo "see above"); logs: $logs"
+	"$TOP/scripts/in-root" python3 -B "$TOP/scripts/table.py" "$logs" "$title" \
 		"$BUILD/logs/$name.json"
 	echo
 }

@@ -92,7 +92,9 @@ def load(logdir):
         check_identities(identities["c"], identities["rust"], config)
         if sides["c"].keys() != sides["rust"].keys():
             die(f"{config}: C and Rust did not go through the same steps, see {logdir}")
-        results[config] = {"identity": identities, "ns": sides}
+        failed = [str(log) for side in ("c", "rust")
+                  for log in sorted((logdir / side).glob(f"{config}.failed-*.log"))]
+        results[config] = {"identity": identities, "ns": sides, "failed": failed}
     return results
 
 
@@ -105,6 +107,8 @@ def show(results, title, logdir):
             rust = result["ns"]["rust"][row]
             ratio = f"{rust / c:.3f}" if c else "-"
             print(f"    {row:<10}{c / 1e6:>14.3f}{rust / 1e6:>14.3f}{ratio:>10}")
+        for log in result["failed"]:
+            print(f"    note: this took another attempt, the failed one is {log}")
     print(f"  raw logs: {logdir}/c/*.log {logdir}/rust/*.log")
 
 

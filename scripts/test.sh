@@ -9,7 +9,7 @@ set -euo pipefail
 
 logs=$BUILD/logs/test
 in_root=$TOP/scripts/in-root
-all=(lab host text-equal series selftests debug)
+all=(tools lab host text-equal series selftests debug)
 
 progress()
 {
@@ -18,7 +18,7 @@ progress()
 
 tool()
 {
-	"$in_root" python3 "$TOP/scripts/$1" "${@:2}"
+	"$in_root" python3 -B "$TOP/scripts/$1" "${@:2}"
 }
 
 # as_tap NAME COMMAND...: a command as one test, named after what it shows.
@@ -35,6 +35,12 @@ as_tap()
 }
 
 # --- the stages: TAP on stdout, everything else on stderr
+
+# What judges everything below must be able to fail.
+stage_tools()
+{
+	"$in_root" python3 -B "$TOP/tests/tools/run.py"
+}
 
 stage_lab()
 {
@@ -71,12 +77,13 @@ stage_series()
 	as_tap "the fork is a series that git am takes" "$TOP/scripts/series.sh"
 }
 
-# The emulator is stable where one thread runs all of the guest.
+# The emulator is stable where one thread runs all of the guest. The list keeps
+# most tests on one of the two processors; the kernel uses both.
 boot_list()
 {
 	local name=$1 limit=$2
 	shift 2
-	"$TOP/scripts/boot.sh" --name "test/$name" --smp 1 --thread single --mem 8G \
+	"$TOP/scripts/boot.sh" --name "test/$name" --smp 2 --thread single --mem 8G \
 		--append "hugetlb_cma=3G" --timeout "$limit" "$@"
 }
 
@@ -169,7 +176,7 @@ trap '[[ -z $(jobs -pr) ]] || kill $(jobs -pr)' EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 
-for s in lab host text-equal series; do
+for s in tools lab host text-equal series; do
 	! wanted "$s" || run_stage "$s"
 done
 

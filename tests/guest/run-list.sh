@@ -97,20 +97,24 @@ setup()
 # run_test ID TIMEOUT NEEDS COMMAND: sets status, reason and seconds.
 run_test()
 {
-	local log=$logdir/$1.log start=$EPOCHREALTIME command=$4
+	local log=$logdir/$1.log start=$EPOCHREALTIME command=$4 cpus=0
+	[[ ,$3, != *,smp,* ]] || cpus=$(</sys/devices/system/cpu/online)
 	status=0 reason=
 	if ! setup "$3" >"$log" 2>&1; then
 		status=setup reason="setup failed: $(tail -n 1 "$log")"
 	else
 		# The list's command is words and redirections of ours.
-		(cd "$selftests" && exec timeout -k 5 "$2" bash -c "$command") \
+		(cd "$selftests" && exec timeout -k 5 "$2" taskset -c "$cpus" bash -c "$command") \
 			>>"$log" 2>&1 </dev/null || status=$?
 	fi
 	if ! check_dmesg "$logdir/$1"; then
 		status=splat
 		reason="kernel report: $(grep -m1 -oE "($splats).*" "$logdir/$1.splat")"
 	elif [[ $status = 4 ]]; then
-		reason=$(grep -aoE -m1 '(SKIP|skip).*|Requirement not met.*' "$log" || echo "no reason given")
+		reason=$(grep -aoE -m1 '(SKIP|Skip|skip).*|Requirement not met.*' "$log" ||
+			echo "no reason given")
+		reason=${reason#SKIP}
+		reason=${reason# - }
 	elif [[ $status = 124 || $status = 137 ]]; then
 		reason="timed out after $2 s"
 	elif [[ $status != 0 && ! $reason ]]; then

@@ -177,8 +177,6 @@ struct test_vm {
 	/* The largest page that KVM may map. */
 	size_t max_size;
 
-	void *mapping;
-	size_t mapping_size;
 	unsigned long *bitmap;
 
 	/* The generation of content that was last written to each page. */
@@ -222,8 +220,8 @@ static void guest_code(void)
 {
 	struct guest_request *req = &request;
 	unsigned int word;
-	volatile u64 *ptr;
 	u64 gfn, sum;
+	u64 *ptr;
 
 	for (;;) {
 		sum = 0;
@@ -237,9 +235,9 @@ static void guest_code(void)
 				ptr = (u64 *)(gfn * PAGE_SIZE + word * WORD_STRIDE);
 
 				if (req->op == GUEST_WRITE)
-					*ptr = content(gfn, word, req->generation);
+					WRITE_ONCE(*ptr, content(gfn, word, req->generation));
 				else if (req->op == GUEST_CHECKSUM)
-					sum = checksum_add(sum, gfn, word, *ptr);
+					sum = checksum_add(sum, gfn, word, READ_ONCE(*ptr));
 			}
 		}
 
@@ -470,6 +468,12 @@ static u64 toggle_dirty_logging(struct test_vm *t, const struct scenario *s)
 	return promoted ? faults : 0;
 }
 
+/* Huge pages that the slot contains as a whole. */
+static unsigned int nr_whole(const struct backing *b)
+{
+	return nr_hugepages_arg ?: b->nr_hugepages;
+}
+
 static void pre_fault(struct test_vm *t)
 {
 	struct kvm_pre_fault_memory range = {
@@ -485,27 +489,31 @@ static void pre_fault(struct test_vm *t)
 	TEST_ASSERT_VM_VCPU_IOCTL(!ret, KVM_PRE_FAULT_MEMORY, ret, t->vm);
 }
 
-/* Place the slot in guest and host address space. */
-static bool create_slot(struct test_vm *t, const struct backing *b,
-			enum layout layout, unsigned int nr_hugepages)
+/* Host memory for a slot, on a huge page boundary. NULL if there isn't enough. */
+static u8 *map_memory(const struct backing *b, size_t size)
 {
-	size_t hsize = b->hugepage_size, extra = b->mmap_flags ? 0 : hsize;
-	u64 whole = nr_hugepages * hsize / PAGE_SIZE;
-	u64 offset = 0;
+	void *mem;
 
-	/* Two more huge pages hold the head and the tail. */
-	if (layout != LAYOUT_ALIGNED)
-		nr_hugepages += 2;
+	/* Only hugetlb aligns by itself; what is too much is given back on exit. */
+	mem = mmap(NULL, size + (b->mmap_flags ? 0 : b->hugepage_size),
+		   PROT_READ | PROT_WRITE,
+		   MAP_PRIVATE | MAP_ANONYMOUS | b->mmap_flags, -1, 0);
+	if (mem == MAP_FAILED)
+		return NULL;
 
-	t->mapping_size = nr_hugepages * hsize + extra;
-	t->mapping = mmap(NULL, t->mapping_size, PROT_READ | PROT_WRITE,
-			  MAP_PRIVATE | MAP_ANONYMOUS | b->mmap_flags, -1, 0);
-	if (t->mapping == MAP_FAILED)
-		return false;
-
-	t->hva = align_ptr_up(t->mapping, hsize);
+	mem = align_ptr_up(mem, b->hugepage_size);
 	if (!b->mmap_flags)
-		kvm_madvise(t->hva, nr_hugepages * hsize, MADV_HUGEPAGE);
+		kvm_madvise(mem, size, MADV_HUGEPAGE);
+	return mem;
+}
+
+/* Place the slot in guest address space, and in the memory at @mem. */
+static void place_slot(struct test_vm *t, const struct backing *b,
+		       enum layout layout, u8 *mem)
+{
+	u64 whole = nr_whole(b) * b->hugepage_size / PAGE_SIZE;
+	size_t hsize = b->hugepage_size;
+	u64 offset = 0;
 
 	t->max_size = hsize;
 	t->gfn = TEST_BASE / PAGE_SIZE;
@@ -525,7 +533,7 @@ static bool create_slot(struct test_vm *t, const struct backing *b,
 		t->huge_npages = align_down(t->gfn + t->npages, PAGES_PER_2M) -
 				 t->huge_gfn;
 	}
-	t->hva += offset * PAGE_SIZE;
+	t->hva = mem + offset * PAGE_SIZE;
 
 	/* Out of step by the next smaller page size, which remains usable. */
 	if (layout == LAYOUT_OUT_OF_STEP) {
@@ -534,14 +542,12 @@ static bool create_slot(struct test_vm *t, const struct backing *b,
 		if (t->max_size < SZ_2M)
 			t->huge_npages = 0;
 	}
-	return true;
 }
 
 /* Returns the reason why the case can't be run here, NULL if it was run. */
 static const char *run_case(const struct backing *b, enum layout layout,
-			    enum log_mode mode)
+			    enum log_mode mode, u8 *mem)
 {
-	unsigned int nr_hugepages = nr_hugepages_arg ?: b->nr_hugepages;
 	struct page_stats empty, mapped, want;
 	struct test_vm t = {
 		.mode = mode,
@@ -551,9 +557,7 @@ static const char *run_case(const struct backing *b, enum layout layout,
 	unsigned int toggle, i;
 	u64 gpa, size, faults;
 
-	if (!create_slot(&t, b, layout, nr_hugepages))
-		return "not enough free huge pages";
-
+	place_slot(&t, b, layout, mem);
 	t.generations = calloc(t.npages, sizeof(*t.generations));
 	t.bitmap = bitmap_zalloc(t.npages);
 	TEST_ASSERT(t.generations && t.bitmap, "Out of memory");
@@ -582,7 +586,6 @@ static const char *run_case(const struct backing *b, enum layout layout,
 	if (!b->mmap_flags && mapped.pages_2m < want.pages_2m) {
 		/* Huge pages are the kernel's to give or not to give here. */
 		kvm_vm_free(t.vm);
-		kvm_munmap(t.mapping, t.mapping_size);
 		free(t.generations);
 		free(t.bitmap);
 		return "no transparent huge pages to be had";
@@ -610,10 +613,41 @@ static const char *run_case(const struct backing *b, enum layout layout,
 	}
 
 	kvm_vm_free(t.vm);
-	kvm_munmap(t.mapping, t.mapping_size);
 	free(t.generations);
 	free(t.bitmap);
 	return NULL;
+}
+
+static void run_layout(const struct backing *b, enum layout layout, u64 caps)
+{
+	/* Two more huge pages hold the head and the tail. */
+	size_t size = (nr_whole(b) + (layout == LAYOUT_ALIGNED ? 0 : 2)) * b->hugepage_size;
+	const char *reason;
+	enum log_mode mode;
+	u8 *mem;
+
+	mem = map_memory(b, size);
+
+	for (mode = 0; mode < NR_LOG_MODES; mode++) {
+		if (!mem)
+			reason = "not enough free huge pages";
+		else if ((caps & log_modes[mode].caps) != log_modes[mode].caps)
+			reason = "dirty log mode not supported";
+		else
+			reason = run_case(b, layout, mode, mem);
+
+		if (reason)
+			ksft_test_result_skip("%s %s %s: %s\n", b->name,
+					      layout_names[layout],
+					      log_modes[mode].name, reason);
+		else
+			ksft_test_result_pass("%s %s %s\n", b->name,
+					      layout_names[layout],
+					      log_modes[mode].name);
+	}
+
+	if (mem)
+		kvm_munmap(mem, size);
 }
 
 static void help(const char *name)
@@ -634,8 +668,8 @@ static void help(const char *name)
 
 int main(int argc, char *argv[])
 {
-	unsigned int i, layout, mode, nr_cases = 0;
-	const char *only = NULL, *reason;
+	unsigned int i, layout, nr_cases = 0;
+	const char *only = NULL;
 	u64 caps;
 	int opt;
 
@@ -684,25 +718,8 @@ int main(int argc, char *argv[])
 		if (only && strcmp(only, backings[i].name))
 			continue;
 
-		for (layout = 0; layout < NR_LAYOUTS; layout++) {
-			for (mode = 0; mode < NR_LOG_MODES; mode++) {
-				if ((caps & log_modes[mode].caps) != log_modes[mode].caps)
-					reason = "dirty log mode not supported";
-				else
-					reason = run_case(&backings[i], layout, mode);
-
-				if (reason)
-					ksft_test_result_skip("%s %s %s: %s\n",
-							      backings[i].name,
-							      layout_names[layout],
-							      log_modes[mode].name, reason);
-				else
-					ksft_test_result_pass("%s %s %s\n",
-							      backings[i].name,
-							      layout_names[layout],
-							      log_modes[mode].name);
-			}
-		}
+		for (layout = 0; layout < NR_LAYOUTS; layout++)
+			run_layout(&backings[i], layout, caps);
 	}
 
 	/* That everything was skipped must not look like a pass. */

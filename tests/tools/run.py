@@ -1,0 +1,154 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+"""Test the tools that judge test results: they must fail when they should.
+
+Prints TAP. Runs the scripts as they are run by run.sh and test.sh.
+"""
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+LOG = """Populate memory time: 0.076886939s
+Enabling dirty logging time: 0.{enable:09d}s
+
+Iteration 1 dirty memory time: 0.038888576s
+Iteration 1 get dirty log time: 0.001836772s
+KVM_RUN 0 time: 0.070000000s
+KVM_RUN 1 time: 0.030000000s
+"""
+END = "Disabling dirty logging time: 0.001865175s\n"
+CONFIGS = {"legacy": "Y", "default": "Y", "legacy-noeager": "N", "default-noeager": "N"}
+
+
+def tool(name, *args):
+    """Run a tool; returns its exit status and all that it said."""
+    done = subprocess.run([sys.executable, "-B", SCRIPTS / name, *args], text=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+    return done.returncode, done.stdout
+
+
+def bench(directory, engine="rust", build="b", eager=None, end=END, failed=False):
+    """The logs of a measured boot."""
+    for side, eng, bld in (("c", "c", "a"), ("rust", engine, build)):
+        (directory / side).mkdir()
+        for config, page_split in CONFIGS.items():
+            log = directory / side / f"{config}.log"
+            enable = 4000000 if side == "c" else 1000000
+            log.write_text(LOG.format(enable=enable) + (end if side == "rust" else END))
+            if eager and side == "rust":
+                page_split = eager
+            log.with_suffix(".identity").write_text(
+                f"engine={eng}\nbuild={bld}\neager_page_split={page_split}\ntdp_mmu=Y\n")
+    if failed:
+        (directory / "rust/legacy.failed-1.log").write_text("exit status 254\n")
+    return tool("table.py", directory, "title", directory / "out.json")
+
+
+def table_tests(tmp):
+    def case(**kwargs):
+        directory = tmp / f"table{len(list(tmp.iterdir()))}"
+        directory.mkdir()
+        return bench(directory, **kwargs)
+
+    status, out = case()
+    yield "table: shows both sides and their ratio", \
+        status == 0 and out.count("0.250") == 4 and "4.000" in out
+    yield "table: exact vCPU times replace the noticed ones", \
+        "30.000" in out and "38.889" not in out
+    status, out = case(engine="c")
+    yield "table: refuses a Rust side that is not Rust", \
+        status != 0 and "does not say it is Rust" in out
+    status, out = case(build="a")
+    yield "table: refuses the same module on both sides", \
+        status != 0 and "the same module" in out
+    status, out = case(eager="N")
+    yield "table: refuses sides with different parameters", \
+        status != 0 and "eager_page_split" in out
+    status, out = case(end="")
+    yield "table: refuses a test that did not finish", \
+        status != 0 and "did not finish" in out
+    status, out = case(failed=True)
+    yield "table: says when a test needed another attempt", \
+        status == 0 and "another attempt" in out
+
+
+def tap_file(tmp, *lines, plan=None):
+    path = tmp / f"tap{len(list(tmp.iterdir()))}"
+    path.write_text(f"1..{len(lines) if plan is None else plan}\n"
+                    + "".join(f"{line}\n" for line in lines))
+    return path
+
+
+def compare_tests(tmp):
+    ok = "ok 1 - t # time=1s"
+    bad = "not ok 1 - t # exit status 254"
+    splat = "not ok 1 - t # kernel report: WARNING: x"
+    todo = "not ok 1 - t # TODO fails on C too: why"
+    skip = "ok 1 - t # SKIP no hardware"
+
+    def compare(c, rust, *args, **kwargs):
+        return tool("compare.py", *args, tap_file(tmp, c), tap_file(tmp, rust, **kwargs))
+
+    yield "compare: pass on both passes", compare(ok, ok)[0] == 0
+    yield "compare: skip on both skips", "# SKIP no hardware" in compare(skip, skip)[1]
+    for name, c, rust in (("C passes, Rust fails", ok, bad), ("C fails, Rust passes", bad, ok),
+                          ("C passes, Rust skips", ok, skip), ("C skips, Rust passes", skip, ok),
+                          ("both fail, unexpectedly", bad, bad),
+                          ("both fail as expected, Rust with a report", todo, splat)):
+        yield f"compare: {name}: fails", compare(c, rust)[0] == 1
+    yield "compare: both fail as expected passes", compare(todo, todo)[0] == 0
+    again = ("--rerun", tap_file(tmp, ok), tap_file(tmp, ok))
+    status, out = compare(ok, bad, *again)
+    yield "compare: a flake that is the same again passes, and is told", \
+        status == 0 and "again, in one boot: both pass" in out and "exit status 254" in out
+    yield "compare: a kernel report is not forgiven", compare(ok, splat, *again)[0] == 1
+    yield "compare: a boot that broke off fails", compare(ok, ok, plan=2)[0] == 1
+    yield "compare: a test without a result fails", \
+        tool("compare.py", tap_file(tmp, ok, "ok 2 - u"), tap_file(tmp, ok))[0] == 1
+    status, out = tool("compare.py", "--subset", tap_file(tmp, ok, "ok 2 - u"),
+                       tap_file(tmp, ok))
+    yield "compare: what a subset left out is skipped", status == 0 and "u # SKIP" in out
+
+
+def summary_tests(tmp):
+    def summary(*files):
+        status, out = tool("tap.py", "summary", *files)
+        return status, out.splitlines()[-1]
+
+    good = tap_file(tmp, "ok 1 - a", "ok 2 - b # SKIP why")
+    yield "summary: counts", summary(good) == (0, "1 passed, 0 failed, 1 skipped")
+    yield "summary: a failure fails", \
+        summary(good, tap_file(tmp, "not ok 1 - a")) == (1, "1 passed, 1 failed, 1 skipped")
+    yield "summary: a plan not carried out fails", \
+        summary(tap_file(tmp, "ok 1 - a", plan=2)) == (1, "1 passed, 1 failed, 0 skipped")
+    yield "summary: a stage that bailed out fails", \
+        summary(tap_file(tmp, "ok 1 - a", "Bail out! x")) == (1, "1 passed, 1 failed, 0 skipped")
+    yield "summary: a stage that left nothing fails", summary(tmp / "none")[0] == 1
+
+    suites = tmp / "kunit"
+    suites.mkdir()
+    yield "kunit: no suite at all fails", "Bail out!" in tool("tap.py", "kunit", suites)[1]
+    (suites / "s.ktap").write_text("KTAP version 1\n1..1\n    # Subtest: s\n    1..2\n"
+                                   "    ok 1 one\n    not ok 2 two\nnot ok 1 s\n")
+    out = tool("tap.py", "kunit", suites)[1]
+    yield "kunit: cases are tests", "ok 1 - s.one" in out and "not ok 2 - s.two" in out
+
+
+def main():
+    number = failed = 0
+    with tempfile.TemporaryDirectory() as name:
+        for index, tests in enumerate((table_tests, compare_tests, summary_tests)):
+            tmp = Path(name) / str(index)
+            tmp.mkdir()
+            for what, passed in tests(tmp):
+                number += 1
+                failed += not passed
+                print(f"{'ok' if passed else 'not ok'} {number} - {what}")
+    print(f"1..{number}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
