@@ -15,10 +15,10 @@ use crate::{
     cache::SplitCache,
     ops::{dirty_log::dirty_bit, split},
     page::Sp,
-    pure::{spte::WRITABLE, Entry, Level, Masks},
+    pure::{spte::WRITABLE, Entry, Level, Masks, Role},
     root::{Roots, Selection},
     sync::{MmuLock, Shared},
-    sys::{masks, Memslot},
+    sys::{masks, Memslot, Vm},
     walk::{View, Walk},
 };
 
@@ -40,7 +40,7 @@ fn start_in_root(
     mut split: bool,
     masks: &Masks,
 ) {
-    let bit = dirty_bit(lock.vm(), root.role(), masks);
+    let bit = bit_to_clear(lock.vm(), root.role(), masks);
     let range = slot.range();
     let mut cache = SplitCache::new();
     let mut walk = Walk::new(lock, root, Level::Page4K, range, masks);
@@ -88,5 +88,15 @@ fn start_in_root(
         if step.set(spte.without(clear), masks).is_err() {
             walk.revisit();
         }
+    }
+}
+
+/// The bit whose clearing makes the next write to a 4 KiB page noticed. D bits do that only if the
+/// CPU has a log for them.
+fn bit_to_clear(vm: Vm<'_>, role: Role, masks: &Masks) -> u64 {
+    if vm.has_cpu_dirty_log() {
+        dirty_bit(vm, role, masks)
+    } else {
+        WRITABLE
     }
 }
