@@ -105,8 +105,8 @@ compare()
 	done <"$logs/$name.again"
 	if ((${#only[@]})); then
 		boot_list "$name-again" 1800 "$@" -- "
-			/lab/guest/run-list.sh ${only[*]} c /results/c >/results/c.tap
-			/lab/guest/run-list.sh ${only[*]} rust /results/rust >/results/rust.tap" >&2 || :
+			/lab/guest/run-list.sh ${only[*]} c /results/c | tee /results/c.tap
+			/lab/guest/run-list.sh ${only[*]} rust /results/rust | tee /results/rust.tap" >&2 || :
 	fi
 	tool compare.py "${subset[@]}" --rerun "$again/c.tap" "$again/rust.tap" "$c" "$rust" || :
 }
@@ -114,8 +114,8 @@ compare()
 boot_selftests()
 {
 	boot_list selftests 2700 -- "
-		/lab/guest/run-list.sh c /results/c >/results/c.tap
-		/lab/guest/run-list.sh rust /results/rust >/results/rust.tap"
+		/lab/guest/run-list.sh c /results/c | tee /results/c.tap
+		/lab/guest/run-list.sh rust /results/rust | tee /results/rust.tap"
 }
 
 stage_selftests()
@@ -134,8 +134,8 @@ stage_kunit()
 boot_debug()
 {
 	boot_list debug 2700 --kernel debug -- "
-		TIMEOUT_FACTOR=4 /lab/guest/run-list.sh -s mmu rust /results/rust \
-			>/results/rust.tap"
+		TIMEOUT_FACTOR=4 /lab/guest/run-list.sh -s mmu rust /results/rust |
+			tee /results/rust.tap"
 }
 
 stage_debug()

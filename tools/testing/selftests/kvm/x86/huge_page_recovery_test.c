@@ -650,13 +650,20 @@ static void run_layout(const struct backing *b, enum layout layout, u64 caps)
 		kvm_munmap(mem, size);
 }
 
+static bool is_selected(const char *only, const char *name)
+{
+	return !only || !strcmp(only, name);
+}
+
 static void help(const char *name)
 {
 	unsigned int i;
 
-	printf("usage: %s [-h] [-w] [-i toggles] [-n pages] [-p stride] [-s backing]\n"
+	printf("usage: %s [-h] [-w] [-i toggles] [-l layout] [-n pages]\n"
+	       "          [-p stride] [-s backing]\n"
 	       " -w: fail if writing to a recovered huge page takes a fault\n"
 	       " -i: toggles of dirty logging per scenario (default: %u)\n"
+	       " -l: test only this layout: aligned, partial or out-of-step\n"
 	       " -n: whole huge pages in the slot (default: by backing)\n"
 	       " -p: write one page in this many, at most %lu (default: by backing)\n"
 	       " -s: test only this backing, one of:", name, nr_toggles,
@@ -669,17 +676,20 @@ static void help(const char *name)
 int main(int argc, char *argv[])
 {
 	unsigned int i, layout, nr_cases = 0;
-	const char *only = NULL;
+	const char *only = NULL, *only_layout = NULL;
 	u64 caps;
 	int opt;
 
-	while ((opt = getopt(argc, argv, "hwi:n:p:s:")) != -1) {
+	while ((opt = getopt(argc, argv, "hwi:l:n:p:s:")) != -1) {
 		switch (opt) {
 		case 'w':
 			require_writable = true;
 			break;
 		case 'i':
 			nr_toggles = atoi_positive("Toggles", optarg);
+			break;
+		case 'l':
+			only_layout = optarg;
 			break;
 		case 'n':
 			nr_hugepages_arg = atoi_positive("Huge pages", optarg);
@@ -700,10 +710,14 @@ int main(int argc, char *argv[])
 	}
 
 	for (i = 0; i < ARRAY_SIZE(backings); i++) {
-		if (!only || !strcmp(only, backings[i].name))
-			nr_cases += NR_LAYOUTS * NR_LOG_MODES;
+		for (layout = 0; layout < NR_LAYOUTS; layout++) {
+			if (is_selected(only, backings[i].name) &&
+			    is_selected(only_layout, layout_names[layout]))
+				nr_cases += NR_LOG_MODES;
+		}
 	}
-	TEST_ASSERT(nr_cases, "Unknown backing '%s', see -h", only);
+	TEST_ASSERT(nr_cases, "Unknown backing '%s' or layout '%s', see -h",
+		    only ?: "any", only_layout ?: "any");
 
 	TEST_REQUIRE(get_kvm_param_bool("tdp_mmu"));
 	TEST_REQUIRE(kvm_has_cap(KVM_CAP_PRE_FAULT_MEMORY));
@@ -715,11 +729,11 @@ int main(int argc, char *argv[])
 	ksft_set_plan(nr_cases);
 
 	for (i = 0; i < ARRAY_SIZE(backings); i++) {
-		if (only && strcmp(only, backings[i].name))
-			continue;
-
-		for (layout = 0; layout < NR_LAYOUTS; layout++)
-			run_layout(&backings[i], layout, caps);
+		for (layout = 0; layout < NR_LAYOUTS; layout++) {
+			if (is_selected(only, backings[i].name) &&
+			    is_selected(only_layout, layout_names[layout]))
+				run_layout(&backings[i], layout, caps);
+		}
 	}
 
 	/* That everything was skipped must not look like a pass. */
