@@ -1,0 +1,10 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The pure core of the TDP MMU, built on the host so that it can be tested here.
+//!
+//! The source is the kernel's: see `arch/x86/kvm/mmu/pure/`.
+
+#[path = "../../../../arch/x86/kvm/mmu/pure/mod.rs"]
+pub mod pure;
+
+pub mod formats;

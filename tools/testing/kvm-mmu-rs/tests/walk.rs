@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The walk visits what a recursive model visits, in the same order, also when it restarts.
+
+use std::collections::BTreeSet;
+
+use kvm_mmu_rs::pure::{
+    addr::ENTRIES,
+    position::Position,
+    Gfn, GfnRange, Index, Level,
+};
+use proptest::prelude::*;
+
+/// A tree: the entries that point to a table, named by level and first frame.
+type Tables = BTreeSet<(Level, u64)>;
+
+/// All entries that a pre-order walk of `range` visits. Recursion, and no arithmetic on positions.
+fn model(tables: &Tables, root: Level, min: Level, range: GfnRange) -> Vec<(Level, u64)> {
+    fn visit(
+        tables: &Tables, level: Level, base: u64, min: Level, range: GfnRange,
+        out: &mut Vec<(Level, u64)>,
+    ) {
+        for i in 0..ENTRIES as u64 {
+            let first = base + i * level.pages();
+            // The walk begins at the entry that holds the start, and ends before the first one
+            // that begins at or after the end.
+            if first + level.pages() <= range.start.0 || first >= range.end.0 {
+                continue;
+            }
+            out.push((level, first));
+            if level > min && tables.contains(&(level, first)) {
+                visit(tables, level.down().unwrap(), first, min, range, out);
+            }
+        }
+    }
+
+    let mut out = Vec::new();
+    let base = range.start.0 & !(root.pages() * ENTRIES as u64 - 1);
+    visit(tables, root, base, min, range, &mut out);
+    out
+}
+
+/// What `walk.rs` does with a position; `restart` says before which visits to go back to the root.
+fn walk(
+    tables: &Tables, root: Level, min: Level, range: GfnRange, alias: u64,
+    mut restart: impl FnMut(&Position) -> bool,
+) -> Vec<(Level, u64)> {
+    let mut out = Vec::new();
+    let mut position = Position::start(root, min, range.start, alias).unwrap();
+
+    loop {
+        if position.gfn() >= range.end {
+            return out;
+        }
+        if position.has_progressed() && restart(&position) {
+            position.restart();
+            assert!(!position.has_progressed());
+            continue;
+        }
+        out.push((position.level(), position.gfn().0));
+        assert_eq!(
+            position.index(),
+            Index::of(Gfn(position.gfn().0 | alias), position.level())
+        );
+
+        let table = tables.contains(&(position.level(), position.gfn().0));
+        if table && position.descend() {
+            continue;
+        }
+        while !position.advance() {
+            if !position.ascend() {
+                return out;
+            }
+        }
+    }
+}
+
+/// Trees whose tables lie near the range, so that the walk meets them.
+fn case() -> impl Strategy<Value = (Tables, Level, Level, GfnRange)> {
+    let min = prop_oneof![
+        Just(Level::Page4K),
+        Just(Level::Page2M),
+        Just(Level::Page1G)
+    ];
+
+    (min, 0u64..1 << 21, 1u64..3000, proptest::collection::vec((0u64..1 << 21, 1usize..4), 0..24))
+        .prop_map(|(min, start, len, seeds)| {
+            let range = GfnRange::new(Gfn(start), Gfn(start + len));
+            let mut tables = Tables::new();
+            for (offset, depth) in seeds {
+                let gfn = Gfn(start + offset % (2 * len));
+                let mut level = Level::Page512G;
+                for _ in 0..depth {
+                    tables.insert((level, gfn.round_down(level).0));
+                    level = level.down().unwrap();
+                }
+            }
+            (tables, Level::Page512G, min, range)
+        })
+}
+
+proptest! {
+    #[test]
+    fn visits_what_the_model_visits((tables, root, min, range) in case()) {
+        prop_assert_eq!(
+            walk(&tables, root, min, range, 0, |_| false),
+            model(&tables, root, min, range)
+        );
+    }
+
+    #[test]
+    fn an_alias_changes_indices_only((tables, root, min, range) in case()) {
+        let alias = 1 << 35;
+
+        prop_assert_eq!(
+            walk(&tables, root, min, range, alias, |_| false),
+            model(&tables, root, min, range)
+        );
+    }
+
+    /// A restart visits the path to where it was again, and nothing else twice; and nothing is left
+    /// out.
+    #[test]
+    fn restarts_lose_nothing((tables, root, min, range) in case(), every in 1usize..7) {
+        let mut count = 0;
+        let visited = walk(&tables, root, min, range, 0, |_| {
+            count += 1;
+            count % every == 0
+        });
+        let expected = model(&tables, root, min, range);
+        let bottom = |all: &[(Level, u64)]| -> Vec<_> {
+            all.iter()
+                .copied()
+                .filter(|entry| entry.0 == min || !tables.contains(entry))
+                .collect()
+        };
+
+        prop_assert_eq!(bottom(&visited), bottom(&expected));
+        let all: BTreeSet<_> = visited.into_iter().collect();
+        prop_assert_eq!(all, expected.into_iter().collect::<BTreeSet<_>>());
+    }
+
+    /// However often somebody wants the lock, the walk ends.
+    #[test]
+    fn always_makes_progress((tables, root, min, range) in case()) {
+        let limit = 6 * model(&tables, root, min, range).len() + 6;
+        let visited = walk(&tables, root, min, range, 0, |_| true);
+
+        prop_assert!(visited.len() <= limit, "{} visits, limit {}", visited.len(), limit);
+    }
+
+    #[test]
+    fn levels_and_indices_agree(gfn in 0u64..1 << 45) {
+        let mut rebuilt = 0;
+        for raw in 1..=5 {
+            let level = Level::from_raw(raw).unwrap();
+
+            prop_assert_eq!(level.raw(), raw as i32);
+            prop_assert!(Gfn(gfn).round_down(level).is_aligned(level));
+            rebuilt |= (Index::of(Gfn(gfn), level).get() as u64) << level.pages_shift();
+        }
+        prop_assert_eq!(rebuilt, gfn);
+    }
+}
+
+#[test]
+fn senseless_walks_are_refused() {
+    let start = |root, min, gfn, alias| Position::start(root, min, Gfn(gfn), alias);
+
+    assert!(start(Level::Page2M, Level::Page1G, 0, 0).is_none());
+    assert!(start(Level::Page512G, Level::Page4K, 1 << 35, 1 << 35).is_none());
+    assert!(start(Level::Page512G, Level::Page4K, (1 << 35) - 1, 1 << 35).is_some());
+    assert!(Level::from_raw(0).is_none() && Level::from_raw(6).is_none());
+    assert!(Level::Page4K.down().is_none() && Level::Page256T.up().is_none());
+    assert!(Index::new(ENTRIES).is_none());
+}
