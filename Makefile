@@ -23,7 +23,7 @@ run: lab
 	@scripts/run.sh
 
 ## make test       every test; ends in one summary line
-test: lab debug
+test: lab pristine
 	@scripts/test.sh
 
 ## make check      formats, lints, checkpatch, shellcheck, docs, the series

@@ -16,6 +16,6 @@ make -s -C "$SRC" O="$out/headers" LLVM=-19 LOCALVERSION= headers
 make -C "$SRC/tools/testing/selftests/kvm" -j"$JOBS" ARCH=x86 \
 	OUTPUT="$out/kvm" LINUX_HDR_PATH="$out/headers/usr/include/" \
 	KHDR_INCLUDES="-isystem $out/headers/usr/include" \
-	EXTRA_CFLAGS="-Wno-error" LDLIBS="-ldl" \
+	EXTRA_CFLAGS="-Wno-error" \
 	LDFLAGS="-static -pthread -no-pie" all
 cp -u "$SRC/tools/testing/selftests/kvm/x86/nx_huge_pages_test.sh" "$out/kvm/x86/"

@@ -58,6 +58,7 @@ fn walk(
             continue;
         }
         out.push((position.level(), position.gfn().0));
+        assert!(out.len() < 100_000, "the walk does not end");
         assert_eq!(
             position.index(),
             Index::of(Gfn(position.gfn().0 | alias), position.level())
