@@ -84,7 +84,7 @@ boot_list()
 	local name=$1 limit=$2
 	shift 2
 	"$TOP/scripts/boot.sh" --name "test/$name" --smp 2 --thread single --mem 8G \
-		--append "hugetlb_cma=3G" --timeout "$limit" "$@"
+		--append "hugetlb_cma=3G kunit.enable=1 kunit.autorun=1" --timeout "$limit" "$@"
 }
 
 # compare NAME C-TAP RUST-TAP [--subset] [-- BOOT-OPTIONS]: outcome by outcome;
@@ -190,7 +190,7 @@ debug_missing()
 		echo "not built: $((left / 60)) minutes are left, it needs 50"
 		return
 	fi
-	progress "building the debug kernel ..."
+	progress "building the debug kernel ..." >&2
 	make -C "$TOP" -s debug >"$logs/debug-build.log" 2>&1 ||
 		echo "not built: see $logs/debug-build.log"
 }

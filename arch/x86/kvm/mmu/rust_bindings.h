@@ -10,5 +10,8 @@
 #include "spte.h"
 #include "tdp_mmu.h"
 #include "rust_helpers.h"
+#ifdef CONFIG_KVM_RUST_MMU_KUNIT_TEST
+#include "rust_oracle.h"
+#endif
 
 #endif /* __KVM_X86_MMU_RUST_BINDINGS_H */

@@ -54,6 +54,8 @@ mod bindings;
 mod cache;
 mod change;
 mod exports;
+#[cfg(CONFIG_KVM_RUST_MMU_KUNIT_TEST)]
+mod kunit;
 mod ops;
 mod page;
 mod pte;

@@ -251,7 +251,10 @@ fn special_values_are_what_hardware_ignores() {
             assert_eq!(Spte::NONPRESENT.decode(level, &masks), Entry::NonPresent);
             assert_eq!(Spte::FROZEN.decode(level, &masks), Entry::Frozen);
         }
-        assert_eq!(Spte::FROZEN.0 & (spte::EPT_RWX | spte::EPT_USER_EXECUTABLE), 0);
+        assert_eq!(
+            Spte::FROZEN.0 & (spte::EPT_RWX | spte::EPT_USER_EXECUTABLE),
+            0
+        );
         assert_eq!(Spte::FROZEN.0 & masks.base_addr, 0, "L1TF");
         assert!(!Spte::FROZEN.is_mmio(formats::mmio_value(&masks), &masks));
         assert!(!Spte::NONPRESENT.is_mmio(formats::mmio_value(&masks), &masks));

@@ -94,9 +94,8 @@ fn case() -> impl Strategy<Value = (Masks, Spte, Spte, Level)> {
         Just(Level::Page512G)
     ];
 
-    (masks, level).prop_flat_map(|(masks, level)| {
-        (Just(masks), value(masks), value(masks), Just(level))
-    })
+    (masks, level)
+        .prop_flat_map(|(masks, level)| (Just(masks), value(masks), value(masks), Just(level)))
 }
 
 proptest! {

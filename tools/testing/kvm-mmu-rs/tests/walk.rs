@@ -4,11 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use kvm_mmu_rs::pure::{
-    addr::ENTRIES,
-    position::Position,
-    Gfn, GfnRange, Index, Level,
-};
+use kvm_mmu_rs::pure::{addr::ENTRIES, position::Position, Gfn, GfnRange, Index, Level};
 use proptest::prelude::*;
 
 /// A tree: the entries that point to a table, named by level and first frame.
@@ -17,7 +13,11 @@ type Tables = BTreeSet<(Level, u64)>;
 /// All entries that a pre-order walk of `range` visits. Recursion, and no arithmetic on positions.
 fn model(tables: &Tables, root: Level, min: Level, range: GfnRange) -> Vec<(Level, u64)> {
     fn visit(
-        tables: &Tables, level: Level, base: u64, min: Level, range: GfnRange,
+        tables: &Tables,
+        level: Level,
+        base: u64,
+        min: Level,
+        range: GfnRange,
         out: &mut Vec<(Level, u64)>,
     ) {
         for i in 0..ENTRIES as u64 {
@@ -42,7 +42,11 @@ fn model(tables: &Tables, root: Level, min: Level, range: GfnRange) -> Vec<(Leve
 
 /// What `walk.rs` does with a position; `restart` says before which visits to go back to the root.
 fn walk(
-    tables: &Tables, root: Level, min: Level, range: GfnRange, alias: u64,
+    tables: &Tables,
+    root: Level,
+    min: Level,
+    range: GfnRange,
+    alias: u64,
     mut restart: impl FnMut(&Position) -> bool,
 ) -> Vec<(Level, u64)> {
     let mut out = Vec::new();
@@ -84,7 +88,12 @@ fn case() -> impl Strategy<Value = (Tables, Level, Level, GfnRange)> {
         Just(Level::Page1G)
     ];
 
-    (min, 0u64..1 << 21, 1u64..3000, proptest::collection::vec((0u64..1 << 21, 1usize..4), 0..24))
+    (
+        min,
+        0u64..1 << 21,
+        1u64..3000,
+        proptest::collection::vec((0u64..1 << 21, 1usize..4), 0..24),
+    )
         .prop_map(|(min, start, len, seeds)| {
             let range = GfnRange::new(Gfn(start), Gfn(start + len));
             let mut tables = Tables::new();
