@@ -1,0 +1,87 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+# 'make check': formats, lints and documentation. Every finding is shown; any
+# fails.
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+. "$(dirname "$0")/lib.sh"
+enter_root "$@"
+cd "$TOP"
+
+failed=()
+step()
+{
+	local name=$1
+	shift
+	say "$name"
+	"$@" || failed+=("$name")
+}
+
+mapfile -t rust < <(git ls-files '*.rs')
+mapfile -t c_files < <(git ls-files '*.c' '*.h')
+mapfile -t shell < <(git ls-files | while read -r f; do
+	if [[ $f = *.sh ]] || { [[ -f $f ]] && head -n1 "$f" | grep -qE '^#!.*\bbash'; }; then
+		echo "$f"
+	fi
+done)
+
+# Kbuild runs clippy in place of rustc; what it warns of fails.
+clippy()
+{
+	local log=$BUILD/logs/clippy.log out=$BUILD/mod-clippy
+	mkdir -p "$out" "$BUILD/logs"
+	rm -f "$out/mmu/rust_mmu.o"
+	make -C "$SRC" O="$BUILD/linux" LLVM=-19 CLIPPY=1 M=arch/x86/kvm MO="$out" \
+		mmu/rust_mmu.o >"$log" 2>&1 || { tail -n 40 "$log"; return 1; }
+	! grep -A12 '^\(warning\|error\)' "$log"
+}
+
+checkpatch()
+{
+	local status=0 f
+	for f in patches/*.patch; do
+		perl "$SRC/scripts/checkpatch.pl" --strict --quiet --no-summary \
+			--root="$SRC" "$f" || status=1
+	done
+	for f in "${c_files[@]}"; do
+		# The selftests' own style has printf and volatile where it must.
+		perl "$SRC/scripts/checkpatch.pl" --strict --quiet --no-summary \
+			--root="$SRC" --file "$f" || status=1
+	done
+	return "$status"
+}
+
+# Every file that the documentation names is there.
+# shellcheck disable=SC2016 # RST's backquotes
+documentation()
+{
+	local status=0 f
+	while read -r f; do
+		compgen -G "arch/x86/kvm/mmu/$f" >/dev/null ||
+			{ echo "rust-mmu.rst names $f, which is not there"; status=1; }
+	done < <(grep -oE '``[a-z_/]+\.(rs|c|h)``' Documentation/virt/kvm/x86/rust-mmu.rst |
+		tr -d '`' | grep -vE '^(tdp_iter|tdp_mmu|spte|mmu)\.c$|paging_tmpl' | sort -u)
+	return "$status"
+}
+
+licenses()
+{
+	local f status=0
+	while read -r f; do
+		head -n3 "$f" | grep -q 'SPDX-License-Identifier: GPL-2.0' ||
+			{ echo "$f has no SPDX line"; status=1; }
+	done < <(git ls-files | grep -vE '\.patch$|Cargo\.lock$|\.gitignore$|proptest-regressions')
+	return "$status"
+}
+
+step "rustfmt" rustfmt --check --edition 2021 --config-path "$SRC/.rustfmt.toml" "${rust[@]}"
+step "clippy, as the kernel sets it" clippy
+step "checkpatch" checkpatch
+step "shellcheck" shellcheck -x "${shell[@]}"
+step "codespell" codespell README.md Documentation arch scripts tests patches
+step "documentation" documentation
+step "licenses" licenses
+step "series" scripts/series.sh
+
+((!${#failed[@]})) || die "make check failed in: ${failed[*]}"
+say "all checks pass"

@@ -1,0 +1,116 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+# The lab's errors: each must say, in one line, what is wrong and what to do.
+# TAP on stdout. Takes about a minute.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd -P)
+top=$(cd "$here/../.." && pwd -P)
+tmp=$(mktemp -d)
+trap 'rm -rf "$tmp"' EXIT
+
+n=0
+# expect NAME PATTERN COMMAND...: fails, with exactly one line "error: PATTERN".
+expect()
+{
+	local name=$1 pattern=$2 log=$tmp/log status=0
+	shift 2
+	n=$((n + 1))
+	"$@" >"$log" 2>&1 </dev/null || status=$?
+	if ((status)) && [[ $(grep -c '^error: ' "$log") = 1 ]] &&
+	   grep -qE "^error: .*$pattern" "$log"; then
+		echo "ok $n - $name"
+	else
+		echo "not ok $n - $name # status $status"
+		sed 's/^/# /' "$log"
+	fi
+}
+
+# check NAME COMMAND...: succeeds.
+check()
+{
+	local name=$1 log=$tmp/log
+	shift
+	n=$((n + 1))
+	if "$@" >"$log" 2>&1 </dev/null; then
+		echo "ok $n - $name"
+	else
+		echo "not ok $n - $name"
+		sed 's/^/# /' "$log"
+	fi
+}
+
+# A copy of the checkout's scripts with a cache of its own, so that nothing that
+# exists is found, or harmed.
+copy=$tmp/copy
+mkdir -p "$copy"
+(cd "$top" && git ls-files -z scripts configs patches Kconfig | xargs -0 cp --parents -t "$copy")
+fresh()
+{
+	env XDG_CACHE_HOME="$tmp/cache" LAB_ROOT= "$@"
+}
+
+# Everything but mmdebstrap and apt-get.
+bin=$tmp/bin
+mkdir "$bin"
+for d in /usr/local/bin /usr/bin /bin /usr/sbin /sbin; do
+	for f in "$d"/*; do
+		case ${f##*/} in
+		mmdebstrap|apt-get) ;;
+		*) [[ -e $bin/${f##*/} ]] || ln -s "$f" "$bin/${f##*/}" 2>/dev/null || : ;;
+		esac
+	done
+done
+expect "no mmdebstrap and no way to install it" "mmdebstrap is missing.*apt-get install" \
+	fresh PATH="$bin" "$copy/scripts/root.sh"
+expect "no network" "cannot be reached.*MIRROR=" \
+	fresh MIRROR=http://127.0.0.1:9/debian "$copy/scripts/root.sh"
+expect "too little disk" "free disk.*are needed; free some" \
+	fresh LAB_MIN_DISK_MB=999999999 "$copy/scripts/preflight.sh"
+expect "too little room for the cache" "free disk.*are needed; free some" \
+	fresh LAB_MIN_CACHE_MB=999999999 "$copy/scripts/preflight.sh"
+expect "too little memory" "memory, .* are needed; use a bigger" \
+	fresh LAB_MIN_MEM_MB=999999999 "$copy/scripts/preflight.sh"
+
+root=$(bash -c '. "$0/scripts/lib.sh" && root_dir' "$top")
+mkdir -p "$tmp/old"
+printf 'VERSION = 6\nPATCHLEVEL = 12\n' >"$tmp/old/Makefile"
+expect "KSRC of another version" "is Linux 6.12, the hook series is for 7.3; point KSRC=" \
+	env LAB_ROOT="$root" KSRC="$tmp/old" "$copy/scripts/source.sh"
+expect "KSRC that is no source" "is no kernel source; name a Linux" \
+	env LAB_ROOT="$root" KSRC="$tmp" "$copy/scripts/source.sh"
+expect "no source package, and the three ways to one" "MIRROR=.*KTARBALL=.*KSRC=" \
+	env LAB_ROOT="$root" KVER=7.99 "$copy/scripts/source.sh"
+
+# A tree that has the right version and not the right files.
+mkdir -p "$tmp/new/scripts"
+printf 'VERSION = 7\nPATCHLEVEL = 3\nkernelversion:\n\t@echo 7.3.0\n' >"$tmp/new/Makefile"
+expect "a hook patch that does not apply" "patches/0001.*does not apply.*rebase it" \
+	env LAB_ROOT="$root" KSRC="$tmp/new" "$copy/scripts/source.sh"
+
+expect "no kernel to boot" "no kernel at .*; run 'make kernel'" \
+	env LAB_ROOT="$root" "$copy/scripts/boot.sh" true
+boot()
+{
+	"$top/scripts/boot.sh" --smp 1 --mem 1G "$@"
+}
+expect "a guest that does not boot" "did not boot within 2 s.*console log:" \
+	boot --name lab-noboot --timeout 2 true
+expect "a guest that panics" "stopped .*before.*console log:" \
+	boot --name lab-panic --append "init=/nonexistent panic=-1" --timeout 60 true
+expect "a guest that hangs" "did not end within 25 s.*console log:" \
+	boot --name lab-hang --timeout 25 "sleep 1000"
+check "a guest that works" boot --name lab-works --timeout 60 true
+
+mounts()
+{
+	! grep -F "$root" /proc/self/mounts
+}
+check "no mounts are left" mounts
+interrupted()
+{
+	timeout -s INT 2 "$top/scripts/in-root" sleep 100 || :
+	mounts
+}
+check "nor after an interrupt" interrupted
+
+echo "1..$n"
