@@ -14,11 +14,13 @@ for d in "$ours" "$theirs"; do
 	[[ -d $d ]] || die "no modules in $d; run 'make kernel pristine'"
 done
 
-# The instructions of all code sections, with relocations in their places.
-# Section symbols of data have offsets that hold line numbers and strings.
+# The instructions of all code sections, with relocations in their places; but
+# for where in the pool a string lies: the pool has the names of source files,
+# and the two trees are in folders whose names differ in length.
 code()
 {
-	llvm-objdump-19 -dr --no-show-raw-insn --no-leading-addr "$1" | sed '/file format/d'
+	llvm-objdump-19 -dr --no-show-raw-insn --no-leading-addr "$1" |
+		sed -E '/file format/d; s/(\.rodata\.str[0-9.]*)\+0x[0-9a-f]+/\1/'
 }
 
 compared=0 different=()
