@@ -4,12 +4,14 @@
 
 usage: table.py LOGDIR TITLE [JSON]
 
-LOGDIR holds c/CONFIG.log and rust/CONFIG.log, and next to each log the
-identity of the module that ran it, as tests/guest/bench.sh leaves them. There
-is no table unless the two sides demonstrably ran the two modules.
+LOGDIR holds c/CONFIG.N.log and rust/CONFIG.N.log, and next to them the identity
+of the module that ran, as tests/guest/bench.sh leaves them. Of several runs the
+median of each time is shown. There is no table unless the two sides
+demonstrably ran the two modules.
 """
 import json
 import re
+import statistics
 import sys
 from pathlib import Path
 
@@ -57,6 +59,14 @@ def parse_log(path):
     return times | runs
 
 
+def median_of(logs):
+    """The median of each row over several runs."""
+    runs = [parse_log(log) for log in logs]
+    if any(run.keys() != runs[0].keys() for run in runs):
+        die(f"the runs did not go through the same steps, see {logs[0].parent}")
+    return {row: statistics.median(run[row] for run in runs) for row in runs[0]}
+
+
 def parse_identity(path):
     if not path.exists():
         die(f"{path} is missing: nothing says which module ran; run 'make run' again")
@@ -84,16 +94,17 @@ def load(logdir):
     for config in CONFIGS:
         sides, identities = {}, {}
         for side in ("c", "rust"):
-            log = logdir / side / f"{config}.log"
-            if not log.exists():
-                die(f"{log} is missing: the boot ended early, see the console log")
-            identities[side] = parse_identity(log.with_suffix(".identity"))
-            sides[side] = parse_log(log)
+            logs = sorted((logdir / side).glob(f"{config}.[0-9].log"))
+            if not logs:
+                die(f"{logdir / side / config}.1.log is missing: the boot ended "
+                    "early, see the console log")
+            identities[side] = parse_identity(logdir / side / f"{config}.identity")
+            sides[side] = median_of(logs)
         check_identities(identities["c"], identities["rust"], config)
         if sides["c"].keys() != sides["rust"].keys():
             die(f"{config}: C and Rust did not go through the same steps, see {logdir}")
         failed = [str(log) for side in ("c", "rust")
-                  for log in sorted((logdir / side).glob(f"{config}.failed-*.log"))]
+                  for log in sorted((logdir / side).glob(f"{config}.[0-9].failed-*.log"))]
         results[config] = {"identity": identities, "ns": sides, "failed": failed}
     return results
 

@@ -134,7 +134,7 @@ stage_kunit()
 boot_debug()
 {
 	boot_list debug 2700 --kernel debug -- "
-		TIMEOUT_FACTOR=4 /lab/guest/run-list.sh -s mmu rust /results/rust |
+		TIMEOUT_FACTOR=6 /lab/guest/run-list.sh -s mmu rust /results/rust |
 			tee /results/rust.tap"
 }
 

@@ -5,7 +5,8 @@
 # -s runs only the tests whose needs name SUBSET, -o only those with these ids.
 # LOGDIR gets ID.log (output), ID.splat (kernel reports), dmesg.log, and
 # kunit/SUITE.ktap of the KUnit suites that ran when the module was loaded.
-# TIMEOUT_FACTOR multiplies the list's time limits, for slower kernels.
+# TIMEOUT_FACTOR multiplies the list's time limits, which are for a quiet machine
+# and the lab's kernel (2).
 # A kernel report (WARN, BUG, lockdep, RCU, Oops) fails the test it follows,
 # and the load of the module itself is a test as well.
 set -euo pipefail
@@ -116,7 +117,7 @@ run_test()
 		reason=${reason#SKIP}
 		reason=${reason# - }
 	elif [[ $status = 124 || $status = 137 ]]; then
-		reason="timed out after $2 s"
+		reason="timed out after $2 seconds"
 	elif [[ $status != 0 && ! $reason ]]; then
 		reason="exit status $status"
 	fi
@@ -144,7 +145,7 @@ while read -r id limit need command; do
 	[[ $id && $id != \#* ]] || continue
 	[[ ! $subset || ,$need, = *,$subset,* ]] || continue
 	[[ ${#only[@]} = 0 || " ${only[*]} " = *" $id "* ]] || continue
-	ids+=("$id") timeouts+=($((limit * ${TIMEOUT_FACTOR:-1}))) needs+=("$need")
+	ids+=("$id") timeouts+=($((limit * ${TIMEOUT_FACTOR:-2}))) needs+=("$need")
 	commands+=("${command%% # *}") reasons+=("${command#*" # "}")
 done <"$list"
 ((${#ids[@]})) || die "no test in $list is selected"

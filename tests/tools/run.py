@@ -29,20 +29,23 @@ def tool(name, *args):
     return done.returncode, done.stdout
 
 
-def bench(directory, engine="rust", build="b", eager=None, end=END, failed=False):
+def bench(directory, engine="rust", build="b", eager=None, end=END, failed=False,
+          others=()):
     """The logs of a measured boot."""
     for side, eng, bld in (("c", "c", "a"), ("rust", engine, build)):
         (directory / side).mkdir()
         for config, page_split in CONFIGS.items():
-            log = directory / side / f"{config}.log"
+            log = directory / side / f"{config}.1.log"
             enable = 4000000 if side == "c" else 1000000
             log.write_text(LOG.format(enable=enable) + (end if side == "rust" else END))
             if eager and side == "rust":
                 page_split = eager
-            log.with_suffix(".identity").write_text(
+            (directory / side / f"{config}.identity").write_text(
                 f"engine={eng}\nbuild={bld}\neager_page_split={page_split}\ntdp_mmu=Y\n")
     if failed:
-        (directory / "rust/legacy.failed-1.log").write_text("exit status 254\n")
+        (directory / "rust/legacy.1.failed-1.log").write_text("exit status 254\n")
+    for number, enable in enumerate(others, 2):
+        (directory / f"rust/legacy.{number}.log").write_text(LOG.format(enable=enable) + END)
     return tool("table.py", directory, "title", directory / "out.json")
 
 
@@ -69,6 +72,9 @@ def table_tests(tmp):
     status, out = case(end="")
     yield "table: refuses a test that did not finish", \
         status != 0 and "did not finish" in out
+    status, out = case(others=(3000000, 9000000))
+    yield "table: of several runs, shows the median", \
+        status == 0 and "3.000" in out and "0.750" in out
     status, out = case(failed=True)
     yield "table: says when a test needed another attempt", \
         status == 0 and "another attempt" in out
