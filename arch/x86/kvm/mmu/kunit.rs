@@ -2,24 +2,28 @@
 
 //! KUnit: our SPTE functions against upstream's, on random input, in all formats.
 //!
-//! The oracle (`rust_oracle.c`) is upstream's `spte.c` itself, with masks of its own, so that EPT is
-//! compared on an AMD machine as well. The input is random, the seed is fixed.
+//! The oracle (`rust_oracle.c`) is upstream's `spte.c` itself, with its own masks, so that EPT is
+//! compared on an AMD machine as well. Both sides get the same fake VM. The input is random, the
+//! seed is fixed.
 
 #![expect(unsafe_code)]
 
-use kernel::prelude::*;
+use core::{mem::MaybeUninit, ptr::NonNull};
+
+use kernel::{error::to_result, prelude::*};
 
 use crate::{
     bindings,
-    pure::{
-        leaf::{self, AdMode, LeafSpec},
-        Gfn, Hpa, Index, Level, Masks, Pfn, Role, Spte,
-    },
-    sys::is_host_mmio,
+    ops::spte::{self as make, LeafRequest},
+    page::Sp,
+    pure::{leaf, spte, Gfn, Hpa, Level, Masks, Pfn, Role, Spte},
+    sys::{is_host_mmio, Memslot, Vcpu, Vm},
 };
 
-/// How many random inputs each function gets in each format.
-const INPUTS: usize = 100_000;
+/// In how many settings a format is compared, and how many random inputs there are in each:
+/// 100,000 in all.
+const ROUNDS: usize = 20;
+const INPUTS: usize = 5_000;
 
 /// Marsaglia's xorshift64*.
 struct Random(u64);
@@ -49,26 +53,93 @@ impl Random {
     }
 }
 
-/// The oracle, set up for one format.
+/// A way that an input can go. Each has to be met, or nothing was compared there.
+#[derive(Clone, Copy)]
+enum Case {
+    WriteProtected,
+    DirtyLogged,
+    AccessTracked,
+    Encrypted,
+    ExecuteRegained,
+    Volatile,
+    Mmio,
+}
+
+impl Case {
+    const ALL: [(Case, &'static str); 7] = [
+        (Case::WriteProtected, "write-protected"),
+        (Case::DirtyLogged, "logged as dirty"),
+        (Case::AccessTracked, "access-tracked"),
+        (Case::Encrypted, "encrypted"),
+        (Case::ExecuteRegained, "executable after a split only"),
+        (Case::Volatile, "volatile"),
+        (Case::Mmio, "MMIO"),
+    ];
+
+    /// Whether SPTEs of the format can be so.
+    fn is_possible(self, format: bindings::kvm_rs_format) -> bool {
+        let npt = format == bindings::kvm_rs_format_KVM_RS_NPT;
+
+        match self {
+            Case::AccessTracked => !npt,
+            Case::Encrypted => npt,
+            _ => true,
+        }
+    }
+}
+
+/// What has been compared in a format.
+#[derive(Default)]
+struct Tally {
+    compared: usize,
+    inputs: usize,
+    met: [usize; Case::ALL.len()],
+}
+
+impl Tally {
+    fn meet(&mut self, case: Case, is_met: bool) {
+        if let Some(count) = self.met.get_mut(case as usize) {
+            *count += usize::from(is_met);
+        }
+    }
+}
+
+/// The oracle and its VM, set up for one format.
 struct Oracle {
+    setup: bindings::kvm_rs_oracle,
+    vm: bindings::kvm_rs_fake,
     masks: Masks,
     mmio_value: u64,
-    nx_huge_pages: bool,
 }
 
 impl Oracle {
-    fn new(format: bindings::kvm_rs_format, me_value: u64, nx_huge_pages: bool) -> Result<Self> {
+    fn new(format: bindings::kvm_rs_format, random: &mut Random) -> Result<Self> {
+        let setup = bindings::kvm_rs_oracle {
+            format,
+            // The C bit of memory encryption, which only AMD has.
+            me_value: if format == bindings::kvm_rs_format_KVM_RS_NPT && random.flip() {
+                1 << (40 + random.below(11))
+            } else {
+                0
+            },
+            nx_huge_pages: random.flip(),
+            l1tf: random.flip(),
+        };
+        let mut vm = MaybeUninit::uninit();
         // SAFETY: KUnit runs one case at a time, and there is no other user.
-        if !unsafe { bindings::kvm_rs_oracle_begin(format, me_value, nx_huge_pages) } {
-            return Err(ENOMEM);
-        }
-        let mut raw = core::mem::MaybeUninit::uninit();
+        to_result(unsafe { bindings::kvm_rs_oracle_begin(&setup, vm.as_mut_ptr()) })?;
+        // SAFETY: filled, because there was no error.
+        let vm = unsafe { vm.assume_init() };
+
+        let mut raw = MaybeUninit::uninit();
         // SAFETY: fills the structure.
         unsafe { bindings::kvm_rs_oracle_masks(raw.as_mut_ptr()) };
         // SAFETY: just filled.
         let raw: bindings::kvm_rs_masks = unsafe { raw.assume_init() };
 
         Ok(Oracle {
+            setup,
+            vm,
             masks: Masks {
                 host_writable: raw.host_writable,
                 mmu_writable: raw.mmu_writable,
@@ -89,8 +160,28 @@ impl Oracle {
                 mmio_caching: raw.mmio_caching,
             },
             mmio_value: raw.mmio_value,
-            nx_huge_pages,
         })
+    }
+
+    fn vcpu(&self) -> Vcpu<'_> {
+        // SAFETY: the fake vCPU exists as long as the oracle, is this thread's, and has an MMU.
+        unsafe { Vcpu::from_raw(self.vm.vcpu) }
+    }
+
+    fn vm(&self) -> Vm<'_> {
+        // SAFETY: the fake VM exists as long as the oracle.
+        unsafe { Vm::from_raw(self.vm.kvm) }
+    }
+
+    fn slot(&self) -> Memslot<'_> {
+        // SAFETY: the fake memslot exists as long as the oracle.
+        unsafe { Memslot::from_raw(self.vm.slot) }
+    }
+
+    fn sp(&self) -> Option<Sp<'_>> {
+        // SAFETY: the fake page exists as long as the oracle. It has no table, and nothing that is
+        // called here looks for one.
+        NonNull::new(self.vm.sp).map(|sp| unsafe { Sp::from_raw(sp) })
     }
 
     /// A role that the format allows.
@@ -103,6 +194,38 @@ impl Oracle {
         }
         Role(word | 1 << 8).at_level(level)
     }
+
+    /// A leaf to ask both sides for.
+    fn input(&self, random: &mut Random) -> (Level, bindings::kvm_rs_leaf) {
+        let level = random.level();
+        let aligned = level.pages().wrapping_neg();
+        // Memory of any machine or, most likely, none of this one's.
+        let frames = if random.flip() { 1 << 17 } else { 1 << 34 };
+
+        (
+            level,
+            bindings::kvm_rs_leaf {
+                role: self.role(random, level).0,
+                // No access at all is not asked for.
+                access: 1 + random.below(15) as u32,
+                gfn: random.below(1 << 34) & aligned,
+                pfn: random.below(frames) & aligned,
+                old_spte: if random.flip() {
+                    Spte::NONPRESENT.0
+                } else {
+                    random.next()
+                },
+                prefetch: random.flip(),
+                synchronizing: random.flip(),
+                host_writable: random.below(4) != 0,
+                cpu_dirty_log: random.flip(),
+                nx_opt_out: random.below(4) == 0,
+                shadowed: random.below(4) == 0,
+                // Huge pages of a logged slot are never mapped writable.
+                dirty_log: level == Level::Page4K && random.flip(),
+            },
+        )
+    }
 }
 
 impl Drop for Oracle {
@@ -112,163 +235,269 @@ impl Drop for Oracle {
     }
 }
 
-/// A leaf made by both, and both answers on write protection.
-fn make_both(oracle: &Oracle, random: &mut Random, level: Level) -> [(Spte, bool); 2] {
-    let role = oracle.role(random, level);
-    let masks = &oracle.masks;
-    // The address space of a large machine, aligned as the level demands.
-    let pfn = Pfn(random.below(1 << 34) & level.pages().wrapping_neg());
-    let request = bindings::kvm_rs_leaf {
-        role: role.0,
-        access: role.access(),
-        gfn: random.below(1 << 34) & level.pages().wrapping_neg(),
-        pfn: pfn.0,
-        old_spte: if random.flip() {
-            Spte::NONPRESENT.0
-        } else {
-            random.next()
-        },
-        prefetch: random.flip(),
-        synchronizing: random.flip(),
-        host_writable: random.flip(),
-        cpu_dirty_log: random.flip(),
-        shadowed: random.below(4) == 0,
-    };
-    let mut protected_there = false;
-    // SAFETY: the oracle is set up, and the pointers are valid.
-    let theirs = unsafe { bindings::kvm_rs_oracle_leaf(&request, &mut protected_there) };
-
-    let spec = LeafSpec {
-        level,
-        pfn,
-        access: request.access,
-        host_writable: request.host_writable,
-        ad: if role.ad_disabled() {
-            AdMode::Disabled
-        } else if role.guest_mode() && request.cpu_dirty_log {
-            AdMode::WriteProtect
-        } else {
-            AdMode::Enabled
-        },
-        prefetch: request.prefetch && !request.synchronizing,
-        nx_huge_pages: oracle.nx_huge_pages,
-        memory_type: 0,
-        encrypted: masks.me_value != 0 && !is_host_mmio(pfn),
-    };
-    let (protected, may_write) = spec.protected(masks);
-    let old = Spte(request.old_spte);
-    let was_writable = old.is_leaf(level) && old.is_writable();
-    let writable = may_write && (was_writable || !request.shadowed);
-    let ours = spec.finish(protected, writable, masks);
-
-    [
-        (ours, may_write && !writable),
-        (Spte(theirs), protected_there),
-    ]
+/// One input, and the results of both sides for it.
+struct Comparison<'a> {
+    oracle: &'a Oracle,
+    input: &'a bindings::kvm_rs_leaf,
+    tally: &'a mut Tally,
 }
 
-/// Compares all functions in one format; returns how many comparisons there were.
-fn compare(
-    format: bindings::kvm_rs_format,
-    me_value: u64,
-    nx_huge_pages: bool,
-    seed: u64,
-) -> Result<usize> {
-    let oracle = Oracle::new(format, me_value, nx_huge_pages)?;
-    let masks = &oracle.masks;
-    let random = &mut Random(seed);
-    let mut compared = 0;
-
-    let mut check = |what: &str, ours: u64, theirs: u64, input: u64| -> Result {
-        compared += 1;
-        if ours != theirs {
-            pr_err!(
-                "{}({:#x}): ours {:#x} upstream {:#x}, format {} me {:#x} nx {}\n",
-                what,
-                input,
-                ours,
-                theirs,
-                format,
-                me_value,
-                nx_huge_pages
-            );
-            return Err(EINVAL);
+impl Comparison<'_> {
+    /// Compares two results of the function `what` for the SPTE or number `of`.
+    fn check(&mut self, what: &str, of: u64, ours: u64, theirs: u64) -> Result {
+        self.tally.compared += 1;
+        if ours == theirs {
+            return Ok(());
         }
+
+        let setup = &self.oracle.setup;
+        let input = self.input;
+        pr_err!(
+            "{}({:#x}): ours {:#x}, upstream's {:#x}\n",
+            what,
+            of,
+            ours,
+            theirs
+        );
+        pr_err!(
+            "format {} me_value {:#x} nx_huge_pages {} l1tf {}\n",
+            setup.format,
+            setup.me_value,
+            setup.nx_huge_pages,
+            setup.l1tf
+        );
+        pr_err!(
+            "role {:#x} access {:#x} gfn {:#x} pfn {:#x} old {:#x} prefetch {} sync {}\n",
+            input.role,
+            input.access,
+            input.gfn,
+            input.pfn,
+            input.old_spte,
+            input.prefetch,
+            input.synchronizing
+        );
+        pr_err!(
+            "host_writable {} cpu_dirty_log {} nx_opt_out {} shadowed {} dirty_log {}\n",
+            input.host_writable,
+            input.cpu_dirty_log,
+            input.nx_opt_out,
+            input.shadowed,
+            input.dirty_log
+        );
+        Err(EINVAL)
+    }
+
+    /// The leaf, whether it had to be write-protected, and the dirty log.
+    fn leaf(&mut self) -> Result<Spte> {
+        let (oracle, input) = (self.oracle, self.input);
+        let mut their_protected = false;
+        // SAFETY: the oracle is set up.
+        unsafe { bindings::kvm_rs_oracle_prepare(input) };
+        // SAFETY: the oracle is set up, and the pointers are valid.
+        let theirs = unsafe { bindings::kvm_rs_oracle_leaf(input, &mut their_protected) };
+        // SAFETY: the oracle is set up.
+        let their_dirty = unsafe { bindings::kvm_rs_oracle_dirty() };
+
+        // SAFETY: the oracle is set up.
+        unsafe { bindings::kvm_rs_oracle_prepare(input) };
+        let request = LeafRequest {
+            slot: oracle.slot(),
+            access: input.access,
+            gfn: Gfn(input.gfn),
+            pfn: Pfn(input.pfn),
+            old: Spte(input.old_spte),
+            prefetch: input.prefetch,
+            synchronizing: input.synchronizing,
+            host_writable: input.host_writable,
+        };
+        let sp = oracle.sp().ok_or(EINVAL)?;
+        let (ours, protected) = make::make_leaf(oracle.vcpu(), sp, &request, &oracle.masks);
+        // SAFETY: the oracle is set up.
+        let dirty = unsafe { bindings::kvm_rs_oracle_dirty() };
+
+        self.check("make_spte", input.pfn, ours.0, theirs)?;
+        self.check("wrprot", ours.0, protected.into(), their_protected.into())?;
+        self.check("dirty", ours.0, dirty.into(), their_dirty.into())?;
+
+        let encrypted = oracle.setup.me_value != 0 && !is_host_mmio(request.pfn);
+        self.tally.meet(Case::WriteProtected, protected);
+        self.tally.meet(Case::DirtyLogged, dirty);
+        self.tally.meet(Case::Encrypted, encrypted);
+        Ok(ours)
+    }
+
+    /// What may happen to a leaf, here to `leaf` and to one like it with `cleared` bits cleared.
+    fn updates(&mut self, leaf: Spte, cleared: u64) -> Result {
+        let masks = &self.oracle.masks;
+        let variant = leaf.without(cleared & (spte::WRITABLE | masks.dirty));
+        let volatile = variant.is_volatile(masks);
+        let tracked = make::mark_access_track(variant, masks);
+
+        // SAFETY: the oracle is set up.
+        let theirs = unsafe { bindings::kvm_rs_oracle_atomic(variant.0) };
+        self.check("atomic", variant.0, volatile.into(), theirs.into())?;
+        // SAFETY: the oracle is set up.
+        let theirs = unsafe { bindings::kvm_rs_oracle_track(variant.0) };
+        self.check("track", variant.0, tracked.0, theirs)?;
+        // SAFETY: the oracle is set up.
+        let theirs = unsafe { bindings::kvm_rs_oracle_untrack(tracked.0) };
+        let ours = tracked.restore_access_track(masks);
+        self.check("untrack", tracked.0, ours.0, theirs)?;
+
+        let new = leaf.without(cleared & masks.mmu_writable);
+        // SAFETY: the oracle is set up.
+        let theirs = unsafe { bindings::kvm_rs_oracle_flush(leaf.0, new.0) };
+        let ours = leaf.change_needs_flush(new, masks);
+        self.check("flush", new.0, ours.into(), theirs.into())?;
+
+        self.tally.meet(Case::Volatile, volatile);
+        self.tally
+            .meet(Case::AccessTracked, tracked.is_access_tracked(masks));
         Ok(())
-    };
+    }
 
-    for _ in 0..INPUTS {
-        let level = random.level();
-        let [(leaf, protected), (their_leaf, their_protected)] = make_both(&oracle, random, level);
+    /// Splits a huge leaf down to 4 KiB, and promotes each of the leaves to each of the levels
+    /// above it.
+    fn split(&mut self, random: &mut Random, top: Level, leaf: Spte) -> Result {
+        let oracle = self.oracle;
+        let masks = &oracle.masks;
+        let (mut level, mut huge) = (top, leaf);
 
-        check("make_spte", leaf.0, their_leaf.0, level as u64)?;
-        check("wrprot", protected.into(), their_protected.into(), leaf.0)?;
-        // SAFETY: the oracle is set up.
-        let theirs = unsafe { bindings::kvm_rs_oracle_atomic(leaf.0) };
-        check(
-            "atomic",
-            leaf.is_volatile(masks).into(),
-            theirs.into(),
-            leaf.0,
-        )?;
-        // SAFETY: the oracle is set up.
-        let theirs = unsafe { bindings::kvm_rs_oracle_track(leaf.0) };
-        check("track", leaf.mark_access_track(masks).0, theirs, leaf.0)?;
-
-        if let Some(below) = level.down() {
+        while let Some(below) = level.down() {
             let role = oracle.role(random, below);
-            let Some(index) = Index::new(random.below(512) as usize) else {
-                return Err(EINVAL);
-            };
-            let small = leaf::split_child(leaf, role, below, index, nx_huge_pages, masks);
+            let index = random.below(512);
+            let small = make::make_small(oracle.vm(), huge, role, index as usize, masks);
             // SAFETY: the oracle is set up, and the leaf is huge.
             let theirs = unsafe {
-                bindings::kvm_rs_oracle_small(leaf.0, role.0, index.get() as kernel::ffi::c_int)
+                bindings::kvm_rs_oracle_small(huge.0, role.0, index as kernel::ffi::c_int)
             };
-            check("small", small.0, theirs, leaf.0)?;
+            self.check("small", huge.0, small.0, theirs)?;
+            self.predicates(small, below)?;
 
-            let huge = leaf::promoted(small, level, nx_huge_pages, masks);
-            // SAFETY: the oracle is set up, the leaf is present, and the level is above 4 KiB.
-            let theirs = unsafe { bindings::kvm_rs_oracle_huge(small.0, level.raw()) };
-            check("huge", huge.0, theirs, small.0)?;
+            let regained = leaf::granted_access(small, masks) & !leaf::granted_access(huge, masks);
+            self.tally
+                .meet(Case::ExecuteRegained, regained & leaf::ACC_EXEC != 0);
+
+            let mut above = below;
+            while let Some(target) = above.up().filter(|target| *target <= top) {
+                let ours = make::make_huge(oracle.vm(), small, target, masks);
+                // SAFETY: the oracle is set up, the leaf is present, and the target is huge.
+                let theirs = unsafe { bindings::kvm_rs_oracle_huge(small.0, target.raw()) };
+                self.check("huge", small.0, ours.0, theirs)?;
+                above = target;
+            }
+            (level, huge) = (below, small);
         }
+        Ok(())
+    }
 
-        let pa = random.below(1 << 34) << 12;
+    /// What is no leaf: tables and MMIO.
+    fn others(&mut self, random: &mut Random) -> Result {
+        let oracle = self.oracle;
+        let masks = &oracle.masks;
+        // The oracle takes a pointer, so it has to be an address that could be this machine's.
+        let pa = random.below(1 << 18) << 12;
         let disabled = random.flip();
+        let ours = leaf::table(Hpa(pa), disabled, masks);
         // SAFETY: the oracle is set up.
         let theirs = unsafe { bindings::kvm_rs_oracle_nonleaf(pa, disabled) };
-        check(
-            "nonleaf",
-            leaf::table(Hpa(pa), disabled, masks).0,
-            theirs,
-            pa,
-        )?;
+        self.check("nonleaf", pa, ours.0, theirs)?;
+        self.predicates(ours, Level::Page2M)?;
 
-        let (gfn, access, generation) = (
-            random.below(1 << 39),
-            random.below(16) as u32,
-            random.next(),
-        );
+        let (gfn, access) = (random.below(1 << 39), random.below(16) as u32);
         // SAFETY: the oracle is set up.
-        let theirs = unsafe { bindings::kvm_rs_oracle_mmio(gfn, access, generation) };
-        let ours = leaf::mmio(Gfn(gfn), access, generation, oracle.mmio_value, masks);
-        check("mmio", ours.0, theirs, gfn)?;
+        unsafe { bindings::kvm_rs_oracle_generation(random.next()) };
+        let ours = make::make_mmio(oracle.vcpu(), Gfn(gfn), access, masks);
+        // SAFETY: the oracle is set up.
+        let theirs = unsafe { bindings::kvm_rs_oracle_mmio(gfn, access) };
+        self.check("mmio", gfn, ours.0, theirs)?;
+        self.predicates(ours, Level::Page4K)?;
+        self.tally
+            .meet(Case::Mmio, ours.is_mmio(oracle.mmio_value, masks));
+        Ok(())
     }
-    Ok(compared)
+
+    /// All that can be asked of any value at all.
+    fn predicates(&mut self, value: Spte, level: Level) -> Result {
+        let oracle = self.oracle;
+        let masks = &oracle.masks;
+        let present = value.is_present();
+        // In the order of enum kvm_rs_predicate.
+        let ours = [
+            present,
+            value.is_leaf(level),
+            value.is_large(),
+            value.is_writable(),
+            value.is_mmu_writable(masks),
+            value.is_accessed(masks),
+            value.is_frozen(),
+            value.is_mmio(oracle.mmio_value, masks),
+            value.is_ve_possible(masks),
+            present && value.ad_enabled(),
+            present && value.ad_need_write_protect(),
+            present && value.is_access_tracked(masks),
+        ]
+        .iter()
+        .rfold(0, |all, is| all << 1 | u64::from(*is));
+        // SAFETY: the oracle is set up.
+        let theirs = unsafe { bindings::kvm_rs_oracle_predicates(value.0, level.raw()) };
+        self.check("predicates", value.0, ours, theirs.into())?;
+
+        // SAFETY: takes a value only.
+        let theirs = unsafe { bindings::kvm_rs_oracle_pfn(value.0) };
+        self.check("pfn", value.0, value.pfn(masks).0, theirs)?;
+        if present {
+            let ours = leaf::granted_access(value, masks);
+            // SAFETY: the oracle is set up.
+            let theirs = unsafe { bindings::kvm_rs_oracle_access(value.0) };
+            self.check("access", value.0, ours.into(), theirs.into())?;
+        }
+        Ok(())
+    }
 }
 
-/// As [`compare`], with the NX huge page mitigation off and on, and with encrypted memory where the
-/// vendor has it; says how much was compared.
-fn compare_format(name: &str, format: bindings::kvm_rs_format, me_value: u64) -> Result {
-    let mut compared = 0;
+/// Compares all functions in one format, in random settings, and says how much that was.
+fn compare(name: &str, format: bindings::kvm_rs_format, seed: u64) -> Result {
+    let random = &mut Random(seed);
+    let mut tally = Tally::default();
 
-    for nx_huge_pages in [false, true] {
-        compared += compare(format, 0, nx_huge_pages, 0x9e37_79b9_7f4a_7c15)?;
+    for _ in 0..ROUNDS {
+        let oracle = Oracle::new(format, random)?;
+
+        for _ in 0..INPUTS {
+            let (level, input) = oracle.input(random);
+            let mut comparison = Comparison {
+                oracle: &oracle,
+                input: &input,
+                tally: &mut tally,
+            };
+            let leaf = comparison.leaf()?;
+
+            comparison.predicates(leaf, level)?;
+            comparison.updates(leaf, random.next())?;
+            comparison.split(random, level, leaf)?;
+            comparison.others(random)?;
+            let any = [Spte(0), Spte::NONPRESENT, Spte::FROZEN, Spte(random.next())];
+            for value in any {
+                comparison.predicates(value, level)?;
+            }
+            tally.inputs += 1;
+        }
     }
-    if me_value != 0 {
-        compared += compare(format, me_value, false, 0xd1b5_4a32_d192_ed03)?;
+
+    for ((case, what), met) in Case::ALL.iter().zip(tally.met) {
+        // One in a thousand inputs, at the very least.
+        if case.is_possible(format) && met < tally.inputs / 1000 {
+            pr_err!("{}: only {} SPTEs were {}\n", name, met, what);
+            return Err(EINVAL);
+        }
     }
-    pr_info!("{}: {} comparisons with upstream\n", name, compared);
+    pr_info!(
+        "{}: {} random inputs, {} comparisons with upstream\n",
+        name,
+        tally.inputs,
+        tally.compared
+    );
     Ok(())
 }
 
@@ -278,17 +507,29 @@ mod tests {
 
     #[test]
     fn npt_sptes_are_upstreams() -> Result {
-        compare_format("NPT", bindings::kvm_rs_format_KVM_RS_NPT, 1 << 47)
+        compare(
+            "NPT",
+            bindings::kvm_rs_format_KVM_RS_NPT,
+            0x9e37_79b9_7f4a_7c15,
+        )
     }
 
     #[test]
     fn ept_sptes_with_ad_bits_are_upstreams() -> Result {
-        compare_format("EPT with A/D", bindings::kvm_rs_format_KVM_RS_EPT_AD, 0)
+        compare(
+            "EPT with A/D",
+            bindings::kvm_rs_format_KVM_RS_EPT_AD,
+            0xd1b5_4a32_d192_ed03,
+        )
     }
 
     #[test]
     fn ept_sptes_without_ad_bits_are_upstreams() -> Result {
-        compare_format("EPT without A/D", bindings::kvm_rs_format_KVM_RS_EPT, 0)
+        compare(
+            "EPT without A/D",
+            bindings::kvm_rs_format_KVM_RS_EPT,
+            0x2545_f491_4f6c_dd1d,
+        )
     }
 
     #[test]
@@ -301,6 +542,13 @@ mod tests {
         for raw in 1..=5 {
             let role = word(bindings::kvm_rs_role_field_KVM_RS_ROLE_LEVEL, raw);
             assert_eq!(role.level(), Level::from_raw(raw));
+            for below in 1..raw {
+                let child = word(bindings::kvm_rs_role_field_KVM_RS_ROLE_LEVEL, below);
+                assert_eq!(
+                    Level::from_raw(below).map(|l| role.at_level(l)),
+                    Some(child)
+                );
+            }
         }
         for access in 0..16 {
             let role = word(bindings::kvm_rs_role_field_KVM_RS_ROLE_ACCESS, access);

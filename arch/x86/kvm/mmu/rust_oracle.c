@@ -27,7 +27,6 @@
 
 #define enable_mmio_caching			oracle_enable_mmio_caching
 #define kvm_ad_enabled				oracle_ad_enabled
-#define nx_huge_pages				oracle_nx_huge_pages
 #define shadow_host_writable_mask		oracle_host_writable_mask
 #define shadow_mmu_writable_mask		oracle_mmu_writable_mask
 #define shadow_nx_mask				oracle_nx_mask
@@ -58,13 +57,13 @@
 #define kvm_mmu_set_me_spte_mask		oracle_set_me_spte_mask
 #define kvm_mmu_set_ept_masks			oracle_set_ept_masks
 #define kvm_mmu_reset_all_pte_masks		oracle_reset_all_pte_masks
-#define mmu_try_to_unsync_pages			oracle_try_to_unsync_pages
 
 #include "spte.c"
 
-int nx_huge_pages;
-
-/* A VM with one vCPU, as far as spte.c looks at them. */
+/*
+ * A VM with one vCPU and a memslot of one frame, as far as spte.c and what it
+ * calls look at them.
+ */
 static struct {
 	struct kvm *kvm;
 	struct kvm_vcpu *vcpu;
@@ -72,43 +71,31 @@ static struct {
 	struct kvm_memslots *slots;
 	struct kvm_memory_slot *slot;
 	struct kvm_mmu_page *sp;
-	bool shadowed;
+	struct kvm_lpage_info lpage_info;
+	unsigned short write_track;
+	unsigned long dirty;
 } fake;
 
-int mmu_try_to_unsync_pages(struct kvm *kvm, const struct kvm_memory_slot *slot,
-			    gfn_t gfn, bool synchronizing, bool prefetch)
+/* What the test replaces for its time. */
+static struct {
+	int nx_huge_pages;
+	u8 (*get_mt_mask)(struct kvm_vcpu *vcpu, gfn_t gfn, bool is_mmio);
+} real;
+
+/* Tells by its answer what it was asked. */
+static u8 fake_mt_mask(struct kvm_vcpu *vcpu, gfn_t gfn, bool is_mmio)
 {
-	return fake.shadowed ? -EPERM : 0;
+	return (gfn & 7) << VMX_EPT_MT_EPTE_SHIFT | (is_mmio ? VMX_EPT_IPAT_BIT : 0);
 }
 
-bool kvm_rs_oracle_begin(enum kvm_rs_format format, u64 me_value, bool nx_hugepages)
+static void set_mt_mask(u8 (*get_mt_mask)(struct kvm_vcpu *vcpu, gfn_t gfn, bool is_mmio))
 {
-	fake.kvm = kvzalloc_obj(*fake.kvm, GFP_KERNEL);
-	fake.vcpu = kvzalloc_obj(*fake.vcpu, GFP_KERNEL);
-	fake.mmu = kvzalloc_obj(*fake.mmu, GFP_KERNEL);
-	fake.slots = kvzalloc_obj(*fake.slots, GFP_KERNEL);
-	fake.slot = kvzalloc_obj(*fake.slot, GFP_KERNEL);
-	fake.sp = kvzalloc_obj(*fake.sp, GFP_KERNEL);
-	if (!fake.kvm || !fake.vcpu || !fake.mmu || !fake.slots || !fake.slot || !fake.sp) {
-		kvm_rs_oracle_end();
-		return false;
-	}
-
-	fake.vcpu->kvm = fake.kvm;
-	fake.vcpu->arch.mmu = fake.mmu;
-	rcu_assign_pointer(fake.kvm->memslots[0], fake.slots);
-
-	allow_mmio_caching = true;
-	nx_huge_pages = nx_hugepages;
-	kvm_mmu_reset_all_pte_masks();
-	if (format != KVM_RS_NPT)
-		kvm_mmu_set_ept_masks(format == KVM_RS_EPT_AD);
-	kvm_mmu_set_me_spte_mask(me_value, me_value);
-	fake.kvm->arch.shadow_mmio_value = shadow_mmio_value;
-	return true;
+	kvm_x86_ops.get_mt_mask = get_mt_mask;
+	static_call_update(kvm_x86_get_mt_mask,
+			   (void *)get_mt_mask ?: (void *)__static_call_return0);
 }
 
-void kvm_rs_oracle_end(void)
+static void fake_free(void)
 {
 	kvfree(fake.kvm);
 	kvfree(fake.vcpu);
@@ -117,6 +104,70 @@ void kvm_rs_oracle_end(void)
 	kvfree(fake.slot);
 	kvfree(fake.sp);
 	memset(&fake, 0, sizeof(fake));
+}
+
+static bool fake_alloc(void)
+{
+	fake.kvm = kvzalloc_obj(*fake.kvm, GFP_KERNEL);
+	fake.vcpu = kvzalloc_obj(*fake.vcpu, GFP_KERNEL);
+	fake.mmu = kvzalloc_obj(*fake.mmu, GFP_KERNEL);
+	fake.slots = kvzalloc_obj(*fake.slots, GFP_KERNEL);
+	fake.slot = kvzalloc_obj(*fake.slot, GFP_KERNEL);
+	fake.sp = kvzalloc_obj(*fake.sp, GFP_KERNEL);
+	return fake.kvm && fake.vcpu && fake.mmu && fake.slots && fake.slot && fake.sp;
+}
+
+int kvm_rs_oracle_begin(const struct kvm_rs_oracle *oracle, struct kvm_rs_fake *vm)
+{
+	if (!list_empty(&vm_list))
+		return -EBUSY;
+	if (!fake_alloc()) {
+		fake_free();
+		return -ENOMEM;
+	}
+
+	fake.vcpu->kvm = fake.kvm;
+	fake.vcpu->arch.mmu = fake.mmu;
+	rcu_assign_pointer(fake.kvm->memslots[0], fake.slots);
+	rcu_assign_pointer(fake.kvm->memslots[1], fake.slots);
+	/* Have mmu_try_to_unsync_pages() look at write_track, and no further. */
+	fake.kvm->arch.shadow_root_allocated = true;
+	fake.slot->npages = 1;
+	fake.slot->dirty_bitmap = &fake.dirty;
+	fake.slot->arch.gfn_write_track = &fake.write_track;
+	fake.slot->arch.lpage_info[0] = &fake.lpage_info;
+
+	allow_mmio_caching = true;
+	kvm_mmu_reset_all_pte_masks();
+	if (oracle->l1tf) {
+		/* As with 46 bits of physical address. */
+		shadow_nonpresent_or_rsvd_mask = rsvd_bits(41, 45);
+		shadow_nonpresent_or_rsvd_lower_gfn_mask = GENMASK_ULL(40, PAGE_SHIFT);
+	}
+	if (oracle->format != KVM_RS_NPT)
+		kvm_mmu_set_ept_masks(oracle->format == KVM_RS_EPT_AD);
+	kvm_mmu_set_me_spte_mask(oracle->me_value, oracle->me_value);
+	fake.kvm->arch.shadow_mmio_value = shadow_mmio_value;
+
+	real.nx_huge_pages = nx_huge_pages;
+	nx_huge_pages = oracle->nx_huge_pages;
+	real.get_mt_mask = kvm_x86_ops.get_mt_mask;
+	set_mt_mask(oracle->format == KVM_RS_NPT ? NULL : fake_mt_mask);
+
+	*vm = (struct kvm_rs_fake) {
+		.kvm = fake.kvm,
+		.vcpu = fake.vcpu,
+		.slot = fake.slot,
+		.sp = fake.sp,
+	};
+	return 0;
+}
+
+void kvm_rs_oracle_end(void)
+{
+	nx_huge_pages = real.nx_huge_pages;
+	set_mt_mask(real.get_mt_mask);
+	fake_free();
 }
 
 void kvm_rs_oracle_masks(struct kvm_rs_masks *masks)
@@ -143,17 +194,35 @@ void kvm_rs_oracle_masks(struct kvm_rs_masks *masks)
 	};
 }
 
+void kvm_rs_oracle_prepare(const struct kvm_rs_leaf *leaf)
+{
+	fake.kvm->arch.cpu_dirty_log_size = leaf->cpu_dirty_log ? 512 : 0;
+	fake.kvm->arch.disable_nx_huge_pages = leaf->nx_opt_out;
+	fake.sp->role.word = leaf->role;
+	fake.slot->base_gfn = leaf->gfn;
+	fake.slot->flags = leaf->dirty_log ? KVM_MEM_LOG_DIRTY_PAGES : 0;
+	fake.write_track = leaf->shadowed;
+	fake.dirty = 0;
+}
+
 u64 kvm_rs_oracle_leaf(const struct kvm_rs_leaf *leaf, bool *wrprot)
 {
 	u64 spte;
 
-	fake.shadowed = leaf->shadowed;
-	fake.kvm->arch.cpu_dirty_log_size = leaf->cpu_dirty_log ? 512 : 0;
-	fake.sp->role.word = leaf->role;
 	*wrprot = make_spte(fake.vcpu, fake.sp, fake.slot, leaf->access, leaf->gfn,
 			    leaf->pfn, leaf->old_spte, leaf->prefetch,
 			    leaf->synchronizing, leaf->host_writable, &spte);
 	return spte;
+}
+
+bool kvm_rs_oracle_dirty(void)
+{
+	return fake.dirty;
+}
+
+void kvm_rs_oracle_generation(u64 generation)
+{
+	fake.slots->generation = generation;
 }
 
 u64 kvm_rs_oracle_small(u64 huge_spte, u32 role, int index)
@@ -172,9 +241,8 @@ u64 kvm_rs_oracle_nonleaf(u64 pa, bool ad_disabled)
 	return make_nonleaf_spte(__va(pa), ad_disabled);
 }
 
-u64 kvm_rs_oracle_mmio(u64 gfn, u32 access, u64 generation)
+u64 kvm_rs_oracle_mmio(u64 gfn, u32 access)
 {
-	fake.slots->generation = generation;
 	return make_mmio_spte(fake.vcpu, gfn, access);
 }
 
@@ -183,9 +251,66 @@ u64 kvm_rs_oracle_track(u64 spte)
 	return mark_spte_for_access_track(spte);
 }
 
+u64 kvm_rs_oracle_untrack(u64 spte)
+{
+	return restore_acc_track_spte(spte);
+}
+
 bool kvm_rs_oracle_atomic(u64 spte)
 {
 	return spte_needs_atomic_update(spte);
+}
+
+bool kvm_rs_oracle_flush(u64 old_spte, u64 new_spte)
+{
+	return leaf_spte_change_needs_tlb_flush(old_spte, new_spte);
+}
+
+u64 kvm_rs_oracle_pfn(u64 spte)
+{
+	return spte_to_pfn(spte);
+}
+
+/*
+ * The ACC_* bits that spte_permission_fault() finds in @spte. It looks them up in
+ * a bitmap, so ask it once for each bit, with the bitmap of the sets that have it.
+ */
+u32 kvm_rs_oracle_access(u64 spte)
+{
+	static const u16 sets[] = { 0xaaaa, 0xcccc, 0xf0f0, 0xff00 };
+	u32 access = 0;
+	int bit;
+
+	for (bit = 0; bit < ARRAY_SIZE(sets); bit++) {
+		struct kvm_page_fault fault = { .error_code = bit << 1 };
+
+		fake.mmu->fmt.permissions[bit] = sets[bit];
+		if (spte_permission_fault(fake.mmu, spte, &fault))
+			access |= 1U << bit;
+	}
+	return access;
+}
+
+u32 kvm_rs_oracle_predicates(u64 spte, int level)
+{
+	u32 is = 0;
+
+	is |= is_shadow_present_pte(spte) ? BIT(KVM_RS_IS_PRESENT) : 0;
+	is |= is_last_spte(spte, level) ? BIT(KVM_RS_IS_LAST) : 0;
+	is |= is_large_pte(spte) ? BIT(KVM_RS_IS_LARGE) : 0;
+	is |= is_writable_pte(spte) ? BIT(KVM_RS_IS_WRITABLE) : 0;
+	is |= is_mmu_writable_spte(spte) ? BIT(KVM_RS_IS_MMU_WRITABLE) : 0;
+	is |= is_accessed_spte(spte) ? BIT(KVM_RS_IS_ACCESSED) : 0;
+	is |= is_frozen_spte(spte) ? BIT(KVM_RS_IS_FROZEN) : 0;
+	is |= is_mmio_spte(fake.kvm, spte) ? BIT(KVM_RS_IS_MMIO) : 0;
+	is |= is_ept_ve_possible(spte) ? BIT(KVM_RS_IS_VE_POSSIBLE) : 0;
+	if (!is_shadow_present_pte(spte))
+		return is;
+
+	is |= spte_ad_enabled(spte) ? BIT(KVM_RS_IS_AD_ENABLED) : 0;
+	is |= spte_ad_need_write_protect(spte) ? BIT(KVM_RS_IS_AD_WRPROT) : 0;
+	is |= is_access_track_spte(spte) ? BIT(KVM_RS_IS_ACCESS_TRACKED) : 0;
+	return is;
 }
 
 u32 kvm_rs_oracle_role(enum kvm_rs_role_field field, u32 value)
