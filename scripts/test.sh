@@ -171,8 +171,9 @@ done
 ! wanted debug || wanted selftests || stages+=(selftests)
 rm -rf "${logs:?}"
 mkdir -p "$logs"
-# shellcheck disable=SC2046 # one word per job
-trap '[[ -z $(jobs -pr) ]] || kill $(jobs -pr)' EXIT
+# A boot is a process group of its own, so that none of it outlives this.
+set -m
+trap 'for job in $(jobs -pr); do kill -- "-$job"; done' EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 
