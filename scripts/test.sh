@@ -173,7 +173,15 @@ rm -rf "${logs:?}"
 mkdir -p "$logs"
 # A boot is a process group of its own, so that none of it outlives this.
 set -m
-trap 'for job in $(jobs -pr); do kill -- "-$job"; done' EXIT
+# shellcheck disable=SC2317,SC2329 # called by the trap
+end_boots()
+{
+	local job
+	for job in $(jobs -pr); do
+		kill -- "-$job" || :
+	done
+}
+trap end_boots EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 
