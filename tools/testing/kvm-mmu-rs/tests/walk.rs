@@ -51,15 +51,26 @@ fn walk(
 ) -> Vec<(Level, u64)> {
     let mut out = Vec::new();
     let mut position = Position::start(root, min, range.start, alias).unwrap();
+    // After a restart: how far the walk had come, until it is further.
+    let mut returning = None;
 
     loop {
         if position.gfn() >= range.end {
             return out;
         }
         if position.has_progressed() && restart(&position) {
+            returning = Some((position.gfn(), position.level()));
             position.restart();
             assert!(!position.has_progressed());
+            assert_eq!(position.level(), root);
             continue;
+        }
+        if let Some((gfn, level)) = returning {
+            // Only the path to where the walk was: each entry holds that place.
+            assert_eq!(position.gfn(), gfn.round_down(position.level()));
+            if position.level() == level {
+                returning = None;
+            }
         }
         out.push((position.level(), position.gfn().0));
         assert!(out.len() < 100_000, "the walk does not end");
@@ -85,27 +96,43 @@ fn case() -> impl Strategy<Value = (Tables, Level, Level, GfnRange)> {
     let min = prop_oneof![
         Just(Level::Page4K),
         Just(Level::Page2M),
-        Just(Level::Page1G)
+        Just(Level::Page1G),
+        Just(Level::Page512G)
+    ];
+
+    let root = prop_oneof![Just(Level::Page512G), Just(Level::Page256T)];
+    // Around a border of entries of each level, and around the end of a four-level root, also.
+    let base = prop_oneof![
+        Just(0),
+        Just(Level::Page2M.pages() * 512 * 3),
+        Just(Level::Page512G.pages() * 7),
+        Just(Level::Page512G.pages() * 512),
     ];
 
     (
+        root,
         min,
+        base,
         0u64..1 << 21,
         1u64..3000,
-        proptest::collection::vec((0u64..1 << 21, 1usize..4), 0..24),
+        proptest::collection::vec((0u64..1 << 21, 1usize..5), 0..24),
     )
-        .prop_map(|(min, start, len, seeds)| {
+        .prop_map(|(root, min, base, offset, len, seeds)| {
+            let start = (base + offset).saturating_sub(1 << 11);
             let range = GfnRange::new(Gfn(start), Gfn(start + len));
             let mut tables = Tables::new();
             for (offset, depth) in seeds {
                 let gfn = Gfn(start + offset % (2 * len));
-                let mut level = Level::Page512G;
+                let mut level = root;
                 for _ in 0..depth {
                     tables.insert((level, gfn.round_down(level).0));
-                    level = level.down().unwrap();
+                    match level.down() {
+                        Some(below) => level = below,
+                        None => break,
+                    }
                 }
             }
-            (tables, Level::Page512G, min, range)
+            (tables, root, min, range)
         })
 }
 
@@ -120,7 +147,7 @@ proptest! {
 
     #[test]
     fn an_alias_changes_indices_only((tables, root, min, range) in case()) {
-        let alias = 1 << 35;
+        let alias = 1 << 47;
 
         prop_assert_eq!(
             walk(&tables, root, min, range, alias, |_| false),
@@ -174,10 +201,27 @@ proptest! {
 }
 
 #[test]
+fn a_walk_does_not_leave_its_root() {
+    let end = Level::Page512G.pages() * 512;
+    let mut position = Position::start(Level::Page512G, Level::Page1G, Gfn(end - 1), 0).unwrap();
+
+    assert!(position.index().is_last());
+    assert!(position.descend());
+    assert!(!position.may_descend() && !position.descend());
+    assert_eq!(position.level(), Level::Page1G);
+    assert!(position.index().is_last() && !position.advance());
+    assert!(position.ascend());
+    let at_root = position;
+    assert!(!position.advance() && !position.ascend());
+    assert_eq!(position, at_root);
+}
+
+#[test]
 fn senseless_walks_are_refused() {
     let start = |root, min, gfn, alias| Position::start(root, min, Gfn(gfn), alias);
 
     assert!(start(Level::Page2M, Level::Page1G, 0, 0).is_none());
+    assert!(start(Level::Page1G, Level::Page1G, 0, 0).is_some());
     assert!(start(Level::Page512G, Level::Page4K, 1 << 35, 1 << 35).is_none());
     assert!(start(Level::Page512G, Level::Page4K, (1 << 35) - 1, 1 << 35).is_some());
     assert!(Level::from_raw(0).is_none() && Level::from_raw(6).is_none());
