@@ -36,17 +36,22 @@ clippy()
 	! grep -A12 '^\(warning\|error\)' "$log"
 }
 
+# On standard input, because checkpatch takes a file that git tracks for source.
+# In userspace, a symbol that the linker wraps has no header, and an enum's
+# tag may be its variable's name.
 checkpatch()
 {
-	local status=0 f
+	local status=0 f cp=(perl "$SRC/scripts/checkpatch.pl" --strict --quiet
+		--no-summary --root="$SRC" --show-types)
 	for f in patches/*.patch; do
-		perl "$SRC/scripts/checkpatch.pl" --strict --quiet --no-summary \
-			--root="$SRC" "$f" || status=1
+		"${cp[@]}" - <"$f" || status=1
 	done
 	for f in "${c_files[@]}"; do
-		# The selftests' own style has printf and volatile where it must.
-		perl "$SRC/scripts/checkpatch.pl" --strict --quiet --no-summary \
-			--root="$SRC" --file "$f" || status=1
+		case $f in
+		tests/*|tools/*)
+			"${cp[@]}" --ignore AVOID_EXTERNS,REPEATED_WORD --file "$f" || status=1 ;;
+		*)	"${cp[@]}" --file "$f" || status=1 ;;
+		esac
 	done
 	return "$status"
 }

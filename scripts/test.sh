@@ -195,8 +195,8 @@ done
 debug_missing()
 {
 	local left=$((${LAB_DEADLINE:-0} - $(date +%s)))
-	if ((${LAB_DEADLINE:-0} && left < 50 * 60)); then
-		echo "not built: $((left / 60)) minutes are left, it needs 50"
+	if ((${LAB_DEADLINE:-0} && left < 75 * 60)); then
+		echo "not built: $((left / 60)) minutes are left, it needs 75"
 		return
 	fi
 	progress "building the debug kernel ..." >&2
