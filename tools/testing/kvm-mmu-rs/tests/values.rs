@@ -73,7 +73,28 @@ proptest! {
         prop_assert_eq!(GfnRange::single(Gfn(start)), GfnRange::new(Gfn(start), Gfn(start + 1)));
     }
 
-    /// The C compiler's layout is for KUnit to compare with; here, that no field disturbs another.
+    /// A flag is its bit and no other.
+    #[test]
+    fn role_flags_look_at_one_bit(word: u32) {
+        for (flag, bit) in [
+            (Role::invalid as fn(Role) -> bool, 12),
+            (Role::ad_disabled, 16),
+            (Role::guest_mode, 17),
+            (Role::mirror, 19),
+        ] {
+            prop_assert_eq!(flag(Role(word)), word >> bit & 1 == 1, "bit {}", bit);
+        }
+        prop_assert_eq!(Role(word).access(), word >> 8 & 15);
+        prop_assert_eq!(Role(word).level().map_or(0, |level| level.raw()), match word & 15 {
+            raw @ 1..=5 => raw as i32,
+            _ => 0,
+        });
+        prop_assert_eq!(Role(word & 0xff_ffff).as_id(), 0);
+        prop_assert_eq!(Role(word | 1 << 24).as_id(), 1);
+    }
+
+    /// That the C compiler puts the fields there is for KUnit to see; here, that changing one of
+    /// them disturbs no other.
     #[test]
     fn role_fields_are_independent(word: u32) {
         let role = Role(word);
