@@ -199,8 +199,8 @@ done
 debug_missing()
 {
 	local left=$((${LAB_DEADLINE:-0} - $(date +%s)))
-	if ((${LAB_DEADLINE:-0} && left < 75 * 60)); then
-		echo "not built: $((left / 60)) minutes are left, it needs 75"
+	if ((${LAB_DEADLINE:-0} && left < 80 * 60)); then
+		echo "not built: $((left / 60)) minutes are left, it wants 80"
 		return
 	fi
 	progress "building the debug kernel ..." >&2
