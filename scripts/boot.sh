@@ -9,6 +9,7 @@
 #   --thread multi|single MTTCG, or one thread for all processors (multi)
 #   --cpu MODEL           (max,+svm,+npt)
 #   --append WORDS        more for the kernel's command line
+#   --plugin SPEC         a QEMU plugin, with its arguments
 #   --timeout S           give up after S seconds (600)
 #   --name NAME           log directory build/logs/NAME
 #   --interactive         the console on this terminal
@@ -19,12 +20,12 @@ set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
 flavour=lab smp=2 mem=4G icount='' thread=multi cpu=max,+svm,+npt append=''
-limit=600 name='' interactive=''
+limit=600 name='' interactive='' plugin=()
 while (($#)); do
 	case $1 in
 	--icount) icount=1 ;;
 	--interactive) interactive=1 ;;
-	--kernel|--smp|--mem|--thread|--cpu|--append|--timeout|--name)
+	--kernel|--smp|--mem|--thread|--cpu|--append|--plugin|--timeout|--name)
 		(($# > 1)) || die "boot.sh: $1 needs a value"
 		case $1 in
 		--kernel) flavour=$2 ;;
@@ -33,6 +34,7 @@ while (($#)); do
 		--thread) thread=$2 ;;
 		--cpu) cpu=$2 ;;
 		--append) append=$2 ;;
+		--plugin) plugin=(-plugin "$2") ;;
 		--timeout) limit=$2 ;;
 		--name) name=$2 ;;
 		esac
@@ -81,7 +83,7 @@ qemu=(qemu-system-x86_64 -accel "$accel" "${time[@]}" -machine q35 -cpu "$cpu"
       -virtfs "$(share root "$root" ,readonly=on)"
       -virtfs "$(share checkout "$TOP" ,readonly=on)"
       -virtfs "$(share results "$run" '')"
-      -device virtio-rng-pci "${serial[@]}"
+      -device virtio-rng-pci "${plugin[@]}" "${serial[@]}"
       -append "console=ttyS0 root=root rootfstype=9p ro rootflags=trans=virtio,version=9p2000.L,msize=524288,cache=loose init=/sbin/lab-init panic=-1 $append")
 
 # Killed with us, whatever ends us; in the background so that the trap runs at

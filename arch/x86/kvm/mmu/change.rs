@@ -25,8 +25,10 @@ use kernel::{error::code::EBUSY, prelude::*, sync::rcu};
 
 use crate::{
     page::{OwnedSp, RemovedSp, Sp},
-    pte::PtePtr,
-    pure::{leaf, transition::Transition, Gfn, Hpa, Index, Level, Masks, Role, Spte},
+    pte::{PtePtr, Table},
+    pure::{
+        addr::ENTRIES, leaf, transition::Transition, Gfn, Hpa, Index, Level, Masks, Role, Spte,
+    },
     sync::{Exclusive, MmuLock, Shared},
     sys::{cpu_relax, trace, Vm},
     walk::{Step, View},
@@ -82,15 +84,12 @@ impl<'l> Update<'l> for Shared<'l> {
 
     #[inline]
     fn freeze(&self, slot: PtePtr<'_>, _level: Level, _masks: &Masks) -> Option<Spte> {
-        loop {
-            let old = slot.swap(Spte::FROZEN);
+        let old = slot.swap(Spte::FROZEN);
 
-            // A frozen value is a fault's in the middle of a change that ends with a plain
-            // store, which would undo ours: wait for it.
-            if !old.is_frozen() {
-                return Some(old);
-            }
-            cpu_relax();
+        if old.is_present() {
+            Some(old)
+        } else {
+            Some(wait_for_thaw(slot, old))
         }
     }
 }
@@ -123,6 +122,18 @@ impl<'l> Update<'l> for Exclusive<'l> {
         // writable since we read it. Frozen rather than empty only for the sake of one `commit`.
         Some(write(slot, old, Spte::FROZEN, level, masks))
     }
+}
+
+/// Waits until an entry that was just frozen, and had been frozen before, is ours; returns what it was
+/// then. A frozen value is a fault's in the middle of a change that ends with a plain store, which
+/// would undo ours.
+#[cold]
+fn wait_for_thaw(slot: PtePtr<'_>, mut old: Spte) -> Spte {
+    while old.is_frozen() {
+        cpu_relax();
+        old = slot.swap(Spte::FROZEN);
+    }
+    old
 }
 
 /// Writes an entry where `mmu_lock` is held for write, and returns the value that was replaced.
@@ -247,18 +258,12 @@ fn tear_down<'l, M: Update<'l>>(lock: &M, removed: RemovedSp, masks: &Masks) {
 
     // Every page of the TDP MMU has a level, and a child a lower one than its parent.
     if let Some(level) = role.level() {
-        let place = Place::new(vm, level, role);
-        // Nearly all tables are of the last level and not mirrors. Said in constants, that leaves
-        // next to nothing to do for an entry but to freeze it.
-        let leaves = if level == Level::Page4K && !place.mirror {
-            let place = Place {
-                level: Level::Page4K,
-                mirror: false,
-                ..place
-            };
-            freeze_all(lock, &place, sp, masks)
+        // Nearly all tables are of the last level and not mirrors. There is next to nothing to do
+        // for their entries, unless somebody wants to be told of each.
+        let leaves = if level == Level::Page4K && !role.mirror() && !trace::spte_changed_enabled() {
+            freeze_leaves(lock, sp, masks)
         } else {
-            freeze_all(lock, &place, sp, masks)
+            freeze_all(lock, &Place::new(vm, level, role), sp, masks)
         };
 
         if leaves != 0 {
@@ -272,9 +277,26 @@ fn tear_down<'l, M: Update<'l>>(lock: &M, removed: RemovedSp, masks: &Masks) {
     removed.retire();
 }
 
+/// Freezes all entries of a table of 4 KiB pages, none of which is a mirror, and returns the change
+/// in the number of leaves. All that [`Place::apply`] could find there, but for the trace.
+fn freeze_leaves<'l, M: Update<'l>>(lock: &M, sp: Sp<'_>, masks: &Masks) -> i32 {
+    let table = sp.table();
+    let mut absent: i32 = 0;
+
+    for group in Index::groups() {
+        for index in group {
+            let old = lock.freeze(table.slot(index), Level::Page4K, masks);
+
+            if !old.is_some_and(Spte::is_present) {
+                absent = absent.wrapping_add(1);
+            }
+        }
+    }
+    absent.wrapping_sub(ENTRIES as i32)
+}
+
 /// Freezes all entries of the table of `sp`, and accounts what they were; returns the change in the
 /// number of leaves.
-#[inline(always)]
 fn freeze_all<'l, M: Update<'l>>(lock: &M, place: &Place<'_>, sp: Sp<'_>, masks: &Masks) -> i32 {
     let table = sp.table();
     let mut gfn = sp.gfn();
@@ -351,6 +373,37 @@ impl<'l> Step<'_, Exclusive<'l>> {
             view.spte,
             view.spte.without(bits),
         );
+    }
+}
+
+/// Clears bits of the 4 KiB leaf that maps `gfn` in `table`, if there is one, without bookkeeping but
+/// for the trace: for bits whose loss nobody counts (W and D, when the dirty log has them).
+///
+/// The entry may change at the same time, also to frozen if the table has been unlinked: the
+/// exchange is repeated until it succeeds, or there is nothing to clear.
+#[inline(always)]
+pub(crate) fn clear_leaf_bits(
+    _lock: &Shared<'_>,
+    table: Table<'_>,
+    gfn: Gfn,
+    as_id: u16,
+    bits: u64,
+    masks: &Masks,
+) {
+    let slot = table.slot(Index::of(gfn, Level::Page4K));
+    let mut old = slot.read();
+
+    while old.is_present() && old.0 & bits != 0 {
+        let new = old.without(bits);
+
+        prove!(bits == masks.dirty && old.ad_need_write_protect());
+        match slot.compare_exchange(old, new) {
+            Ok(()) => {
+                trace::spte_changed(as_id, gfn, Level::Page4K, old, new);
+                break;
+            }
+            Err(now) => old = now,
+        }
     }
 }
 

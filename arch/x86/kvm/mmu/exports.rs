@@ -23,7 +23,9 @@ use crate::{
         age::{age, Age},
         dirty_log, lookup,
         map::{self, Outcome},
-        promote, roots, split,
+        promote,
+        reap_log::{self, HugePages},
+        roots, split,
         spte::{self, LeafRequest},
         start_log, zap,
     },
@@ -31,7 +33,7 @@ use crate::{
     pure::{leaf, Gfn, GfnRange, Hpa, Level, Pfn, Role, Spte},
     root::{self, Root, RootTypes},
     sync::{Exclusive, Shared},
-    sys::{masks, Fault, Memslot, NotifierRange, Vcpu, Vm},
+    sys::{self, masks, DirtyBitmap, Fault, Memslot, NotifierRange, Vcpu, Vm, Wanted},
     walk::Flush,
 };
 
@@ -60,6 +62,13 @@ fn level(raw: c_int) -> Option<Level> {
 fn word(role: bindings::kvm_mmu_page_role) -> Role {
     // SAFETY: every bit pattern is a valid word.
     Role(unsafe { *role.word })
+}
+
+/// Takes note of the SPTE format for a VM that is being created. The caller serializes.
+#[no_mangle]
+unsafe extern "C" fn kvm_tdp_mmu_refresh_masks() {
+    // SAFETY: the shim holds its mutex.
+    unsafe { sys::refresh_masks() }
 }
 
 /// Initializes the TDP MMU of a VM.
@@ -331,6 +340,44 @@ unsafe extern "C" fn kvm_tdp_mmu_start_dirty_log(
     start_log::start(&mut lock, wrap!(Memslot, slot), split);
 }
 
+/// Reaps a dirty bitmap: `words` words of it, from `first_word` on, into `buffer`, which has as many,
+/// and protects the pages whose bits were taken. `slots_lock` is held; takes `mmu_lock` and flushes.
+///
+/// `requested`: only the bits that are set in the buffer. `initially_set`: huge pages of the slot may
+/// be writable, and are split if `split`. Returns 0, or `-EINTR`.
+#[no_mangle]
+unsafe extern "C" fn kvm_tdp_mmu_reap_dirty_log(
+    kvm: *mut bindings::kvm,
+    slot: *const bindings::kvm_memory_slot,
+    first_word: c_ulong,
+    words: c_ulong,
+    buffer: NonNull<u64>,
+    requested: bool,
+    initially_set: bool,
+    split: bool,
+) -> c_int {
+    let slot = wrap!(Memslot, slot);
+    let wanted = if requested {
+        Wanted::Requested
+    } else {
+        Wanted::All
+    };
+    let huge = match (initially_set, split) {
+        (false, _) => HugePages::Protected,
+        (true, false) => HugePages::Protect,
+        (true, true) => HugePages::Split,
+    };
+    // SAFETY: C passes a buffer of that many words, which `slots_lock` makes ours.
+    let buffer = unsafe { core::slice::from_raw_parts_mut(buffer.as_ptr(), words as usize) };
+    // SAFETY: C has checked that the slot has a bitmap, and the range against the slot.
+    let mut log = unsafe { DirtyBitmap::new(slot, first_word as usize, buffer, wanted) };
+
+    match reap_log::reap(wrap!(Vm, kvm), slot, &mut log, huge) {
+        Ok(()) => 0,
+        Err(error) => error.to_errno(),
+    }
+}
+
 /// Promotes small pages in a slot. `mmu_lock` is held for read.
 #[no_mangle]
 unsafe extern "C" fn kvm_tdp_mmu_recover_huge_pages(
@@ -420,8 +467,13 @@ unsafe extern "C" fn make_spte(
         synchronizing,
         host_writable,
     };
-    let (spte, write_protected) =
-        spte::make_leaf(wrap!(Vcpu, vcpu), wrap!(Sp, sp), &request, &masks());
+    let (vcpu, sp) = (wrap!(Vcpu, vcpu), wrap!(Sp, sp));
+    let (spte, write_protected) = spte::make_leaf(vcpu, sp, &request, vcpu.vm().masks());
+
+    // Before the leaf is installed, as in C: the shadow MMU holds mmu_lock for write.
+    if let Some(level) = sp.role().level() {
+        spte::log_writable(vcpu.vm(), request.slot, request.gfn, spte, level);
+    }
 
     // SAFETY: C passes a valid pointer.
     unsafe { new_spte.write(spte.0) };

@@ -7,6 +7,7 @@
 #include "mmutrace.h"
 
 #include <linux/rculist.h>
+#include <linux/sched/signal.h>
 
 #ifdef CONFIG_RUST_INLINE_HELPERS
 /* See rust/helpers/helpers.c: overrides LLVM's cross-language inlining checks. */
@@ -80,6 +81,11 @@ __kvm_rs void kvm_rs_cpu_relax(void)
 	cpu_relax();
 }
 
+__kvm_rs bool kvm_rs_fatal_signal_pending(void)
+{
+	return fatal_signal_pending(current);
+}
+
 __kvm_rs bool kvm_rs_roots_empty(struct kvm *kvm)
 {
 	return list_empty(&kvm->arch.tdp_mmu_roots);
@@ -123,9 +129,14 @@ __kvm_rs bool kvm_rs_root_is_live(struct kvm_mmu_page *root)
 	return refcount_read(&root->tdp_mmu_root_count);
 }
 
-__kvm_rs u64 kvm_rs_fetch_and(u64 *sptep, u64 mask)
+__kvm_rs u64 kvm_rs_fetch_and(u64 *word, u64 mask)
 {
-	return atomic64_fetch_and(mask, (atomic64_t *)sptep);
+	return atomic64_fetch_and(mask, (atomic64_t *)word);
+}
+
+__kvm_rs u64 kvm_rs_fetch_or(u64 *word, u64 mask)
+{
+	return atomic64_fetch_or(mask, (atomic64_t *)word);
 }
 
 __kvm_rs u64 *kvm_rs_va(hpa_t hpa)
@@ -192,6 +203,11 @@ __kvm_rs bool kvm_rs_has_tables(struct kvm *kvm)
 __kvm_rs u64 kvm_rs_base_addr_mask(void)
 {
 	return SPTE_BASE_ADDR_MASK;
+}
+
+__kvm_rs bool kvm_rs_has_shadow_pages(struct kvm *kvm)
+{
+	return kvm_memslots_have_rmaps(kvm);
 }
 
 __kvm_rs void kvm_rs_update_page_stats(struct kvm *kvm, int level, int count)
@@ -274,6 +290,11 @@ __kvm_rs void kvm_rs_trace_get_page(struct kvm_mmu_page *sp)
 __kvm_rs void kvm_rs_trace_prepare_zap_page(struct kvm_mmu_page *sp)
 {
 	trace_kvm_mmu_prepare_zap_page(sp);
+}
+
+__kvm_rs bool kvm_rs_trace_spte_changed_enabled(void)
+{
+	return trace_kvm_tdp_mmu_spte_changed_enabled();
 }
 
 __kvm_rs void kvm_rs_trace_spte_changed(int as_id, gfn_t gfn, int level, u64 old_spte, u64 new_spte)

@@ -12,12 +12,18 @@ struct kvm_mmu_page;
 struct kvm_page_fault;
 
 /* rust_shim.c: out of line, because C calls it, or it needs static storage. */
+void kvm_rs_create_vm(void);
 void kvm_rs_init_vm(struct kvm *kvm);
 bool kvm_rs_start_dirty_log(struct kvm *kvm, const struct kvm_memory_slot *slot);
 
 /* exports.rs: what C does not have. */
+void kvm_tdp_mmu_refresh_masks(void);
 void kvm_tdp_mmu_start_dirty_log(struct kvm *kvm, const struct kvm_memory_slot *slot,
 				 bool split);
+int kvm_tdp_mmu_reap_dirty_log(struct kvm *kvm, const struct kvm_memory_slot *slot,
+			       unsigned long first_word, unsigned long words,
+			       unsigned long *buffer, bool requested, bool initially_set,
+			       bool split);
 
 /* spte.c (hook): C's host-MMIO predicates. */
 bool kvm_rs_is_host_mmio_pfn(kvm_pfn_t pfn);
@@ -39,6 +45,7 @@ bool kvm_rs_invalidate_needs_lock(struct kvm *kvm);
 void kvm_rs_pages_lock(struct kvm *kvm);
 void kvm_rs_pages_unlock(struct kvm *kvm);
 void kvm_rs_cpu_relax(void);
+bool kvm_rs_fatal_signal_pending(void);
 
 /* the list of roots */
 bool kvm_rs_roots_empty(struct kvm *kvm);
@@ -51,7 +58,8 @@ void kvm_rs_root_set_count(struct kvm_mmu_page *root, int count);
 bool kvm_rs_root_is_live(struct kvm_mmu_page *root);
 
 /* memory and shadow pages */
-u64 kvm_rs_fetch_and(u64 *sptep, u64 mask);
+u64 kvm_rs_fetch_and(u64 *word, u64 mask);
+u64 kvm_rs_fetch_or(u64 *word, u64 mask);
 u64 *kvm_rs_va(hpa_t hpa);
 hpa_t kvm_rs_pa(u64 *spt);
 struct kvm_mmu_page *kvm_rs_hpa_to_sp(hpa_t hpa);
@@ -68,6 +76,7 @@ bool kvm_rs_has_tables(struct kvm *kvm);
 u64 kvm_rs_base_addr_mask(void);
 
 /* the VM */
+bool kvm_rs_has_shadow_pages(struct kvm *kvm);
 void kvm_rs_update_page_stats(struct kvm *kvm, int level, int count);
 bool kvm_rs_nx_huge_pages(struct kvm *kvm);
 bool kvm_rs_has_mirrored_tdp(struct kvm *kvm);
@@ -89,6 +98,7 @@ bool kvm_rs_is_rsvd_spte(struct kvm_vcpu *vcpu, u64 spte, int level);
 /* tracepoints */
 void kvm_rs_trace_get_page(struct kvm_mmu_page *sp);
 void kvm_rs_trace_prepare_zap_page(struct kvm_mmu_page *sp);
+bool kvm_rs_trace_spte_changed_enabled(void);
 void kvm_rs_trace_spte_changed(int as_id, gfn_t gfn, int level, u64 old_spte, u64 new_spte);
 void kvm_rs_trace_split(gfn_t gfn, u64 spte, int level, int err);
 void kvm_rs_trace_mark_mmio(u64 *sptep, gfn_t gfn, u64 spte);

@@ -8,10 +8,21 @@
 #include "rust_bindings.h"
 
 #include <linux/moduleparam.h>
+#include <linux/mutex.h>
+#include <asm/kvm_rust_mmu.h>
 
 static char *mmu_engine = "rust";
 module_param(mmu_engine, charp, 0444);
 MODULE_PARM_DESC(mmu_engine, "The implementation of the TDP MMU in this build (read-only)");
+
+/* Called for each VM, whether it will use the TDP MMU or not, before its MMU. */
+void kvm_rs_create_vm(void)
+{
+	static DEFINE_MUTEX(lock);
+
+	guard(mutex)(&lock);
+	kvm_tdp_mmu_refresh_masks();
+}
 
 void kvm_rs_init_vm(struct kvm *kvm)
 {
@@ -36,6 +47,34 @@ bool kvm_rs_start_dirty_log(struct kvm *kvm, const struct kvm_memory_slot *slot)
 	/* As in C, outside of mmu_lock, and in any case. */
 	kvm_flush_remote_tlbs_memslot(kvm, slot);
 	return true;
+}
+
+/*
+ * Takes all bits of @slot's dirty bitmap into @buffer, for KVM_GET_DIRTY_LOG in
+ * legacy mode. @slot cannot be in the mode that begins with all bits set, which
+ * goes with manual protection. Returns 0, or -EINTR and all bits are back.
+ */
+int kvm_rs_get_dirty_log(struct kvm *kvm, const struct kvm_memory_slot *slot,
+			 unsigned long *buffer)
+{
+	unsigned long words = DIV_ROUND_UP(slot->npages, BITS_PER_LONG);
+
+	return kvm_tdp_mmu_reap_dirty_log(kvm, slot, 0, words, buffer, false, false, false);
+}
+
+/*
+ * Clears the bits of @slot's dirty bitmap that are set in @words words of
+ * @buffer, which stand for the pages from @first_page on, for
+ * KVM_CLEAR_DIRTY_LOG. Overwrites @buffer. Returns 0, or -EINTR and only the bits
+ * of a first part of the range are clear.
+ */
+int kvm_rs_clear_dirty_log(struct kvm *kvm, const struct kvm_memory_slot *slot,
+			   u64 first_page, unsigned long words, unsigned long *buffer)
+{
+	return kvm_tdp_mmu_reap_dirty_log(kvm, slot, first_page / BITS_PER_LONG, words,
+					  buffer, true,
+					  kvm_dirty_log_manual_protect_and_init_set(kvm),
+					  READ_ONCE(eager_page_split));
 }
 
 /* pure/spte.rs */

@@ -12,7 +12,7 @@ use kernel::sync::rcu;
 use crate::{
     pure::Entry,
     root::{rcu_roots, RootTypes, Selection},
-    sys::{masks, NotifierRange, Vm},
+    sys::{NotifierRange, Vm},
     walk::LocklessWalk,
 };
 
@@ -27,7 +27,7 @@ pub(crate) enum Age {
 
 /// Whether a page of `range` was accessed since it was last made old.
 pub(crate) fn age(vm: Vm<'_>, range: NotifierRange<'_>, what: Age) -> bool {
-    let masks = &masks();
+    let masks = vm.masks();
     // Valid roots only; which is why nothing may be unmapped this way.
     let selection = Selection {
         types: RootTypes::of_notifier(vm, range),

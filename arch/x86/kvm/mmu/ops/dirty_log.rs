@@ -10,7 +10,7 @@ use crate::{
     pure::{spte::WRITABLE, Entry, Gfn, GfnRange, Level, Masks, Role},
     root::{stable_roots, Roots, Selection},
     sync::{Exclusive, MmuLock, Shared},
-    sys::{masks, Memslot, Vm},
+    sys::{Memslot, Vm},
     walk::{ShortWalk, Walk},
 };
 
@@ -25,7 +25,7 @@ pub(crate) fn write_protect_slot(
     min_level: Level,
 ) -> bool {
     let vm = lock.vm();
-    let masks = &masks();
+    let masks = vm.masks();
     let mut changed = false;
 
     if min_level > Level::MAX_LEAF {
@@ -43,7 +43,7 @@ pub(crate) fn write_protect_slot(
 /// Clears the dirty state (D or W) of all leaves of `slot`, in all valid roots.
 pub(crate) fn clear_dirty_slot(lock: &mut Shared<'_>, slot: Memslot<'_>) {
     let vm = lock.vm();
-    let masks = &masks();
+    let masks = vm.masks();
     let mut roots = Roots::new(vm, Selection::valid(slot.as_id()));
 
     while let Some(root) = roots.next(lock) {
@@ -83,10 +83,20 @@ fn clear_in_root(
     changed
 }
 
+/// The bit whose clearing makes the next write to a 4 KiB page noticed. D bits do that only if the
+/// CPU has a log for them.
+pub(super) fn bit_to_clear(vm: Vm<'_>, role: Role, masks: &Masks) -> u64 {
+    if vm.has_cpu_dirty_log() {
+        dirty_bit(vm, role, masks)
+    } else {
+        WRITABLE
+    }
+}
+
 /// The bit whose clearing makes the next write to a page of a tree with this role noticed.
 ///
 /// All pages of a tree share the role of the root, but for the level.
-pub(super) fn dirty_bit(vm: Vm<'_>, role: Role, masks: &Masks) -> u64 {
+fn dirty_bit(vm: Vm<'_>, role: Role, masks: &Masks) -> u64 {
     if vm.ad_need_write_protect(role) || !masks.ad_enabled {
         WRITABLE
     } else {
@@ -103,7 +113,7 @@ pub(crate) fn clear_dirty_masked(
     mask: u64,
     write_protect: bool,
 ) {
-    let masks = &masks();
+    let masks = lock.vm().masks();
 
     for root in stable_roots(lock, Selection::valid(slot.as_id())) {
         let bit = if write_protect {
@@ -160,7 +170,7 @@ pub(crate) fn write_protect_gfn(
     gfn: Gfn,
     min_level: Level,
 ) -> bool {
-    let masks = &masks();
+    let masks = lock.vm().masks();
     let mut changed = false;
 
     if min_level > Level::MAX_LEAF {

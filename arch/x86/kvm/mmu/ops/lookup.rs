@@ -7,7 +7,7 @@ use kernel::sync::rcu;
 use crate::{
     page::Sp,
     pure::{Gfn, GfnRange, Level},
-    sys::{masks, Vm},
+    sys::Vm,
     walk::{LocklessWalk, View},
 };
 
@@ -20,7 +20,7 @@ pub(crate) fn for_each_on_path<'g>(
     gfn: Gfn,
     mut visit: impl FnMut(&View<'_>),
 ) {
-    let masks = &masks();
+    let masks = vm.masks();
     let mut walk = LocklessWalk::new(vm, guard, root, GfnRange::single(gfn), masks);
 
     while let Some(view) = walk.next() {

@@ -11,12 +11,12 @@ use crate::{
     change::Lost,
     ops::{
         split,
-        spte::{make_leaf, make_mmio, LeafRequest},
+        spte::{log_writable, make_leaf, make_mmio, LeafRequest},
     },
     page::{OwnedSp, Sp},
     pure::{leaf, Entry, GfnRange, Level, Masks, Spte},
     sync::{MmuLock, PagesLock, Shared},
-    sys::{masks, trace, Fault, Vcpu},
+    sys::{trace, Fault, Vcpu},
     walk::{ShortWalk, Step},
 };
 
@@ -42,7 +42,7 @@ pub(crate) fn map(vcpu: Vcpu<'_>, fault: Fault<'_>, lock: &Shared<'_>, root: Sp<
     fault.adjust_for_host(vcpu);
     trace::spte_requested(fault, root.role().access());
 
-    let masks = &masks();
+    let masks = lock.vm().masks();
     let range = GfnRange::single(fault.gfn());
     let mut walk = ShortWalk::new(lock, root, Level::Page4K, range, masks);
 
@@ -167,6 +167,10 @@ fn install_leaf(
         if flush {
             vm.flush_tlbs_range(step.view.range());
         }
+    }
+
+    if let Some(slot) = fault.slot() {
+        log_writable(vm, slot, step.view.gfn, new, step.view.level);
     }
 
     if write_protected && fault.write() {

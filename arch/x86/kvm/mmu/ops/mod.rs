@@ -7,6 +7,7 @@ pub(crate) mod dirty_log;
 pub(crate) mod lookup;
 pub(crate) mod map;
 pub(crate) mod promote;
+pub(crate) mod reap_log;
 pub(crate) mod roots;
 pub(crate) mod split;
 pub(crate) mod spte;

@@ -9,10 +9,10 @@
 use crate::{
     page::Sp,
     pte::Table,
-    pure::{leaf::unprotected, Entry, Index, Level, Masks, Spte},
+    pure::{leaf::unprotected, spte::MMU_PRESENT, Entry, Index, Level, Masks, Spte},
     root::{Roots, Selection},
     sync::{MmuLock, Shared},
-    sys::{masks, Memslot},
+    sys::{fatal_signal_pending, Memslot},
     walk::{Flush, Walk},
 };
 
@@ -20,7 +20,7 @@ use super::spte::make_huge;
 
 /// Promotes all that can be promoted in `slot`, in all valid roots.
 pub(crate) fn recover_huge_pages(lock: &mut Shared<'_>, slot: Memslot<'_>) {
-    let masks = &masks();
+    let masks = lock.vm().masks();
     let mut roots = Roots::new(lock.vm(), Selection::valid(slot.as_id()));
 
     while let Some(root) = roots.next(lock) {
@@ -41,6 +41,11 @@ fn recover_root(lock: &mut Shared<'_>, root: Sp<'_>, slot: Memslot<'_>, masks: &
     let mut walk = Walk::new(lock, root, Level::Page2M, range, masks);
 
     while let Some(mut step) = walk.next_flushing(&mut flush) {
+        // Small pages are as good for a VM that dies.
+        if fatal_signal_pending() {
+            break;
+        }
+
         let level = step.view.level;
         let gfn = step.view.gfn;
 
@@ -106,14 +111,27 @@ struct Survey {
 /// are set in all leaves now, they are when the huge leaf goes in.
 fn survey(table: Table<'_>, parent_level: Level, masks: &Masks) -> Option<Survey> {
     match parent_level.down()? {
-        // The usual case, with the level as a constant.
-        Level::Page4K => survey_table(table, Level::Page4K, masks),
+        Level::Page4K => {
+            survey_full(table, masks).or_else(|| survey_table(table, Level::Page4K, masks))
+        }
         level => survey_table(table, level, masks),
     }
 }
 
+/// As [`survey`], for the usual table: of the last level, full, and with nothing protected for
+/// anything but dirty logging. `None` if it is not of that kind.
+fn survey_full(table: Table<'_>, masks: &Masks) -> Option<Survey> {
+    let expected = MMU_PRESENT | masks.mmu_writable;
+    let first = table.slot(Index::FIRST).read();
+    let common = Index::all().fold(first.0, |bits, index| bits & table.slot(index).read().0);
+
+    (common & expected == expected).then_some(Survey {
+        first,
+        all_mmu_writable: true,
+    })
+}
+
 /// As [`survey`], where the table is of `level`.
-#[inline(always)]
 fn survey_table(table: Table<'_>, level: Level, masks: &Masks) -> Option<Survey> {
     let mut result: Option<Survey> = None;
 

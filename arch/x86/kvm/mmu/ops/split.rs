@@ -15,7 +15,7 @@ use crate::{
     page::{OwnedSp, Sp},
     pure::{addr::ENTRIES, leaf, Entry, Gfn, GfnRange, Index, Level, Masks, Spte},
     root::{Roots, Selection},
-    sys::{masks, trace, Memslot},
+    sys::{trace, Memslot},
     walk::{Step, View, Walk},
 };
 
@@ -80,9 +80,41 @@ pub(crate) fn split_as<'s, 'l, M: Update<'l>>(
     result
 }
 
-/// Tells tracing that the huge leaf at `gfn` stays huge for lack of memory.
-pub(crate) fn trace_no_memory(gfn: Gfn, huge: Spte, level: Level) {
-    trace::split_huge_page(gfn, huge, level, ENOMEM.to_errno());
+/// The huge leaf that a walk stands on, when it finds that it has no table to split it with.
+pub(super) struct Huge {
+    gfn: Gfn,
+    spte: Spte,
+    level: Level,
+}
+
+impl Huge {
+    /// Takes what is needed from a view, which does not outlast the refill.
+    pub(super) fn of(view: &View<'_>) -> Self {
+        Huge {
+            gfn: view.gfn,
+            spte: view.spte,
+            level: view.level,
+        }
+    }
+}
+
+/// Fills `cache`, with `mmu_lock` dropped, for as many pages of `size` as can be left before `end`.
+/// The walk starts again from the root. Returns false, and traces it, if there is no memory, and
+/// `huge` has to stay huge.
+pub(super) fn refill<'l, M: Update<'l>>(
+    walk: &mut Walk<'_, 'l, M>,
+    cache: &mut SplitCache,
+    huge: &Huge,
+    end: Gfn,
+    size: Level,
+) -> bool {
+    let want = end.0.saturating_sub(huge.gfn.0).div_ceil(size.pages());
+    let filled = walk.unlocked(|unlocked| cache.fill(unlocked, want));
+
+    if !filled {
+        trace::split_huge_page(huge.gfn, huge.spte, huge.level, ENOMEM.to_errno());
+    }
+    filled
 }
 
 /// Splits the huge pages of `range` in `slot` down to `target`, in all valid roots. Stops at the
@@ -93,7 +125,7 @@ pub(crate) fn try_split_huge_pages<'l, M: Update<'l>>(
     range: GfnRange,
     target: Level,
 ) {
-    let masks = &masks();
+    let masks = lock.vm().masks();
     let mut roots = Roots::new(lock.vm(), Selection::valid(slot.as_id()));
 
     while let Some(root) = roots.next(lock) {
@@ -125,16 +157,10 @@ fn split_root<'l, M: Update<'l>>(
         let Entry::Leaf(_) = step.view.entry(masks) else {
             continue;
         };
-        let View {
-            gfn, spte, level, ..
-        } = step.view;
-
         let Some(mut page) = cache.take() else {
-            let pages_left = range.end.0.saturating_sub(gfn.0);
-            let want = pages_left.div_ceil(min_level.pages());
+            let huge = Huge::of(&step.view);
 
-            if !walk.unlocked(|unlocked| cache.fill(unlocked, want)) {
-                trace_no_memory(gfn, spte, level);
+            if !refill(&mut walk, &mut cache, &huge, range.end, min_level) {
                 return Err(ENOMEM);
             }
             continue;

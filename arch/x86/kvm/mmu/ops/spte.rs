@@ -37,8 +37,8 @@ pub(crate) struct LeafRequest<'a> {
 /// Makes a leaf for an entry of `sp`, which may be a shadow MMU's page as well; `make_spte()`.
 ///
 /// Returns the leaf, and whether it had to be write-protected although a write is allowed, because
-/// the frame holds a guest page table that is being shadowed. Unsyncs shadow pages of the frame, and
-/// marks the page dirty in the log, if the leaf is writable.
+/// the frame holds a guest page table that is being shadowed. Unsyncs shadow pages of the frame, if
+/// the leaf is writable. Whoever installs the leaf calls [`log_writable`].
 pub(crate) fn make_leaf(
     vcpu: Vcpu<'_>,
     sp: Sp<'_>,
@@ -87,19 +87,25 @@ pub(crate) fn make_leaf(
 
     warn_once!(vcpu.is_reserved(spte, level));
 
-    // After the access tracking, which may have taken W away. Memslots, unlike folios, can be
-    // marked dirty without mmu_lock, as the fast page fault does.
-    if spte.is_writable() && request.slot.dirty_track_enabled() {
-        // Huge pages of a logged slot are never mapped writable.
-        warn_once!(level > Level::Page4K);
-        request.slot.mark_dirty(vm, request.gfn);
-    }
-
     if vcpu.needs_host_mmio_tracking() && is_host_mmio() {
         vcpu.track_host_mmio();
     }
 
     (spte, may_write && !writable)
+}
+
+/// Sets the bit of `gfn` in the dirty log, if `leaf` allows writes: nobody may notice the first one.
+///
+/// Under `mmu_lock` held for read, this has to come *after* the leaf is installed, because the log
+/// may be reaped at the same time ([`crate::ops::reap_log`]). It needs no lock, as the fast page fault
+/// shows.
+pub(crate) fn log_writable(vm: Vm<'_>, slot: Memslot<'_>, gfn: Gfn, leaf: Spte, level: Level) {
+    // Access tracking may have taken W away.
+    if leaf.is_writable() && slot.dirty_track_enabled() {
+        // Huge pages of a logged slot are never mapped writable.
+        warn_once!(level > Level::Page4K);
+        slot.mark_dirty(vm, gfn);
+    }
 }
 
 /// How pages of this role track accesses and writes.

@@ -8,24 +8,31 @@
 //! is small already is protected on the way, and what cannot be split for lack of memory is
 //! write-protected at its own level, to be split by the first write.
 //!
+//! To split takes long where a slot is large, so a fatal signal ends it: what is left is only
+//! write-protected, one entry for each huge page. The slot is logged all the same, for whoever shares
+//! the VM with the thread that dies.
+//!
 //! CPUs may have cached writable translations until the caller flushes, exactly as with upstream:
 //! the log need not be exact before the ioctl returns.
 
 use crate::{
     cache::SplitCache,
-    ops::{dirty_log::dirty_bit, split},
+    ops::{
+        dirty_log::bit_to_clear,
+        split::{self, refill, Huge},
+    },
     page::Sp,
-    pure::{spte::WRITABLE, Entry, Level, Masks, Role},
+    pure::{spte::WRITABLE, Entry, Level, Masks},
     root::{Roots, Selection},
     sync::{MmuLock, Shared},
-    sys::{masks, Memslot, Vm},
+    sys::{fatal_signal_pending, Memslot},
     walk::{View, Walk},
 };
 
 /// Makes every write to `slot` noticed, from the caller's TLB flush on; and splits its huge pages
 /// to 4 KiB, if `split`.
 pub(crate) fn start(lock: &mut Shared<'_>, slot: Memslot<'_>, split: bool) {
-    let masks = &masks();
+    let masks = lock.vm().masks();
     let mut roots = Roots::new(lock.vm(), Selection::valid(slot.as_id()));
 
     while let Some(root) = roots.next(lock) {
@@ -50,20 +57,16 @@ fn start_in_root(
             continue;
         };
         let view = step.view;
-        let View {
-            gfn, spte, level, ..
-        } = view;
+        let View { spte, level, .. } = view;
         let huge = level > Level::Page4K;
 
         if huge && split {
             let Some(mut page) = cache.take() else {
-                let pages_left = range.end.0.saturating_sub(gfn.0);
-                let want = pages_left.div_ceil(Level::Page2M.pages());
+                let huge = Huge::of(&view);
 
-                if !walk.unlocked(|unlocked| cache.fill(unlocked, want)) {
-                    split::trace_no_memory(gfn, spte, level);
-                    split = false;
-                }
+                split = !fatal_signal_pending()
+                    && refill(&mut walk, &mut cache, &huge, range.end, Level::Page2M);
+                walk.revisit();
                 continue;
             };
 
@@ -88,15 +91,5 @@ fn start_in_root(
         if step.set(spte.without(clear), masks).is_err() {
             walk.revisit();
         }
-    }
-}
-
-/// The bit whose clearing makes the next write to a 4 KiB page noticed. D bits do that only if the
-/// CPU has a log for them.
-fn bit_to_clear(vm: Vm<'_>, role: Role, masks: &Masks) -> u64 {
-    if vm.has_cpu_dirty_log() {
-        dirty_bit(vm, role, masks)
-    } else {
-        WRITABLE
     }
 }

@@ -8,7 +8,7 @@ use crate::{
     pure::{Entry, GfnRange, Level, Masks, Spte},
     root::{self, Root, RootTypes, Roots, Selection},
     sync::{with_exclusive, with_shared, Exclusive, MmuLock, Shared},
-    sys::{masks, max_gfn_exclusive, NotifierRange, Vm},
+    sys::{max_gfn_exclusive, NotifierRange, Vm},
     walk::{Flush, Step, View, Walk},
 };
 
@@ -47,7 +47,7 @@ fn zap_leafs_in_root(
 
 /// Zaps the leaves of `range` in all valid roots.
 pub(crate) fn zap_leafs(lock: &mut Exclusive<'_>, range: GfnRange, flush: &mut Flush) {
-    let masks = &masks();
+    let masks = lock.vm().masks();
     let selection = Selection {
         types: RootTypes::VALID,
         as_id: None,
@@ -63,7 +63,7 @@ pub(crate) fn zap_leafs(lock: &mut Exclusive<'_>, range: GfnRange, flush: &mut F
 /// must not be once the notifier returns.
 pub(crate) fn unmap(lock: &mut Exclusive<'_>, range: NotifierRange<'_>, flush: &mut Flush) {
     let vm = lock.vm();
-    let masks = &masks();
+    let masks = vm.masks();
     let selection = Selection {
         types: RootTypes::of_notifier(vm, range).or_invalid(),
         as_id: Some(range.slot().as_id()),
@@ -77,7 +77,7 @@ pub(crate) fn unmap(lock: &mut Exclusive<'_>, range: NotifierRange<'_>, flush: &
 
 /// Zaps everything, because the VM or its memory goes away. No flush: no vCPU will run again.
 pub(crate) fn zap_all(lock: &mut Exclusive<'_>) {
-    let masks = &masks();
+    let masks = lock.vm().masks();
     let selection = Selection {
         types: RootTypes::DIRECT_OR_INVALID,
         as_id: None,
@@ -105,7 +105,7 @@ pub(crate) fn zap_invalidated_roots(vm: Vm<'_>, shared: bool) {
 
 fn zap_scheduled<'l, M: Update<'l>>(lock: &mut M) {
     let vm = lock.vm();
-    let masks = &masks();
+    let masks = vm.masks();
     let selection = Selection {
         types: RootTypes::ALL,
         as_id: None,
@@ -130,14 +130,15 @@ fn zap_scheduled<'l, M: Update<'l>>(lock: &mut M) {
 ///
 /// In several passes, from small to large: tearing down a table happens in one go, and a table
 /// with everything below it can be a terabyte of mappings. After the pass at one level, the tables
-/// of the next have little left to do. With CONFIG_KVM_PROVE_MMU only the passes from 1 GiB on are
-/// done, as a fault may do that replaces a full 1 GiB table by a huge page.
+/// of the next have little left to do. Upstream begins with the 4 KiB entries, one by one; but the
+/// table of 512 of them is so cheap to tear down that nobody has to wait for that. With
+/// CONFIG_KVM_PROVE_MMU only the passes from 1 GiB on are done, as a fault may do that replaces a
+/// full 1 GiB table by a huge page.
 fn zap_root<'l, M: Update<'l>>(lock: &mut M, root: Sp<'_>, masks: &Masks) {
     // Unreachable for notifiers, its pages could be used after they were freed.
     warn_once!(!root::is_live(root));
 
     if cfg!(not(CONFIG_KVM_PROVE_MMU)) {
-        zap_level(lock, root, Level::Page4K, masks);
         zap_level(lock, root, Level::Page2M, masks);
     }
     zap_level(lock, root, Level::Page1G, masks);
@@ -163,7 +164,7 @@ fn zap_level<'l, M: Update<'l>>(lock: &mut M, root: Sp<'_>, level: Level, masks:
 /// Zaps the table of `sp`, so that a huge page can take its place. Returns false if somebody else
 /// has changed the entry that pointed to it. The caller flushes, inside of an RCU critical section.
 pub(crate) fn zap_possible_nx_huge_page(lock: &Shared<'_>, sp: Sp<'_>) -> bool {
-    let masks = &masks();
+    let masks = lock.vm().masks();
 
     if warn_once!(!sp.is_tdp_mmu_page()) {
         return false;

@@ -81,6 +81,12 @@ impl GfnRange {
     pub const fn contains(&self, gfn: Gfn) -> bool {
         self.start.0 <= gfn.0 && gfn.0 < self.end.0
     }
+
+    /// The frames that are in both ranges; a range that ends before it starts if there is none.
+    #[inline]
+    pub fn intersection(&self, other: GfnRange) -> GfnRange {
+        GfnRange::new(self.start.max(other.start), self.end.min(other.end))
+    }
 }
 
 /// The level of a page table, equally the size of the page that one of its leaf entries maps.
@@ -189,6 +195,14 @@ impl Index {
     #[inline]
     pub const fn is_last(self) -> bool {
         self.0 as usize == ENTRIES - 1
+    }
+
+    /// All indices of a table, in order and in groups of eight, for a loop that should be unrolled.
+    #[inline]
+    pub fn groups() -> impl Iterator<Item = [Index; 8]> {
+        // INVARIANT: 64 groups of eight end before `ENTRIES`.
+        (0..ENTRIES as u16 / 8)
+            .map(|group| core::array::from_fn(|n| Index(group.wrapping_mul(8) | n as u16)))
     }
 
     /// All indices of a table, in order.

@@ -44,3 +44,26 @@ pub struct Masks {
     /// MMIO SPTEs are in use (`kvm.mmio_caching`).
     pub mmio_caching: bool,
 }
+
+impl Masks {
+    /// A format without any bits: what there is before a vendor module is loaded.
+    pub const NONE: Masks = Masks {
+        host_writable: 0,
+        mmu_writable: 0,
+        nx: 0,
+        user: 0,
+        xs: 0,
+        xu: 0,
+        accessed: 0,
+        dirty: 0,
+        present: 0,
+        me_value: 0,
+        acc_track: 0,
+        mmio_mask: 0,
+        mmio_access: 0,
+        nonpresent_or_rsvd: 0,
+        base_addr: 0,
+        ad_enabled: false,
+        mmio_caching: false,
+    };
+}

@@ -14,6 +14,7 @@
 #![allow(unreachable_pub)]
 
 pub mod addr;
+pub mod dirty;
 pub mod leaf;
 pub mod masks;
 pub mod position;

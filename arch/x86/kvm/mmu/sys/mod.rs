@@ -7,54 +7,25 @@
 
 #![expect(unsafe_code)]
 
+mod dirty_bitmap;
 mod fault;
+mod format;
 mod memslot;
 pub(crate) mod trace;
 mod vcpu;
 mod vm;
 
+pub(crate) use dirty_bitmap::{DirtyBitmap, Wanted};
 pub(crate) use fault::Fault;
+pub(crate) use format::{masks, refresh_masks};
 pub(crate) use memslot::{Memslot, NotifierRange};
 pub(crate) use vcpu::Vcpu;
 pub(crate) use vm::Vm;
 
 use crate::{
     bindings,
-    pure::{Gfn, Masks, Pfn},
+    pure::{Gfn, Pfn},
 };
-
-/// A snapshot of the SPTE format; see [`Masks`].
-#[inline(always)]
-pub(crate) fn masks() -> Masks {
-    macro_rules! global {
-        ($name:ident) => {{
-            // SAFETY: C writes the mask globals while a vendor module loads, when no VM exists.
-            // The MMU runs on behalf of a VM, so there is no writer now.
-            unsafe { bindings::$name }
-        }};
-    }
-
-    Masks {
-        host_writable: global!(shadow_host_writable_mask),
-        mmu_writable: global!(shadow_mmu_writable_mask),
-        nx: global!(shadow_nx_mask),
-        user: global!(shadow_user_mask),
-        xs: global!(shadow_xs_mask),
-        xu: global!(shadow_xu_mask),
-        accessed: global!(shadow_accessed_mask),
-        dirty: global!(shadow_dirty_mask),
-        present: global!(shadow_present_mask),
-        me_value: global!(shadow_me_value),
-        acc_track: global!(shadow_acc_track_mask),
-        mmio_mask: global!(shadow_mmio_mask),
-        mmio_access: global!(shadow_mmio_access_mask),
-        nonpresent_or_rsvd: global!(shadow_nonpresent_or_rsvd_mask),
-        // SAFETY: a read of boot-time constants.
-        base_addr: unsafe { bindings::kvm_rs_base_addr_mask() },
-        ad_enabled: global!(kvm_ad_enabled),
-        mmio_caching: global!(enable_mmio_caching),
-    }
-}
 
 /// The first frame that no guest can have: the walk of a whole root ends here. KVM creates neither
 /// memslots nor MMIO SPTEs beyond the host's MAXPHYADDR.
@@ -75,4 +46,11 @@ pub(crate) fn is_host_mmio(pfn: Pfn) -> bool {
 pub(crate) fn cpu_relax() {
     // SAFETY: has no effect on memory.
     unsafe { bindings::kvm_rs_cpu_relax() }
+}
+
+/// Whether this thread is being killed.
+#[inline]
+pub(crate) fn fatal_signal_pending() -> bool {
+    // SAFETY: reads the state of this thread.
+    unsafe { bindings::kvm_rs_fatal_signal_pending() }
 }

@@ -26,6 +26,13 @@ pub(crate) fn prepare_zap_page(sp: Sp<'_>) {
     unsafe { bindings::kvm_rs_trace_prepare_zap_page(sp.as_ptr()) }
 }
 
+/// Whether anybody wants to know of changed SPTEs.
+#[inline]
+pub(crate) fn spte_changed_enabled() -> bool {
+    // SAFETY: reads a static branch.
+    unsafe { bindings::kvm_rs_trace_spte_changed_enabled() }
+}
+
 /// An SPTE has changed.
 #[inline]
 pub(crate) fn spte_changed(as_id: u16, gfn: Gfn, level: Level, old: Spte, new: Spte) {

@@ -110,6 +110,16 @@ impl<'a> Vm<'a> {
         unsafe { bindings::kvm_rs_invalidate_needs_lock(self.as_ptr()) }
     }
 
+    /// Whether shadow pages, which rmaps find, may map memory as well. Stays true once it is.
+    ///
+    /// If it is false under `mmu_lock`, no shadow page maps anything before the lock is dropped:
+    /// that takes the lock for write. Corresponds to `kvm_memslots_have_rmaps()`.
+    #[inline]
+    pub(crate) fn has_shadow_pages(self) -> bool {
+        // SAFETY: the VM exists.
+        unsafe { bindings::kvm_rs_has_shadow_pages(self.as_ptr()) }
+    }
+
     /// Adds `count` leaves of `level` to the page statistics.
     #[inline]
     pub(crate) fn add_leaves(self, level: Level, count: i32) {

@@ -1,0 +1,294 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Reaping the dirty log: what `KVM_GET_DIRTY_LOG` and `KVM_CLEAR_DIRTY_LOG` do to a memslot.
+//!
+//! Bits are taken out of the bitmap, and then the pages that they stand for are protected again, so
+//! that the next write to each is noticed. Upstream does that a word of 64 pages at a time, with
+//! `mmu_lock` held for write from the first word to the last, and goes down from the root once or
+//! more for each. Here `mmu_lock` is held for *read*, a walk covers up to 256 MiB, visits each table
+//! once, and gives way to whoever waits.
+//!
+//! # Why the read lock is enough
+//!
+//! The rule is: *if a page may be written without being noticed, its bit is set, or will be by
+//! somebody who already runs*. Reaping first takes the bit, and then clears W (or D) in whatever
+//! maps the page, both by atomic operations with full ordering. Against each of its peers:
+//!
+//! - A **fast page fault** (no lock) sets W by an exchange, and *then* the bit. If its exchange
+//!   comes before ours, we clear its W, and at worst a bit stays set for a page that is protected.
+//!   If it comes after, so does its bit, after we took ours.
+//! - A **fault** (read lock) installs a writable leaf by an exchange, and then sets the bit, in this
+//!   order ([`crate::ops::map`]); the same argument holds. Upstream sets the bit before, which only
+//!   the write lock makes right: we could take the bit in between, see no leaf, and miss the page.
+//! - A **split** (read lock, by a fault or by us) replaces a huge leaf by a table whose leaves have
+//!   the same rights. Both we and it do that by an exchange on the huge leaf: who loses looks again.
+//! - **NX recovery** and **root invalidation** (read lock) unlink tables and freeze their entries.
+//!   An entry that is not present maps nothing; a leaf that takes its place later is a fault's.
+//! - **Aging** (no lock) clears A bits by an exchange; ours then fails, and is repeated.
+//! - The **CPU** sets A and D by locked updates, so exchanges see them. Under PML a D that is set
+//!   after our exchange is logged.
+//! - A **notifier**, and everything that concerns shadow pages, holds the lock for write: it runs
+//!   before or after a hold of ours. Shadow pages may come into being while we give way; whoever
+//!   makes one sets the bits of what it maps writable. So it suffices to look for them each time,
+//!   *before* taking bits under the same hold of the lock, and to go on in C's way if there are any.
+//! - A **parallel reaper** of the slot does not exist: `slots_lock` is held. It would do no harm:
+//!   each bit has one taker.
+//!
+//! A CPU may use a cached writable translation until the flush at the end. Such a write is one that
+//! happened before the ioctl returned, and userspace copies the page after that.
+//!
+//! # Interruption
+//!
+//! A fatal signal ends the ioctl between two batches, with `-EINTR`. `KVM_CLEAR_DIRTY_LOG` has then
+//! cleared and protected the first part of the range, and left the bits of the rest set;
+//! `KVM_GET_DIRTY_LOG` puts back what it took. Either way every bit that is clear stands for a page
+//! whose next write is noticed.
+
+use core::ops::Range;
+
+use kernel::error::{code::EINTR, Result};
+
+use crate::{
+    cache::SplitCache,
+    change::clear_leaf_bits,
+    ops::{
+        dirty_log::bit_to_clear,
+        split::{self, refill, Huge},
+    },
+    page::Sp,
+    pte::Table,
+    pure::{
+        dirty::{frames, parts},
+        spte::WRITABLE,
+        Entry, GfnRange, Level, Masks,
+    },
+    root::{Roots, Selection},
+    sync::{with_exclusive, with_shared, Exclusive, MmuLock, Shared},
+    sys::{fatal_signal_pending, DirtyBitmap, Memslot, Vm, Wanted},
+    walk::Walk,
+};
+
+/// How many words are taken before their pages are protected: those of 256 MiB. Taking them is one
+/// step for whoever waits for the lock, so it must be short.
+const BATCH: usize = 1024;
+
+/// How huge pages are treated whose bits are taken. They are writable only where logging has begun
+/// with all bits set (`KVM_DIRTY_LOG_INITIALLY_SET`).
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum HugePages {
+    /// There is none that is writable.
+    Protected,
+    /// Write-protect, so that the first write splits.
+    Protect,
+    /// Split; where that fails, write-protect.
+    Split,
+}
+
+/// How far a part of the work got.
+enum Progress {
+    /// All words are done.
+    Done,
+    /// A fatal signal came before this word.
+    Interrupted(usize),
+    /// The VM has shadow pages now, and from this word on they have to be seen to as well.
+    Shadowed(usize),
+}
+
+/// Takes the wanted bits, and makes the next write to each of their pages noticed. Takes
+/// `mmu_lock`, and flushes the TLBs.
+///
+/// Errors: `EINTR` after a fatal signal; see above.
+pub(crate) fn reap(
+    vm: Vm<'_>,
+    slot: Memslot<'_>,
+    log: &mut DirtyBitmap<'_>,
+    huge: HugePages,
+) -> Result {
+    let mut flush = false;
+    let mut progress = Progress::Shadowed(0);
+
+    if !vm.has_shadow_pages() {
+        progress = with_shared(vm, |lock| shared(lock, slot, log, huge, &mut flush));
+    }
+    if let Progress::Shadowed(from) = progress {
+        progress = with_exclusive(vm, |lock| exclusive(lock, slot, log, from, &mut flush));
+    }
+
+    let interrupted = match progress {
+        Progress::Interrupted(at) => {
+            if log.wanted() == Wanted::All {
+                log.put_back(0..at);
+            }
+            true
+        }
+        Progress::Done | Progress::Shadowed(_) => false,
+    };
+    if flush {
+        vm.flush_tlbs_memslot(slot);
+    }
+    if interrupted {
+        return Err(EINTR);
+    }
+    Ok(())
+}
+
+/// With shadow pages: C's way, a word at a time, because the rmaps need the lock for write; but
+/// giving way between two words.
+fn exclusive(
+    lock: &mut Exclusive<'_>,
+    slot: Memslot<'_>,
+    log: &mut DirtyBitmap<'_>,
+    from: usize,
+    flush: &mut bool,
+) -> Progress {
+    for word in from..log.len() {
+        if log.take(word..word.wrapping_add(1)) {
+            *flush = true;
+            slot.log_again(lock, log.gfn(word), log.taken(word));
+        }
+        lock.give_way();
+        if fatal_signal_pending() {
+            return Progress::Interrupted(word.wrapping_add(1));
+        }
+    }
+    Progress::Done
+}
+
+/// Without shadow pages.
+fn shared(
+    lock: &mut Shared<'_>,
+    slot: Memslot<'_>,
+    log: &mut DirtyBitmap<'_>,
+    huge: HugePages,
+    flush: &mut bool,
+) -> Progress {
+    let masks = lock.vm().masks();
+    let mut cache = None;
+
+    for from in (0..log.len()).step_by(BATCH) {
+        lock.give_way();
+        if fatal_signal_pending() {
+            return Progress::Interrupted(from);
+        }
+        if lock.vm().has_shadow_pages() {
+            return Progress::Shadowed(from);
+        }
+
+        let batch = from..log.len().min(from.wrapping_add(BATCH));
+        if !log.take(batch.clone()) {
+            continue;
+        }
+        *flush = true;
+
+        let mut roots = Roots::new(lock.vm(), Selection::valid(slot.as_id()));
+        while let Some(root) = roots.next(lock) {
+            protect_in_root(
+                lock,
+                **root,
+                slot,
+                log,
+                batch.clone(),
+                huge,
+                &mut cache,
+                masks,
+            );
+        }
+    }
+    Progress::Done
+}
+
+/// Protects the pages of a batch in one root.
+#[expect(clippy::too_many_arguments)]
+fn protect_in_root(
+    lock: &mut Shared<'_>,
+    root: Sp<'_>,
+    slot: Memslot<'_>,
+    log: &DirtyBitmap<'_>,
+    batch: Range<usize>,
+    mut huge: HugePages,
+    cache: &mut Option<SplitCache>,
+    masks: &Masks,
+) {
+    let bit = bit_to_clear(lock.vm(), root.role(), masks);
+    let end = slot.range().end.0.min(log.gfn(batch.end).0);
+    let range = GfnRange::new(log.gfn(batch.start), crate::pure::Gfn(end));
+    let mut walk = Walk::new(lock, root, Level::Page2M, range, masks);
+
+    while let Some(mut step) = walk.next() {
+        let view = step.view;
+        let within = view.range().intersection(range);
+
+        match view.entry(masks) {
+            Entry::Table(_) if view.level == Level::Page2M => {
+                if let Some(table) = view.slot.child(view.level, masks) {
+                    protect_pages(step.lock, table, view.sp(), within, log, bit, masks);
+                }
+            }
+            Entry::Leaf(_) if huge != HugePages::Protected && log.any_taken(within) => {
+                if huge == HugePages::Split {
+                    let cache = cache.get_or_insert_with(SplitCache::new);
+                    let Some(mut page) = cache.take() else {
+                        let leaf = Huge::of(&view);
+
+                        if !refill(&mut walk, cache, &leaf, range.end, Level::Page2M) {
+                            huge = HugePages::Protect;
+                        }
+                        continue;
+                    };
+
+                    // Born protected, if all of its pages are to be.
+                    let whole = view.level == Level::Page2M
+                        && within == view.range()
+                        && log.all_taken(within);
+                    let like = if whole {
+                        view.spte.without(bit)
+                    } else {
+                        view.spte
+                    };
+
+                    split::init_child(&mut page, &view);
+                    match split::split_as(page, &mut step, like, masks) {
+                        Ok(_) if whole => walk.skip_table(),
+                        Ok(_) => {
+                            // Now it is a table.
+                            walk.revisit();
+                        }
+                        Err(page) => {
+                            cache.put(page);
+                            walk.revisit();
+                        }
+                    }
+                } else {
+                    let clear = bit | WRITABLE;
+
+                    if view.spte.0 & clear != 0
+                        && step.set(view.spte.without(clear), masks).is_err()
+                    {
+                        walk.revisit();
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Clears `bit` in the leaves of `table` that map the pages of `within` whose bits were taken.
+#[inline]
+fn protect_pages(
+    lock: &Shared<'_>,
+    table: Table<'_>,
+    parent: Sp<'_>,
+    within: GfnRange,
+    log: &DirtyBitmap<'_>,
+    bit: u64,
+    masks: &Masks,
+) {
+    let as_id = parent.role().as_id();
+
+    for part in parts(log.gfn(0), within) {
+        for gfn in frames(part.first, log.taken(part.word) & part.bits) {
+            clear_leaf_bits(lock, table, gfn, as_id, bit, masks);
+        }
+    }
+}

@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The dirty bitmap's arithmetic: which bits of which words stand for which guest frames.
+
+use super::addr::{Gfn, GfnRange};
+
+/// Pages in a word of the bitmap.
+pub const WORD_PAGES: u64 = u64::BITS as u64;
+
+/// A part of a word of the bitmap.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct WordPart {
+    /// The index of the word.
+    pub word: usize,
+    /// The frame of its bit 0.
+    pub first: Gfn,
+    /// The bits meant.
+    pub bits: u64,
+}
+
+/// The parts of the words that stand for the frames of `range`, in order, where bit 0 of word 0 is
+/// frame `first`. A frame before `first` has no bit, and is left out.
+#[inline]
+pub fn parts(first: Gfn, range: GfnRange) -> impl Iterator<Item = WordPart> {
+    let end = range.end.0.saturating_sub(first.0);
+    let mut at = range.start.0.saturating_sub(first.0);
+
+    core::iter::from_fn(move || {
+        if at >= end {
+            return None;
+        }
+        let word = at / WORD_PAGES;
+        let low = at % WORD_PAGES;
+        let left = end.wrapping_sub(word.wrapping_mul(WORD_PAGES));
+        let mut bits = u64::MAX << low;
+
+        if left < WORD_PAGES {
+            bits &= !(u64::MAX << left);
+        }
+        at = word.wrapping_add(1).wrapping_mul(WORD_PAGES);
+        Some(WordPart {
+            word: word as usize,
+            first: first.add(word.wrapping_mul(WORD_PAGES)),
+            bits,
+        })
+    })
+}
+
+/// The frames whose bits are set in `bits`, of which bit 0 is `first`.
+#[inline]
+pub fn frames(first: Gfn, mut bits: u64) -> impl Iterator<Item = Gfn> {
+    core::iter::from_fn(move || {
+        if bits == 0 {
+            return None;
+        }
+        let bit = u64::from(bits.trailing_zeros());
+
+        bits &= bits.wrapping_sub(1);
+        Some(first.add(bit))
+    })
+}

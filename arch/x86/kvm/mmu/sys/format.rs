@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The SPTE format in use: a snapshot of C's mask globals.
+//!
+//! Vendor code sets the globals while its module loads, when no VM exists, and they stay what they are
+//! as long as one does. So the snapshot is taken when a VM is created, and belongs to the VMs.
+
+use core::cell::UnsafeCell;
+
+use crate::{bindings, pure::Masks, sys::Vm};
+
+struct Snapshot(UnsafeCell<Masks>);
+
+// SAFETY: written only as `refresh_masks` describes, which is never while it may be read.
+unsafe impl Sync for Snapshot {}
+
+static SNAPSHOT: Snapshot = Snapshot(UnsafeCell::new(Masks::NONE));
+
+/// Reads C's globals.
+fn globals() -> Masks {
+    macro_rules! global {
+        ($name:ident) => {{
+            // SAFETY: C writes the mask globals while a vendor module loads, when no VM exists.
+            // Who calls this creates a VM, or acts for one, so there is no writer now.
+            unsafe { bindings::$name }
+        }};
+    }
+
+    Masks {
+        host_writable: global!(shadow_host_writable_mask),
+        mmu_writable: global!(shadow_mmu_writable_mask),
+        nx: global!(shadow_nx_mask),
+        user: global!(shadow_user_mask),
+        xs: global!(shadow_xs_mask),
+        xu: global!(shadow_xu_mask),
+        accessed: global!(shadow_accessed_mask),
+        dirty: global!(shadow_dirty_mask),
+        present: global!(shadow_present_mask),
+        me_value: global!(shadow_me_value),
+        acc_track: global!(shadow_acc_track_mask),
+        mmio_mask: global!(shadow_mmio_mask),
+        mmio_access: global!(shadow_mmio_access_mask),
+        nonpresent_or_rsvd: global!(shadow_nonpresent_or_rsvd_mask),
+        // SAFETY: a read of boot-time constants.
+        base_addr: unsafe { bindings::kvm_rs_base_addr_mask() },
+        ad_enabled: global!(kvm_ad_enabled),
+        mmio_caching: global!(enable_mmio_caching),
+    }
+}
+
+/// Takes the snapshot. Called for each VM that is created, before anybody else can reach it.
+///
+/// # Safety
+///
+/// Nobody else may be in this function.
+pub(crate) unsafe fn refresh_masks() {
+    let now = globals();
+    // SAFETY: nobody writes it meanwhile, by this function's safety requirement.
+    let last = unsafe { *SNAPSHOT.0.get() };
+
+    // While VMs exist they read the snapshot; but then it is what it was for them.
+    if last != now {
+        // SAFETY: as the globals have changed, a vendor module was loaded since the last VM was
+        // created; it cannot be unloaded before the last VM is gone. So nobody reads it.
+        unsafe { *SNAPSHOT.0.get() = now };
+    }
+}
+
+/// The format, where C asks on behalf of a VM that it does not name.
+#[inline(always)]
+pub(crate) fn masks() -> Masks {
+    // SAFETY: a VM exists, so nobody writes the snapshot.
+    unsafe { *SNAPSHOT.0.get() }
+}
+
+impl<'a> Vm<'a> {
+    /// The format of the VM's SPTEs. It cannot change while the VM exists.
+    #[inline(always)]
+    pub(crate) fn masks(self) -> &'a Masks {
+        // SAFETY: the VM exists for `'a`, so nobody writes the snapshot.
+        unsafe { &*SNAPSHOT.0.get() }
+    }
+}
