@@ -26,6 +26,10 @@ run: lab
 test: lab pristine
 	@scripts/test.sh
 
+## make bench      what each ioctl on the page tables costs, C | Rust
+bench: lab
+	@scripts/bench.sh
+
 ## make check      formats, lints, checkpatch, shellcheck, docs, the series
 check: $(S)/linux
 	@scripts/check.sh
@@ -98,5 +102,5 @@ $(S)/mod-%: $(S)/linux $(S)/src-kvm scripts/modules.sh
 $(S)/selftests: $(S)/src-selftests scripts/selftests.sh
 	$(call step,building the selftests,selftests.sh)
 
-.PHONY: help run test check kernel shell series paths clean distclean lab debug \
+.PHONY: help run test bench check kernel shell series paths clean distclean lab debug \
 	pristine modules selftests preflight root source
