@@ -25,7 +25,7 @@ use kernel::sync::rcu;
 use crate::{
     page::Sp,
     pte::{PtePtr, Table},
-    pure::{position::Position, Entry, Gfn, GfnRange, Level, Masks, Spte},
+    pure::{position::Position, Entry, Gfn, GfnRange, Index, Level, Masks, Spte},
     sync::{should_give_way, MmuLock, Unlocked},
     sys::Vm,
 };
@@ -377,7 +377,139 @@ pub(crate) struct Step<'s, M> {
     pub(crate) lock: &'s M,
 }
 
-/// A walk over the path to one frame, or over a few entries, under `mmu_lock`. It never gives way.
+/// The entries that cover one frame, from the root down. A walk over a single frame without what
+/// only other walks need; faults live on it.
+struct Path<'r> {
+    /// The current entry; `None` before the first.
+    slot: Option<PtePtr<'r>>,
+    /// The table to look into next.
+    table: Table<'r>,
+    level: Level,
+    min_level: Level,
+    gfn: Gfn,
+    alias: u64,
+}
+
+impl<'r> Path<'r> {
+    /// The path to `gfn`, down to `min_level`. `None`, with a warning, if that makes no sense (a bug
+    /// of the caller).
+    #[inline(always)]
+    fn new(root: Sp<'r>, min_level: Level, gfn: Gfn, alias: u64) -> Option<Self> {
+        let level = root.role().level();
+        let possible = (alias == 0 || gfn.0 < alias) && level >= Some(min_level);
+
+        if warn_once!(!possible) {
+            return None;
+        }
+        Some(Path {
+            slot: None,
+            table: root.table(),
+            level: level?,
+            min_level,
+            gfn,
+            alias,
+        })
+    }
+
+    /// Steps down to the next entry, and reads it. Whether the current one points to a table is
+    /// read anew: the table may have been unlinked, or be there only now.
+    #[inline(always)]
+    fn next(&mut self, masks: &Masks) -> Option<View<'r>> {
+        if let Some(slot) = self.slot {
+            if self.level <= self.min_level {
+                return None;
+            }
+            self.table = slot.child(self.level, masks)?;
+            self.level = self.level.down()?;
+        }
+
+        let slot = self
+            .table
+            .slot(Index::of(Gfn(self.gfn.0 | self.alias), self.level));
+        self.slot = Some(slot);
+        Some(View {
+            slot,
+            spte: slot.read(),
+            gfn: self.gfn.round_down(self.level),
+            level: self.level,
+        })
+    }
+}
+
+/// A walk down to one frame, under `mmu_lock`. It never gives way.
+pub(crate) struct Descent<'w, M> {
+    path: Option<Path<'w>>,
+    lock: &'w M,
+    masks: &'w Masks,
+    _guard: rcu::Guard,
+}
+
+impl<'w, M> Descent<'w, M> {
+    /// Starts a walk to `gfn`, down to `min_level`. The root has to outlast it.
+    #[inline]
+    pub(crate) fn new<'l>(
+        lock: &'w M,
+        root: Sp<'w>,
+        min_level: Level,
+        gfn: Gfn,
+        masks: &'w Masks,
+    ) -> Self
+    where
+        M: MmuLock<'l>,
+    {
+        let guard = rcu::read_lock();
+        let alias = lock.vm().alias_bits(root.role());
+
+        Descent {
+            path: Path::new(root, min_level, gfn, alias),
+            lock,
+            masks,
+            _guard: guard,
+        }
+    }
+
+    /// The next entry.
+    #[inline(always)]
+    pub(crate) fn next(&mut self) -> Option<Step<'_, M>> {
+        let view = self.path.as_mut()?.next(self.masks)?;
+
+        Some(Step {
+            view,
+            lock: self.lock,
+        })
+    }
+}
+
+/// A walk down to one frame of a reader that holds nothing but the RCU read lock.
+pub(crate) struct LocklessDescent<'g> {
+    path: Option<Path<'g>>,
+    masks: &'g Masks,
+}
+
+impl<'g> LocklessDescent<'g> {
+    /// Starts a walk to `gfn`, down to 4 KiB.
+    #[inline]
+    pub(crate) fn new(
+        vm: Vm<'_>,
+        _guard: &'g rcu::Guard,
+        root: Sp<'g>,
+        gfn: Gfn,
+        masks: &'g Masks,
+    ) -> Self {
+        LocklessDescent {
+            path: Path::new(root, Level::Page4K, gfn, vm.alias_bits(root.role())),
+            masks,
+        }
+    }
+
+    /// The next entry.
+    #[inline(always)]
+    pub(crate) fn next(&mut self) -> Option<View<'g>> {
+        self.path.as_mut()?.next(self.masks)
+    }
+}
+
+/// A walk over a few entries, under `mmu_lock`. It never gives way.
 pub(crate) struct ShortWalk<'w, M> {
     cursor: Option<Cursor<'w>>,
     lock: &'w M,

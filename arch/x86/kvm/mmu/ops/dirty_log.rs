@@ -11,7 +11,7 @@ use crate::{
     root::{stable_roots, Roots, Selection},
     sync::{Exclusive, MmuLock, Shared},
     sys::{Memslot, Vm},
-    walk::{ShortWalk, Walk},
+    walk::{Descent, ShortWalk, Walk},
 };
 
 /// The number of pages in a word of the dirty bitmap.
@@ -179,7 +179,7 @@ pub(crate) fn write_protect_gfn(
     }
 
     for root in stable_roots(lock, Selection::valid(slot.as_id())) {
-        let mut walk = ShortWalk::new(lock, root, min_level, GfnRange::single(gfn), masks);
+        let mut walk = Descent::new(lock, root, min_level, gfn, masks);
 
         while let Some(mut step) = walk.next() {
             let Entry::Leaf(_) = step.view.entry(masks) else {

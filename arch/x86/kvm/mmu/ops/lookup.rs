@@ -6,9 +6,9 @@ use kernel::sync::rcu;
 
 use crate::{
     page::Sp,
-    pure::{Gfn, GfnRange, Level},
+    pure::{Gfn, Level},
     sys::Vm,
-    walk::{LocklessWalk, View},
+    walk::{LocklessDescent, View},
 };
 
 /// Visits the entries on the path to `gfn`, from the root down. The last one is the leaf, or the
@@ -21,7 +21,7 @@ pub(crate) fn for_each_on_path<'g>(
     mut visit: impl FnMut(&View<'_>),
 ) {
     let masks = vm.masks();
-    let mut walk = LocklessWalk::new(vm, guard, root, GfnRange::single(gfn), masks);
+    let mut walk = LocklessDescent::new(vm, guard, root, gfn, masks);
 
     while let Some(view) = walk.next() {
         visit(&view);

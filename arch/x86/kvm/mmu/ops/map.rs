@@ -14,10 +14,10 @@ use crate::{
         spte::{log_writable, make_leaf, make_mmio, LeafRequest},
     },
     page::{OwnedSp, Sp},
-    pure::{leaf, Entry, GfnRange, Level, Masks, Spte},
+    pure::{leaf, Entry, Level, Masks, Spte},
     sync::{MmuLock, PagesLock, Shared},
     sys::{trace, Fault, Vcpu},
-    walk::{ShortWalk, Step},
+    walk::{Descent, Step},
 };
 
 /// How a fault ended; C's `RET_PF_*`.
@@ -43,8 +43,7 @@ pub(crate) fn map(vcpu: Vcpu<'_>, fault: Fault<'_>, lock: &Shared<'_>, root: Sp<
     trace::spte_requested(fault, root.role().access());
 
     let masks = lock.vm().masks();
-    let range = GfnRange::single(fault.gfn());
-    let mut walk = ShortWalk::new(lock, root, Level::Page4K, range, masks);
+    let mut walk = Descent::new(lock, root, Level::Page4K, fault.gfn(), masks);
 
     while let Some(mut step) = walk.next() {
         if fault.nx_huge_page_workaround_enabled() {

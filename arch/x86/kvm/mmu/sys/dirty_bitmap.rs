@@ -109,8 +109,43 @@ impl<'a> DirtyBitmap<'a> {
     /// Takes the wanted bits of some words out of the bitmap and into the buffer, which is zero
     /// there, or says what is wanted. Returns whether there were any.
     pub(crate) fn take(&mut self, words: Range<usize>) -> bool {
+        // Most words are clean: do not take their cache lines from whoever writes them.
+        match self.wanted {
+            Wanted::All => self.update(words, |bits, _, _| match bits.load(Relaxed) {
+                0 => None,
+                _ => Some(bits.xchg(0, Full)),
+            }),
+            Wanted::Requested => self.update(words, |bits, ptr, request| match request {
+                0 => None,
+                u64::MAX => Some(bits.xchg(0, Full)),
+                // SAFETY: valid and aligned, by the contract of `update`.
+                _ => Some(request & unsafe { bindings::kvm_rs_fetch_and(ptr, !request) }),
+            }),
+        }
+    }
+
+    /// Puts the bits that were taken from some words back.
+    pub(crate) fn put_back(&mut self, words: Range<usize>) {
+        self.update(words, |_, ptr, taken| match taken {
+            0 => None,
+            _ => {
+                // SAFETY: valid and aligned, by the contract of `update`.
+                unsafe { bindings::kvm_rs_fetch_or(ptr, taken) };
+                Some(0)
+            }
+        });
+    }
+
+    /// Calls `f` for some words: with the word of the bitmap, its address, which is valid and
+    /// aligned, and the word of the buffer, for which it may return another. Returns whether any of
+    /// those that it returned has a bit set.
+    #[inline(always)]
+    fn update(
+        &mut self,
+        words: Range<usize>,
+        f: impl Fn(&Atomic<u64>, *mut u64, u64) -> Option<u64>,
+    ) -> bool {
         let start = words.start;
-        let wanted = self.wanted;
         let mut any = 0;
         let Some(places) = self.buffer.get_mut(words) else {
             return false;
@@ -122,41 +157,11 @@ impl<'a> DirtyBitmap<'a> {
             // SAFETY: valid and aligned; all accesses of the bitmap are atomic.
             let bits = unsafe { Atomic::from_ptr(ptr) };
 
-            // Most words are clean: do not take their cache lines from whoever writes them.
-            let nothing = match wanted {
-                Wanted::All => bits.load(Relaxed) == 0,
-                Wanted::Requested => *place == 0,
-            };
-            if nothing {
-                continue;
+            if let Some(new) = f(bits, ptr, *place) {
+                *place = new;
+                any |= new;
             }
-            *place = match (wanted, *place) {
-                (Wanted::All, _) | (Wanted::Requested, u64::MAX) => bits.xchg(0, Full),
-                (Wanted::Requested, request) => {
-                    // SAFETY: valid and aligned.
-                    request & unsafe { bindings::kvm_rs_fetch_and(ptr, !request) }
-                }
-            };
-            any |= *place;
         }
         any != 0
-    }
-
-    /// Puts the bits that were taken from some words back.
-    pub(crate) fn put_back(&mut self, words: Range<usize>) {
-        let start = words.start;
-        let Some(places) = self.buffer.get_mut(words) else {
-            return;
-        };
-
-        for (n, place) in places.iter_mut().enumerate() {
-            if *place != 0 {
-                // SAFETY: the buffer has this word, so the bitmap has it, by the type invariant.
-                let ptr = unsafe { self.bitmap.as_ptr().add(start.wrapping_add(n)) };
-                // SAFETY: valid and aligned; all accesses of the bitmap are atomic.
-                unsafe { bindings::kvm_rs_fetch_or(ptr, *place) };
-                *place = 0;
-            }
-        }
     }
 }
