@@ -368,9 +368,9 @@ unsafe extern "C" fn kvm_tdp_mmu_reap_dirty_log(
         (true, true) => HugePages::Split,
     };
     // SAFETY: C passes a buffer of that many words, which `slots_lock` makes ours.
-    let buffer = unsafe { core::slice::from_raw_parts_mut(buffer.as_ptr(), words as usize) };
+    let buffer = unsafe { core::slice::from_raw_parts_mut(buffer.as_ptr(), words) };
     // SAFETY: C has checked that the slot has a bitmap, and the range against the slot.
-    let mut log = unsafe { DirtyBitmap::new(slot, first_word as usize, buffer, wanted) };
+    let mut log = unsafe { DirtyBitmap::new(slot, first_word, buffer, wanted) };
 
     match reap_log::reap(wrap!(Vm, kvm), slot, &mut log, huge) {
         Ok(()) => 0,

@@ -21,7 +21,7 @@ use crate::{
     pte::{PtePtr, Table},
     pure::{Gfn, Hpa, Index, Role, Spte},
     sync::{PagesLock, Unlocked},
-    sys::{trace, Vcpu, Vm},
+    sys::{trace, Node, Vcpu, Vm},
 };
 
 /// A shadow page that exists for `'a`: `struct kvm_mmu_page`.
@@ -239,13 +239,13 @@ impl OwnedSp {
         OwnedSp(ptr)
     }
 
-    /// Allocates a page whose table is *not* initialised, charged to the caller's memcg. `None` if
-    /// there is no memory.
-    pub(crate) fn alloc(_unlocked: &Unlocked) -> Option<Self> {
+    /// Allocates a page whose table is *not* initialised, preferably on `node`, charged to the
+    /// caller's memcg. `None` if there is no memory.
+    pub(crate) fn alloc(_unlocked: &Unlocked, node: Node) -> Option<Self> {
         // SAFETY: may sleep, as `mmu_lock` is not held.
         let sp = NonNull::new(unsafe { bindings::kvm_rs_alloc_header() })?;
         // SAFETY: may sleep, as `mmu_lock` is not held.
-        let spt = unsafe { bindings::kvm_rs_alloc_table() };
+        let spt = unsafe { bindings::kvm_rs_alloc_table(node.raw()) };
 
         if spt.is_null() {
             // SAFETY: just allocated.

@@ -149,6 +149,11 @@ __kvm_rs hpa_t kvm_rs_pa(u64 *spt)
 	return __pa(spt);
 }
 
+__kvm_rs int kvm_rs_pfn_to_nid(kvm_pfn_t pfn)
+{
+	return pfn_valid(pfn) ? page_to_nid(pfn_to_page(pfn)) : NUMA_NO_NODE;
+}
+
 __kvm_rs struct kvm_mmu_page *kvm_rs_hpa_to_sp(hpa_t hpa)
 {
 	return to_shadow_page(hpa);
@@ -170,9 +175,11 @@ __kvm_rs struct kvm_mmu_page *kvm_rs_alloc_header(void)
 	return kmem_cache_zalloc(mmu_page_header_cache, GFP_KERNEL_ACCOUNT);
 }
 
-__kvm_rs u64 *kvm_rs_alloc_table(void)
+__kvm_rs u64 *kvm_rs_alloc_table(int nid)
 {
-	return (u64 *)__get_free_page(GFP_KERNEL_ACCOUNT);
+	struct page *page = alloc_pages_node(nid, GFP_KERNEL_ACCOUNT, 0);
+
+	return page ? page_address(page) : NULL;
 }
 
 __kvm_rs void kvm_rs_free_header(struct kvm_mmu_page *sp)

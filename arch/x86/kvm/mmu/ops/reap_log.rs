@@ -39,7 +39,8 @@
 //!
 //! # Interruption
 //!
-//! A fatal signal ends the ioctl between two batches, with `-EINTR`. `KVM_CLEAR_DIRTY_LOG` has then
+//! A fatal signal ends the ioctl between two batches, with `-EINTR`, and within a batch the splitting:
+//! huge pages are then write-protected only. `KVM_CLEAR_DIRTY_LOG` has then
 //! cleared and protected the first part of the range, and left the bits of the rest set;
 //! `KVM_GET_DIRTY_LOG` puts back what it took. Either way every bit that is clear stands for a page
 //! whose next write is noticed.
@@ -64,7 +65,7 @@ use crate::{
     },
     root::{Roots, Selection},
     sync::{with_exclusive, with_shared, Exclusive, MmuLock, Shared},
-    sys::{fatal_signal_pending, DirtyBitmap, Memslot, Vm, Wanted},
+    sys::{fatal_signal_pending, DirtyBitmap, Memslot, Node, Vm, Wanted},
     walk::Walk,
 };
 
@@ -224,14 +225,18 @@ fn protect_in_root(
                     protect_pages(step.lock, table, view.sp(), within, log, bit, masks);
                 }
             }
-            Entry::Leaf(_) if huge != HugePages::Protected && log.any_taken(within) => {
+            Entry::Leaf(pfn) if huge != HugePages::Protected && log.any_taken(within) => {
                 if huge == HugePages::Split {
                     let cache = cache.get_or_insert_with(SplitCache::new);
-                    let Some(mut page) = cache.take() else {
-                        let leaf = Huge::of(&view);
+                    let node = Node::of(pfn);
+                    let Some(mut page) = cache.take(node) else {
+                        let leaf = Huge::of(&view, node);
 
-                        if !refill(&mut walk, cache, &leaf, range.end, Level::Page2M) {
+                        if fatal_signal_pending()
+                            || !refill(&mut walk, cache, &leaf, range.end, Level::Page2M)
+                        {
                             huge = HugePages::Protect;
+                            walk.revisit();
                         }
                         continue;
                     };
@@ -254,7 +259,7 @@ fn protect_in_root(
                             walk.revisit();
                         }
                         Err(page) => {
-                            cache.put(page);
+                            cache.put(page, node);
                             walk.revisit();
                         }
                     }

@@ -15,7 +15,7 @@ use crate::{
     page::{OwnedSp, Sp},
     pure::{addr::ENTRIES, leaf, Entry, Gfn, GfnRange, Index, Level, Masks, Spte},
     root::{Roots, Selection},
-    sys::{trace, Memslot},
+    sys::{trace, Memslot, Node},
     walk::{Step, View, Walk},
 };
 
@@ -85,15 +85,18 @@ pub(super) struct Huge {
     gfn: Gfn,
     spte: Spte,
     level: Level,
+    node: Node,
 }
 
 impl Huge {
-    /// Takes what is needed from a view, which does not outlast the refill.
-    pub(super) fn of(view: &View<'_>) -> Self {
+    /// Takes what is needed from a view, which does not outlast the refill. `node` is where the
+    /// page lies.
+    pub(super) fn of(view: &View<'_>, node: Node) -> Self {
         Huge {
             gfn: view.gfn,
             spte: view.spte,
             level: view.level,
+            node,
         }
     }
 }
@@ -109,7 +112,7 @@ pub(super) fn refill<'l, M: Update<'l>>(
     size: Level,
 ) -> bool {
     let want = end.0.saturating_sub(huge.gfn.0).div_ceil(size.pages());
-    let filled = walk.unlocked(|unlocked| cache.fill(unlocked, want));
+    let filled = walk.unlocked(|unlocked| cache.fill(unlocked, want, huge.node));
 
     if !filled {
         trace::split_huge_page(huge.gfn, huge.spte, huge.level, ENOMEM.to_errno());
@@ -154,11 +157,12 @@ fn split_root<'l, M: Update<'l>>(
     let mut walk = Walk::new(lock, root, min_level, range, masks);
 
     while let Some(mut step) = walk.next() {
-        let Entry::Leaf(_) = step.view.entry(masks) else {
+        let Entry::Leaf(pfn) = step.view.entry(masks) else {
             continue;
         };
-        let Some(mut page) = cache.take() else {
-            let huge = Huge::of(&step.view);
+        let node = Node::of(pfn);
+        let Some(mut page) = cache.take(node) else {
+            let huge = Huge::of(&step.view, node);
 
             if !refill(&mut walk, &mut cache, &huge, range.end, min_level) {
                 return Err(ENOMEM);
@@ -168,7 +172,7 @@ fn split_root<'l, M: Update<'l>>(
 
         init_child(&mut page, &step.view);
         if let Err(page) = split(page, &mut step, masks) {
-            cache.put(page);
+            cache.put(page, node);
             walk.revisit();
         }
     }

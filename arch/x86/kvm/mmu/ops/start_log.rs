@@ -25,7 +25,7 @@ use crate::{
     pure::{spte::WRITABLE, Entry, Level, Masks},
     root::{Roots, Selection},
     sync::{MmuLock, Shared},
-    sys::{fatal_signal_pending, Memslot},
+    sys::{fatal_signal_pending, Memslot, Node},
     walk::{View, Walk},
 };
 
@@ -53,7 +53,7 @@ fn start_in_root(
     let mut walk = Walk::new(lock, root, Level::Page4K, range, masks);
 
     while let Some(mut step) = walk.next() {
-        let Entry::Leaf(_) = step.view.entry(masks) else {
+        let Entry::Leaf(pfn) = step.view.entry(masks) else {
             continue;
         };
         let view = step.view;
@@ -61,8 +61,9 @@ fn start_in_root(
         let huge = level > Level::Page4K;
 
         if huge && split {
-            let Some(mut page) = cache.take() else {
-                let huge = Huge::of(&view);
+            let node = Node::of(pfn);
+            let Some(mut page) = cache.take(node) else {
+                let huge = Huge::of(&view, node);
 
                 split = !fatal_signal_pending()
                     && refill(&mut walk, &mut cache, &huge, range.end, Level::Page2M);
@@ -76,7 +77,7 @@ fn start_in_root(
                 Ok(_) if level == Level::Page2M => walk.skip_table(),
                 Ok(_) => {}
                 Err(page) => {
-                    cache.put(page);
+                    cache.put(page, node);
                     walk.revisit();
                 }
             }

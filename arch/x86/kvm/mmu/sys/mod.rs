@@ -35,6 +35,31 @@ pub(crate) fn max_gfn_exclusive() -> Gfn {
     Gfn(unsafe { bindings::kvm_rs_max_gfn() }).add(1)
 }
 
+/// A NUMA node.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Node(i16);
+
+impl Node {
+    /// Whichever; `NUMA_NO_NODE`.
+    pub(crate) const ANY: Node = Node(-1);
+
+    /// The node of a frame; [`Node::ANY`] if the frame is not memory.
+    #[inline]
+    pub(crate) fn of(pfn: Pfn) -> Self {
+        // SAFETY: looks the frame up, whether it exists or not.
+        let nid = unsafe { bindings::kvm_rs_pfn_to_nid(pfn.0) };
+
+        // There are at most 1024 nodes.
+        i16::try_from(nid).map_or(Node::ANY, Node)
+    }
+
+    /// C's number for it.
+    #[inline]
+    pub(crate) fn raw(self) -> i32 {
+        self.0.into()
+    }
+}
+
 /// Whether the frame is host MMIO rather than memory. Costly: asks the memory map and the PAT.
 pub(crate) fn is_host_mmio(pfn: Pfn) -> bool {
     // SAFETY: looks the frame up, whether it exists or not.

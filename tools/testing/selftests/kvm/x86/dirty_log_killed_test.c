@@ -1,0 +1,282 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * A thread that is killed while it toggles or reaps the dirty log
+ *
+ * To enable dirty logging for a big memslot, to reap its log or to disable it
+ * takes long.  A fatal signal should end that early, but must not leave the log
+ * in a state in which writes go unnoticed: another process may share the VM, if
+ * it shares the memory (CLONE_VM).  This test has such a process killed in the
+ * middle of each operation, and checks
+ *
+ *  - that what the guest writes from then on is in the log,
+ *  - that what was in the log and was not handed out is still there,
+ *
+ * and whether the operation ended early.  Upstream's MMU always works to the
+ * end, so that is reported, and fails the test only with -e.
+ */
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <linux/bitmap.h>
+#include <linux/kvm.h>
+#include <linux/sizes.h>
+
+#include "kvm_util.h"
+#include "processor.h"
+#include "test_util.h"
+#include "ucall_common.h"
+
+#define TEST_SLOT		1
+/* Above everything that libkvm places in memslot 0, 1GiB aligned. */
+#define TEST_BASE		(8ul * SZ_1G)
+#define TEST_SIZE		(1ul * SZ_1G)
+#define TEST_PAGES		(TEST_SIZE / PAGE_SIZE)
+#define PAGES_PER_2M		(SZ_2M / PAGE_SIZE)
+#define HUGE_PAGES		(TEST_SIZE / SZ_2M)
+/* The guest writes one page in this many, the first of which is @first_page. */
+#define STRIDE			67
+
+enum op {
+	OP_ENABLE,
+	OP_GET,
+	OP_CLEAR,
+	OP_DISABLE,
+	NR_OPS,
+};
+
+static const struct {
+	const char *name;
+	/* Log with all bits set at first. */
+	bool initially_set;
+} ops[NR_OPS] = {
+	[OP_ENABLE]	= { "enable" },
+	[OP_GET]	= { "get" },
+	[OP_CLEAR]	= { "clear", .initially_set = true },
+	[OP_DISABLE]	= { "disable" },
+};
+
+static struct kvm_vm *vm;
+static struct kvm_vcpu *vcpu;
+static void *mem;
+static unsigned long *bitmap, *scratch;
+static u64 first_page;
+
+static void guest_code(void)
+{
+	u64 page;
+
+	for (;;) {
+		for (page = READ_ONCE(first_page); page < TEST_PAGES; page += STRIDE)
+			WRITE_ONCE(*(u8 *)(TEST_BASE + page * PAGE_SIZE), page);
+		GUEST_SYNC(0);
+	}
+}
+
+static void guest_write(u64 first)
+{
+	struct ucall uc;
+
+	first_page = first;
+	sync_global_to_guest(vm, first_page);
+	vcpu_run(vcpu);
+	TEST_ASSERT(get_ucall(vcpu, &uc) == UCALL_SYNC, "Unexpected exit: %s",
+		    exit_reason_str(vcpu->run->exit_reason));
+}
+
+static int set_dirty_logging(bool enable)
+{
+	return __vm_set_user_memory_region(vm, TEST_SLOT,
+					   enable ? KVM_MEM_LOG_DIRTY_PAGES : 0,
+					   TEST_BASE, TEST_SIZE, mem);
+}
+
+static int get_log(unsigned long *to)
+{
+	struct kvm_dirty_log args = { .slot = TEST_SLOT, .dirty_bitmap = to };
+
+	return __vm_ioctl(vm, KVM_GET_DIRTY_LOG, &args);
+}
+
+static int clear_log(unsigned long *bits)
+{
+	struct kvm_clear_dirty_log args = {
+		.slot = TEST_SLOT,
+		.num_pages = TEST_PAGES,
+		.dirty_bitmap = bits,
+	};
+
+	return __vm_ioctl(vm, KVM_CLEAR_DIRTY_LOG, &args);
+}
+
+/* What the process that is killed does. It must not touch the library's state. */
+static int child(void *arg)
+{
+	switch ((enum op)(long)arg) {
+	case OP_ENABLE:
+		set_dirty_logging(true);
+		break;
+	case OP_GET:
+		get_log(scratch);
+		break;
+	case OP_CLEAR:
+		clear_log(scratch);
+		break;
+	case OP_DISABLE:
+		set_dirty_logging(false);
+		break;
+	case NR_OPS:
+		break;
+	}
+	_exit(0);
+}
+
+/* Starts the operation in a process of its own, and kills that after @usec. */
+static void run_killed(enum op op, useconds_t usec)
+{
+	static char stack[SZ_64K] __aligned(16);
+	int pid, status;
+
+	pid = clone(child, stack + sizeof(stack), CLONE_VM | SIGCHLD, (void *)(long)op);
+	TEST_ASSERT(pid > 0, __KVM_SYSCALL_ERROR("clone()", pid));
+	usleep(usec);
+	kill(pid, SIGKILL);
+	TEST_ASSERT(waitpid(pid, &status, 0) == pid, __KVM_SYSCALL_ERROR("waitpid()", -1));
+}
+
+static void make_vm(enum op op)
+{
+	struct kvm_pre_fault_memory range = { .gpa = TEST_BASE, .size = TEST_SIZE };
+	int ret;
+
+	vm = vm_create_with_one_vcpu(&vcpu, guest_code);
+	if (ops[op].initially_set)
+		vm_enable_cap(vm, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
+			      KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE |
+			      KVM_DIRTY_LOG_INITIALLY_SET);
+	TEST_ASSERT(!set_dirty_logging(false), "The memslot can't be set");
+	virt_map_level(vm, TEST_BASE, TEST_BASE, TEST_SIZE, PG_LEVEL_2M);
+
+	do
+		ret = __vcpu_ioctl(vcpu, KVM_PRE_FAULT_MEMORY, &range);
+	while (range.size && (!ret || errno == EINTR || errno == EAGAIN));
+	TEST_ASSERT(!range.size, "KVM_PRE_FAULT_MEMORY left 0x%llx bytes", range.size);
+	TEST_ASSERT(vm_get_stat(vm, pages_2m) == HUGE_PAGES,
+		    "%lu of %lu huge pages are mapped", vm_get_stat(vm, pages_2m), HUGE_PAGES);
+}
+
+/* Every page that guest_write(@first) wrote has its bit set. */
+static void assert_logged(const char *what, u64 first)
+{
+	u64 page;
+
+	for (page = first; page < TEST_PAGES; page += STRIDE)
+		TEST_ASSERT(test_bit(page, bitmap), "%s: page 0x%lx was written, but isn't logged",
+			    what, page);
+}
+
+/* Kills the operation after @usec. Returns whether it ended early. */
+static bool test_op(enum op op, useconds_t usec)
+{
+	u64 left, page, huge;
+	bool early = false;
+
+	make_vm(op);
+
+	if (op != OP_ENABLE)
+		TEST_ASSERT(!set_dirty_logging(true), "Logging can't be enabled");
+	if (op == OP_GET || op == OP_DISABLE)
+		guest_write(1);
+
+	bitmap_fill(scratch, TEST_PAGES);
+	run_killed(op, usec);
+	huge = vm_get_stat(vm, pages_2m);
+
+	switch (op) {
+	case OP_ENABLE:
+		early = huge > 0;
+		break;
+	case OP_GET:
+		/* Either it was handed out, or it is still there. */
+		get_log(bitmap);
+		left = 0;
+		for (page = 1; page < TEST_PAGES; page += STRIDE)
+			left += test_bit(page, bitmap);
+		TEST_ASSERT(!left || left == (TEST_PAGES - 1 + STRIDE - 1) / STRIDE,
+			    "get: %lu bits are left, which is neither all nor none", left);
+		early = left;
+		break;
+	case OP_CLEAR:
+		get_log(bitmap);
+		left = 0;
+		for (page = 0; page < TEST_PAGES; page += PAGES_PER_2M)
+			left += test_bit(page, bitmap);
+		early = left || huge;
+		break;
+	case OP_DISABLE:
+		early = huge < HUGE_PAGES;
+		/* The content is what counts here; it was written before. */
+		for (page = 1; page < TEST_PAGES; page += STRIDE)
+			TEST_ASSERT(*((u8 *)mem + page * PAGE_SIZE) == (u8)page,
+				    "disable: page 0x%lx has lost its content", page);
+		TEST_ASSERT(!set_dirty_logging(true), "Logging can't be enabled again");
+		break;
+	case NR_OPS:
+		break;
+	}
+
+	guest_write(2);
+	get_log(bitmap);
+	assert_logged(ops[op].name, 2);
+
+	kvm_vm_free(vm);
+	return early;
+}
+
+int main(int argc, char *argv[])
+{
+	bool require_early = false, early;
+	useconds_t usec;
+	enum op op;
+	int opt;
+
+	while ((opt = getopt(argc, argv, "he")) != -1) {
+		if (opt != 'e') {
+			printf("usage: %s [-h] [-e]\n -e: fail if an operation never ends early\n",
+			       argv[0]);
+			exit(opt == 'h' ? 0 : KSFT_FAIL);
+		}
+		require_early = true;
+	}
+
+	TEST_REQUIRE(get_kvm_param_bool("tdp_mmu"));
+	TEST_REQUIRE(kvm_has_cap(KVM_CAP_PRE_FAULT_MEMORY));
+	TEST_REQUIRE(kvm_check_cap(KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2) &
+		     KVM_DIRTY_LOG_INITIALLY_SET);
+
+	bitmap = bitmap_zalloc(TEST_PAGES);
+	scratch = bitmap_zalloc(TEST_PAGES);
+	TEST_ASSERT(bitmap && scratch, "Out of memory");
+	mem = mmap(NULL, TEST_SIZE, PROT_READ | PROT_WRITE,
+		   MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | MAP_HUGE_2MB, -1, 0);
+	__TEST_REQUIRE(mem != MAP_FAILED, "%lu free huge pages are needed", HUGE_PAGES);
+
+	ksft_print_header();
+	ksft_set_plan(NR_OPS);
+
+	for (op = 0; op < NR_OPS; op++) {
+		/* Where in the operation the signal comes is found by trying. */
+		early = false;
+		for (usec = 32000; usec && !early; usec /= 2)
+			early = test_op(op, usec);
+
+		ksft_print_msg("%s: ended-early: %s (%u us)\n", ops[op].name,
+			       early ? "yes" : "no", usec * 2);
+		ksft_test_result(early || !require_early, "%s\n", ops[op].name);
+	}
+	ksft_finished();
+}
