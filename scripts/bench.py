@@ -2,11 +2,13 @@
 # SPDX-License-Identifier: GPL-2.0
 """Turns what bench.sh collected into a table, JSON and a plot.
 
-  bench.py LOGDIR
+  bench.py LOGDIR                  tables in Markdown to stdout, JSON, plot
+  bench.py --into DOCUMENT LOGDIR  the tables into a document, between its marks
+  bench.py --tap LOGDIR            the targets as tests
 
 LOGDIR has "lines" (MMU MiB RUN OPERATION NANOSECONDS, from the guest) and
-"counts" (from the plugin, a line for each of those). Writes LOGDIR/bench.json and
-LOGDIR/bench.svg, and a table in Markdown to stdout.
+"counts" (from the plugin, a line for each of those). JSON and plot are
+LOGDIR/bench.json and LOGDIR/bench.svg.
 """
 import json
 import pathlib
@@ -24,6 +26,7 @@ OPERATIONS = [
     ("get-clean", "GET (legacy), clean", 1.0),
     ("disable", "disable (promote)", 7000),
     ("disable-again", "disable, not written since", 7000),
+    ("write-promoted", "the guest's first write to each page after that", 1.0),
     ("map-2m", "map 2 MiB pages", 1.0),
     ("map-4k", "map 4 KiB pages", 1.0),
     ("age-4k", "age 4 KiB pages", 1.0),
@@ -74,40 +77,95 @@ def number(value):
     return f"{value:,.0f}" if value >= 10 else f"{value:.1f}"
 
 
-def table(rows, mib):
-    found = {(r["operation"], r["mmu"]): r for r in rows if r["mib"] == mib}
-    yield "| operation | C | Rust | C / Rust | target | spread | RMWs C, Rust | longest hold C | longest hold Rust |"
-    yield "|---|--:|--:|--:|--:|--:|--:|--:|--:|"
+def at(rows, operation, mmu, mib=None):
+    """The row of an operation at one size, or at the largest that it was measured at."""
+    found = [r for r in rows if (r["operation"], r["mmu"]) == (operation, mmu)
+             and mib in (None, r["mib"])]
+    return max(found, key=lambda r: r["mib"], default=None)
+
+
+def measured(rows):
+    """(title, target, C's row, Rust's row) of each operation."""
     for operation, title, target in OPERATIONS:
-        if (operation, "c") not in found:
-            continue
-        c, rust = found[operation, "c"], found[operation, "rust"]
+        pair = [at(rows, operation, mmu) for mmu in ("c", "rust")]
+        if None in pair:
+            die(f"'{operation}' was not measured on both MMUs")
+        yield title, target, *pair
+
+
+def costs(rows):
+    yield "| operation | MiB | C | Rust | C / Rust | target | spread |"
+    yield "|---|--:|--:|--:|--:|--:|--:|"
+    for title, target, c, rust in measured(rows):
         a, b = c["instructions_per_2m"], rust["instructions_per_2m"]
         limit = target if target > 1 else target * a
         spread = max(r["instructions_spread"] / r["instructions"] for r in (c, rust))
-        rmws = [number(per_huge_page(r["rmws"], mib)) for r in (c, rust)]
-        holds = []
-        for r in (c, rust):
-            mode = "write" if r["longest_write"] else "read"
-            holds.append(f"{r['longest_' + mode]:,.0f} {mode[0]}" if r["longest_" + mode] else "-")
-        yield (f"| {title} | {number(a)} | {number(b)} | {a / b:.2f} | "
-               f"{'' if b <= limit else 'missed: '}{number(limit)} | {100 * spread:.2f} % | "
-               f"{', '.join(rmws)} | {holds[0]} | {holds[1]} |")
+        yield (f"| {title} | {c['mib']} | {number(a)} | {number(b)} | {a / b:.1f} | "
+               f"{'' if b <= limit else 'missed: '}{number(limit)} | {100 * spread:.1f} % |")
 
 
-def locks(rows, mib):
-    yield "| operation | acquisitions per GiB: C, read + write | Rust, read + write |"
-    yield "|---|--:|--:|"
+def behaviour(rows):
+    yield ("| operation | RMWs per 2 MiB, C | Rust | `mmu_lock` taken per GiB, C | Rust "
+           "| longest hold, C | Rust |")
+    yield "|---|--:|--:|--:|--:|--:|--:|"
+    for title, _target, *pair in measured(rows):
+        rmws, taken, longest = [], [], []
+        for r in pair:
+            rmws.append(number(per_huge_page(r["rmws"], r["mib"])))
+            scale = 1024 / r["mib"]
+            modes = [mode for mode in ("read", "write") if r[f"{mode}_locks"]]
+            taken.append(" + ".join(f"{number(r[f'{mode}_locks'] * scale)} {mode}"
+                                    for mode in modes) or "-")
+            longest.append(" + ".join(f"{number(r[f'longest_{mode}'])} {mode}"
+                                      for mode in modes) or "-")
+        yield "| " + " | ".join([title, *rmws, *taken, *longest]) + " |"
+
+
+def sizes(rows):
+    mibs = sorted({r["mib"] for r in rows})
+    yield "| operation | " + " | ".join(f"C, {mib} MiB" for mib in mibs) + " | " + \
+        " | ".join(f"Rust, {mib} MiB" for mib in mibs) + " |"
+    yield "|---|" + "--:|" * (2 * len(mibs))
     for operation, title, _target in OPERATIONS:
-        cells = []
-        for mmu in ("c", "rust"):
-            for r in rows:
-                if (r["operation"], r["mib"], r["mmu"]) == (operation, mib, mmu):
-                    scale = 1024 / mib
-                    cells.append(f"{number(r['read_locks'] * scale)} + "
-                                 f"{number(r['write_locks'] * scale)}")
-        if len(cells) == 2:
-            yield f"| {title} | {cells[0]} | {cells[1]} |"
+        cells = [at(rows, operation, mmu, mib) for mmu in ("c", "rust") for mib in mibs]
+        if None not in cells:
+            yield f"| {title} | " + " | ".join(number(r["instructions_per_2m"]) for r in cells) + " |"
+
+
+# What each of the MMU's improvements shows in, as a condition on the rows (C's,
+# Rust's) that C's MMU must not meet: name, operation, condition on one row.
+IMPROVEMENTS = [
+    ("enabling protects the small pages while it makes them", "enable",
+     lambda r: per_huge_page(r["rmws"], r["mib"]) < 32),
+    ("tables for a split come in batches", "enable",
+     lambda r: r["read_locks"] + r["write_locks"] <= 2 + r["mib"] / 2 / 32),
+    ("a promotion accounts once for a table", "disable",
+     lambda r: per_huge_page(r["rmws"], r["mib"]) < 600),
+    ("what is promoted is writable without a fault", "write-promoted",
+     lambda r: per_huge_page(r["rmws"], r["mib"]) < 1),
+    ("GET takes mmu_lock for read", "get-all-dirty",
+     lambda r: r["read_locks"] and not r["write_locks"]),
+    ("CLEAR takes mmu_lock for read", "clear-all-dirty",
+     lambda r: r["read_locks"] and not r["write_locks"]),
+    ("CLEAR splits a huge page once", "clear-first",
+     lambda r: r["instructions_per_2m"] < 16000),
+]
+
+
+def tap(rows):
+    """The targets and the improvements as tests; an improvement must be one over C."""
+    tests = []
+    for title, target, c, rust in measured(rows):
+        a, b = c["instructions_per_2m"], rust["instructions_per_2m"]
+        limit = target if target > 1 else target * a
+        tests.append((b <= limit, f"{title}: {number(b)} instructions per 2 MiB, "
+                      f"at most {number(limit)}"))
+    for name, operation, condition in IMPROVEMENTS:
+        c, rust = at(rows, operation, "c"), at(rows, operation, "rust")
+        tests.append((condition(rust) and not condition(c), name))
+    yield f"1..{len(tests)}"
+    for n, (passed, name) in enumerate(tests, 1):
+        yield f"{'ok' if passed else 'not ok'} {n} - {name}"
 
 
 def plot(rows):
@@ -152,21 +210,56 @@ def plot(rows):
     return "\n".join(out) + "\n"
 
 
+def report(rows):
+    runs = min(r["runs"] for r in rows)
+    yield f"Instructions per 2 MiB (median of {runs}, at the largest size measured):"
+    yield ""
+    yield from costs(rows)
+    yield ""
+    yield ("Atomic read-modify-writes, and `mmu_lock`: how often it is taken, and the longest that it "
+           "is held while nobody waits for it, in instructions:")
+    yield ""
+    yield from behaviour(rows)
+    yield ""
+    yield "Instructions per 2 MiB by the size of the memslot:"
+    yield ""
+    yield from sizes(rows)
+
+
+def put_into(path, lines):
+    """Replaces what stands between the marks for the benchmark in a document."""
+    text = path.read_text()
+    begin, end = "<!-- bench: begin -->\n", "<!-- bench: end -->\n"
+    if text.count(begin) != 1 or text.count(end) != 1:
+        die(f"{path} has no place for the table (<!-- bench: begin -->, end)")
+    head, rest = text.split(begin)
+    tail = rest.split(end)[1]
+    path.write_text(head + begin + "\n".join(lines) + "\n" + end + tail)
+
+
 def main():
-    if len(sys.argv) != 2:
-        die("usage: bench.py LOGDIR")
-    logs = pathlib.Path(sys.argv[1])
+    args = sys.argv[1:]
+    document = None
+    if args[:1] == ["--into"] and len(args) > 1:
+        document = pathlib.Path(args[1])
+        args = args[2:]
+    as_tap = args[:1] == ["--tap"]
+    if as_tap:
+        args = args[1:]
+    if len(args) != 1:
+        die("usage: bench.py [--into DOCUMENT | --tap] LOGDIR")
+    logs = pathlib.Path(args[0])
     rows = summarize(load(logs))
+    if as_tap:
+        print("\n".join(tap(rows)))
+        return
+    lines = list(report(rows))
     (logs / "bench.json").write_text(json.dumps(rows, indent=1) + "\n")
     (logs / "bench.svg").write_text(plot(rows))
-    sizes = sorted({r["mib"] for r in rows})
-    text = []
-    for mib in sizes:
-        text += ["", f"{mib} MiB: instructions per 2 MiB", "", *table(rows, mib)]
-    text += ["", f"mmu_lock, {sizes[-1]} MiB", "", *locks(rows, sizes[-1])]
-    text = "\n".join(text[1:]) + "\n"
-    (logs / "bench.md").write_text(text)
-    print(text, end="")
+    if document:
+        put_into(document, lines)
+    else:
+        print("\n".join(lines))
 
 
 main()

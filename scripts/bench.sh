@@ -2,13 +2,14 @@
 # SPDX-License-Identifier: GPL-2.0
 # 'make bench': what each ioctl on the page tables costs, C | Rust, in one boot:
 # instructions, atomic read-modify-writes, and how mmu_lock is held.
-#   bench.sh [REPEATS]      (3)
-# Table on stdout; build/logs/bench has JSON, plot and raw lines.
+#   bench.sh [NAME [REPEATS [MiB]...]]      (bench 3 64 256 1024)
+# Tables on stdout; build/logs/NAME has JSON, plot and raw lines.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
-repeats=${1:-3} sizes="64 256 1024" bench=$BUILD/bench logs=$BUILD/logs/bench
+name=${1:-bench} repeats=${2:-3} sizes="${*:3}" bench=$BUILD/bench
+sizes=${sizes:-64 256 1024} logs=$BUILD/logs/$name
 mkdir -p "$bench"
 cc=("$TOP/scripts/in-root" clang-19 -O2 -Wall -Wextra -Werror)
 "${cc[@]}" -static -isystem "$BUILD/selftests/headers/usr/include" \
@@ -17,7 +18,7 @@ cc=("$TOP/scripts/in-root" clang-19 -O2 -Wall -Wextra -Werror)
 	-o "$bench/libcount.so" "$TOP/tests/bench/count.c"
 
 # The plugin knows the lock's functions by their addresses, which stay: nokaslr.
-plugin=$bench/libcount.so,out=$bench/counts
+plugin=$bench/libcount.so,out=$bench/counts.$$
 for f in read_lock read_unlock write_lock write_unlock; do
 	addr=$(awk -v f="_raw_$f" '$3 == f { print $1 }' "$BUILD/linux/System.map")
 	[[ $addr ]] || die "the kernel has no _raw_$f; is it inlined? see configs/lab.config"
@@ -26,8 +27,8 @@ done
 
 say "bench: $sizes MiB, $repeats times each, C and Rust (log: $logs)"
 rm -rf "${logs:?}"
-"$TOP/scripts/boot.sh" --name bench --icount --mem 5G --append nokaslr --timeout 1800 \
+"$TOP/scripts/boot.sh" --name "$name" --icount --mem 5G --append nokaslr --timeout 1800 \
 	--plugin "$plugin" -- "/lab/guest/mmu-bench.sh /results $repeats $sizes"
-mv "$bench/counts" "$logs/counts"
+mv "$bench/counts.$$" "$logs/counts"
 "$TOP/scripts/in-root" python3 -B "$TOP/scripts/bench.py" "$logs"
 say "JSON and plot: $logs/bench.json $logs/bench.svg"

@@ -9,7 +9,7 @@ set -euo pipefail
 
 logs=$BUILD/logs/test
 in_root=$TOP/scripts/in-root
-all=(tools lab host text-equal series selftests debug)
+all=(tools lab host text-equal series bench selftests debug)
 
 progress()
 {
@@ -79,6 +79,13 @@ stage_text-equal()
 stage_series()
 {
 	as_tap "the fork is a series that git am takes" "$TOP/scripts/series.sh"
+}
+
+# What the MMU's improvements are worth, and that each is there.
+stage_bench()
+{
+	"$TOP/scripts/bench.sh" test/bench 1 64 >&2
+	tool bench.py --tap "$logs/bench"
 }
 
 # The emulator is stable where one thread runs all of the guest. The list keeps
@@ -189,7 +196,7 @@ trap end_boots EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 
-for s in tools lab host text-equal series; do
+for s in tools lab host text-equal series bench; do
 	! wanted "$s" || run_stage "$s"
 done
 

@@ -105,6 +105,10 @@ def compare_tests(tmp):
                           ("both fail as expected, Rust with a report", todo, splat)):
         yield f"compare: {name}: fails", compare(c, rust)[0] == 1
     yield "compare: both fail as expected passes", compare(todo, todo)[0] == 0
+    better = "not ok 1 - t # TODO must pass on Rust only: why"
+    yield "compare: Rust is better, as expected, passes", compare(better, ok)[0] == 0
+    yield "compare: Rust should be better and is not: fails", compare(better, better)[0] == 1
+    yield "compare: Rust should be better and is worse: fails", compare(ok, better)[0] == 1
     again = ("--rerun", tap_file(tmp, ok), tap_file(tmp, ok))
     status, out = compare(ok, bad, *again)
     yield "compare: a flake that is the same again passes, and is told", \
