@@ -34,6 +34,10 @@ bench: lab
 check: $(S)/linux
 	@scripts/check.sh
 
+## make migrate    live-migrate a guest on the fork in a dozen ways, C | Rust
+migrate: lab
+	@scripts/migrate.sh
+
 ## make kernel     the fork's vmlinux and both sets of kvm modules
 kernel: $(S)/linux $(S)/mod-c $(S)/mod-rust
 
@@ -102,5 +106,5 @@ $(S)/mod-%: $(S)/linux $(S)/src-kvm scripts/modules.sh
 $(S)/selftests: $(S)/src-selftests scripts/selftests.sh
 	$(call step,building the selftests,selftests.sh)
 
-.PHONY: help run test bench check kernel shell series paths clean distclean lab debug \
-	pristine modules selftests preflight root source
+.PHONY: help run test bench check migrate kernel shell series paths clean distclean \
+	lab debug pristine modules selftests preflight root source

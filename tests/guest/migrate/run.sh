@@ -1,0 +1,24 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+# Inside the guest: the migration scenarios on the C MMU, then on the Rust MMU.
+#   run.sh DRIVER-OPTIONS BACKENDS
+# /results gets MMU/BACKEND.json and the logs of QEMU.
+set -euo pipefail
+
+options=$1 backends=$2 status=0
+here=$(dirname "$(realpath "$0")")
+# For two guests, and for what is plugged in or moved away.
+echo 100 >/proc/sys/vm/nr_hugepages
+# Where a step waits for a kernel thread, that must not wait for the next tick.
+echo full >/sys/kernel/debug/sched/preempt
+for mmu in ${MMUS:-c rust}; do
+	/lab/kvm-load "$mmu"
+	for backend in $backends; do
+		# shellcheck disable=SC2086 # options are words
+		python3 -B "$here/driver.py" $options "$backend" \
+			/build/migrate/guest.rom "/results/$mmu" \
+			2>>"/results/$mmu-$backend.progress" || status=1
+	done
+	/lab/kvm-unload
+done
+exit $status
