@@ -26,8 +26,8 @@ tree()
 {
 	git -C "$SRC" worktree add -q --detach --no-checkout "$work/$1" "$2"
 	git -C "$work/$1" sparse-checkout set --no-cone \
-		/arch/x86/kvm/ /Documentation/virt/kvm/ /tools/testing/selftests/kvm/ \
-		/tools/testing/kvm-mmu-rs/
+		/arch/x86/kvm/ /arch/x86/include/ /virt/kvm/ /Documentation/virt/kvm/ \
+		/tools/testing/selftests/kvm/ /tools/testing/kvm-mmu-rs/
 	git -C "$work/$1" checkout -q
 }
 

@@ -110,7 +110,8 @@ static void on_mark(unsigned int cpu, void *data)
 	armed = (intptr_t)data == 1;
 	if (armed) {
 		stretch++;
-		insns = rmws = 0;
+		insns = 0;
+		rmws = 0;
 		memset(acquired, 0, sizeof(acquired));
 		memset(longest, 0, sizeof(longest));
 		memset(since, 0, sizeof(since));
@@ -144,6 +145,11 @@ static int is_rmw(const uint8_t *code, size_t len)
 	return 0;
 }
 
+static void on_execution(struct qemu_plugin_insn *insn, exec_cb cb, intptr_t data)
+{
+	qemu_plugin_register_vcpu_insn_exec_cb(insn, cb, 0, (void *)data);
+}
+
 static void on_translate(struct qemu_plugin_tb *tb, void *data)
 {
 	size_t n = qemu_plugin_tb_n_insns(tb), i;
@@ -169,19 +175,17 @@ static void on_translate(struct qemu_plugin_tb *tb, void *data)
 		memcpy(&imm, code + 3, sizeof(imm));
 		if (!(at & KERNEL)) {
 			if (len == 7 && !memcmp(code, "\x0f\x1f\x80", 3) && imm >> 16 == MARK >> 16)
-				qemu_plugin_register_vcpu_insn_exec_cb(insn, on_mark, 0,
-								       (void *)(intptr_t)(imm & 0xffff));
+				on_execution(insn, on_mark, imm & 0xffff);
 			continue;
 		}
 		for (mode = READ; mode <= WRITE; mode++) {
 			if (at == addr.lock[mode])
-				qemu_plugin_register_vcpu_insn_exec_cb(insn, on_lock, 0, (void *)mode);
+				on_execution(insn, on_lock, mode);
 			if (at == addr.unlock[mode])
-				qemu_plugin_register_vcpu_insn_exec_cb(insn, on_unlock, 0,
-								       (void *)mode);
+				on_execution(insn, on_unlock, mode);
 		}
 		if (is_rmw(code, len))
-			qemu_plugin_register_vcpu_insn_exec_cb(insn, on_rmw, 0, NULL);
+			on_execution(insn, on_rmw, 0);
 	}
 }
 

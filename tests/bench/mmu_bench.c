@@ -44,9 +44,17 @@ static unsigned long *bitmap;
 
 /*
  * The plugin of scripts/bench.sh (tests/bench/count.c) sees these two, of which
- * hardware and KVM see no-ops. The number tells it what begins or ends.
+ * hardware and KVM see no-ops. The last byte tells it what they mean.
  */
-#define MARK(n) asm volatile(".byte 0x0f, 0x1f, 0x80; .long %c0" : : "i" (0x4b560000 + (n)) : "memory")
+static inline void mark_begin(void)
+{
+	asm volatile(".byte 0x0f, 0x1f, 0x80; .long 0x4b560001" : : : "memory");
+}
+
+static inline void mark_end(void)
+{
+	asm volatile(".byte 0x0f, 0x1f, 0x80; .long 0x4b560002" : : : "memory");
+}
 
 static long now(void)
 {
@@ -63,9 +71,9 @@ static long now(void)
 	int ret_;							\
 									\
 	start_ = now();							\
-	MARK(1);							\
+	mark_begin();							\
 	ret_ = (call);							\
-	MARK(2);							\
+	mark_end();							\
 	end_ = now();							\
 	if (ret_ < 0)							\
 		err(1, "%s", name);					\
@@ -127,7 +135,8 @@ static void check_all_dirty(const char *when)
 
 	for (i = 0; i < size / PAGE / 64; i++)
 		if (bitmap[i] != ~0ul)
-			errx(1, "%s: word %zu of the dirty log is %#lx, not all ones", when, i, bitmap[i]);
+			errx(1, "%s: word %zu of the dirty log is %#lx, not all ones",
+			     when, i, bitmap[i]);
 }
 
 /* Runs the guest: it writes a byte of each page of the slot, and halts. */
@@ -161,7 +170,9 @@ static void set_mode(void)
 
 	if (ioctl(vcpu, KVM_GET_SREGS, &sregs))
 		err(1, "KVM_GET_SREGS");
-	sregs.ds = sregs.es = sregs.ss = sregs.fs = sregs.gs = data;
+	sregs.ds = data;
+	sregs.es = data;
+	sregs.ss = data;
 	sregs.cs = data;
 	sregs.cs.selector = 8;
 	sregs.cs.type = 11;
