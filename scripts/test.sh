@@ -149,6 +149,11 @@ boot_debug()
 			tee /results/rust.tap"
 }
 
+stage_kunit-debug()
+{
+	tool tap.py kunit "$logs/debug/rust/kunit"
+}
+
 stage_debug()
 {
 	compare debug "$logs/selftests/c.tap" "$logs/debug/rust.tap" --subset -- \
@@ -249,9 +254,12 @@ if wanted selftests; then
 	run_stage selftests
 	run_stage kunit
 fi
-! wanted debug || run_stage debug
+if wanted debug; then
+	run_stage debug
+	run_stage kunit-debug
+fi
 files=()
-for s in "${all[@]}" kunit; do
+for s in "${all[@]}" kunit kunit-debug; do
 	[[ ! -e $logs/$s.tap ]] || files+=("$logs/$s.tap")
 done
 

@@ -312,6 +312,10 @@ impl Comparison<'_> {
         };
         let sp = oracle.sp().ok_or(EINVAL)?;
         let (ours, protected) = make::make_leaf(oracle.vcpu(), sp, &request, &oracle.masks);
+        // Upstream does this inside, before the leaf is installed; here it may have to come after.
+        if let Some(level) = sp.role().level() {
+            make::log_writable(oracle.vm(), request.slot, request.gfn, ours, level);
+        }
         // SAFETY: the oracle is set up.
         let dirty = unsafe { bindings::kvm_rs_oracle_dirty() };
 
