@@ -562,6 +562,9 @@ mod tests {
         assert!(invalid.invalid() && invalid == Role(0).as_invalid());
         assert!(word(bindings::kvm_rs_role_field_KVM_RS_ROLE_AD_DISABLED, 1).ad_disabled());
         assert!(word(bindings::kvm_rs_role_field_KVM_RS_ROLE_GUEST_MODE, 1).guest_mode());
+        assert!(word(bindings::kvm_rs_role_field_KVM_RS_ROLE_DIRECT, 1).direct());
+        assert!(word(bindings::kvm_rs_role_field_KVM_RS_ROLE_PASSTHROUGH, 1).passthrough());
+        assert!(!Role(0).direct() && !Role(0).passthrough());
         let mirror = word(bindings::kvm_rs_role_field_KVM_RS_ROLE_MIRROR, 1);
         assert!(mirror.mirror() && mirror == Role(0).as_mirror());
         assert_eq!(

@@ -321,6 +321,9 @@ u32 kvm_rs_oracle_role(enum kvm_rs_role_field field, u32 value)
 	case KVM_RS_ROLE_LEVEL:
 		role.level = value;
 		break;
+	case KVM_RS_ROLE_DIRECT:
+		role.direct = value;
+		break;
 	case KVM_RS_ROLE_ACCESS:
 		role.access = value;
 		break;
@@ -332,6 +335,9 @@ u32 kvm_rs_oracle_role(enum kvm_rs_role_field field, u32 value)
 		break;
 	case KVM_RS_ROLE_GUEST_MODE:
 		role.guest_mode = value;
+		break;
+	case KVM_RS_ROLE_PASSTHROUGH:
+		role.passthrough = value;
 		break;
 	case KVM_RS_ROLE_MIRROR:
 		role.is_mirror = value;

@@ -95,10 +95,12 @@ enum kvm_rs_predicate {
 /* Fields of union kvm_mmu_page_role that Rust looks at. */
 enum kvm_rs_role_field {
 	KVM_RS_ROLE_LEVEL,
+	KVM_RS_ROLE_DIRECT,
 	KVM_RS_ROLE_ACCESS,
 	KVM_RS_ROLE_INVALID,
 	KVM_RS_ROLE_AD_DISABLED,
 	KVM_RS_ROLE_GUEST_MODE,
+	KVM_RS_ROLE_PASSTHROUGH,
 	KVM_RS_ROLE_MIRROR,
 	KVM_RS_ROLE_SMM,
 };

@@ -18,6 +18,7 @@ pub mod dirty;
 pub mod leaf;
 pub mod masks;
 pub mod position;
+pub mod rmap;
 pub mod role;
 pub mod spte;
 pub mod transition;

@@ -14,11 +14,13 @@ pub struct Role(pub u32);
 
 impl Role {
     const LEVEL_MASK: u32 = 0xf;
+    const DIRECT: u32 = 1 << 7;
     const ACCESS_SHIFT: u32 = 8;
     const ACCESS_MASK: u32 = 0xf;
     const INVALID: u32 = 1 << 12;
     const AD_DISABLED: u32 = 1 << 16;
     const GUEST_MODE: u32 = 1 << 17;
+    const PASSTHROUGH: u32 = 1 << 18;
     const MIRROR: u32 = 1 << 19;
     const SMM_SHIFT: u32 = 24;
 
@@ -33,6 +35,18 @@ impl Role {
     #[inline]
     pub const fn access(self) -> u32 {
         (self.0 >> Self::ACCESS_SHIFT) & Self::ACCESS_MASK
+    }
+
+    /// The page shadows no guest page table: it maps consecutive frames.
+    #[inline]
+    pub const fn direct(self) -> bool {
+        self.0 & Self::DIRECT != 0
+    }
+
+    /// The page adds a level above the guest's own; all its entries stand for its one frame.
+    #[inline]
+    pub const fn passthrough(self) -> bool {
+        self.0 & Self::PASSTHROUGH != 0
     }
 
     /// The root has been invalidated; it must not be loaded by a vCPU any more.
