@@ -55,7 +55,7 @@ macro_rules! held {
     }};
 }
 
-fn level(raw: c_int) -> Option<Level> {
+pub(crate) fn level(raw: c_int) -> Option<Level> {
     u32::try_from(raw).ok().and_then(Level::from_raw)
 }
 

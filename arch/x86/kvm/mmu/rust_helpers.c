@@ -289,6 +289,37 @@ __kvm_rs bool kvm_rs_is_rsvd_spte(struct kvm_vcpu *vcpu, u64 spte, int level)
 	return is_rsvd_spte(&vcpu->arch.mmu->fmt, spte, level);
 }
 
+__kvm_rs void kvm_rs_preempt_disable(void)
+{
+	preempt_disable();
+}
+
+__kvm_rs void kvm_rs_preempt_enable(void)
+{
+	preempt_enable();
+}
+
+__kvm_rs void kvm_rs_free_desc(void *desc)
+{
+	kmem_cache_free(pte_list_desc_cache, desc);
+}
+
+__kvm_rs void kvm_rs_assert_slots_locked(struct kvm *kvm)
+{
+	lockdep_assert_held(&kvm->slots_lock);
+}
+
+__kvm_rs void kvm_rs_vm_data_corruption(struct kvm *kvm)
+{
+	KVM_BUG_ON_DATA_CORRUPTION(true, kvm);
+}
+
+__kvm_rs struct kvm_memory_slot *kvm_rs_slot_of_sp(struct kvm *kvm, struct kvm_mmu_page *sp,
+						   gfn_t gfn)
+{
+	return __gfn_to_memslot(kvm_memslots_for_spte_role(kvm, sp->role), gfn);
+}
+
 __kvm_rs void kvm_rs_trace_get_page(struct kvm_mmu_page *sp)
 {
 	trace_kvm_mmu_get_page(sp, true);

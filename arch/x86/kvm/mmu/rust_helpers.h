@@ -96,6 +96,14 @@ u64 kvm_rs_memslots_generation(struct kvm_vcpu *vcpu);
 bool kvm_rs_needs_host_mmio_tracking(struct kvm_vcpu *vcpu);
 bool kvm_rs_is_rsvd_spte(struct kvm_vcpu *vcpu, u64 spte, int level);
 
+/* the reverse map */
+void kvm_rs_preempt_disable(void);
+void kvm_rs_preempt_enable(void);
+void kvm_rs_free_desc(void *desc);
+void kvm_rs_assert_slots_locked(struct kvm *kvm);
+void kvm_rs_vm_data_corruption(struct kvm *kvm);
+struct kvm_memory_slot *kvm_rs_slot_of_sp(struct kvm *kvm, struct kvm_mmu_page *sp, gfn_t gfn);
+
 /* tracepoints */
 void kvm_rs_trace_get_page(struct kvm_mmu_page *sp);
 void kvm_rs_trace_prepare_zap_page(struct kvm_mmu_page *sp);

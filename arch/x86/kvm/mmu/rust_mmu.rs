@@ -4,9 +4,10 @@
 //!
 //! See `Documentation/virt/kvm/x86/rust-mmu.rst` for the design. In short, from top to bottom:
 //!
-//! - [`exports`]: the C symbols that this crate replaces;
+//! - [`exports`], [`exports_rmap`]: the C symbols that this crate replaces;
 //! - [`ops`]: the algorithms, one a file, without unsafe code;
 //! - [`walk`], [`change`]: going through the tables, and changing an entry;
+//! - [`rmap_walk`], [`rmap`], [`shadow`]: the same for shadow pages, by way of the reverse map;
 //! - [`root`], [`page`], [`cache`]: the life of roots and of page tables, and a supply of them;
 //! - [`pte`], [`sync`]: the atomic slot, and locks as values;
 //! - [`sys`], [`bindings`]: the rest of KVM;
@@ -53,14 +54,20 @@ macro_rules! prove {
 mod bindings;
 mod cache;
 mod change;
+#[macro_use]
 mod exports;
+mod exports_rmap;
 #[cfg(CONFIG_KVM_RUST_MMU_KUNIT_TEST)]
 mod kunit;
 mod ops;
 mod page;
 mod pte;
 mod pure;
+mod rmap;
+mod rmap_walk;
 mod root;
+mod shadow;
+mod shadow_cache;
 mod sync;
 mod sys;
 mod walk;

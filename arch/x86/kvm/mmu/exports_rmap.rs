@@ -1,0 +1,268 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The C functions of the reverse map that this crate replaces; see `rust_rmap.h`.
+//!
+//! What stands at the head of `exports.rs` holds here as well. `mmu_lock` is held for write, but
+//! where it says otherwise.
+
+#![expect(unsafe_code)]
+#![expect(
+    clippy::missing_safety_doc,
+    reason = "the requirements are the same for all, and stand above"
+)]
+
+use core::ptr::{self, NonNull};
+
+use kernel::ffi::{c_int, c_uint, c_ulong};
+
+use crate::{
+    bindings,
+    exports::level,
+    ops::{
+        age::Age,
+        rmap::{
+            age, collapse, link,
+            protect::{self, Protect},
+            split, zap,
+        },
+    },
+    pte::PtePtr,
+    pure::{Gfn, GfnRange, Level},
+    rmap::{self, DescCache, List, RawCursor, Rmap},
+    shadow_cache::SplitCaches,
+    sync::Exclusive,
+    sys::{Memslot, NotifierRange, Vm},
+    walk::Flush,
+};
+
+/// Adds an SPTE to a list. Returns how many there were before.
+#[no_mangle]
+unsafe extern "C" fn kvm_rs_pte_list_add(
+    kvm: *mut bindings::kvm,
+    cache: NonNull<bindings::kvm_mmu_memory_cache>,
+    spte: NonNull<u64>,
+    head: NonNull<bindings::kvm_rmap_head>,
+) -> c_int {
+    let mut lock = held!(Exclusive, wrap!(Vm, kvm));
+    let count = Rmap::new(&mut lock, wrap!(List, head))
+        .add(&mut wrap!(DescCache, cache), wrap!(PtePtr, spte));
+
+    count as c_int
+}
+
+/// Removes an SPTE from a list.
+#[no_mangle]
+unsafe extern "C" fn kvm_rs_pte_list_remove(
+    kvm: *mut bindings::kvm,
+    spte: NonNull<u64>,
+    head: NonNull<bindings::kvm_rmap_head>,
+) {
+    let mut lock = held!(Exclusive, wrap!(Vm, kvm));
+
+    Rmap::new(&mut lock, wrap!(List, head)).remove(wrap!(PtePtr, spte));
+}
+
+/// The length of a list.
+#[no_mangle]
+unsafe extern "C" fn pte_list_count(head: NonNull<bindings::kvm_rmap_head>) -> c_uint {
+    let list = wrap!(List, head);
+    // SAFETY: C holds `mmu_lock` for write, so the list does not change.
+    unsafe { rmap::count(list) }
+}
+
+/// The first SPTE of a list, or null. `iter` then is behind it.
+#[no_mangle]
+unsafe extern "C" fn kvm_rs_rmap_first(
+    head: NonNull<bindings::kvm_rmap_head>,
+    iter: NonNull<RawCursor>,
+) -> *mut u64 {
+    let list = wrap!(List, head);
+    // SAFETY: C holds `mmu_lock` for write, so the list does not change.
+    write_cursor(iter, unsafe { rmap::first(list) })
+}
+
+/// The next SPTE of a list, or null. The list has not changed since the one before.
+#[no_mangle]
+unsafe extern "C" fn kvm_rs_rmap_next(iter: NonNull<RawCursor>) -> *mut u64 {
+    // SAFETY: C passes what `kvm_rs_rmap_first()` has written.
+    let at = unsafe { iter.read() };
+    // SAFETY: C holds `mmu_lock` for write, and has not changed the list.
+    write_cursor(iter, unsafe { rmap::next(at) })
+}
+
+/// Gives C what an iteration has found.
+fn write_cursor(iter: NonNull<RawCursor>, found: Option<(PtePtr<'_>, RawCursor)>) -> *mut u64 {
+    let Some((slot, at)) = found else {
+        return ptr::null_mut();
+    };
+
+    // SAFETY: C passes a valid pointer.
+    unsafe { iter.write(at) };
+    slot.as_ptr()
+}
+
+/// Adds a new leaf to the list of its frame, and accounts for it.
+#[no_mangle]
+unsafe extern "C" fn kvm_rs_rmap_add(
+    kvm: *mut bindings::kvm,
+    cache: NonNull<bindings::kvm_mmu_memory_cache>,
+    slot: *const bindings::kvm_memory_slot,
+    spte: NonNull<u64>,
+    gfn: bindings::gfn_t,
+    access: c_uint,
+) {
+    link::add(
+        &mut held!(Exclusive, wrap!(Vm, kvm)),
+        &mut wrap!(DescCache, cache),
+        wrap!(Memslot, slot),
+        wrap!(PtePtr, spte),
+        Gfn(gfn),
+        access,
+    );
+}
+
+/// Removes a zapped leaf from the list of its frame.
+#[no_mangle]
+unsafe extern "C" fn kvm_rs_rmap_remove(kvm: *mut bindings::kvm, spte: NonNull<u64>) {
+    link::remove(&mut held!(Exclusive, wrap!(Vm, kvm)), wrap!(PtePtr, spte));
+}
+
+/// Clears the dirty state of up to 64 pages, or write-protects them.
+#[no_mangle]
+unsafe extern "C" fn kvm_rs_rmap_protect_masked(
+    kvm: *mut bindings::kvm,
+    slot: *const bindings::kvm_memory_slot,
+    gfn: bindings::gfn_t,
+    mask: c_ulong,
+    clear_dirty: bool,
+) {
+    let how = if clear_dirty {
+        Protect::ClearDirty
+    } else {
+        Protect::Log
+    };
+
+    protect::protect_masked(
+        &mut held!(Exclusive, wrap!(Vm, kvm)),
+        wrap!(Memslot, slot),
+        Gfn(gfn),
+        mask as u64,
+        how,
+    );
+}
+
+/// Write-protects a slot for the dirty log.
+#[no_mangle]
+unsafe extern "C" fn kvm_rs_rmap_write_protect_slot(
+    kvm: *mut bindings::kvm,
+    slot: *const bindings::kvm_memory_slot,
+    min_level: c_int,
+) {
+    if let Some(min_level) = level(min_level) {
+        protect::protect_slot(
+            &mut held!(Exclusive, wrap!(Vm, kvm)),
+            wrap!(Memslot, slot),
+            min_level,
+            Level::MAX_LEAF,
+            Protect::Log,
+        );
+    }
+}
+
+/// Clears the dirty state of a slot. Shadow pages log 4 KiB pages only.
+#[no_mangle]
+unsafe extern "C" fn kvm_rs_rmap_clear_dirty_slot(
+    kvm: *mut bindings::kvm,
+    slot: *const bindings::kvm_memory_slot,
+) {
+    protect::protect_slot(
+        &mut held!(Exclusive, wrap!(Vm, kvm)),
+        wrap!(Memslot, slot),
+        Level::Page4K,
+        Level::Page4K,
+        Protect::ClearDirty,
+    );
+}
+
+/// Write-protects a frame for page tracking. Returns whether a flush is due.
+#[no_mangle]
+unsafe extern "C" fn kvm_rs_rmap_write_protect_gfn(
+    kvm: *mut bindings::kvm,
+    slot: *const bindings::kvm_memory_slot,
+    gfn: bindings::gfn_t,
+    min_level: c_int,
+) -> bool {
+    level(min_level).is_some_and(|min_level| {
+        protect::protect_gfn(
+            &mut held!(Exclusive, wrap!(Vm, kvm)),
+            wrap!(Memslot, slot),
+            Gfn(gfn),
+            min_level,
+        )
+    })
+}
+
+/// Zaps a range. Returns whether a flush is due.
+#[no_mangle]
+unsafe extern "C" fn kvm_rs_rmap_zap_range(
+    kvm: *mut bindings::kvm,
+    slot: *const bindings::kvm_memory_slot,
+    start: bindings::gfn_t,
+    end: bindings::gfn_t,
+    can_yield: bool,
+    flush: bool,
+) -> bool {
+    let mut flush = Flush::new(flush);
+
+    zap::zap_range(
+        &mut held!(Exclusive, wrap!(Vm, kvm)),
+        wrap!(Memslot, slot),
+        GfnRange::new(Gfn(start), Gfn(end)),
+        can_yield,
+        &mut flush,
+    );
+    flush.defer()
+}
+
+/// Splits huge pages. `slots_lock` is held.
+#[no_mangle]
+unsafe extern "C" fn kvm_rs_rmap_split(
+    kvm: *mut bindings::kvm,
+    slot: *const bindings::kvm_memory_slot,
+    start: bindings::gfn_t,
+    end: bindings::gfn_t,
+    target_level: c_int,
+) {
+    let vm = wrap!(Vm, kvm);
+    let range = GfnRange::new(Gfn(start), Gfn(end));
+    // SAFETY: the prototype says so, lockdep checks it, and the handle ends with the call.
+    let mut caches = unsafe { SplitCaches::assume_locked(vm) };
+
+    if let Some(target) = level(target_level) {
+        let mut lock = held!(Exclusive, vm);
+
+        split::split(&mut lock, wrap!(Memslot, slot), range, target, &mut caches);
+    }
+}
+
+/// Zaps what huge pages can replace.
+#[no_mangle]
+unsafe extern "C" fn kvm_rs_rmap_zap_collapsible(
+    kvm: *mut bindings::kvm,
+    slot: *const bindings::kvm_memory_slot,
+) {
+    collapse::zap_collapsible(&mut held!(Exclusive, wrap!(Vm, kvm)), wrap!(Memslot, slot));
+}
+
+/// Ages a range, or asks for its age. No lock is held.
+#[no_mangle]
+unsafe extern "C" fn kvm_rs_rmap_age(range: *mut bindings::kvm_gfn_range, test_only: bool) -> bool {
+    let range = wrap!(NotifierRange, range);
+    let what = if test_only {
+        Age::Test
+    } else {
+        Age::TestAndClear
+    };
+
+    age::age(range.slot(), range.range(), what)
+}

@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Aging shadow pages: has the guest accessed a range lately?
+//!
+//! Called by MMU notifiers without `mmu_lock`. The lock bit of a list keeps its entries where they
+//! are; the SPTEs may be zapped meanwhile.
+
+use crate::{
+    ops::{age::Age, spte},
+    pure::{GfnRange, Level},
+    rmap::SlotRmaps,
+    sys::{masks, Memslot},
+};
+
+/// Whether a page of `range` in `slot` was accessed since it was last made old.
+///
+/// Upstream steps by the size of a page from the start of the range, wherever in a page that is,
+/// and so may miss the last one. Here each page that holds a frame of the range is looked at.
+pub(crate) fn age(slot: Memslot<'_>, range: GfnRange, what: Age) -> bool {
+    let masks = &masks();
+    let mut young = false;
+    let mut next = Some(Level::Page4K);
+
+    if range.start >= range.end {
+        return false;
+    }
+    while let Some(level) = next.filter(|level| *level <= Level::MAX_LEAF) {
+        next = level.up();
+
+        let Some(lists) = SlotRmaps::new(slot, level) else {
+            continue;
+        };
+        for list in lists.lists(range) {
+            let Some(list) = list.read() else {
+                continue;
+            };
+
+            for slot in list.sptes() {
+                let old = slot.read();
+
+                if !old.is_present() || !old.is_accessed(masks) {
+                    continue;
+                }
+                if what == Age::Test {
+                    return true;
+                }
+                young = true;
+                // If another CPU has changed the SPTE, it is zapped, or in use and young.
+                let _ = slot.compare_exchange(old, spte::mark_access_track(old, masks));
+            }
+        }
+    }
+    young
+}

@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Making way for huge pages when dirty logging ends.
+//!
+//! Small leaves of direct pages are zapped where the host would let a huge one take their place; the
+//! next fault installs it.
+
+use crate::{
+    page::Sp,
+    pure::{Gfn, Level},
+    rmap_walk::RmapWalk,
+    shadow,
+    sync::{Exclusive, MmuLock},
+    sys::{masks, Memslot},
+    walk::Flush,
+};
+
+/// Zaps the leaves in `slot` that huge ones can replace; `kvm_rmap_zap_collapsible_sptes()`.
+pub(crate) fn zap_collapsible(lock: &mut Exclusive<'_>, slot: Memslot<'_>) {
+    let vm = lock.vm();
+    let masks = &masks();
+    let range = slot.range();
+    let mut flush = Flush::new(false);
+    let last = Level::MAX_LEAF.down().unwrap_or(Level::Page4K);
+    // What the host's mapping allows is costly to find out, and the same for all entries of a page.
+    // An answer that is out of date does no harm: to zap is always right.
+    let mut known: Option<(Gfn, Option<Level>)> = None;
+    let mut walk = RmapWalk::new(lock, slot, Level::Page4K, last, range);
+
+    while let Some(mut step) = walk.next(Some(&mut flush)) {
+        let level = step.level;
+        let mut zapped = 0i32;
+
+        step.rmap().retain(|pte| {
+            let sp = Sp::of_slot(pte);
+
+            // The size of a page that shadows a guest page table is the guest's choice. A direct
+            // page may begin before the slot, and then no huge page fits.
+            if !sp.role().direct() || !range.contains(sp.gfn()) {
+                return true;
+            }
+            let max = match known {
+                Some((gfn, max)) if gfn == sp.gfn() => max,
+                _ => {
+                    let max = vm.max_mapping_level(slot, sp.gfn());
+
+                    known = Some((sp.gfn(), max));
+                    max
+                }
+            };
+            if max.is_none_or(|max| max <= level) {
+                return true;
+            }
+            zapped = zapped.wrapping_add(i32::from(shadow::zap(pte, masks)));
+            flush.note();
+            false
+        });
+        if zapped != 0 {
+            vm.add_leaves(level, zapped.wrapping_neg());
+        }
+    }
+
+    if flush.defer() {
+        vm.flush_tlbs_memslot(slot);
+    }
+}

@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Adding leaves of the shadow MMU to the reverse map, and removing them.
+
+use crate::{
+    page::Sp,
+    pte::PtePtr,
+    pure::{Gfn, GfnRange, Level, Masks},
+    rmap::{DescCache, List, Rmap, SlotRmaps},
+    shadow,
+    sync::{Exclusive, MmuLock},
+    sys::{masks, Memslot, Vm},
+};
+
+/// A list that is longer than this is emptied, `RMAP_RECYCLE_THRESHOLD`: to go through it costs more
+/// than some faults.
+pub(super) const TOO_LONG: u32 = 1000;
+
+/// The list for leaves of `level` that map `gfn`, or `None`, with the VM marked as broken, if `gfn`
+/// is not in the slot.
+#[inline]
+fn list_of<'a>(
+    lock: &Exclusive<'_>,
+    slot: Option<Memslot<'a>>,
+    gfn: Gfn,
+    level: Level,
+) -> Option<List<'a>> {
+    let list = slot
+        .and_then(|slot| SlotRmaps::new(slot, level))
+        .and_then(|lists| lists.of(gfn));
+
+    if list.is_none() {
+        lock.vm().bugged();
+    }
+    list
+}
+
+/// Accounts for a leaf that was just installed in `slot`, and adds it to the list of `gfn`, which is
+/// in `memslot`; `__rmap_add()`. `access` are the guest's rights (`ACC_*`).
+#[inline]
+pub(crate) fn add(
+    lock: &mut Exclusive<'_>,
+    cache: &mut DescCache<'_>,
+    memslot: Memslot<'_>,
+    slot: PtePtr<'_>,
+    gfn: Gfn,
+    access: u32,
+) {
+    let vm = lock.vm();
+    let sp = Sp::of_slot(slot);
+    let Some(level) = sp.role().level() else {
+        vm.bugged();
+        return;
+    };
+
+    sp.set_translation(shadow::index_of(slot), gfn, access);
+    vm.add_leaves(level, 1);
+
+    let Some(list) = list_of(lock, Some(memslot), gfn, level) else {
+        return;
+    };
+    let mut rmap = Rmap::new(lock, list);
+    let count = rmap.add(cache, slot);
+
+    vm.note_rmap_count(count);
+    if count > TOO_LONG {
+        recycle(&mut rmap, vm, gfn, level, &masks());
+    }
+}
+
+/// Zaps all leaves of a list, that of `gfn`, which has become too long.
+#[cold]
+pub(super) fn recycle(rmap: &mut Rmap<'_>, vm: Vm<'_>, gfn: Gfn, level: Level, masks: &Masks) {
+    let start = gfn.round_down(level);
+
+    super::zap::zap_list(rmap, vm, level, masks);
+    vm.flush_tlbs_range(GfnRange::new(start, start.add(level.pages())));
+}
+
+/// Removes a leaf that was just zapped from its list; `rmap_remove()`.
+#[inline]
+pub(crate) fn remove(lock: &mut Exclusive<'_>, slot: PtePtr<'_>) {
+    let vm = lock.vm();
+    let sp = Sp::of_slot(slot);
+    let gfn = sp.gfn_at(shadow::index_of(slot));
+    let Some(level) = sp.role().level() else {
+        vm.bugged();
+        return;
+    };
+
+    // Not in the context of a vCPU, so the page says which address space it is.
+    if let Some(list) = list_of(lock, sp.memslot(vm, gfn), gfn, level) {
+        Rmap::new(lock, list).remove(slot);
+    }
+}

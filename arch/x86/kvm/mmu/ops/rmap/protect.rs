@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Write protection and dirty bits of shadow pages, for the dirty log and for page tracking.
+
+use crate::{
+    pte::PtePtr,
+    pure::{spte::WRITABLE, Gfn, GfnRange, Level, Masks, Spte},
+    rmap::{Rmap, SlotRmaps},
+    rmap_walk::RmapWalk,
+    shadow,
+    sync::Exclusive,
+    sys::{masks, Memslot},
+};
+
+/// What makes the next write to a page noticed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Protect {
+    /// For the dirty log: a fast page fault may undo it.
+    Log,
+    /// For a shadowed guest page table: nobody may undo it without unsyncing the shadow page.
+    Tracking,
+    /// For the dirty log of a CPU that logs writes itself: clears D, or W where D is not to be
+    /// relied on.
+    ClearDirty,
+}
+
+/// Protects a present leaf. Returns whether a TLB flush is due.
+#[inline(always)]
+fn protect(slot: PtePtr<'_>, how: Protect, masks: &Masks) -> bool {
+    let old = slot.read();
+
+    if warn_once!(!old.is_present()) {
+        return false;
+    }
+    let new = match how {
+        Protect::Log => old.without(WRITABLE),
+        Protect::Tracking => old.without(WRITABLE | masks.mmu_writable),
+        Protect::ClearDirty => return clear_dirty(slot, old, masks),
+    };
+
+    new != old && shadow::update(slot, old, new, masks)
+}
+
+#[inline]
+fn clear_dirty(slot: PtePtr<'_>, old: Spte, masks: &Masks) -> bool {
+    if old.ad_need_write_protect() {
+        return slot.fetch_clear(WRITABLE).is_writable();
+    }
+    prove!(!old.ad_enabled());
+
+    let new = old.without(masks.dirty);
+    new != old && shadow::update(slot, old, new, masks)
+}
+
+/// Protects all leaves in a list. Returns whether a TLB flush is due.
+#[inline(always)]
+fn protect_list(rmap: &Rmap<'_>, how: Protect, masks: &Masks) -> bool {
+    rmap.sptes()
+        .fold(false, |flush, slot| protect(slot, how, masks) | flush)
+}
+
+/// Protects the 4 KiB leaves that map the frames whose bits are set in `mask`, of which bit 0 is
+/// `first`. All of them are in `slot`. The caller flushes.
+pub(crate) fn protect_masked(
+    lock: &mut Exclusive<'_>,
+    slot: Memslot<'_>,
+    first: Gfn,
+    mask: u64,
+    how: Protect,
+) {
+    let masks = &masks();
+    let Some(lists) = SlotRmaps::new(slot, Level::Page4K) else {
+        return;
+    };
+    let first = lists.index_of(first);
+    let mut left = mask;
+
+    while left != 0 {
+        let index = first.wrapping_add(left.trailing_zeros() as usize);
+
+        left &= left.wrapping_sub(1);
+        if let Some(list) = lists.get(index) {
+            protect_list(&Rmap::new(lock, list), how, masks);
+        }
+    }
+}
+
+/// Protects the leaves of `first` to `last` level in a slot. The caller flushes in any case.
+pub(crate) fn protect_slot(
+    lock: &mut Exclusive<'_>,
+    slot: Memslot<'_>,
+    first: Level,
+    last: Level,
+    how: Protect,
+) {
+    let masks = &masks();
+    let mut walk = RmapWalk::new(lock, slot, first, last, slot.range());
+
+    while let Some(mut step) = walk.next(None) {
+        protect_list(&step.rmap(), how, masks);
+    }
+}
+
+/// Write-protects the leaves of at least `min_level` that map `gfn`, for page tracking. Returns
+/// whether a TLB flush is due.
+pub(crate) fn protect_gfn(
+    lock: &mut Exclusive<'_>,
+    slot: Memslot<'_>,
+    gfn: Gfn,
+    min_level: Level,
+) -> bool {
+    let masks = &masks();
+    let range = GfnRange::single(gfn);
+    let mut walk = RmapWalk::new(lock, slot, min_level, Level::MAX_LEAF, range).without_yield();
+    let mut flush = false;
+
+    while let Some(mut step) = walk.next(None) {
+        flush |= protect_list(&step.rmap(), Protect::Tracking, masks);
+    }
+    flush
+}

@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Splitting huge pages of nested guests eagerly, when their slot is logged.
+//!
+//! # Forward progress
+//!
+//! To allocate, and to let others have `mmu_lock`, the splitter drops it, and then has to look at the
+//! list again. Upstream looks whether somebody waits before each attempt; where there always is
+//! somebody, it never splits at all. Here the splitter gives way only if it has split a page since it
+//! took the lock last, and after an allocation it splits before anything else: its caches are filled
+//! for the worst case, and nobody can take from them, as it holds `slots_lock`. So each time that it
+//! has the lock it splits a page, or finds that none is left in the list.
+//!
+//! It stops where there is no memory, and where the VM has used up its budget of shadow pages: what
+//! stays huge is write-protected like everything else, and is split by a write.
+
+use kernel::error::{
+    code::{EAGAIN, ENOSPC},
+    Error,
+};
+
+use super::link::{recycle, TOO_LONG};
+use crate::{
+    page::Sp,
+    pte::PtePtr,
+    pure::{leaf, Gfn, GfnRange, Index, Level, Masks, Spte},
+    rmap::{Found, SlotRmaps},
+    rmap_walk::RmapWalk,
+    shadow,
+    shadow_cache::SplitCaches,
+    sync::{Exclusive, MmuLock},
+    sys::{masks, trace, Memslot, Vm},
+};
+
+/// Splits the huge pages that map frames of `range` in `slot`, down to `target`.
+pub(crate) fn split(
+    lock: &mut Exclusive<'_>,
+    slot: Memslot<'_>,
+    range: GfnRange,
+    target: Level,
+    caches: &mut SplitCaches<'_>,
+) {
+    let masks = &masks();
+    let mut level = Level::MAX_LEAF;
+
+    // From large to small, so that what a split leaves is split again.
+    while level > target {
+        if split_level(lock, slot, range, level, caches, masks).is_err() {
+            return;
+        }
+        let Some(below) = level.down() else { return };
+        level = below;
+    }
+}
+
+fn split_level(
+    lock: &mut Exclusive<'_>,
+    slot: Memslot<'_>,
+    range: GfnRange,
+    level: Level,
+    caches: &mut SplitCaches<'_>,
+    masks: &Masks,
+) -> Result<(), Error> {
+    let vm = lock.vm();
+    let mut walk = RmapWalk::new(lock, slot, level, level, range);
+
+    while let Some(mut step) = walk.next(None) {
+        // Whether a page was split since the lock was taken.
+        let mut moved = false;
+
+        loop {
+            if moved {
+                step.give_way();
+            }
+            let Some(found) = step.find(can_split) else {
+                break;
+            };
+            let huge = Huge::new(found.slot());
+
+            if !vm.has_shadow_pages_left() {
+                huge.trace(ENOSPC.to_errno());
+                return Err(ENOSPC);
+            }
+            if !caches.is_ready() {
+                let result = step.unlocked(|unlocked| caches.top_up(unlocked));
+
+                huge.trace(result.err().unwrap_or(EAGAIN).to_errno());
+                result?;
+                moved = false;
+                continue;
+            }
+            split_one(found, vm, slot, caches, masks);
+            huge.trace(0);
+            moved = true;
+        }
+    }
+    Ok(())
+}
+
+/// Whether a huge leaf can be split.
+fn can_split(slot: PtePtr<'_>) -> bool {
+    let sp = Sp::of_slot(slot);
+    let spte = slot.read();
+
+    // With the TDP MMU in use, shadow pages are those of nested guests. Lists hold leaves only. Only
+    // pages of the last level are ever out of date.
+    if warn_once!(!sp.role().guest_mode())
+        || warn_once!(!spte.is_present() || !spte.is_large())
+        || warn_once!(sp.is_unsync())
+    {
+        return false;
+    }
+    // What nobody will use again is not worth it.
+    !sp.role().invalid()
+}
+
+/// A huge leaf, for the tracepoint.
+struct Huge {
+    gfn: Gfn,
+    spte: Spte,
+    level: Option<Level>,
+}
+
+impl Huge {
+    fn new(slot: PtePtr<'_>) -> Self {
+        let sp = Sp::of_slot(slot);
+
+        Huge {
+            gfn: sp.gfn_at(shadow::index_of(slot)),
+            spte: slot.read(),
+            level: sp.role().level(),
+        }
+    }
+
+    fn trace(&self, errno: i32) {
+        if let Some(level) = self.level {
+            trace::split_huge_page(self.gfn, self.spte, level, errno);
+        }
+    }
+}
+
+/// Replaces a huge leaf by a direct page that maps the same frames.
+fn split_one(
+    mut found: Found<'_, '_>,
+    vm: Vm<'_>,
+    slot: Memslot<'_>,
+    caches: &mut SplitCaches<'_>,
+    masks: &Masks,
+) {
+    let pte = found.slot();
+    let huge = pte.read();
+    let huge_sp = Sp::of_slot(pte);
+    let index = shadow::index_of(pte);
+    let sp = caches.page_for(pte, huge_sp.gfn_at(index), huge_sp.access_at(index));
+    let role = sp.role();
+
+    // The page is direct, so its leaves are those of consecutive frames, and so are their lists.
+    let Some((level, lists)) = role
+        .level()
+        .and_then(|level| Some((level, SlotRmaps::new(slot, level)?)))
+    else {
+        vm.bugged();
+        return;
+    };
+    let first = leaf::split_child(huge, role, level, Index::FIRST, vm.nx_huge_pages(), masks);
+    let stride = leaf::child_stride(level);
+    let table = sp.table();
+    let mut gfn = sp.gfn();
+    let mut offset = 0;
+    let mut new = 0;
+    let mut longest = 0;
+    let mut flush = false;
+
+    for index in Index::all() {
+        let child = table.slot(index);
+        let old = child.read();
+
+        if old.is_present() {
+            // The page was there, and has this leaf: the same, but perhaps for rights that it may
+            // regain. But if it has a table here, that may map less than the huge leaf did.
+            flush |= !old.is_leaf(level);
+        } else if let Some(list) = lists.of(gfn) {
+            child.write(Spte(first.0 | offset));
+            new += 1;
+
+            let mut rmap = found.rmap(list);
+            let count = rmap.add(&mut caches.desc_cache(), child);
+
+            longest = longest.max(count);
+            if count > TOO_LONG {
+                recycle(&mut rmap, vm, gfn, level, masks);
+            }
+        }
+        gfn = gfn.add(level.pages());
+        offset = offset.wrapping_add(stride);
+    }
+
+    vm.add_leaves(level, new);
+    vm.note_rmap_count(longest);
+    caches.link(pte, sp, flush);
+}

@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What splitting a huge page of the shadow MMU takes, supplied where `mmu_lock` is not held.
+//!
+//! A split takes a page header, a page table and, for each frame that already has a leaf somewhere
+//! else, a descriptor; and one more where the new page gets a second parent. How many will be needed
+//! is not known before, so a split begins only with enough for the worst case ([`DESC_MIN`]). Most
+//! guests alias no frame, so that hardly any is ever used, and the cache is filled once.
+//!
+//! The caches are the VM's and stay filled between two calls, as `KVM_CLEAR_DIRTY_LOG` comes in
+//! small pieces. They are charged to the memcg of the thread that fills them, and freed when dirty
+//! logging of a slot ends, and with the VM.
+
+#![expect(unsafe_code)]
+
+use core::ptr::NonNull;
+
+use kernel::error::{to_result, Result};
+
+use crate::{
+    bindings,
+    page::Sp,
+    pte::PtePtr,
+    pure::{addr::ENTRIES, Gfn},
+    rmap::DescCache,
+    sync::Unlocked,
+    sys::Vm,
+};
+
+/// How many descriptors a split may need: one for each leaf, and one for the page's parents.
+const DESC_MIN: i32 = ENTRIES as i32 + 1;
+
+/// How many descriptors to have: some splits of pages with a few aliases each.
+const DESC_CAPACITY: i32 = DESC_MIN + bindings::KVM_ARCH_NR_OBJS_PER_MEMORY_CACHE as i32;
+
+/// The VM's caches for splitting.
+///
+/// # Invariants
+///
+/// `slots_lock` of the VM, which guards them, is held during `'v`.
+pub(crate) struct SplitCaches<'v>(Vm<'v>);
+
+impl<'v> SplitCaches<'v> {
+    /// The caches of a VM. Lockdep checks the claim.
+    ///
+    /// # Safety
+    ///
+    /// The calling thread must hold `slots_lock` during `'v`.
+    pub(crate) unsafe fn assume_locked(vm: Vm<'v>) -> Self {
+        // SAFETY: the VM exists.
+        unsafe { bindings::kvm_rs_assert_slots_locked(vm.as_ptr()) };
+        // INVARIANT: by this function's safety requirement.
+        SplitCaches(vm)
+    }
+
+    fn descs(&self) -> *mut bindings::kvm_mmu_memory_cache {
+        // SAFETY: the VM exists; the address of a field.
+        unsafe { &raw mut (*self.0.as_ptr()).arch.split_desc_cache }
+    }
+
+    fn headers(&self) -> *mut bindings::kvm_mmu_memory_cache {
+        // SAFETY: the VM exists; the address of a field.
+        unsafe { &raw mut (*self.0.as_ptr()).arch.split_page_header_cache }
+    }
+
+    fn tables(&self) -> *mut bindings::kvm_mmu_memory_cache {
+        // SAFETY: the VM exists; the address of a field.
+        unsafe { &raw mut (*self.0.as_ptr()).arch.split_shadow_page_cache }
+    }
+
+    /// Whether there is enough for one split, whatever it meets.
+    pub(crate) fn is_ready(&self) -> bool {
+        let has = |cache: *mut bindings::kvm_mmu_memory_cache, min: i32| {
+            // SAFETY: the cache exists, and `slots_lock` is held.
+            unsafe { (*cache).nobjs >= min }
+        };
+
+        has(self.descs(), DESC_MIN) && has(self.headers(), 1) && has(self.tables(), 1)
+    }
+
+    /// Makes [`SplitCaches::is_ready`] true, or fails. What was allocated stays in the caches.
+    pub(crate) fn top_up(&mut self, _unlocked: &Unlocked) -> Result {
+        // SAFETY: may sleep, as `mmu_lock` is not held; `slots_lock` is.
+        to_result(unsafe {
+            bindings::__kvm_mmu_topup_memory_cache(self.descs(), DESC_CAPACITY, DESC_MIN)
+        })?;
+        // SAFETY: as above.
+        to_result(unsafe { bindings::kvm_mmu_topup_memory_cache(self.headers(), 1) })?;
+        // SAFETY: as above.
+        to_result(unsafe { bindings::kvm_mmu_topup_memory_cache(self.tables(), 1) })
+    }
+
+    /// The descriptors, to take from.
+    #[inline]
+    pub(crate) fn desc_cache(&mut self) -> DescCache<'_> {
+        // SAFETY: the address of a field is not null.
+        let cache = unsafe { NonNull::new_unchecked(self.descs()) };
+        // SAFETY: it is a cache of zeroed descriptors, and guarded by `slots_lock`.
+        unsafe { DescCache::from_raw(cache) }
+    }
+
+    /// The direct page that can take the place of the huge leaf at `huge`, which maps `gfn` with
+    /// `access`: a new one, or one that is there already, because the frames are mapped in the same
+    /// way elsewhere. `mmu_lock` is held for write.
+    pub(crate) fn page_for<'s>(&mut self, huge: PtePtr<'s>, gfn: Gfn, access: u32) -> Sp<'s> {
+        // SAFETY: the VM and the leaf exist, and the locks are held; the caches are filled, or C
+        // warns and allocates atomically.
+        let sp =
+            unsafe { bindings::kvm_rs_get_split_sp(self.0.as_ptr(), huge.as_ptr(), gfn.0, access) };
+        // SAFETY: C never returns null.
+        let sp = unsafe { NonNull::new_unchecked(sp) };
+        // SAFETY: shadow pages are freed under `mmu_lock` held for write, by flows that zap; as
+        // long as `huge` is valid there is none.
+        unsafe { Sp::from_raw(sp) }
+    }
+
+    /// Replaces the huge leaf at `huge` by the table of `sp`; flushes if `flush`. The leaf leaves its
+    /// list. `mmu_lock` is held for write.
+    pub(crate) fn link(&mut self, huge: PtePtr<'_>, sp: Sp<'_>, flush: bool) {
+        // SAFETY: all exist, and the locks are held.
+        unsafe { bindings::kvm_rs_link_sp(self.0.as_ptr(), huge.as_ptr(), sp.as_ptr(), flush) }
+    }
+}
