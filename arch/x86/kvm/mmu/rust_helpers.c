@@ -7,6 +7,7 @@
 #include "mmutrace.h"
 
 #include <linux/rculist.h>
+#include <linux/sched/clock.h>
 #include <linux/sched/signal.h>
 
 #ifdef CONFIG_RUST_INLINE_HELPERS
@@ -263,6 +264,16 @@ __kvm_rs bool kvm_rs_slot_dirty_track_enabled(const struct kvm_memory_slot *slot
 	return kvm_slot_dirty_track_enabled(slot);
 }
 
+__kvm_rs void kvm_rs_count_event(struct kvm *kvm, enum kvm_rs_event event)
+{
+	atomic64_inc(&kvm->stat.mmu_events[event]);
+}
+
+__kvm_rs u64 kvm_rs_clock(void)
+{
+	return local_clock();
+}
+
 __kvm_rs bool kvm_rs_has_mt_mask(void)
 {
 	return kvm_x86_ops.get_mt_mask;
@@ -343,6 +354,11 @@ __kvm_rs void kvm_rs_trace_spte_changed(int as_id, gfn_t gfn, int level, u64 old
 __kvm_rs void kvm_rs_trace_split(gfn_t gfn, u64 spte, int level, int err)
 {
 	trace_kvm_mmu_split_huge_page(gfn, spte, level, err);
+}
+
+__kvm_rs void kvm_rs_trace_promote(gfn_t gfn, u64 spte, int level, int err)
+{
+	trace_kvm_mmu_promote_huge_page(gfn, spte, level, err);
 }
 
 __kvm_rs void kvm_rs_trace_mark_mmio(u64 *sptep, gfn_t gfn, u64 spte)

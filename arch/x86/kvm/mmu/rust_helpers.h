@@ -89,6 +89,18 @@ int kvm_rs_set_external_spte(struct kvm *kvm, gfn_t gfn, u64 old_spte,
 void kvm_rs_free_external_spt(struct kvm *kvm, struct kvm_mmu_page *sp);
 bool kvm_rs_slot_dirty_track_enabled(const struct kvm_memory_slot *slot);
 
+/* statistics, in the order of kvm_vm_stat.mmu_events */
+enum kvm_rs_event {
+	KVM_RS_EAGER_SPLIT,
+	KVM_RS_FAULT_SPLIT,
+	KVM_RS_PROMOTION,
+	KVM_RS_SPLIT_NO_MEMORY,
+	KVM_RS_SPLIT_LOST_RACE,
+	KVM_RS_YIELD,
+};
+void kvm_rs_count_event(struct kvm *kvm, enum kvm_rs_event event);
+u64 kvm_rs_clock(void);
+
 /* the vCPU */
 bool kvm_rs_has_mt_mask(void);
 u64 kvm_rs_mt_mask(struct kvm_vcpu *vcpu, gfn_t gfn, bool is_mmio);
@@ -110,6 +122,7 @@ void kvm_rs_trace_prepare_zap_page(struct kvm_mmu_page *sp);
 bool kvm_rs_trace_spte_changed_enabled(void);
 void kvm_rs_trace_spte_changed(int as_id, gfn_t gfn, int level, u64 old_spte, u64 new_spte);
 void kvm_rs_trace_split(gfn_t gfn, u64 spte, int level, int err);
+void kvm_rs_trace_promote(gfn_t gfn, u64 spte, int level, int err);
 void kvm_rs_trace_mark_mmio(u64 *sptep, gfn_t gfn, u64 spte);
 void kvm_rs_trace_set_spte(int level, gfn_t gfn, u64 *sptep);
 void kvm_rs_trace_spte_requested(struct kvm_page_fault *fault, u8 access);

@@ -108,3 +108,14 @@ static_assert(SHADOW_NONPRESENT_OR_RSVD_MASK_LEN == 5);
 static_assert(PAGE_SHIFT == 12 && SPTE_LEVEL_BITS == 9 && SPTE_ENT_PER_PAGE == 512);
 static_assert(PG_LEVEL_4K == 1 && PG_LEVEL_2M == 2 && PG_LEVEL_1G == 3);
 static_assert(KVM_MAX_HUGEPAGE_LEVEL == 3 && PT64_ROOT_MAX_LEVEL == 5);
+
+/* enum kvm_rs_event */
+#define ASSERT_EVENT(event, name)						\
+	static_assert(offsetof(struct kvm_vm_stat, mmu_events[event]) ==	\
+		      offsetof(struct kvm_vm_stat, name))
+ASSERT_EVENT(KVM_RS_EAGER_SPLIT, mmu_eager_splits);
+ASSERT_EVENT(KVM_RS_FAULT_SPLIT, mmu_fault_splits);
+ASSERT_EVENT(KVM_RS_PROMOTION, mmu_promotions);
+ASSERT_EVENT(KVM_RS_SPLIT_NO_MEMORY, mmu_split_no_memory);
+ASSERT_EVENT(KVM_RS_SPLIT_LOST_RACE, mmu_split_lost_race);
+ASSERT_EVENT(KVM_RS_YIELD, mmu_yields);

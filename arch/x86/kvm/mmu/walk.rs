@@ -27,7 +27,10 @@ use crate::{
     pte::{PtePtr, Table},
     pure::{position::Position, Entry, Gfn, GfnRange, Index, Level, Masks, Spte},
     sync::{should_give_way, MmuLock, Unlocked},
-    sys::Vm,
+    sys::{
+        stats::{self, Event, Hold},
+        Vm,
+    },
 };
 
 /// The levels that a tree can have.
@@ -229,6 +232,7 @@ pub(crate) struct Walk<'w, 'l, M: MmuLock<'l>> {
     guard: Option<rcu::Guard>,
     lock: &'w mut M,
     vm: Vm<'l>,
+    hold: Hold<'l>,
     masks: &'w Masks,
 }
 
@@ -279,6 +283,7 @@ impl<'w, 'l, M: MmuLock<'l>> Walk<'w, 'l, M> {
             guard: Some(guard),
             lock,
             vm,
+            hold: Hold::begin(vm),
             masks,
         }
     }
@@ -290,6 +295,7 @@ impl<'w, 'l, M: MmuLock<'l>> Walk<'w, 'l, M> {
         let mut view = self.cursor.as_mut()?.next(self.masks)?;
 
         if self.should_give_way() {
+            stats::count(self.vm, Event::Yield);
             self.pause(|lock| lock.give_way());
             view = self.cursor.as_mut()?.next(self.masks)?;
         }
@@ -303,6 +309,7 @@ impl<'w, 'l, M: MmuLock<'l>> Walk<'w, 'l, M> {
 
         if self.should_give_way() {
             flush.now(self.vm);
+            stats::count(self.vm, Event::Yield);
             self.pause(|lock| lock.give_way());
             view = self.cursor.as_mut()?.next(self.masks)?;
         }
@@ -323,6 +330,12 @@ impl<'w, 'l, M: MmuLock<'l>> Walk<'w, 'l, M> {
             view,
             lock: self.lock,
         }
+    }
+
+    /// The VM whose tables are walked.
+    #[inline]
+    pub(crate) fn vm(&self) -> Vm<'l> {
+        self.vm
     }
 
     /// Makes the next step visit the current entry again, with its new value.
@@ -359,7 +372,8 @@ impl<'w, 'l, M: MmuLock<'l>> Walk<'w, 'l, M> {
     /// Leaves the RCU critical section to run `f`, and goes back to the root.
     fn pause<R>(&mut self, f: impl FnOnce(&mut M) -> R) -> R {
         self.guard = None;
-        let result = f(self.lock);
+        let lock = &mut *self.lock;
+        let result = self.hold.interrupt(|| f(lock));
 
         self.guard = Some(rcu::read_lock());
         if let Some(cursor) = self.cursor.as_mut() {

@@ -70,6 +70,7 @@ proptest! {
         prop_assert!(range.contains(Gfn(start + len / 2)));
         prop_assert!(range.contains(Gfn(start + len - 1)));
         prop_assert!(!range.contains(Gfn(start + len)));
+        prop_assert_eq!(GfnRange::single(Gfn(start)), GfnRange::new(Gfn(start), Gfn(start + 1)));
     }
 
     /// A flag is its bit and no other.

@@ -16,7 +16,7 @@ use crate::{
     page::{OwnedSp, Sp},
     pure::{leaf, Entry, Level, Masks, Spte},
     sync::{MmuLock, PagesLock, Shared},
-    sys::{trace, Fault, Vcpu},
+    sys::{stats::Event, trace, Fault, Vcpu},
     walk::{Descent, Step},
 };
 
@@ -97,7 +97,7 @@ fn add_table(
             // TDX has no huge pages to split.
             vm.bugged();
         }
-        split::split(page, step, masks)
+        split::split(page, step, Event::FaultSplit, masks)
     } else {
         page.link(step, masks)
     };

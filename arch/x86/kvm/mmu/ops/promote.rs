@@ -7,12 +7,17 @@
 //! each page. A page that only the log kept from being written becomes writable at once.
 
 use crate::{
+    change::lost_errno,
     page::Sp,
     pte::Table,
     pure::{leaf::unprotected, spte::MMU_PRESENT, Entry, Index, Level, Masks, Spte},
     root::{Roots, Selection},
     sync::{MmuLock, Shared},
-    sys::{fatal_signal_pending, Memslot},
+    sys::{
+        fatal_signal_pending,
+        stats::{self, Event},
+        trace, Memslot,
+    },
     walk::{Flush, Walk},
 };
 
@@ -76,11 +81,16 @@ fn recover_root(lock: &mut Shared<'_>, root: Sp<'_>, slot: Memslot<'_>, masks: &
         if survey.all_mmu_writable {
             huge = unprotected(huge, masks);
         }
-        let result = step.set(huge, masks);
-
-        match result {
-            Ok(()) => flush.note(),
-            Err(_) => walk.revisit(),
+        match step.set(huge, masks) {
+            Ok(()) => {
+                stats::count(vm, Event::Promotion);
+                trace::promote_huge_page(gfn, huge, level, 0);
+                flush.note();
+            }
+            Err(_) => {
+                trace::promote_huge_page(gfn, huge, level, lost_errno());
+                walk.revisit();
+            }
         }
     }
 

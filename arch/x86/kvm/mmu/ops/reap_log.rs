@@ -65,7 +65,7 @@ use crate::{
     },
     root::{Roots, Selection},
     sync::{with_exclusive, with_shared, Exclusive, MmuLock, Shared},
-    sys::{fatal_signal_pending, DirtyBitmap, Memslot, Node, Vm, Wanted},
+    sys::{fatal_signal_pending, stats::Event, DirtyBitmap, Memslot, Node, Vm, Wanted},
     walk::Walk,
 };
 
@@ -252,7 +252,7 @@ fn protect_in_root(
                     };
 
                     split::init_child(&mut page, &view);
-                    match split::split_as(page, &mut step, like, masks) {
+                    match split::split_as(page, &mut step, like, Event::EagerSplit, masks) {
                         Ok(_) if whole => walk.skip_table(),
                         Ok(_) => {
                             // Now it is a table.

@@ -15,7 +15,10 @@ use crate::{
     page::{OwnedSp, Sp},
     pure::{addr::ENTRIES, leaf, Entry, Gfn, GfnRange, Index, Level, Masks, Spte},
     root::{Roots, Selection},
-    sys::{trace, Memslot, Node},
+    sys::{
+        stats::{self, Event},
+        trace, Memslot, Node,
+    },
     walk::{Step, View, Walk},
 };
 
@@ -29,17 +32,19 @@ pub(crate) fn init_child(page: &mut OwnedSp, view: &View<'_>) {
 }
 
 /// Replaces the huge leaf that `step` stands on by the table of `page`, which maps the same memory
-/// with the same rights. Gives the page back if somebody else changed the entry first.
+/// with the same rights, and counts that as `event`. Gives the page back if somebody else changed
+/// the entry first.
 ///
 /// The caller has matched the entry as a leaf, and has called [`init_child`] with its view.
 pub(crate) fn split<'s, 'l, M: Update<'l>>(
     page: OwnedSp,
     step: &mut Step<'s, M>,
+    event: Event,
     masks: &Masks,
 ) -> Result<Sp<'s>, OwnedSp> {
     let huge = step.view.spte;
 
-    split_as(page, step, huge, masks)
+    split_as(page, step, huge, event, masks)
 }
 
 /// As [`split`], but the small pages are those of the huge leaf `like`, which may have fewer rights
@@ -48,6 +53,7 @@ pub(crate) fn split_as<'s, 'l, M: Update<'l>>(
     mut page: OwnedSp,
     step: &mut Step<'s, M>,
     like: Spte,
+    event: Event,
     masks: &Masks,
 ) -> Result<Sp<'s>, OwnedSp> {
     let vm = step.lock.vm();
@@ -71,9 +77,13 @@ pub(crate) fn split_as<'s, 'l, M: Update<'l>>(
         Ok(_) => {
             // Linking has accounted for the huge leaf that went.
             vm.add_leaves(level, ENTRIES as i32);
+            stats::count(vm, event);
             0
         }
-        Err(_) => lost_errno(),
+        Err(_) => {
+            stats::count(vm, Event::SplitLostRace);
+            lost_errno()
+        }
     };
 
     trace::split_huge_page(gfn, huge, huge_level, errno);
@@ -112,9 +122,11 @@ pub(super) fn refill<'l, M: Update<'l>>(
     size: Level,
 ) -> bool {
     let want = end.0.saturating_sub(huge.gfn.0).div_ceil(size.pages());
+    let vm = walk.vm();
     let filled = walk.unlocked(|unlocked| cache.fill(unlocked, want, huge.node));
 
     if !filled {
+        stats::count(vm, Event::SplitNoMemory);
         trace::split_huge_page(huge.gfn, huge.spte, huge.level, ENOMEM.to_errno());
     }
     filled
@@ -171,7 +183,7 @@ fn split_root<'l, M: Update<'l>>(
         };
 
         init_child(&mut page, &step.view);
-        if let Err(page) = split(page, &mut step, masks) {
+        if let Err(page) = split(page, &mut step, Event::EagerSplit, masks) {
             cache.put(page, node);
             walk.revisit();
         }

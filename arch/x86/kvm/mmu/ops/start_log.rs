@@ -25,7 +25,7 @@ use crate::{
     pure::{spte::WRITABLE, Entry, Level, Masks},
     root::{Roots, Selection},
     sync::{MmuLock, Shared},
-    sys::{fatal_signal_pending, Memslot, Node},
+    sys::{fatal_signal_pending, stats::Event, Memslot, Node},
     walk::{View, Walk},
 };
 
@@ -47,7 +47,8 @@ fn start_in_root(
     mut split: bool,
     masks: &Masks,
 ) {
-    let bit = bit_to_clear(lock.vm(), root.role(), masks);
+    let vm = lock.vm();
+    let bit = bit_to_clear(vm, root.role(), masks);
     let range = slot.range();
     let mut cache = SplitCache::new();
     let mut walk = Walk::new(lock, root, Level::Page4K, range, masks);
@@ -72,7 +73,7 @@ fn start_in_root(
             };
 
             split::init_child(&mut page, &view);
-            match split::split_as(page, &mut step, spte.without(bit), masks) {
+            match split::split_as(page, &mut step, spte.without(bit), Event::EagerSplit, masks) {
                 // The leaves of the new table are as they should be, if they are 4 KiB.
                 Ok(_) if level == Level::Page2M => walk.skip_table(),
                 Ok(_) => {}

@@ -70,6 +70,12 @@ impl GfnRange {
         GfnRange { start, end }
     }
 
+    /// The range that holds `gfn` only.
+    #[inline]
+    pub const fn single(gfn: Gfn) -> Self {
+        GfnRange::new(gfn, gfn.add(1))
+    }
+
     /// Whether `gfn` lies in the range.
     #[inline]
     pub const fn contains(&self, gfn: Gfn) -> bool {

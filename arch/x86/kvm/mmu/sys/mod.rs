@@ -11,6 +11,7 @@ mod dirty_bitmap;
 mod fault;
 mod format;
 mod memslot;
+pub(crate) mod stats;
 pub(crate) mod trace;
 mod vcpu;
 mod vm;

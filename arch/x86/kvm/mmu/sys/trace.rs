@@ -47,6 +47,13 @@ pub(crate) fn split_huge_page(gfn: Gfn, huge: Spte, level: Level, errno: i32) {
     unsafe { bindings::kvm_rs_trace_split(gfn.0, huge.0, level.raw(), errno) }
 }
 
+/// A table has been replaced by a huge leaf, or not (`errno`).
+#[inline]
+pub(crate) fn promote_huge_page(gfn: Gfn, huge: Spte, level: Level, errno: i32) {
+    // SAFETY: takes values only.
+    unsafe { bindings::kvm_rs_trace_promote(gfn.0, huge.0, level.raw(), errno) }
+}
+
 /// An MMIO SPTE has been installed.
 #[inline]
 pub(crate) fn mark_mmio_spte(slot: PtePtr<'_>, gfn: Gfn, spte: Spte) {

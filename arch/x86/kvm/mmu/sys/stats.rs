@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Statistics of a VM, which its owner reads through `KVM_GET_STATS_FD` or in debugfs.
+//!
+//! They are sums that nobody compares with the tables, so there is no order between a change and
+//! its count.
+
+use kernel::sync::atomic::{atomic_load, atomic_store, ordering::Relaxed};
+
+use crate::{bindings, sys::Vm};
+
+/// What is counted.
+#[derive(Clone, Copy)]
+pub(crate) enum Event {
+    /// A huge page was split before anybody wrote to it.
+    EagerSplit,
+    /// A fault of a vCPU split a huge page.
+    FaultSplit,
+    /// Small pages became a huge one, in place.
+    Promotion,
+    /// A huge page stays huge for lack of memory; all that follow in the walk do as well, uncounted.
+    SplitNoMemory,
+    /// Somebody else changed the entry first. It is looked at again.
+    SplitLostRace,
+    /// A walk dropped `mmu_lock` because somebody waited for it or for the CPU.
+    Yield,
+}
+
+/// Counts an event. Any thread may, under any lock.
+#[inline]
+pub(crate) fn count(vm: Vm<'_>, event: Event) {
+    let event = match event {
+        Event::EagerSplit => bindings::kvm_rs_event_KVM_RS_EAGER_SPLIT,
+        Event::FaultSplit => bindings::kvm_rs_event_KVM_RS_FAULT_SPLIT,
+        Event::Promotion => bindings::kvm_rs_event_KVM_RS_PROMOTION,
+        Event::SplitNoMemory => bindings::kvm_rs_event_KVM_RS_SPLIT_NO_MEMORY,
+        Event::SplitLostRace => bindings::kvm_rs_event_KVM_RS_SPLIT_LOST_RACE,
+        Event::Yield => bindings::kvm_rs_event_KVM_RS_YIELD,
+    };
+    // SAFETY: the VM exists.
+    unsafe { bindings::kvm_rs_count_event(vm.as_ptr(), event) }
+}
+
+/// The time for which a walk keeps `mmu_lock`, until it is dropped.
+pub(crate) struct Hold<'a> {
+    vm: Vm<'a>,
+    /// When it began, in nanoseconds.
+    since: u64,
+}
+
+impl<'a> Hold<'a> {
+    /// Begins now.
+    #[inline]
+    pub(crate) fn begin(vm: Vm<'a>) -> Self {
+        Hold { vm, since: clock() }
+    }
+
+    /// Ends, and begins anew once `f` has run.
+    #[inline]
+    pub(crate) fn interrupt<R>(&mut self, f: impl FnOnce() -> R) -> R {
+        self.note();
+        let result = f();
+
+        self.since = clock();
+        result
+    }
+
+    /// Keeps the longest. Of two that are noted at the same moment, either may win.
+    #[inline]
+    fn note(&self) {
+        let ns = clock().wrapping_sub(self.since);
+        // SAFETY: the VM exists; the address of a field.
+        let max = unsafe { &raw mut (*self.vm.as_ptr()).stat.mmu_max_hold_ns };
+
+        // SAFETY: the field is valid; it is accessed by marked accesses only.
+        if ns > unsafe { atomic_load(max, Relaxed) } {
+            // SAFETY: as above.
+            unsafe { atomic_store(max, ns, Relaxed) };
+        }
+    }
+}
+
+impl Drop for Hold<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        self.note();
+    }
+}
+
+/// The time of this CPU, in nanoseconds. The caller cannot move to another one: it holds a lock.
+#[inline]
+fn clock() -> u64 {
+    // SAFETY: reads the clock.
+    unsafe { bindings::kvm_rs_clock() }
+}
