@@ -30,6 +30,10 @@ test: lab pristine
 bench: lab
 	@scripts/bench.sh
 
+## make test-intel the MMU's tests on emulated Intel processors, in half an hour
+test-intel: lab
+	@scripts/test.sh intel-pml intel-ad intel-noad
+
 ## make check      formats, lints, checkpatch, shellcheck, docs, the series
 check: $(S)/linux
 	@scripts/check.sh

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0
 # 'make test': every test, in stages. Each leaves build/logs/test/STAGE.tap, the
 # sum of which is the last line: "N passed, N failed, N skipped".
-#   test.sh [STAGE]...   only these stages (all; they are listed below)
+#   test.sh [STAGE]...   only these stages (they are listed below)
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
@@ -10,6 +10,8 @@ set -euo pipefail
 logs=$BUILD/logs/test
 in_root=$TOP/scripts/in-root
 all=(tools lab host text-equal series bench selftests debug)
+# Only by name: Bochs takes about ten minutes a machine.
+more=(intel-pml intel-ad intel-noad)
 
 progress()
 {
@@ -160,6 +162,18 @@ stage_debug()
 		--kernel debug
 }
 
+# Intel machines, in Bochs. Nothing is run again: it repeats exactly.
+stage_intel()
+{
+	local logs=$logs/intel-$1
+	"$TOP/scripts/intel.sh" "$1" "test/intel-$1" >&2 || :
+	tool compare.py "$logs/c.tap" "$logs/rust.tap" || :
+	tool tap.py kunit "$logs/kunit" >"$logs.kunit.tap" || :
+}
+stage_intel-pml() { stage_intel pml; }
+stage_intel-ad() { stage_intel ad; }
+stage_intel-noad() { stage_intel noad; }
+
 # --- running them
 
 run_stage()
@@ -181,7 +195,7 @@ wanted()
 stages=("${@:-${all[@]}}")
 for s in "${stages[@]}"; do
 	[[ $(type -t "stage_$s") = function ]] ||
-		die "no test stage '$s'; the stages are: ${all[*]}"
+		die "no test stage '$s'; the stages are: ${all[*]} ${more[*]}"
 done
 # The debug kernel's outcomes are judged by those of the C MMU.
 ! wanted debug || wanted selftests || stages+=(selftests)
@@ -201,7 +215,7 @@ trap end_boots EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 
-for s in tools lab host text-equal series bench; do
+for s in tools lab host text-equal series bench "${more[@]}"; do
 	! wanted "$s" || run_stage "$s"
 done
 
@@ -259,7 +273,7 @@ if wanted debug; then
 	run_stage kunit-debug
 fi
 files=()
-for s in "${all[@]}" kunit kunit-debug; do
+for s in "${all[@]}" kunit kunit-debug "${more[@]}" "${more[@]/%/.kunit}"; do
 	[[ ! -e $logs/$s.tap ]] || files+=("$logs/$s.tap")
 done
 
