@@ -57,8 +57,8 @@ suffix_of()
 {
 	case $1 in
 	lab) ;;
-	debug) echo -debug ;;
-	*) die "unknown kernel flavour '$1'; use lab or debug" ;;
+	debug|kasan|kcsan) echo "-$1" ;;
+	*) die "unknown kernel flavour '$1'; use lab, debug, kasan or kcsan" ;;
 	esac
 }
 
