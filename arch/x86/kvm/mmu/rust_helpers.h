@@ -98,6 +98,7 @@ enum kvm_rs_event {
 	KVM_RS_SPLIT_LOST_RACE,
 	KVM_RS_YIELD,
 };
+
 void kvm_rs_count_event(struct kvm *kvm, enum kvm_rs_event event);
 u64 kvm_rs_clock(void);
 
