@@ -30,6 +30,10 @@ test: lab pristine
 bench: lab
 	@scripts/bench.sh
 
+## make bench-native  dirty logging on this CPU's silicon, C | Rust
+bench-native: modules
+	@scripts/bench-native.sh
+
 ## make test-intel the MMU's tests on emulated Intel processors, in half an hour
 test-intel: lab
 	@scripts/test.sh intel-pml intel-ad intel-noad
@@ -110,5 +114,5 @@ $(S)/mod-%: $(S)/linux $(S)/src-kvm scripts/modules.sh
 $(S)/selftests: $(S)/src-selftests scripts/selftests.sh
 	$(call step,building the selftests,selftests.sh)
 
-.PHONY: help run test bench check migrate kernel shell series paths clean distclean \
-	lab debug pristine modules selftests preflight root source
+.PHONY: help run test test-intel bench bench-native check migrate kernel shell series \
+	paths clean distclean lab debug pristine modules selftests preflight root source
