@@ -63,7 +63,7 @@ def show_scenarios(found):
 
 def show_stalls(found):
     """Stalls by phase, of the exact run."""
-    print(f"  {'':<14}{'phase':<10}{'p50':>16}{'p99':>16}{'max':>18}{'writing a page':>18}")
+    print(f"  {'':<15}{'phase':<10}{'p50':>16}{'p99':>18}{'max':>20}{'writing a page':>18}")
     for scenarios in found.values():
         for name, sides in scenarios.items():
             if set(sides) != set(SIDES) or any("phases" not in s for s in sides.values()):
@@ -72,8 +72,8 @@ def show_stalls(found):
                 both = [sides[side]["phases"].get(phase) for side in SIDES]
                 if None in both:
                     continue
-                row = f"  {name:<14}{phase:<10}"
-                for key, width in (("p50_us", 16), ("p99_us", 16), ("max_us", 18),
+                row = f"  {name:<15}{phase:<10}"
+                for key, width in (("p50_us", 16), ("p99_us", 18), ("max_us", 20),
                                    ("page_us", 18)):
                     cell = " | ".join(f"{b[key]:.1f}" if key in b else "-" for b in both)
                     row += f"{cell:>{width}}"

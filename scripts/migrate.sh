@@ -29,23 +29,23 @@ fi
 mkdir -p "$out"
 "$TOP/scripts/in-root" "$TOP/scripts/migrate.sh"
 
-# migrate NAME DRIVER-OPTIONS BACKENDS BOOT-OPTIONS...
+# migrate NAME DRIVER-OPTIONS BACKENDS MIB BOOT-OPTIONS...
 migrate()
 {
-	local name=$1 options=$2 backends=$3
-	shift 3
+	local name=$1 options=$2 backends=$3 mib=$4
+	shift 4
 	rm -rf "${BUILD:?}/logs/$name"
 	"$TOP/scripts/boot.sh" --name "$name" --smp 1 --mem 4G "$@" -- \
-		"/lab/guest/migrate/run.sh '$options' '$backends'" || status=1
+		"/lab/guest/migrate/run.sh '$options' '$backends' $mib" || status=1
 }
 
 status=0 backends=${BACKENDS:-hugetlb thp}
 if (($#)); then
-	migrate migrate "-s 40 $(printf -- '-o %s ' "$@")" "$backends" \
+	migrate migrate "-s 40 $(printf -- '-o %s ' "$@")" "$backends" 64 \
 		--thread single --timeout 1800
 	exit "$status"
 fi
-migrate migrate "-s 40" "$backends" --thread single --timeout 2400
-migrate migrate-exact "-o completes -o cancel_running" hugetlb --icount --timeout 1800
+migrate migrate "-s 40" "$backends" 64 --thread single --timeout 2400
+migrate migrate-exact "-o completes -o cancel_running" hugetlb 128 --icount --timeout 1800
 "$TOP/scripts/in-root" python3 -B "$TOP/scripts/migrate-table.py" "$BUILD/logs" || status=1
 exit "$status"

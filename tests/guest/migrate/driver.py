@@ -23,7 +23,7 @@ import time
 from pathlib import Path
 
 MIB = 1 << 20
-RAM = 64 * MIB
+RAM = int(os.environ.get("RAM_MIB", 64)) * MIB
 PAGE = 4096
 PARAMETERS = Path("/sys/module/kvm/parameters")
 CAPABILITIES = ("multifd", "auto-converge", "postcopy-ram")
@@ -276,6 +276,7 @@ class Test:
         # Where time is real, an emulated processor manages a few ticks only.
         self.scale = args.scale
         self.batch = 4 if self.scale == 1 else 8
+        self.meter_us = 100 if self.scale == 1 else 500 * self.scale
         self.poll = 0.002 if self.scale == 1 else 0.03
         self.logdir = Path(args.logdir)
         self.logdir.mkdir(parents=True, exist_ok=True)
@@ -290,7 +291,7 @@ class Test:
     def boot(self):
         self.vm = Qemu(self, False)
         self.vm.set(ram_size=RAM, period0=ticks(1000 * self.scale),
-                    period1=ticks(500 * self.scale), batch=self.batch,
+                    period1=ticks(self.meter_us), batch=self.batch,
                     window=ticks(1000 * self.scale), phase=0)
         self.vm.qmp("cont")
         deadline = time.monotonic() + 60

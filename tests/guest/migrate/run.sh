@@ -1,14 +1,15 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 # Inside the guest: the migration scenarios on the C MMU, then on the Rust MMU.
-#   run.sh DRIVER-OPTIONS BACKENDS
-# /results gets MMU/BACKEND.json and the logs of QEMU.
+#   run.sh DRIVER-OPTIONS BACKENDS [MIB]
+# MIB is the memory of the guest (64). /results gets MMU/BACKEND.json and the logs of QEMU.
 set -euo pipefail
 
 options=$1 backends=$2 status=0
+export RAM_MIB=${3:-64}
 here=$(dirname "$(realpath "$0")")
 # For two guests, and for what is plugged in or moved away.
-echo 100 >/proc/sys/vm/nr_hugepages
+echo $((RAM_MIB + 36)) >/proc/sys/vm/nr_hugepages
 # Where a step waits for a kernel thread, that must not wait for the next tick.
 echo full >/sys/kernel/debug/sched/preempt
 for mmu in ${MMUS:-c rust}; do
