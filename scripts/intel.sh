@@ -49,7 +49,7 @@ status=0
 	done" || status=$?
 
 out=$BUILD/logs/$name
-rm -rf "${out:?}/kunit" "$out"/{c,rust}*.{tap,log,splat}
+rm -rf "${out:?}/kunit" "$out"/{c,rust}.tap "$out"/{c,rust}-*.{log,splat}
 mkdir -p "$out/kunit"
 awk -v out="$out" '
 	/^=== / { file = out "/" $2; next }
