@@ -12,7 +12,8 @@
  *  - that what was in the log and was not handed out is still there,
  *
  * and whether the operation ended early.  Upstream's MMU always works to the
- * end, so that is reported, and fails the test only with -e.
+ * end, so that is reported, and fails the test only with -e.  GET is
+ * over too soon to be caught each time, and never fails for that.
  */
 #include <sched.h>
 #include <signal.h>
@@ -53,9 +54,11 @@ static const struct {
 	bool initially_set;
 	/* Few writes are quick, but GET is quicker if it finds few. */
 	u64 stride;
+	/* Over too soon, even so, to be caught in the middle each time. */
+	bool quick;
 } ops[NR_OPS] = {
 	[OP_ENABLE]	= { "enable", .stride = 67 },
-	[OP_GET]	= { "get", .stride = 7 },
+	[OP_GET]	= { "get", .stride = 7, .quick = true },
 	[OP_CLEAR]	= { "clear", .initially_set = true, .stride = 67 },
 	[OP_DISABLE]	= { "disable", .stride = 67 },
 };
@@ -259,7 +262,7 @@ int main(int argc, char *argv[])
 
 	while ((opt = getopt(argc, argv, "he")) != -1) {
 		if (opt != 'e') {
-			printf("usage: %s [-h] [-e]\n -e: fail if an operation never ends early\n",
+			printf("usage: %s [-h] [-e]\n -e: fail if a long operation never ends early\n",
 			       argv[0]);
 			exit(opt == 'h' ? 0 : KSFT_FAIL);
 		}
@@ -292,7 +295,8 @@ int main(int argc, char *argv[])
 				       ops[op].name, usec * 2);
 		else
 			ksft_print_msg("%s: never ended early\n", ops[op].name);
-		ksft_test_result(early || !require_early, "%s\n", ops[op].name);
+		ksft_test_result(early || ops[op].quick || !require_early, "%s\n",
+				 ops[op].name);
 	}
 	ksft_finished();
 }
