@@ -6,7 +6,7 @@ use kvm_mmu_rs::{
     formats,
     pure::{
         leaf::{self, AdMode, LeafSpec},
-        spte, Entry, Gfn, Hpa, Index, Level, Masks, Pfn, Role, Spte,
+        spte, Entry, Gfn, Hpa, Index, Level, Masks, Pfn, Role, Settled, Spte,
     },
 };
 use proptest::prelude::*;
@@ -154,6 +154,9 @@ proptest! {
         let volatile = fast_fault || hardware_dirty || !spte.ad_enabled();
 
         prop_assert_eq!(spte.is_volatile(&masks), volatile);
+        prop_assert_eq!(Settled::new(&masks).matches(spte), spte.is_writable() && !volatile);
+        prop_assert!(!Settled::new(&masks).matches(Spte::NONPRESENT));
+        prop_assert!(!Settled::new(&masks).matches(Spte::FROZEN));
         prop_assert_eq!(spte.needs_atomic_update(spec.level, &masks), volatile);
         prop_assert!(spte.without(masks.dirty).is_volatile(&masks) || !spte.is_writable());
         prop_assert!(!Spte::NONPRESENT.needs_atomic_update(spec.level, &masks));

@@ -11,22 +11,26 @@
 //! # Why the read lock is enough
 //!
 //! The rule is: *if a page may be written without being noticed, its bit is set, or will be by
-//! somebody who already runs*. Reaping first takes the bit, and then clears W (or D) in whatever
-//! maps the page, both by atomic operations with full ordering. Against each of its peers:
+//! somebody who already runs*. Reaping first takes the bit, by an exchange that orders everything, and
+//! then clears W (or D) in whatever maps the page: by an exchange if the entry may change in ways that
+//! count, and otherwise by a plain store ([`clear_leaf_bits`] says why that is enough). Against each
+//! of its peers:
 //!
 //! - A **fast page fault** (no lock) sets W by an exchange, and *then* the bit. If its exchange
-//!   comes before ours, we clear its W, and at worst a bit stays set for a page that is protected.
-//!   If it comes after, so does its bit, after we took ours.
+//!   comes before our change, we clear its W, and at worst a bit stays set for a page that is
+//!   protected. If it comes after, so does its bit, after we took ours.
 //! - A **fault** (read lock) installs a writable leaf by an exchange, and then sets the bit, in this
 //!   order ([`crate::ops::map`]); the same argument holds. Upstream sets the bit before, which only
 //!   the write lock makes right: we could take the bit in between, see no leaf, and miss the page.
 //! - A **split** (read lock, by a fault or by us) replaces a huge leaf by a table whose leaves have
 //!   the same rights. Both we and it do that by an exchange on the huge leaf: who loses looks again.
 //! - **NX recovery** and **root invalidation** (read lock) unlink tables and freeze their entries.
-//!   An entry that is not present maps nothing; a leaf that takes its place later is a fault's.
-//! - **Aging** (no lock) clears A bits by an exchange; ours then fails, and is repeated.
-//! - The **CPU** sets A and D by locked updates, so exchanges see them. Under PML a D that is set
-//!   after our exchange is logged.
+//!   An entry that is not present maps nothing; a leaf that takes its place later is a fault's. An
+//!   entry of an unlinked table matters to nobody any more.
+//! - **Aging** (no lock) clears A bits by an exchange; ours then fails, and is repeated, or our
+//!   store undoes it: the page seems young once more.
+//! - The **CPU** sets A and D by locked updates, so exchanges see them. We store plainly only where
+//!   there is no D left to set. Under PML a D that is set after our change is logged.
 //! - A **notifier**, and everything that concerns shadow pages, holds the lock for write: it runs
 //!   before or after a hold of ours. Shadow pages may come into being while we give way; whoever
 //!   makes one sets the bits of what it maps writable. So it suffices to look for them each time,
@@ -61,7 +65,7 @@ use crate::{
     pure::{
         dirty::{frames, parts},
         spte::WRITABLE,
-        Entry, GfnRange, Level, Masks,
+        Entry, GfnRange, Level, Masks, Settled,
     },
     root::{Roots, Selection},
     sync::{with_exclusive, with_shared, Exclusive, MmuLock, Shared},
@@ -290,10 +294,11 @@ fn protect_pages(
     masks: &Masks,
 ) {
     let as_id = parent.role().as_id();
+    let settled = Settled::new(masks);
 
     for part in parts(log.gfn(0), within) {
         for gfn in frames(part.first, log.taken(part.word) & part.bits) {
-            clear_leaf_bits(lock, table, gfn, as_id, bit, masks);
+            clear_leaf_bits(lock, table, gfn, as_id, bit, settled, masks);
         }
     }
 }

@@ -26,4 +26,4 @@ pub mod transition;
 pub use addr::{Gfn, GfnRange, Hpa, Index, Level, Pfn};
 pub use masks::Masks;
 pub use role::Role;
-pub use spte::{Entry, Spte};
+pub use spte::{Entry, Settled, Spte};

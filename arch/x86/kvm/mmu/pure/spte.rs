@@ -71,6 +71,39 @@ pub enum Entry {
     Leaf(Pfn),
 }
 
+/// Tells by one comparison which leaves are *settled*: present and writable, with D set where the
+/// CPU sets it, so that neither a fault nor the CPU has anything left to set there that matters to
+/// the dirty log. No settled leaf is volatile; see [`Spte::is_volatile`].
+#[derive(Clone, Copy)]
+pub struct Settled {
+    mask: u64,
+    value: u64,
+}
+
+impl Settled {
+    /// For the format that `masks` describes.
+    #[inline]
+    pub const fn new(masks: &Masks) -> Self {
+        if masks.dirty == 0 {
+            // Without a D bit every writable leaf is volatile: match nothing.
+            return Settled { mask: 0, value: 1 };
+        }
+
+        let value = MMU_PRESENT | WRITABLE | masks.dirty;
+
+        Settled {
+            mask: value | AD_DISABLED,
+            value,
+        }
+    }
+
+    /// Whether `spte`, which is a leaf if it is present, is settled.
+    #[inline]
+    pub const fn matches(self, spte: Spte) -> bool {
+        spte.0 & self.mask == self.value
+    }
+}
+
 impl Spte {
     /// The value of an empty entry. Bit 63 suppresses #VE where EPT has it, and is ignored in a
     /// non-present entry elsewhere; `SHADOW_NONPRESENT_VALUE`.
