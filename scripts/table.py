@@ -3,11 +3,13 @@
 """Print what dirty_log_perf_test measured on the C and on the Rust MMU.
 
 usage: table.py LOGDIR TITLE [JSON]
+       table.py --markdown JSON...
 
 LOGDIR holds c/CONFIG.N.log and rust/CONFIG.N.log, and next to them the identity
 of the module that ran, as tests/guest/bench.sh leaves them. Of several runs the
 median of each time is shown. There is no table unless the two sides
-demonstrably ran the two modules.
+demonstrably ran the two modules. From JSON that was kept it makes the README's
+tables.
 """
 import json
 import re
@@ -123,7 +125,35 @@ def show(results, title, logdir):
     print(f"  raw logs: {logdir}/c/*.log {logdir}/rust/*.log")
 
 
+def markdown(paths):
+    """Kept results, side by side, as the README shows them."""
+    kept = [json.loads(Path(path).read_text()) for path in paths]
+    head = ["dirty_log_perf_test", "step"]
+    for number, boot in enumerate(kept, 1):
+        yield f"{number}. {boot['title']}"
+        head += [f"C ({number})", f"Rust ({number})", "Rust / C"]
+    yield ""
+    yield "Milliseconds:"
+    yield ""
+    yield "| " + " | ".join(head) + " |"
+    yield "|---|---" + "|---:" * (len(head) - 2) + "|"
+    for config in CONFIGS:
+        sides = [boot["configs"][config]["ns"] for boot in kept]
+        name = CONFIGS[config]
+        for row in sides[0]["c"]:
+            cells = [name, row]
+            for side in sides:
+                c, rust = side["c"][row], side["rust"][row]
+                ratio = f"{rust / c:.2f}" if c else "-"
+                cells += [f"{c / 1e6:,.2f}", f"{rust / 1e6:,.2f}", ratio]
+            yield "| " + " | ".join(cells) + " |"
+            name = ""
+
+
 def main():
+    if len(sys.argv) > 2 and sys.argv[1] == "--markdown":
+        print("\n".join(markdown(sys.argv[2:])))
+        return
     if len(sys.argv) not in (3, 4):
         sys.exit(__doc__)
     logdir, title = Path(sys.argv[1]), sys.argv[2]
