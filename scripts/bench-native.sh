@@ -88,14 +88,16 @@ clang-19 -O2 -Wall -Wextra -Werror -fno-pie -c -o main.o "$TOP/tests/native/main
 		# libc's.
 		memcpy|memset|memmove|memcmp) ;;
 		__SCK__*|__tracepoint_*|tracepoint_srcu|param_ops_*|__this_module|\
-		cpu_number|__cpu_online_mask|kunit_running)
+		cpu_number|__cpu_online_mask|kunit_running|pte_list_desc_cache)
 			echo "zero $symbol" ;;
-		# Rust's formatting and panics; the tests that are in the module.
+		# Rust's formatting and panics; the tests that are in the module; the
+		# shadow MMU.
 		_R*|__kunit_*|kunit_*|kvm_rs_oracle_*|\
 		__SCT__*|__fentry__|_printk|refcount_warn_saturate|rcu_barrier|\
 		queued_*_slowpath|__cond_resched_rwlock_*|kvm_make_all_cpus_request|\
 		disallowed_hugepage_adjust|mark_page_dirty_in_slot|e820__mapped_raw_any|\
-		kvm_arch_mmu_enable_log_dirty_pt_masked|pat_*)
+		kvm_arch_mmu_enable_log_dirty_pt_masked|pat_*|*kvm_mmu_topup_memory_cache|\
+		kvm_rs_get_split_sp|kvm_rs_link_sp|kvm_rs_shadow_pages_left)
 			echo "trap $symbol" ;;
 		*) die "the MMU's objects need '$symbol', which is not in tests/native/glue.c; has the kernel changed?" ;;
 		esac

@@ -30,6 +30,7 @@ typeof(kvm_tdp_mmu_recover_huge_pages) c_kvm_tdp_mmu_recover_huge_pages,
 
 typeof(kvm_tdp_mmu_try_split_huge_pages) c_kvm_tdp_mmu_try_split_huge_pages;
 typeof(kvm_tdp_mmu_wrprot_slot) c_kvm_tdp_mmu_wrprot_slot;
+typeof(kvm_tdp_mmu_clear_dirty_slot) c_kvm_tdp_mmu_clear_dirty_slot;
 typeof(kvm_tdp_mmu_write_protect_gfn) c_kvm_tdp_mmu_write_protect_gfn;
 typeof(kvm_tdp_mmu_clear_dirty_pt_masked) c_kvm_tdp_mmu_clear_dirty_pt_masked;
 
@@ -260,6 +261,12 @@ int __cond_resched_rwlock_write(rwlock_t *lock)
 	return look_who_waits(lock);
 }
 
+/* The Rust MMU's statistics of how long it holds the lock: a TSC, scaled. */
+u64 local_clock(void)
+{
+	return mul_u64_u32_shr(rdtsc(), 1 << 21, 22);
+}
+
 /* RCU. */
 static struct rcu_head *retired, **retired_tail = &retired;
 
@@ -471,8 +478,17 @@ void native_create(unsigned long pages, const struct native_memory *memory)
 }
 
 /*
+ * The format stays NPT's. To the MMUs PML is that W stays and D is cleared, wherever
+ * in the entry D is.
+ */
+void native_set_mode(enum native_mmu mmu, enum native_mode mode)
+{
+	vms[mmu].kvm.arch.cpu_dirty_log_size = mode == NATIVE_PML ? 512 : 0;
+}
+
+/*
  * The C MMU's share of the ioctls, of which kvm_main.c, x86.c and mmu.c have the
- * rest. For a VM without shadow pages and a CPU without a dirty log, that is:
+ * rest. For a VM without shadow pages, that is:
  */
 static void c_enable(struct vm *vm)
 {
@@ -483,8 +499,15 @@ static void c_enable(struct vm *vm)
 					   FIRST_GFN + vm->slot.npages, PG_LEVEL_4K, true);
 	read_unlock(&kvm->mmu_lock);
 
+	if (kvm->arch.cpu_dirty_log_size) {
+		read_lock(&kvm->mmu_lock);
+		c_kvm_tdp_mmu_clear_dirty_slot(kvm, &vm->slot);
+		read_unlock(&kvm->mmu_lock);
+	}
+
 	read_lock(&kvm->mmu_lock);
-	c_kvm_tdp_mmu_wrprot_slot(kvm, &vm->slot, PG_LEVEL_4K);
+	c_kvm_tdp_mmu_wrprot_slot(kvm, &vm->slot,
+				  kvm->arch.cpu_dirty_log_size ? PG_LEVEL_2M : PG_LEVEL_4K);
 	read_unlock(&kvm->mmu_lock);
 
 	kvm_flush_remote_tlbs_memslot(kvm, &vm->slot);
@@ -502,7 +525,8 @@ static void c_log_word(struct vm *vm, unsigned long word, unsigned long mask)
 		c_kvm_tdp_mmu_write_protect_gfn(kvm, &vm->slot, base + __ffs(mask),
 						PG_LEVEL_2M);
 	}
-	c_kvm_tdp_mmu_clear_dirty_pt_masked(kvm, &vm->slot, base, mask, true);
+	c_kvm_tdp_mmu_clear_dirty_pt_masked(kvm, &vm->slot, base, mask,
+					    !kvm->arch.cpu_dirty_log_size);
 }
 
 static void c_get(struct vm *vm, unsigned long *buffer)
@@ -618,8 +642,15 @@ static u64 pfn_bits(unsigned long i)
 	return (FIRST_PFN + i * CHILDREN) << PAGE_SHIFT;
 }
 
-void native_write_all(enum native_mmu mmu)
+static u64 bits_of(int state)
 {
+	return (state & NATIVE_W ? PT_WRITABLE_MASK : 0) |
+	       (state & NATIVE_D ? PT_DIRTY_MASK : 0);
+}
+
+void native_write_all(enum native_mmu mmu, int state)
+{
+	const u64 all = bits_of(NATIVE_W | NATIVE_D), bits = bits_of(state);
 	struct vm *vm = &vms[mmu];
 
 	for (unsigned long i = 0; i < huge_pages; i++) {
@@ -629,9 +660,9 @@ void native_write_all(enum native_mmu mmu)
 			u64 *table = table_below(*entry);
 
 			for (unsigned long child = 0; child < CHILDREN; child++)
-				table[child] |= PT_WRITABLE_MASK;
+				table[child] = (table[child] & ~all) | bits;
 		} else {
-			*entry |= PT_WRITABLE_MASK;
+			*entry = (*entry & ~all) | bits;
 		}
 	}
 }
@@ -650,6 +681,17 @@ void native_floor_stores(void)
 
 		for (unsigned long child = 0; child < CHILDREN; child++)
 			WRITE_ONCE(table[child], (LEAF | pfn_bits(i)) + (child << PAGE_SHIFT));
+		pool_put(&tables, table);
+	}
+}
+
+void native_floor_plain(void)
+{
+	for (unsigned long i = 0; i < huge_pages; i++) {
+		u64 *table = pool_get(&tables);
+
+		for (unsigned long child = 0; child < CHILDREN; child++)
+			WRITE_ONCE(table[child], READ_ONCE(table[child]) & ~PT_WRITABLE_MASK);
 		pool_put(&tables, table);
 	}
 }
@@ -689,11 +731,10 @@ static const char *check_table(u64 *entry, unsigned long i, u64 leaf)
 	return NULL;
 }
 
-const char *native_check(enum native_mmu mmu, enum native_state state, unsigned long *where)
+const char *native_check(enum native_mmu mmu, int state, unsigned long *where)
 {
-	bool small = state == NATIVE_SMALL_WRITABLE || state == NATIVE_SMALL_PROTECTED;
-	bool writable = state == NATIVE_SMALL_WRITABLE || state == NATIVE_HUGE_WRITABLE;
-	u64 leaf = writable ? LEAF : LEAF & ~PT_WRITABLE_MASK;
+	u64 leaf = (LEAF & ~bits_of(NATIVE_W | NATIVE_D)) | bits_of(state);
+	bool small = state & NATIVE_SMALL;
 	unsigned long expected = 0;
 	struct vm *vm = &vms[mmu];
 

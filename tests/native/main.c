@@ -28,30 +28,59 @@
 
 #define MAX_ROUNDS	1000
 
-enum operation {
-	FLOOR_STORES,
-	FLOOR_LOCKED,
-	ENABLE,
-	GET,
-	DISABLE,
-	CLEAR_FIRST,
-	CLEAR_LATER,
-	OPERATIONS
-};
+#define HUGE	0
+#define SMALL	NATIVE_SMALL
+#define W	NATIVE_W
+#define D	NATIVE_D
+#define KEEP	-1
 
-static const struct {
+/* In the order in which a round does them. */
+static const struct operation {
 	const char *name, *what;
 	/* How many times faster Rust is to be; 0 where none was set. */
 	int target;
+	/* One of them. */
+	void (*floor)(void);
+	void (*run)(enum native_mmu mmu);
+	enum native_mode mode;
+	/* How the vCPUs' writes leave the entries before it; or they do not write. */
+	int before;
+	/* C leaves it to the next fault to make a promoted page writable. */
+	int after[NATIVE_MMUS];
 } operations[] = {
-	[FLOOR_STORES] = { "floor_stores", "floor: 512 stores into a new table", 0 },
-	[FLOOR_LOCKED] = { "floor_locked", "floor: 512 locked ANDs on a table", 0 },
-	[ENABLE] = { "enable", "enable", 5 },
-	[GET] = { "get", "GET, all pages dirty", 0 },
-	[DISABLE] = { "disable", "disable", 3 },
-	[CLEAR_FIRST] = { "clear_first", "CLEAR, first pass (splits)", 5 },
-	[CLEAR_LATER] = { "clear_later", "CLEAR, later pass, all pages dirty", 5 },
+	{ "floor_stores", "floor: 512 stores into a new table", .floor = native_floor_stores },
+	{ "floor_plain", "floor: 512 loads and stores on a table", .floor = native_floor_plain },
+	{ "floor_locked", "floor: 512 locked ANDs on a table", .floor = native_floor_locked },
+
+	{ "enable", "enable", 5, .run = native_enable,
+	  .before = HUGE | W | D, .after = { SMALL | D, SMALL | D } },
+	{ "get_d0", "GET, all pages dirty, D not yet set", .run = native_get,
+	  .before = SMALL | W, .after = { SMALL, SMALL } },
+	{ "get", "GET, all pages dirty", .run = native_get,
+	  .before = SMALL | W | D, .after = { SMALL | D, SMALL | D } },
+	{ "disable", "disable", 3, .run = native_disable,
+	  .before = KEEP, .after = { HUGE | D, HUGE | W | D } },
+
+	{ "clear_first", "CLEAR, first pass (splits)", 5, .run = native_clear,
+	  .before = HUGE | W | D, .after = { SMALL | D, SMALL | D } },
+	{ "clear_later_d0", "CLEAR, later pass, all pages dirty, D not yet set", 5,
+	  .run = native_clear, .before = SMALL | W, .after = { SMALL, SMALL } },
+	{ "clear_later", "CLEAR, later pass, all pages dirty", 5, .run = native_clear,
+	  .before = SMALL | W | D, .after = { SMALL | D, SMALL | D } },
+	{ "disable_written", "disable, all pages written since", 3, .run = native_disable,
+	  .before = SMALL | W | D, .after = { HUGE | W | D, HUGE | W | D } },
+
+	{ "enable_pml", "PML: enable", .run = native_enable, .mode = NATIVE_PML,
+	  .before = HUGE | W | D, .after = { SMALL | W, SMALL | W } },
+	{ "get_pml", "PML: GET, all pages dirty", .run = native_get, .mode = NATIVE_PML,
+	  .before = SMALL | W | D, .after = { SMALL | W, SMALL | W } },
+	{ "clear_later_pml", "PML: CLEAR, later pass, all pages dirty", .run = native_clear,
+	  .mode = NATIVE_PML, .before = SMALL | W | D, .after = { SMALL | W, SMALL | W } },
+	{ "disable_pml", "PML: disable", .run = native_disable, .mode = NATIVE_PML,
+	  .before = KEEP, .after = { HUGE | W, HUGE | W | D } },
 };
+
+#define OPERATIONS	(sizeof(operations) / sizeof(operations[0]))
 
 static const char * const names[] = { [NATIVE_C] = "C", [NATIVE_RUST] = "Rust" };
 
@@ -101,118 +130,76 @@ static void *reserve(size_t bytes, int populate)
 	return at;
 }
 
-static void check(enum native_mmu mmu, enum native_state state, enum operation operation)
+static void check(enum native_mmu mmu, int state, const char *when, const char *what)
 {
 	unsigned long where;
 	const char *wrong = native_check(mmu, state, &where);
 
 	if (wrong)
-		errx(1, "%s, after '%s' at huge page %lu: %s", names[mmu],
-		     operations[operation].what, where, wrong);
+		errx(1, "%s, %s '%s' at huge page %lu: %s", names[mmu], when, what, where, wrong);
 }
 
-static void check_log(enum native_mmu mmu, int got, enum operation operation)
+/* What happens before an operation. */
+static void prepare(const struct operation *op, enum native_mmu mmu)
 {
-	const char *wrong = native_check_log(mmu, got);
-
-	if (wrong)
-		errx(1, "%s, after '%s': %s", names[mmu],
-		     operations[operation].what, wrong);
+	native_set_mode(mmu, op->mode);
+	if (op->before != KEEP) {
+		native_write_all(mmu, op->before);
+		native_log_all(mmu);
+		check(mmu, op->before, "before", op->what);
+	}
 }
 
 /* Times one operation; a TLB flush has to be part of it. */
-static void measure(enum operation operation, enum native_mmu mmu, int round)
+static double measure(const struct operation *op, enum native_mmu mmu)
 {
-	static void (*const ops[])(enum native_mmu mmu) = {
-		[ENABLE] = native_enable,
-		[GET] = native_get,
-		[DISABLE] = native_disable,
-		[CLEAR_FIRST] = native_clear,
-		[CLEAR_LATER] = native_clear,
-	};
-	double start;
+	const char *wrong = NULL;
+	double start, end;
 
 	native_flushes();
 	start = now();
-	ops[operation](mmu);
-	ns[operation][mmu][round] = (now() - start) / huge_pages;
+	op->run(mmu);
+	end = now();
 	if (!native_flushes())
-		errx(1, "%s: '%s' did not flush TLBs", names[mmu],
-		     operations[operation].what);
+		errx(1, "%s: '%s' did not flush TLBs", names[mmu], op->what);
+
+	native_grace_period();
+	check(mmu, op->after[mmu], "after", op->what);
+	if (op->run == native_get || op->run == native_clear)
+		wrong = native_check_log(mmu, op->run == native_get);
+	if (wrong)
+		errx(1, "%s, after '%s': %s", names[mmu], op->what, wrong);
+	return (end - start) / huge_pages;
 }
 
 /* Is the same for both. */
-static void measure_floor(enum operation operation, void (*floor)(void), int round)
+static double measure_floor(const struct operation *op)
 {
 	double start = now();
 
-	floor();
-	ns[operation][NATIVE_C][round] = (now() - start) / huge_pages;
-	ns[operation][NATIVE_RUST][round] = ns[operation][NATIVE_C][round];
-}
-
-/* Back to how it began: huge pages that all have been written to. */
-static void promote(enum native_mmu mmu, int round, int timed)
-{
-	if (timed)
-		measure(DISABLE, mmu, round);
-	else
-		native_disable(mmu);
-	native_grace_period();
-	/* C leaves it to the next fault to make the page writable again. */
-	check(mmu, mmu == NATIVE_C ? NATIVE_HUGE_PROTECTED : NATIVE_HUGE_WRITABLE, DISABLE);
-	native_write_all(mmu);
-	check(mmu, NATIVE_HUGE_WRITABLE, DISABLE);
+	op->floor();
+	return (now() - start) / huge_pages;
 }
 
 /* The MMUs take turns at each operation, and at who begins. */
 static void run(int round)
 {
-	enum native_mmu turns[] = { round % 2, 1 - round % 2 };
+	for (unsigned int i = 0; i < OPERATIONS; i++) {
+		const struct operation *op = &operations[i];
 
-	measure_floor(FLOOR_STORES, native_floor_stores, round);
-	measure_floor(FLOOR_LOCKED, native_floor_locked, round);
+		if (op->floor) {
+			ns[i][NATIVE_C][round] = measure_floor(op);
+			ns[i][NATIVE_RUST][round] = ns[i][NATIVE_C][round];
+			continue;
+		}
+		for (int mmu = 0; mmu < NATIVE_MMUS; mmu++)
+			prepare(op, mmu);
+		for (int turn = 0; turn < NATIVE_MMUS; turn++) {
+			enum native_mmu mmu = (round + turn) % NATIVE_MMUS;
 
-#define IN_TURN(statements) do {				\
-	for (int turn = 0; turn < NATIVE_MMUS; turn++) {	\
-		enum native_mmu mmu = turns[turn];		\
-								\
-		statements					\
-	}							\
-} while (0)
-
-	IN_TURN({
-		measure(ENABLE, mmu, round);
-		check(mmu, NATIVE_SMALL_PROTECTED, ENABLE);
-	});
-	IN_TURN({
-		native_write_all(mmu);
-		native_log_all(mmu);
-		check(mmu, NATIVE_SMALL_WRITABLE, ENABLE);
-	});
-	IN_TURN({
-		measure(GET, mmu, round);
-		check(mmu, NATIVE_SMALL_PROTECTED, GET);
-		check_log(mmu, 1, GET);
-	});
-	IN_TURN({ promote(mmu, round, 1); });
-	IN_TURN({
-		native_log_all(mmu);
-		measure(CLEAR_FIRST, mmu, round);
-		check(mmu, NATIVE_SMALL_PROTECTED, CLEAR_FIRST);
-		check_log(mmu, 0, CLEAR_FIRST);
-	});
-	IN_TURN({
-		native_write_all(mmu);
-		native_log_all(mmu);
-		check(mmu, NATIVE_SMALL_WRITABLE, CLEAR_FIRST);
-	});
-	IN_TURN({
-		measure(CLEAR_LATER, mmu, round);
-		check(mmu, NATIVE_SMALL_PROTECTED, CLEAR_LATER);
-		check_log(mmu, 0, CLEAR_LATER);
-	});
-	IN_TURN({ promote(mmu, round, 0); });
+			ns[i][mmu][round] = measure(op, mmu);
+		}
+	}
 }
 
 static int compare(const void *a, const void *b)
@@ -237,14 +224,14 @@ static void print_table(void)
 {
 	printf("| ns for each 2 MiB | C | Rust | C / Rust | target |\n");
 	printf("|---|---:|---:|---:|---:|\n");
-	for (int op = 0; op < OPERATIONS; op++) {
+	for (unsigned int op = 0; op < OPERATIONS; op++) {
 		double c = quantile(ns[op][NATIVE_C], 2), rust = quantile(ns[op][NATIVE_RUST], 2);
 
 		printf("| %s |", operations[op].what);
 		for (int mmu = 0; mmu < NATIVE_MMUS; mmu++)
 			printf(" %.0f (%.0f-%.0f) |", quantile(ns[op][mmu], 2),
 			       quantile(ns[op][mmu], 1), quantile(ns[op][mmu], 3));
-		if (op <= FLOOR_LOCKED)
+		if (operations[op].floor)
 			printf(" | |\n");
 		else if (!operations[op].target)
 			printf(" %.2f | |\n", c / rust);
@@ -263,7 +250,7 @@ static void write_json(const char *path)
 	fprintf(file, "{\n \"unit\": \"ns per 2 MiB, CPU time of the thread\",\n");
 	fprintf(file, " \"huge_pages\": %lu,\n \"rounds\": %d,\n", huge_pages, rounds);
 	fprintf(file, " \"operations\": {\n");
-	for (int op = 0; op < OPERATIONS; op++) {
+	for (unsigned int op = 0; op < OPERATIONS; op++) {
 		fprintf(file, "  \"%s\": {\n", operations[op].name);
 		for (int mmu = 0; mmu < NATIVE_MMUS; mmu++) {
 			fprintf(file, "   \"%s\": [", names[mmu]);
@@ -331,7 +318,7 @@ int main(int argc, char **argv)
 	native_create(huge_pages, &memory);
 
 	for (int mmu = 0; mmu < NATIVE_MMUS; mmu++)
-		check(mmu, NATIVE_HUGE_WRITABLE, FLOOR_STORES);
+		check(mmu, HUGE | W | D, "after", "map");
 	for (int round = 0; round < rounds; round++)
 		run(round);
 

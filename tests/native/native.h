@@ -15,14 +15,20 @@ enum native_mmu {
 	NATIVE_MMUS
 };
 
-/* How a VM's slot is mapped. */
+/*
+ * How a VM's slot is mapped: by 2 MiB pages or by 4 KiB pages, and which of the two
+ * bits are set in all of them that the log is about.
+ */
 enum native_state {
-	/* 2 MiB pages. */
-	NATIVE_HUGE_WRITABLE,
-	NATIVE_HUGE_PROTECTED,
-	/* 4 KiB pages. */
-	NATIVE_SMALL_WRITABLE,
-	NATIVE_SMALL_PROTECTED,
+	NATIVE_SMALL = 1,
+	NATIVE_W = 2,
+	NATIVE_D = 4,
+};
+
+/* How writes are noticed: by a fault, for W is clear, or by the CPU, which sets D. */
+enum native_mode {
+	NATIVE_FAULTS,
+	NATIVE_PML,
 };
 
 struct native_memory {
@@ -45,6 +51,9 @@ void native_measure(unsigned long huge_pages, struct native_memory *memory);
 /* Makes the VMs, and maps the slots by 2 MiB pages. Once. */
 void native_create(unsigned long huge_pages, const struct native_memory *memory);
 
+/* Between two operations, while the slot is not logged. Both VMs begin with faults. */
+void native_set_mode(enum native_mmu mmu, enum native_mode mode);
+
 /* What the ioctls do, from the point on where they know the slot. */
 void native_enable(enum native_mmu mmu);
 void native_disable(enum native_mmu mmu);
@@ -53,15 +62,21 @@ void native_clear(enum native_mmu mmu);
 
 /* A grace period: frees what the MMUs have retired. */
 void native_grace_period(void);
-/* What vCPUs do that write to all pages: all SPTEs become writable. */
-void native_write_all(enum native_mmu mmu);
+/*
+ * What vCPUs do that write to all pages. A fast page fault sets W, and the write that
+ * is tried again then D, with the same instruction or a moment later: which of them
+ * is clear in @state is cleared, so that one can look at that moment.
+ */
+void native_write_all(enum native_mmu mmu, int state);
 /* All bits of the log are set, and the ioctl asks for all of them. */
 void native_log_all(enum native_mmu mmu);
 /*
  * What no MMU can do without, for each huge page: to store all of a new table, or
- * to clear a bit in each entry of a table that CPUs may be writing to.
+ * to clear a bit in each entry of a table, by plain stores where nobody else may
+ * change the entry at the same time, or else by locked operations.
  */
 void native_floor_stores(void);
+void native_floor_plain(void);
 void native_floor_locked(void);
 
 /*
@@ -69,7 +84,7 @@ void native_floor_locked(void);
  * the SPTEs: counters, headers, locks. Returns what is wrong, or NULL, and the
  * first huge page concerned in @where.
  */
-const char *native_check(enum native_mmu mmu, enum native_state state, unsigned long *where);
+const char *native_check(enum native_mmu mmu, int state, unsigned long *where);
 /* Whether the log is empty, and the ioctl has got all bits if @got. */
 const char *native_check_log(enum native_mmu mmu, int got);
 /* TLB flushes since the last call. */
