@@ -6,8 +6,9 @@
   bench.py --into DOCUMENT LOGDIR  the tables into a document, between its marks
   bench.py --tap LOGDIR            the targets as tests
 
-LOGDIR has "lines" (MMU MiB RUN OPERATION NANOSECONDS, from the guest) and
-"counts" (from the plugin, a line for each of those). JSON and plot are
+LOGDIR has "lines" (MMU MiB RUN OPERATION NANOSECONDS, from the guest), "counts"
+(from the plugin, a line for each of those), and "late" (MMU MiB TDP_MMU OPERATION
+NANOSECONDS: how late a thread was that woke up meanwhile). JSON and plot are
 LOGDIR/bench.json and LOGDIR/bench.svg.
 """
 import json
@@ -58,6 +59,10 @@ def load(logs):
         values["all_instructions"] = values["instructions"]
         values["instructions"] = thread
         results[operation, int(mib), mmu].append(values)
+    for line in (logs / "late").read_text().splitlines():
+        mmu, mib, tdp_mmu, operation, nanoseconds = line.split()
+        for values in results.get((operation, int(mib), mmu), []):
+            values["late" if tdp_mmu == "Y" else "late_rmap"] = int(nanoseconds)
     return results
 
 
@@ -73,6 +78,8 @@ def summarize(results):
             values = [run[field] for run in runs]
             row[field] = statistics.median(values)
             row[field + "_spread"] = max(values) - min(values)
+        for field in ("late", "late_rmap"):
+            row[field] = runs[0].get(field)
         row["instructions_per_2m"] = per_huge_page(row["instructions"], mib)
         rows.append(row)
     return rows
@@ -126,6 +133,18 @@ def behaviour(rows):
         yield "| " + " | ".join([title, *rmws, *taken, *longest]) + " |"
 
 
+def lateness(rows):
+    yield "| operation | MiB | C | Rust | C, `tdp_mmu=N` | Rust |"
+    yield "|---|--:|--:|--:|--:|--:|"
+    smallest = min(r["mib"] for r in rows)
+    for operation, title, _target in OPERATIONS:
+        pair = [at(rows, operation, mmu, smallest) for mmu in ("c", "rust")]
+        cells = [r[field] for field in ("late", "late_rmap") for r in pair if r]
+        if None not in cells:
+            yield (f"| {title} | {smallest} | " + " | ".join(number(value) for value in cells) +
+                   " |")
+
+
 def sizes(rows):
     mibs = sorted({r["mib"] for r in rows})
     yield "| operation | " + " | ".join(f"C, {mib} MiB" for mib in mibs) + " | " + \
@@ -146,12 +165,19 @@ IMPROVEMENTS = [
      lambda r: r["read_locks"] + r["write_locks"] <= 2 + r["mib"] / 2 / 32),
     ("a promotion accounts once for a table", "disable",
      lambda r: per_huge_page(r["rmws"], r["mib"]) < 600),
+    ("a teardown accounts once for a table", "teardown-4k",
+     lambda r: per_huge_page(r["rmws"], r["mib"]) < 300),
     ("what is promoted is writable without a fault", "write-promoted",
      lambda r: per_huge_page(r["rmws"], r["mib"]) < 2),
     ("GET takes mmu_lock for read", "get-all-dirty",
      lambda r: r["read_locks"] and not r["write_locks"]),
     ("CLEAR takes mmu_lock for read", "clear-all-dirty",
      lambda r: r["read_locks"] and not r["write_locks"]),
+    ("GET gives way", "get-all-dirty", lambda r: r["late"] < 30000),
+    ("CLEAR gives way, the first time", "clear-first", lambda r: r["late"] < 30000),
+    ("CLEAR gives way, later", "clear-all-dirty", lambda r: r["late"] < 30000),
+    ("with tdp_mmu=N, GET gives way", "get-all-dirty", lambda r: r["late_rmap"] < 30000),
+    ("with tdp_mmu=N, CLEAR gives way", "clear-all-dirty", lambda r: r["late_rmap"] < 30000),
     ("CLEAR splits a huge page once", "clear-first",
      lambda r: r["instructions_per_2m"] < 16000),
 ]
@@ -165,8 +191,9 @@ def tap(rows):
         limit = target if target > 1 else target * a
         tests.append((b <= limit, f"{title}: {number(b)} instructions per 2 MiB, "
                       f"at most {number(limit)}"))
+    smallest = min(r["mib"] for r in rows)
     for name, operation, condition in IMPROVEMENTS:
-        c, rust = at(rows, operation, "c"), at(rows, operation, "rust")
+        c, rust = (at(rows, operation, mmu, smallest) for mmu in ("c", "rust"))
         tests.append((condition(rust) and not condition(c), name))
     yield f"1..{len(tests)}"
     for n, (passed, name) in enumerate(tests, 1):
@@ -226,6 +253,11 @@ def report(rows):
            "is held while nobody waits for it, in instructions:")
     yield ""
     yield from behaviour(rows)
+    yield ""
+    yield ("A thread of higher priority that wakes up on the same processor meanwhile waits so many "
+           "instructions at most:")
+    yield ""
+    yield from lateness(rows)
     yield ""
     yield "Instructions per 2 MiB by the size of the memslot:"
     yield ""

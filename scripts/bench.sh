@@ -12,7 +12,7 @@ name=${1:-bench} repeats=${2:-3} sizes="${*:3}" bench=$BUILD/bench
 sizes=${sizes:-64 256 1024} logs=$BUILD/logs/$name
 mkdir -p "$bench"
 cc=("$TOP/scripts/in-root" clang-19 -O2 -Wall -Wextra -Werror)
-"${cc[@]}" -static -isystem "$BUILD/selftests/headers/usr/include" \
+"${cc[@]}" -static -pthread -isystem "$BUILD/selftests/headers/usr/include" \
 	-o "$bench/mmu_bench" "$TOP/tests/bench/mmu_bench.c"
 "${cc[@]}" -fPIC -shared -fvisibility=hidden \
 	-o "$bench/libcount.so" "$TOP/tests/bench/count.c"

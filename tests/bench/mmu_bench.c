@@ -2,7 +2,7 @@
 /*
  * What each ioctl that concerns the page tables costs its caller, by itself.
  *
- *   mmu_bench MiB
+ *   mmu_bench MiB [late]
  *
  * One VM, one vCPU, one memslot of MiB megabytes. KVM_PRE_FAULT_MEMORY maps the
  * slot, and the guest, where it runs at all, writes one byte of each page. Each
@@ -10,11 +10,17 @@
  * during the operation; under QEMU's -icount shift=0 a nanosecond is an
  * instruction. An operation concerns the whole slot.
  *
+ * With "late" the number is how long a thread of higher priority, which wakes up
+ * in the middle of the operation, waits at most for the CPU: how long KVM does
+ * not give way. Both threads have to be on one CPU, with SCHED_FIFO.
+ *
  * Errors end the program with a message and status 1; nothing is retried.
  */
 #include <err.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
+#include <sched.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -65,16 +71,78 @@ static long now(void)
 	return ts.tv_sec * 1000000000l + ts.tv_nsec;
 }
 
+/* The thread that wakes up every so often, and how late it was at worst. */
+#define WAKEUP_NS	100000
+
+static int late;
+static pthread_t watcher;
+static volatile int watching;
+static long worst;
+
+static void *watch(void *arg)
+{
+	struct timespec next, ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &next);
+	while (watching) {
+		long ns;
+
+		next.tv_nsec += WAKEUP_NS;
+		if (next.tv_nsec >= 1000000000l) {
+			next.tv_nsec -= 1000000000l;
+			next.tv_sec++;
+		}
+		clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &next, NULL);
+		clock_gettime(CLOCK_MONOTONIC, &ts);
+		ns = (ts.tv_sec - next.tv_sec) * 1000000000l + ts.tv_nsec - next.tv_nsec;
+		if (ns > worst)
+			worst = ns;
+		/* What was missed is missed. */
+		if (ns > WAKEUP_NS)
+			next = ts;
+	}
+	return arg;
+}
+
+static void watch_begin(void)
+{
+	struct sched_param param = { .sched_priority = 2 };
+	pthread_attr_t attr;
+
+	worst = 0;
+	watching = 1;
+	if (pthread_attr_init(&attr) || pthread_attr_setschedpolicy(&attr, SCHED_FIFO) ||
+	    pthread_attr_setschedparam(&attr, &param) ||
+	    pthread_attr_setinheritsched(&attr, PTHREAD_EXPLICIT_SCHED) ||
+	    pthread_create(&watcher, &attr, watch, NULL))
+		errx(1, "no thread with SCHED_FIFO");
+}
+
+static long watch_end(void)
+{
+	watching = 0;
+	if (pthread_join(watcher, NULL))
+		errx(1, "pthread_join");
+	return worst;
+}
+
 /* Times an expression that returns what a system call returns. */
 #define TIME(name, call) do {						\
 	long start_, end_;						\
 	int ret_;							\
 									\
-	start_ = now();							\
-	mark_begin();							\
-	ret_ = (call);							\
-	mark_end();							\
-	end_ = now();							\
+	if (late) {							\
+		watch_begin();						\
+		ret_ = (call);						\
+		start_ = 0;						\
+		end_ = watch_end();					\
+	} else {							\
+		start_ = now();						\
+		mark_begin();						\
+		ret_ = (call);						\
+		mark_end();						\
+		end_ = now();						\
+	}								\
 	if (ret_ < 0)							\
 		err(1, "%s", name);					\
 	printf("%s %ld\n", name, end_ - start_);			\
@@ -328,8 +396,9 @@ static void bench_small(void)
 
 int main(int argc, char **argv)
 {
-	if (argc != 2 || atol(argv[1]) < 2 || atol(argv[1]) % 2 || atol(argv[1]) > 2048)
-		errx(1, "usage: mmu_bench MiB (even, at most 2048)");
+	late = argc == 3 && !strcmp(argv[2], "late");
+	if (argc != 2 + late || atol(argv[1]) < 2 || atol(argv[1]) % 2 || atol(argv[1]) > 2048)
+		errx(1, "usage: mmu_bench MiB [late] (MiB even, at most 2048)");
 	size = atol(argv[1]) * MIB;
 
 	kvm = open("/dev/kvm", O_RDWR);
@@ -346,7 +415,7 @@ int main(int argc, char **argv)
 	bench_manual();
 	munmap(mem, size);
 	/* It costs two orders more, and shows nothing new where there is more of it. */
-	if (size <= 64 * MIB)
+	if (size <= 64 * MIB && !late)
 		bench_small();
 	return 0;
 }

@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: GPL-2.0
 # Inside the guest: mmu_bench on the C MMU and on the Rust MMU, in one boot.
 #   mmu-bench.sh RESULTS REPEATS MiB...
-# RESULTS gets lines "MMU MiB RUN OPERATION INSTRUCTIONS", in the order in which
-# things ran, and the kernel's symbols, for a profile.
+# RESULTS/lines gets lines "MMU MiB RUN OPERATION INSTRUCTIONS", in the order in
+# which things ran; RESULTS/late lines "MMU MiB TDP_MMU OPERATION INSTRUCTIONS" of
+# mmu_bench's second mode, at the first size.
 set -euo pipefail
 
 (($# >= 3)) || {
@@ -25,6 +26,7 @@ done
 echo $((largest / 2)) >/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages
 
 : >"$results/lines"
+: >"$results/late"
 for mmu in c rust; do
 	/lab/kvm-load $mmu
 	for mib; do
@@ -33,5 +35,8 @@ for mmu in c rust; do
 				sed "s/^/$mmu $mib $run /" >>"$results/lines"
 		done
 	done
+	chrt -f 1 /build/bench/mmu_bench "$1" late | sed "s/^/$mmu $1 Y /" >>"$results/late"
+	/lab/kvm-load $mmu tdp_mmu=N
+	chrt -f 1 /build/bench/mmu_bench "$1" late | sed "s/^/$mmu $1 N /" >>"$results/late"
 	/lab/kvm-unload
 done
