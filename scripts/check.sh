@@ -1,10 +1,16 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# 'make check': formats, lints and documentation. Every finding is shown; any
-# fails.
+# 'make check': formats, lints, documentation and litmus tests. Every finding is
+# shown; any fails.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
+# herd7 is the machine's, if it has one, and not the root's.
+if [[ ! ${LAB_INSIDE:-} ]]; then
+	litmus=0
+	"$TOP/scripts/litmus.sh" || litmus=$?
+	export litmus LAB_ENV="${LAB_ENV:-} litmus"
+fi
 enter_root "$@"
 cd "$TOP"
 
@@ -92,6 +98,8 @@ step "codespell" codespell -L nd README.md Documentation arch scripts tests patc
 step "documentation" documentation
 step "licenses" licenses
 step "series" scripts/series.sh
+# What they say stands above.
+step "litmus tests" test "${litmus:-0}" = 0
 
 ((!${#failed[@]})) || die "make check failed in: ${failed[*]}"
 say "all checks pass"
