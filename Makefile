@@ -38,6 +38,10 @@ bench-native: modules
 test-intel: lab
 	@scripts/test.sh intel-pml intel-ad intel-noad
 
+## make test-shadow the MMU's tests on shadow paging, without TDP MMU and without NPT
+test-shadow: lab
+	@scripts/test.sh shadow-notdp shadow-nonpt
+
 ## make check      formats, lints, checkpatch, shellcheck, docs, the series
 check: $(S)/linux
 	@scripts/check.sh
@@ -114,5 +118,5 @@ $(S)/mod-%: $(S)/linux $(S)/src-kvm scripts/modules.sh
 $(S)/selftests: $(S)/src-selftests scripts/selftests.sh
 	$(call step,building the selftests,selftests.sh)
 
-.PHONY: help run test test-intel bench bench-native check migrate kernel shell series \
+.PHONY: help run test test-intel test-shadow bench bench-native check migrate kernel shell series \
 	paths clean distclean lab debug pristine modules selftests preflight root source

@@ -10,8 +10,8 @@ set -euo pipefail
 logs=$BUILD/logs/test
 in_root=$TOP/scripts/in-root
 all=(tools lab host text-equal series bench selftests debug)
-# Only by name: Bochs takes about ten minutes a machine.
-more=(intel-pml intel-ad intel-noad)
+# Only by name: Bochs takes about ten minutes a machine, shadow paging as long.
+more=(intel-pml intel-ad intel-noad shadow-notdp shadow-nonpt)
 
 progress()
 {
@@ -100,6 +100,9 @@ boot_list()
 		--append "hugetlb_cma=3G kunit.enable=1 kunit.autorun=1" --timeout "$limit" "$@"
 }
 
+# What run-list.sh is told beside what to run.
+list_options=()
+
 # compare NAME C-TAP RUST-TAP [--subset] [-- BOOT-OPTIONS]: outcome by outcome;
 # what differs is run again, on both MMUs in one boot.
 compare()
@@ -117,6 +120,7 @@ compare()
 		only+=(-o "$id")
 	done <"$logs/$name.again"
 	if ((${#only[@]})); then
+		only+=("${list_options[@]}")
 		boot_list "$name-again" 1800 "$@" -- "
 			/lab/guest/run-list.sh ${only[*]} c /results/c | tee /results/c.tap
 			/lab/guest/run-list.sh ${only[*]} rust /results/rust | tee /results/rust.tap" >&2 || :
@@ -173,6 +177,19 @@ stage_intel()
 stage_intel-pml() { stage_intel pml; }
 stage_intel-ad() { stage_intel ad; }
 stage_intel-noad() { stage_intel noad; }
+
+# The MMU's part of the list on shadow paging only, on both MMUs in one boot.
+stage_shadow()
+{
+	local name=shadow-$1 list_options=(-p "$2")
+	boot_list "$name" 2700 -- "
+		/lab/guest/run-list.sh -s mmu ${list_options[*]} c /results/c | tee /results/c.tap
+		/lab/guest/run-list.sh -s mmu ${list_options[*]} rust /results/rust |
+			tee /results/rust.tap" >&2 || :
+	compare "$name" "$logs/$name/c.tap" "$logs/$name/rust.tap"
+}
+stage_shadow-notdp() { stage_shadow notdp kvm.tdp_mmu=N; }
+stage_shadow-nonpt() { stage_shadow nonpt kvm_amd.npt=N; }
 
 # --- running them
 

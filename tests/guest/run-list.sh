@@ -1,8 +1,10 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 # Inside the guest: run the list of KVM selftests on one MMU, TAP on stdout.
-#   run-list.sh [-s SUBSET] [-o ID]... c|rust LOGDIR
+#   run-list.sh [-s SUBSET] [-o ID]... [-p PARAMETER=VALUE]... c|rust LOGDIR
 # -s runs only the tests whose needs name SUBSET, -o only those with these ids.
+# -p loads kvm with that parameter (kvm.NAME=V, kvm_amd.NAME=V) for each test; what
+# a test needs comes after it, and so wins.
 # LOGDIR gets ID.log (output), ID.splat (kernel reports), dmesg.log, and
 # kunit/SUITE.ktap of the KUnit suites that ran when the module was loaded.
 # TIMEOUT_FACTOR multiplies the list's time limits, which are for a quiet machine
@@ -78,14 +80,14 @@ reserve()
 # Establish what one test needs, undoing what the one before needed.
 setup()
 {
-	local need params=() huge2m=0 huge1g=0 lru_gen=0 thp=madvise
+	local need params=("${common[@]}") huge2m=0 huge1g=0 lru_gen=0 thp=madvise
 	for need in ${1//,/ }; do
 		case $need in
 		2m=*) huge2m=${need#*=} ;;
 		1g=*) huge1g=${need#*=} ;;
 		lru_gen) lru_gen=7 ;;
 		thp) thp=always ;;
-		kvm.*=*) params+=("${need#kvm.}") ;;
+		kvm.*=*|kvm_amd.*=*) params+=("$need") ;;
 		esac
 	done
 	load_kvm "${params[@]}" &&
@@ -126,16 +128,21 @@ run_test()
 	reason=$(tr '#\n' '  ' <<<"${reason:0:200}")
 }
 
-subset='' only=()
-while getopts s:o: opt; do
+subset='' only=() common=()
+usage="usage: run-list.sh [-s SUBSET] [-o ID]... [-p PARAMETER=VALUE]... c|rust LOGDIR"
+while getopts s:o:p: opt; do
 	case $opt in
 	s) subset=$OPTARG ;;
 	o) only+=("$OPTARG") ;;
-	*) die "usage: run-list.sh [-s SUBSET] [-o ID]... c|rust LOGDIR" ;;
+	p)
+		common+=("$OPTARG")
+		[[ $OPTARG = kvm.*=* || $OPTARG = kvm_amd.*=* ]] || die "$usage"
+		;;
+	*) die "$usage" ;;
 	esac
 done
 shift $((OPTIND - 1))
-(($# == 2)) || die "usage: run-list.sh [-s SUBSET] [-o ID]... c|rust LOGDIR"
+(($# == 2)) || die "$usage"
 mmu=$1 logdir=$2
 mkdir -p "$logdir"
 [[ -d $selftests ]] || die "no selftests at $selftests; run 'make selftests'"
