@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0
 # Boot the fork in QEMU and run a command in it; the exit status is the
 # command's.   boot.sh [options] COMMAND
-#   --kernel lab|debug    which kernel (lab)
+#   --kernel FLAVOUR      lab, debug, kasan or kcsan (lab)
 #   --smp N               processors (2)
 #   --mem SIZE            memory (4G)
 #   --icount              instruction-exact time: 1 instruction = 1 ns, 1 CPU
@@ -57,7 +57,7 @@ run=$BUILD/logs/${name:-boot-$(date +%Y%m%d-%H%M%S)-$$}
 mkdir -p "$run"
 rm -f "$run"/{status,booted,interactive,output,console.log,dmesg}
 printf '%s\n' "$*" >"$run/command"
-printf 'export lab_flavour=%s\n' "$flavour" >"$run/env"
+guest_env "$flavour" >"$run/env"
 
 accel=tcg,thread=$thread time=()
 if [[ $icount ]]; then

@@ -62,6 +62,14 @@ suffix_of()
 	esac
 }
 
+# guest_env FLAVOUR: what the guest is told of the run, as shell assignments.
+guest_env()
+{
+	local commit
+	commit=$(git -C "$TOP" describe --always --dirty --exclude='*' 2>/dev/null) || commit=unknown
+	printf 'export lab_flavour=%s lab_commit=%s lab_date=%s\n' "$1" "$commit" "$(date -u +%F)"
+}
+
 # need_mb DIR MB: DIR's file system must have MB MiB free.
 need_mb()
 {

@@ -8,7 +8,9 @@
 # LOGDIR gets ID.log (output), ID.splat (kernel reports), dmesg.log, and
 # kunit/SUITE.ktap of the KUnit suites that ran when the module was loaded.
 # TIMEOUT_FACTOR multiplies the list's time limits, which are for a quiet machine
-# and the lab's kernel (2).
+# and the lab's kernel (2). PART=K/N runs only the K-th of N parts of what is selected.
+# Comments in the TAP say on what it was run, for scripts/matrix.py: "# mmu",
+# "# kernel", "# commit", "# date", and "# machine" wherever that changes.
 # A kernel report (WARN, BUG, lockdep, RCU, Oops) fails the test it follows,
 # and the load of the module itself is a test as well.
 set -euo pipefail
@@ -35,7 +37,9 @@ die()
 check_dmesg()
 {
 	local log
-	log=$(dmesg)
+	# To have no memory is no bug, but told with a call trace.
+	log=$(dmesg | sed -e '/ invoked oom-killer: /,/no killable processes/d' \
+		-e '/, mode:0x[0-9a-f]*(.*nodemask=/,/pages hwpoisoned/d')
 	dmesg -C
 	printf '== %s\n%s\n' "${1##*/}" "$log" >>"$logdir/dmesg.log"
 	if grep -qE "$splats" <<<"$log"; then
@@ -97,6 +101,27 @@ setup()
 	echo "$thp" >$mm/transparent_hugepage/enabled
 }
 
+# What page tables guests have now: the vendor and what it makes of them.
+machine=''
+say_machine()
+{
+	local now m=${MODULES:-/sys/module}
+	is() { [[ $(cat "$m/${1%/*}/parameters/${1#*/}" 2>/dev/null) = [Y1] ]]; }
+	if ! is kvm/tdp_mmu || { ! is kvm_amd/npt && ! is kvm_intel/ept; }; then
+		now=shadow
+	elif is kvm_amd/npt; then
+		now=amd
+	elif is kvm_intel/pml; then
+		now=intel-pml
+	elif is kvm_intel/eptad; then
+		now=intel-ad
+	else
+		now=intel-noad
+	fi
+	[[ $now = "$machine" ]] || echo "# machine $now"
+	machine=$now
+}
+
 # run_test ID TIMEOUT NEEDS COMMAND: sets status, reason and seconds.
 run_test()
 {
@@ -147,7 +172,7 @@ mmu=$1 logdir=$2
 mkdir -p "$logdir"
 [[ -d $selftests ]] || die "no selftests at $selftests; run 'make selftests'"
 
-ids=() timeouts=() needs=() commands=()
+ids=() timeouts=() needs=() commands=() reasons=()
 while read -r id limit need command; do
 	[[ $id && $id != \#* ]] || continue
 	[[ ! $subset || ,$need, = *,$subset,* ]] || continue
@@ -155,11 +180,23 @@ while read -r id limit need command; do
 	ids+=("$id") timeouts+=($((limit * ${TIMEOUT_FACTOR:-2}))) needs+=("$need")
 	commands+=("${command%% # *}") reasons+=("${command#*" # "}")
 done <"$list"
+if [[ ${PART:-} ]]; then
+	# Neighbours are alike: spread them, so that each part takes as long.
+	part=${PART%/*} parts=${PART#*/}
+	for i in "${!ids[@]}"; do
+		((i % parts == part - 1)) || unset "ids[i]" "timeouts[i]" "needs[i]" "commands[i]" "reasons[i]"
+	done
+	ids=("${ids[@]}") timeouts=("${timeouts[@]}") needs=("${needs[@]}")
+	commands=("${commands[@]}") reasons=("${reasons[@]}")
+fi
 ((${#ids[@]})) || die "no test in $list is selected"
 
 echo "TAP version 13"
 echo "1..$((${#ids[@]} + 2))"
 echo "# mmu $mmu"
+echo "# kernel ${lab_flavour:-lab}"
+echo "# commit ${lab_commit:-unknown}"
+echo "# date ${lab_date:-unknown}"
 
 # access_tracking_perf_test moves itself to a memory cgroup.
 mountpoint -q /sys/fs/cgroup || mount -t cgroup2 cgroup2 /sys/fs/cgroup
@@ -169,7 +206,9 @@ check_dmesg "$logdir/boot" || echo "# kernel report before kvm was loaded, see b
 if ! load_kvm >"$logdir/kvm-load.log" 2>&1; then
 	echo "not ok 1 - kvm-load # $(tail -n 1 "$logdir/kvm-load.log")"
 	die "kvm does not load on MMU $mmu"
-elif ! check_dmesg "$logdir/kvm-load"; then
+fi
+say_machine
+if ! check_dmesg "$logdir/kvm-load"; then
 	echo "not ok 1 - kvm-load # kernel report, see kvm-load.splat"
 else
 	echo "ok 1 - kvm-load"
@@ -183,6 +222,7 @@ done
 
 for i in "${!ids[@]}"; do
 	run_test "${ids[i]}" "${timeouts[i]}" "${needs[i]}" "${commands[i]}"
+	say_machine
 	line="$((i + 2)) - ${ids[i]} #"
 	if [[ ,${needs[i]}, = *,expect=chance,* && $status != setup && $status != splat ]]; then
 		reason="its outcome is chance: ${reasons[i]} (this time: ${reason:-passed})"
