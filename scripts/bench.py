@@ -3,7 +3,8 @@
 """Turns what bench.sh collected into a table, JSON and a plot.
 
   bench.py LOGDIR                  tables in Markdown to stdout, JSON, plot
-  bench.py --into DOCUMENT LOGDIR  the tables into a document, between its marks
+  bench.py --into DOCUMENT LOGDIR  the tables into a document, between its marks, and
+                                   the plot to where it shows it
   bench.py --tap LOGDIR            the targets as tests
 
 LOGDIR has "lines" (MMU MiB RUN OPERATION NANOSECONDS, from the guest), "counts"
@@ -12,6 +13,7 @@ NANOSECONDS: how late a thread was that woke up meanwhile). JSON and plot are
 LOGDIR/bench.json and LOGDIR/bench.svg.
 """
 import json
+import math
 import pathlib
 import statistics
 import sys
@@ -200,45 +202,55 @@ def tap(rows):
         yield f"{'ok' if passed else 'not ok'} {n} - {name}"
 
 
+PLOT = "Documentation/virt/kvm/x86/rust-mmu-bench.svg"
+# What the plot shows, a panel each.
+PANELS = [("enable", "enable"), ("clear-first", "CLEAR, first pass"),
+          ("clear-all-dirty", "CLEAR, all dirty"), ("get-all-dirty", "GET, all dirty"),
+          ("disable", "disable")]
+
+
 def plot(rows):
     """Cost per 2 MiB over the size of the slot, on a logarithmic scale, as SVG."""
-    width, height, left, top = 760, 420, 70, 30
-    sizes = sorted({r["mib"] for r in rows})
-    shown = ["enable", "clear-first", "clear-all-dirty", "get-all-dirty", "disable"]
-    colours = ["#d62728", "#1f77b4", "#2ca02c", "#9467bd", "#ff7f0e"]
-    low, high = 3, 5.3
-
-    def x(mib):
-        return left + 60 + sizes.index(mib) * (width - left - 320) / max(len(sizes) - 1, 1)
+    left, top, panel, gap, height = 64, 56, 150, 20, 250
+    low, high = 1000, 200000
+    mibs = sorted({r["mib"] for r in rows})
+    width = left + len(PANELS) * (panel + gap)
 
     def y(value):
-        from math import log10
-        return top + (high - log10(max(value, 10 ** low))) / (high - low) * (height - top - 50)
+        return top + height * math.log(high / max(value, low)) / math.log(high / low)
 
-    out = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
+    def text(x, at, what, anchor="middle", more=""):
+        return f'<text x="{x:.1f}" y="{at:.1f}" text-anchor="{anchor}"{more}>{what}</text>'
+
+    out = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{top + height + 44}" '
            'font-family="sans-serif" font-size="12">',
-           f'<rect width="{width}" height="{height}" fill="white"/>',
-           f'<text x="{left}" y="18">instructions per 2 MiB (log scale) by size of the memslot'
-           '</text>']
-    for value in (1000, 2000, 5000, 10000, 20000, 50000, 100000, 200000):
-        out.append(f'<line x1="{left}" x2="{width - 250}" y1="{y(value):.1f}" y2="{y(value):.1f}" '
-                   'stroke="#ddd"/>')
-        out.append(f'<text x="{left - 8}" y="{y(value) + 4:.1f}" text-anchor="end">{value:,}</text>')
-    for mib in sizes:
-        out.append(f'<text x="{x(mib):.1f}" y="{height - 20}" text-anchor="middle">{mib} MiB</text>')
-    for n, (operation, colour) in enumerate(zip(shown, colours)):
-        for mmu, dash in (("c", "6,4"), ("rust", "")):
-            points = [(x(r["mib"]), y(r["instructions_per_2m"])) for r in
-                      sorted(rows, key=lambda r: r["mib"])
-                      if r["operation"] == operation and r["mmu"] == mmu]
+           '<!-- SPDX-License-Identifier: GPL-2.0 -->',
+           '<rect width="100%" height="100%" fill="white"/>',
+           text(left, 18, "Instructions per 2 MiB, by the size of the memslot in MiB; C dashed, "
+                "Rust solid", "start")]
+    for n, (operation, title) in enumerate(PANELS):
+        start = left + n * (panel + gap)
+        out.append(text(start + panel / 2, top - 14, title, more=' font-weight="bold"'))
+        for value in (1000, 2000, 5000, 10000, 20000, 50000, 100000, 200000):
+            out.append(f'<line x1="{start}" x2="{start + panel}" y1="{y(value):.1f}" '
+                       f'y2="{y(value):.1f}" stroke="#ddd"/>')
+            if not n:
+                out.append(text(left - 6, y(value) + 4, f"{value:,}", "end"))
+        xs = [start + 26 + i * (panel - 52) / max(len(mibs) - 1, 1) for i in range(len(mibs))]
+        out += [text(x, top + height + 18, mib) for x, mib in zip(xs, mibs)]
+        for mmu, colour, dash in (("c", "#777", "6,4"), ("rust", "#b7410e", "none")):
+            costs_at = [at(rows, operation, mmu, mib) for mib in mibs]
+            points = [(x, y(r["instructions_per_2m"])) for x, r in zip(xs, costs_at) if r]
             path = " ".join(f"{a:.1f},{b:.1f}" for a, b in points)
-            out.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2" '
-                       f'stroke-dasharray="{dash}"/>')
-            out += [f'<circle cx="{a:.1f}" cy="{b:.1f}" r="3" fill="{colour}"/>' for a, b in points]
-        out.append(f'<text x="{width - 230}" y="{top + 20 + 18 * n}" fill="{colour}">{operation}'
-                   '</text>')
-    out.append(f'<text x="{width - 230}" y="{top + 30 + 18 * len(shown)}">dashed: C, solid: Rust'
-               '</text></svg>')
+            out.append(f'<polyline points="{path}" fill="none" stroke="{colour}" '
+                       f'stroke-width="2" stroke-dasharray="{dash}"/>')
+            out += [f'<circle cx="{a:.1f}" cy="{b:.1f}" r="3" fill="{colour}"/>'
+                    for a, b in points]
+            if points:
+                a, b = points[-1]
+                out.append(text(a, b - 8, number(costs_at[-1]["instructions_per_2m"]),
+                                more=f' fill="{colour}"'))
+    out.append("</svg>")
     return "\n".join(out) + "\n"
 
 
@@ -296,6 +308,7 @@ def main():
     (logs / "bench.svg").write_text(plot(rows))
     if document:
         put_into(document, lines)
+        (document.parent / PLOT).write_text(plot(rows))
     else:
         print("\n".join(lines))
 
