@@ -30,6 +30,10 @@ test: lab pristine
 bench: lab
 	@scripts/bench.sh
 
+## make brownout   how long faults take while the log of another slot is changed
+brownout: lab
+	@scripts/brownout.sh
+
 ## make bench-native  dirty logging on this CPU's silicon, C | Rust
 bench-native: modules
 	@scripts/bench-native.sh
@@ -118,5 +122,5 @@ $(S)/mod-%: $(S)/linux $(S)/src-kvm scripts/modules.sh
 $(S)/selftests: $(S)/src-selftests scripts/selftests.sh
 	$(call step,building the selftests,selftests.sh)
 
-.PHONY: help run test test-intel test-shadow bench bench-native check migrate kernel shell series \
-	paths clean distclean lab debug pristine modules selftests preflight root source
+.PHONY: help run test test-intel test-shadow bench brownout bench-native check migrate kernel \
+	shell series paths clean distclean lab debug pristine modules selftests preflight root source

@@ -3,9 +3,10 @@
 # Boot the fork in QEMU and run a command in it; the exit status is the
 # command's.   boot.sh [options] COMMAND
 #   --kernel FLAVOUR      lab, debug, kasan or kcsan (lab)
-#   --smp N               processors (2)
+#   --smp N               processors (2; 1 with --icount)
 #   --mem SIZE            memory (4G)
-#   --icount              instruction-exact time: 1 instruction = 1 ns, 1 CPU
+#   --icount              instruction-exact time: 1 instruction = 1 ns; several
+#                         processors run in turn
 #   --thread multi|single MTTCG, or one thread for all processors (multi)
 #   --cpu MODEL           (max,+svm,+npt)
 #   --append WORDS        more for the kernel's command line
@@ -19,7 +20,7 @@ set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
-flavour=lab smp=2 mem=4G icount='' thread=multi cpu=max,+svm,+npt append=''
+flavour=lab smp='' mem=4G icount='' thread=multi cpu=max,+svm,+npt append=''
 limit=600 name='' interactive='' plugin=()
 while (($#)); do
 	case $1 in
@@ -61,7 +62,7 @@ guest_env "$flavour" >"$run/env"
 
 accel=tcg,thread=$thread time=()
 if [[ $icount ]]; then
-	smp=1 accel=tcg,thread=single
+	smp=${smp:-1} accel=tcg,thread=single
 	time=(-icount "shift=0,sleep=off")
 fi
 if [[ $interactive ]]; then
@@ -78,7 +79,7 @@ share()
 	echo "local,path=$2,mount_tag=$1,id=$1,security_model=none,multidevs=remap$3"
 }
 qemu=(qemu-system-x86_64 -accel "$accel" "${time[@]}" -machine q35 -cpu "$cpu"
-      -smp "$smp" -m "$mem" -nodefaults -no-user-config -display none -no-reboot
+      -smp "${smp:-2}" -m "$mem" -nodefaults -no-user-config -display none -no-reboot
       -kernel "$bzimage"
       -virtfs "$(share root "$root" ,readonly=on)"
       -virtfs "$(share checkout "$TOP" ,readonly=on)"

@@ -146,10 +146,61 @@ def summary_tests(tmp):
     yield "kunit: cases are tests", "ok 1 - s.one" in out and "not ok 2 - s.two" in out
 
 
+BENCH = ("enable", "enable-again", "clear-first", "clear-all-dirty", "get-all-dirty", "get-clean",
+         "disable", "disable-again", "write-promoted", "map-2m", "map-4k", "age-4k",
+         "zap-notifier-4k", "teardown-4k")
+
+
+def bench_tests(tmp):
+    def case(rust, counted=len(BENCH)):
+        """64 MiB on the C MMU, and on one that takes @rust times as much of everything."""
+        logs = tmp / f"bench{len(list(tmp.iterdir()))}"
+        logs.mkdir()
+        sides = [(mmu, op, int(factor * 3200000)) for mmu, factor in (("c", 1), ("rust", rust))
+                 for op in BENCH]
+        (logs / "lines").write_text("".join(f"{mmu} 64 1 {op} {n}\n" for mmu, op, n in sides))
+        (logs / "counts").write_text("".join(
+            f"{n} {n // 100} {0 if mmu == 'c' else 1} {100 if mmu == 'c' else 0} {n} {n}\n"
+            for mmu, _op, n in sides[:counted + len(BENCH)]))
+        (logs / "late").write_text("".join(f"{mmu} 64 {y} {op} {n // 10}\n"
+                                           for y in "YN" for mmu, op, n in sides))
+        status, out = tool("bench.py", "--tap", logs)
+        return status, out, out.count("\nok "), out.count("\nnot ok ")
+
+    better, same, worse = case(0.001), case(1), case(1.5)
+    yield "bench: what is better everywhere passes", better[0] == 0 and better[3] == 0
+    yield "bench: what is the same is no improvement", \
+        same[2] > 0 and "not ok 15" in same[1] and "not ok 27" in same[1]
+    yield "bench: what is worse fails", worse[2] <= same[2] and worse[3] > same[3]
+    yield "bench: refuses counts that do not belong to the lines", \
+        case(0.1, counted=3)[0] != 0
+
+
+def brownout_tests(tmp):
+    def case(phases):
+        logs = tmp / f"brownout{len(list(tmp.iterdir()))}"
+        logs.mkdir()
+        (logs / "lines").write_text("".join(
+            f"{mmu} {number} {phase} 5000000 {faults} 1000 2000 {longest}000\n"
+            for mmu, longest in (("c", 900), ("rust", 700)) for phase in phases
+            for number, faults in ((1, 10), (2, 0), ("all", 10))))
+        (logs / "load").write_text("0.50 1.50\n")
+        (logs / "time").write_text("--thread multi\n")
+        return tool("brownout.py", logs)
+
+    status, out = case(("idle", "enable", "clear", "disable"))
+    yield "brownout: shows both sides, and leaves out what saw no fault", \
+        status == 0 and out.count("900 (900-900)") == 4 and out.count("700 (700-700)") == 4
+    status, out = case(("idle", "enable", "disable"))
+    yield "brownout: refuses a phase that was not measured", \
+        status != 0 and "'clear' was not measured" in out
+
+
 def main():
     number = failed = 0
     with tempfile.TemporaryDirectory() as name:
-        for index, tests in enumerate((table_tests, compare_tests, summary_tests)):
+        for index, tests in enumerate((table_tests, compare_tests, summary_tests,
+                                       bench_tests, brownout_tests)):
             tmp = Path(name) / str(index)
             tmp.mkdir()
             for what, passed in tests(tmp):
