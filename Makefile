@@ -46,6 +46,10 @@ test-intel: lab
 test-shadow: lab
 	@scripts/test.sh shadow-notdp shadow-nonpt
 
+## make alloc-sites  which allocations of the MMU have been made to fail, of all
+alloc-sites: debug $(S)/selftests
+	@scripts/alloc-sites.sh
+
 ## make check      formats, lints, checkpatch, shellcheck, docs, the series
 check: $(S)/linux
 	@scripts/check.sh
@@ -123,4 +127,5 @@ $(S)/selftests: $(S)/src-selftests scripts/selftests.sh
 	$(call step,building the selftests,selftests.sh)
 
 .PHONY: help run test test-intel test-shadow bench brownout bench-native check migrate kernel \
-	shell series paths clean distclean lab debug pristine modules selftests preflight root source
+	shell series paths clean distclean lab debug pristine modules selftests preflight root source \
+	alloc-sites

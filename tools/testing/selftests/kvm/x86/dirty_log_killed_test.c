@@ -11,7 +11,8 @@
  *  - that what the guest writes from then on is in the log,
  *  - that what was in the log and was not handed out is still there,
  *
- * and whether the operation ended early.  Upstream's MMU always works to the
+ * The signal comes at points that are found by trying, or (-r) at random.  It also
+ * checks whether the operation ended early.  Upstream's MMU always works to the
  * end, so that is reported, and fails the test only with -e.  GET is
  * over too soon to be caught each time, and never fails for that.
  */
@@ -253,21 +254,51 @@ static bool test_op(enum op op, useconds_t usec)
 	return early;
 }
 
+/* Kill each operation @times at any time in the first 131 ms, most often early. */
+static void kill_at_random(unsigned int times)
+{
+	unsigned int i, nr_early, range;
+	enum op op;
+
+	for (op = 0; op < NR_OPS; op++) {
+		nr_early = 0;
+		for (i = 0; i < times; i++) {
+			range = 1 << (6 + random() % 11);
+			nr_early += test_op(op, range + random() % range);
+		}
+		ksft_test_result(true, "%s: killed %u times, ended early %u times\n",
+				 ops[op].name, times, nr_early);
+	}
+}
+
 int main(int argc, char *argv[])
 {
 	bool require_early = false, early;
+	unsigned int times = 0, seed = 1;
 	useconds_t usec;
 	enum op op;
 	int opt;
 
-	while ((opt = getopt(argc, argv, "he")) != -1) {
-		if (opt != 'e') {
-			printf("usage: %s [-h] [-e]\n -e: fail if a long operation never ends early\n",
-			       argv[0]);
+	while ((opt = getopt(argc, argv, "her:s:")) != -1) {
+		switch (opt) {
+		case 'e':
+			require_early = true;
+			break;
+		case 'r':
+			times = atoi_positive("Times", optarg);
+			break;
+		case 's':
+			seed = atoi_positive("Seed", optarg);
+			break;
+		default:
+			printf("usage: %s [-h] [-e] [-r times] [-s seed]\n"
+			       " -e: fail if a long operation never ends early\n"
+			       " -r: kill each operation so often, at random points\n"
+			       " -s: of the random points (default: %u)\n", argv[0], seed);
 			exit(opt == 'h' ? 0 : KSFT_FAIL);
 		}
-		require_early = true;
 	}
+	srandom(seed);
 
 	TEST_REQUIRE(get_kvm_param_bool("tdp_mmu"));
 	TEST_REQUIRE(kvm_has_cap(KVM_CAP_PRE_FAULT_MEMORY));
@@ -284,7 +315,9 @@ int main(int argc, char *argv[])
 	ksft_print_header();
 	ksft_set_plan(NR_OPS);
 
-	for (op = 0; op < NR_OPS; op++) {
+	if (times)
+		kill_at_random(times);
+	for (op = 0; op < NR_OPS && !times; op++) {
 		/* Where in the operation the signal comes is found by trying. */
 		early = false;
 		for (usec = 32000; usec >= 125 && !early; usec /= 2)

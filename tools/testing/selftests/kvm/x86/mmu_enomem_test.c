@@ -4,16 +4,22 @@
  *
  * With the kernel's fault injection (failslab, fail_page_alloc), let the n-th
  * allocation of an operation on the page tables fail, for n = 1, 2, 3... until
- * the operation runs to its end without a failure.  The operations are enabling
- * dirty logging (which splits huge pages), clearing the log (the same), mapping,
- * and disabling dirty logging (which promotes).  Whether the operation failed or
- * did less than it could, after it
+ * the operation runs to its end without a failure.  The operations are making
+ * the memslot, enabling dirty logging (which splits huge pages), clearing the log
+ * (the same), mapping (ahead, and by the guest's faults), and disabling dirty
+ * logging (which promotes).  Then the same in a memory cgroup that is at its
+ * limit, or will be n pages later.  Whether the operation failed or did less than
+ * it could, after it
  *
  *  - the mappings of the slot add up to its size,
  *  - the dirty log has the pages that the guest writes, and no other, so what
  *    was not split has to be write-protected,
  *  - the memory holds what the guest wrote,
  *  - the memory of page tables is given back with the VM.
+ *
+ * With shadow paging (kvm.tdp_mmu=N), and with -2, where it is a guest's guest that
+ * writes, it is the caches for splitting that have to be filled.  With -v the
+ * kernel logs the call trace of each failure.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -22,6 +28,7 @@
 #include <string.h>
 #include <unistd.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 
 #include <linux/bitmap.h>
 #include <linux/bitops.h>
@@ -31,7 +38,9 @@
 #include "kvm_util.h"
 #include "processor.h"
 #include "test_util.h"
+#include "svm_util.h"
 #include "ucall_common.h"
+#include "vmx.h"
 
 #define TEST_SLOT	1
 #define TEST_BASE	(8ul * SZ_1G)
@@ -39,21 +48,35 @@
 #define TEST_PAGES	(TEST_SIZE / PAGE_SIZE)
 #define STRIDE		37
 
-/* No operation here allocates as often: a loop would go on forever. */
-#define MAX_ALLOCATIONS	1000
+/* No operation here allocates as often. */
+#define MANY		100000
 
-enum op { OP_ENABLE, OP_CLEAR, OP_MAP, OP_PROMOTE, NR_OPS };
+/* Of more, which fill a cache with hundreds of the same, only some are tried. */
+#define FIRST		64
+#define LAST		160
+
+enum op { OP_SLOT, OP_ENABLE, OP_CLEAR, OP_MAP, OP_FAULT, OP_PROMOTE, NR_OPS };
 
 static const char * const op_names[NR_OPS] = {
+	[OP_SLOT]	= "slot",
 	[OP_ENABLE]	= "enable",
 	[OP_CLEAR]	= "clear",
 	[OP_MAP]	= "map",
+	[OP_FAULT]	= "fault",
 	[OP_PROMOTE]	= "promote",
 };
 
+#define CGROUP		"/sys/fs/cgroup/mmu_enomem_test"
+
+/* How an allocation is made to fail. */
+enum way { WAY_NONE, WAY_NTH, WAY_MEMCG };
+
+static bool can_pre_fault, tdp_mmu, nested;
+static char verbose = '0';
 static u64 generation;
 static unsigned long *bitmap;
-static int fail_fd;
+static int fail_fd = -1, max_fd = -1, current_fd = -1, events_fd = -1;
+static u64 events, armed, counted;
 static void *mem;
 
 static void guest_code(void)
@@ -68,18 +91,69 @@ static void guest_code(void)
 	}
 }
 
-static void write_pages(struct kvm_vcpu *vcpu)
+/* Runs guest_code() in a guest of its own. */
+static void l1_guest_code(void *data)
+{
+	if (this_cpu_has(X86_FEATURE_VMX)) {
+		struct vmx_pages *vmx = data;
+
+		GUEST_ASSERT(prepare_for_vmx_operation(vmx));
+		GUEST_ASSERT(load_vmcs(vmx));
+		prepare_vmcs(vmx, guest_code);
+		GUEST_ASSERT(!vmlaunch());
+	} else {
+		struct svm_test_data *svm = data;
+
+		generic_svm_setup(svm, guest_code);
+		run_guest(svm->vmcb, svm->vmcb_gpa);
+	}
+	GUEST_FAIL("L2 has exited to L1");
+}
+
+static struct kvm_vm *make_vm(struct kvm_vcpu **vcpu)
+{
+	struct kvm_vm *vm;
+	gva_t data;
+	u64 addr;
+
+	if (!nested)
+		return vm_create_with_one_vcpu(vcpu, guest_code);
+
+	vm = __vm_create_with_one_vcpu(vcpu, TEST_PAGES, l1_guest_code);
+	vm_enable_tdp(vm);
+	if (kvm_cpu_has(X86_FEATURE_VMX))
+		vcpu_alloc_vmx(vm, &data);
+	else
+		vcpu_alloc_svm(vm, &data);
+	vcpu_args_set(*vcpu, 1, data);
+	virt_map_level(vm, TEST_BASE, TEST_BASE, TEST_SIZE, PG_LEVEL_2M);
+	tdp_identity_map_default_memslots(vm);
+	for (addr = TEST_BASE; addr < TEST_BASE + TEST_SIZE; addr += SZ_2M)
+		__virt_pg_map(vm, &vm->stage2_mmu, addr, addr, PG_LEVEL_2M);
+	return vm;
+}
+
+static void begin_round(struct kvm_vm *vm)
+{
+	generation++;
+	sync_global_to_guest(vm, generation);
+}
+
+static void check_round(struct kvm_vcpu *vcpu)
 {
 	struct ucall uc;
 	u64 page;
 
-	generation++;
-	sync_global_to_guest(vcpu->vm, generation);
-	vcpu_run(vcpu);
 	TEST_ASSERT_EQ(get_ucall(vcpu, &uc), UCALL_SYNC);
-
 	for (page = 0; page < TEST_PAGES; page += STRIDE)
 		TEST_ASSERT_EQ(*(u64 *)(mem + page * PAGE_SIZE), page + generation);
+}
+
+static void write_pages(struct kvm_vcpu *vcpu)
+{
+	begin_round(vcpu->vm);
+	vcpu_run(vcpu);
+	check_round(vcpu);
 }
 
 static int set_dirty_logging(struct kvm_vm *vm, bool enable)
@@ -117,8 +191,8 @@ static void check_log(struct kvm_vcpu *vcpu)
 			    page % STRIDE ? "not " : "", test_bit(page, bitmap) ? "" : "not ");
 }
 
-/* Memory of page tables of guests, in KiB. */
-static long page_table_memory(void)
+/* Memory of page tables of guests, in KiB, as far as the kernel has counted. */
+static long read_page_table_memory(void)
 {
 	char line[128];
 	long kib = -1;
@@ -133,23 +207,71 @@ static long page_table_memory(void)
 	return kib;
 }
 
-/* Let the @nth allocation from now on fail; none, if 0. */
-static void arm(unsigned int nth)
+/* The same, once what waits for a grace period has been freed: at most @enough. */
+static long page_table_memory(long enough)
 {
-	if (fail_fd >= 0)
-		TEST_ASSERT(dprintf(fail_fd, "%u", nth) > 0, "Cannot write to fail-nth");
+	long now = read_page_table_memory();
+	unsigned int tries;
+
+	for (tries = 0; tries < 50 && now > enough; tries++) {
+		usleep(100000);
+		now = read_page_table_memory();
+	}
+	return now;
 }
 
-/* Stop it, and return whether one has failed. */
-static bool disarm(void)
+static void write_number(int fd, u64 value)
 {
-	char left[16] = {};
+	TEST_ASSERT(dprintf(fd, "%lu", value) > 0, "Cannot write %lu to a knob", value);
+}
 
-	if (fail_fd < 0)
-		return false;
-	TEST_ASSERT(pread(fail_fd, left, sizeof(left) - 1, 0) > 0, "Cannot read fail-nth");
-	arm(0);
-	return !atoi(left);
+static u64 read_number(int fd)
+{
+	char text[32] = {};
+
+	TEST_ASSERT(pread(fd, text, sizeof(text) - 1, 0) > 0, "Cannot read a knob");
+	return strtoul(text, NULL, 10);
+}
+
+/* How often the cgroup has refused memory. */
+static u64 read_events(void)
+{
+	char text[256] = {}, *line;
+
+	TEST_ASSERT(pread(events_fd, text, sizeof(text) - 1, 0) > 0, "Cannot read memory.events");
+	line = strstr(text, "\noom ");
+	TEST_ASSERT(line, "No oom in memory.events");
+	return strtoul(line + 5, NULL, 10);
+}
+
+/* Let the @nth allocation from now on fail, or charges from the @nth page on. */
+static void arm(enum way way, unsigned int nth)
+{
+	armed = nth;
+	if (way == WAY_NTH)
+		write_number(fail_fd, nth);
+	if (way != WAY_MEMCG)
+		return;
+	/* The limit gives back what was charged ahead, so that the rest is exact. */
+	write_number(max_fd, 0);
+	write_number(max_fd, read_number(current_fd) + (nth - 1) * PAGE_SIZE);
+	events = read_events();
+}
+
+/* Stop it, and return whether one has failed.  Counts them, if none has. */
+static bool disarm(enum way way)
+{
+	bool failed = false;
+
+	if (way == WAY_NTH) {
+		counted = armed - read_number(fail_fd);
+		failed = counted == armed;
+		write_number(fail_fd, 0);
+	} else if (way == WAY_MEMCG) {
+		TEST_ASSERT(write(max_fd, "max", 3) == 3, "Cannot lift the limit");
+		failed = read_events() != events;
+	}
+	return failed;
 }
 
 static int run_op(enum op op, struct kvm_vcpu *vcpu)
@@ -167,59 +289,71 @@ static int run_op(enum op op, struct kvm_vcpu *vcpu)
 		return __vm_ioctl(vcpu->vm, KVM_CLEAR_DIRTY_LOG, &clear);
 	case OP_MAP:
 		return pre_fault(vcpu);
+	case OP_FAULT:
+		return __vcpu_run(vcpu);
 	default:
 		return set_dirty_logging(vcpu->vm, false);
 	}
 }
 
 /* Returns whether an allocation failed. */
-static bool run_case(enum op op, unsigned int nth)
+static bool run_case(enum op op, enum way way, unsigned int nth)
 {
+	bool maps = op == OP_SLOT || op == OP_MAP || op == OP_FAULT, failed, exact;
 	struct kvm_vcpu *vcpu;
 	struct kvm_vm *vm;
-	bool failed;
 	u64 mapped;
-	int ret;
+	int ret, err;
 
-	vm = vm_create_with_one_vcpu(&vcpu, guest_code);
+	vm = make_vm(&vcpu);
 	if (op == OP_CLEAR)
 		vm_enable_cap(vm, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
 			      KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE |
 			      KVM_DIRTY_LOG_INITIALLY_SET);
-	TEST_ASSERT(!set_dirty_logging(vm, false), "Cannot make the slot");
-	virt_map_level(vm, TEST_BASE, TEST_BASE, TEST_SIZE, PG_LEVEL_2M);
-	if (op != OP_MAP) {
-		TEST_ASSERT(!pre_fault(vcpu), "Cannot map the slot");
+	TEST_ASSERT(op == OP_SLOT || !set_dirty_logging(vm, false), "Cannot make the slot");
+	if (!nested)
+		virt_map_level(vm, TEST_BASE, TEST_BASE, TEST_SIZE, PG_LEVEL_2M);
+	if (!maps) {
+		if (can_pre_fault)
+			TEST_ASSERT(!pre_fault(vcpu), "Cannot map the slot");
 		write_pages(vcpu);
 	}
 	if (op == OP_CLEAR || op == OP_PROMOTE)
 		TEST_ASSERT(!set_dirty_logging(vm, true), "Cannot enable the log");
 	if (op == OP_CLEAR)
 		kvm_vm_get_dirty_log(vm, TEST_SLOT, bitmap);
+	if (op == OP_FAULT)
+		begin_round(vm);
 	mapped = nr_mapped(vm);
+	/* Shadow pages are zapped, not promoted, and guest page tables come and go. */
+	exact = can_pre_fault && !nested && (tdp_mmu || op != OP_PROMOTE);
 
-	arm(nth);
+	arm(way, nth);
 	ret = run_op(op, vcpu);
-	TEST_ASSERT(!ret || errno == ENOMEM || errno == EFAULT,
-		    "%s: errno %d with allocation %u failing", op_names[op], errno, nth);
-	failed = disarm();
+	err = errno;
+	failed = disarm(way);
+	TEST_ASSERT(!ret || err == ENOMEM || err == EFAULT,
+		    "%s: errno %d with allocation %u failing", op_names[op], err, nth);
 	TEST_ASSERT(!ret || failed, "%s failed without reason", op_names[op]);
 
 	/* What did not work for lack of memory works when there is some. */
-	if (op != OP_MAP)
+	if (!maps && exact)
 		TEST_ASSERT_EQ(nr_mapped(vm), mapped);
 	if (ret)
 		TEST_ASSERT(!run_op(op, vcpu), "%s fails with memory as well", op_names[op]);
-	if (op == OP_MAP) {
+	if (op == OP_FAULT)
+		check_round(vcpu);
+	if (maps) {
 		write_pages(vcpu);
 		mapped = nr_mapped(vm);
 	}
-	if (op == OP_MAP || op == OP_PROMOTE) {
+	if (maps || op == OP_PROMOTE) {
 		write_pages(vcpu);
 		TEST_ASSERT(!set_dirty_logging(vm, true), "Cannot enable the log");
 	}
 	check_log(vcpu);
-	TEST_ASSERT_EQ(nr_mapped(vm), mapped);
+	if (exact)
+		TEST_ASSERT_EQ(nr_mapped(vm), mapped);
 
 	kvm_vm_free(vm);
 	return failed;
@@ -228,20 +362,21 @@ static bool run_case(enum op op, unsigned int nth)
 /* Make each allocation of any size fail that arm() asks for, silently. */
 static void set_up_injection(void)
 {
-	static const char * const knobs[][2] = {
+	const char * const knobs[][2] = {
 		{ "failslab/ignore-gfp-wait", "N" },
-		{ "failslab/verbose", "0" },
+		{ "failslab/verbose", &verbose },
 		{ "fail_page_alloc/ignore-gfp-wait", "N" },
 		{ "fail_page_alloc/ignore-gfp-highmem", "N" },
 		{ "fail_page_alloc/min-order", "0" },
-		{ "fail_page_alloc/verbose", "0" },
+		{ "fail_page_alloc/verbose", &verbose },
 	};
 	char path[128];
 	unsigned int i;
 	int fd;
 
 	fail_fd = open("/proc/thread-self/fail-nth", O_RDWR | O_CLOEXEC);
-	__TEST_REQUIRE(fail_fd >= 0, "The kernel has no fault injection");
+	if (fail_fd < 0)
+		return;
 
 	for (i = 0; i < ARRAY_SIZE(knobs); i++) {
 		snprintf(path, sizeof(path), "/sys/kernel/debug/%s", knobs[i][0]);
@@ -252,54 +387,153 @@ static void set_up_injection(void)
 	}
 }
 
-static void run(enum op op)
+/*
+ * Enter a memory cgroup.  Who is at its limit gets no memory if there is nobody to
+ * kill instead.
+ */
+static void set_up_memcg(void)
 {
-	unsigned int nth, tries;
+	int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+	bool safe = fd >= 0 && write(fd, "-1000", 5) == 5;
+
+	close(fd);
+	if (!safe || (mkdir(CGROUP, 0700) && errno != EEXIST))
+		return;
+	fd = open(CGROUP "/cgroup.procs", O_WRONLY | O_CLOEXEC);
+	if (fd >= 0 && write(fd, "0", 1) == 1) {
+		current_fd = open(CGROUP "/memory.current", O_RDONLY | O_CLOEXEC);
+		events_fd = open(CGROUP "/memory.events", O_RDONLY | O_CLOEXEC);
+		if (current_fd >= 0 && events_fd >= 0)
+			max_fd = open(CGROUP "/memory.max", O_WRONLY | O_CLOEXEC);
+	}
+	close(fd);
+	/* The first time takes memory for a buffer. */
+	if (max_fd >= 0) {
+		read_number(current_fd);
+		read_events();
+	}
+}
+
+static void leave_memcg(void)
+{
+	int fd = open("/sys/fs/cgroup/cgroup.procs", O_WRONLY | O_CLOEXEC);
+
+	if (fd >= 0 && write(fd, "0", 1) == 1)
+		rmdir(CGROUP);
+	close(fd);
+}
+
+/* Returns how many cases had a failure. */
+static unsigned int run_nth(enum op op)
+{
+	unsigned int failures = 0;
+	u64 total, nth;
+
+	TEST_ASSERT(!run_case(op, WAY_NTH, MANY), "%s allocates for ever", op_names[op]);
+	total = counted;
+	for (nth = 1; nth <= total; nth++) {
+		if (nth > FIRST && nth + LAST < total && nth % 16)
+			continue;
+		failures += run_case(op, WAY_NTH, nth);
+	}
+	/* It may vary a little, but the last one has to be behind us. */
+	for (; run_case(op, WAY_NTH, nth); nth++)
+		failures++;
+	return failures;
+}
+
+static unsigned int run_memcg(enum op op)
+{
+	unsigned int failures = 0, step = 1;
+	u64 nth;
+
+	for (nth = 1; run_case(op, WAY_MEMCG, nth); nth += step) {
+		TEST_ASSERT(nth < MANY, "%s never ends", op_names[op]);
+		failures++;
+		/* A page is little. */
+		if (nth > 16)
+			step = 4;
+	}
+	return failures;
+}
+
+static void run(enum op op, enum way way)
+{
+	unsigned int failures = 0;
 	long before, after;
-	bool failed = true;
+
+	if ((way == WAY_NTH && fail_fd < 0) || (way == WAY_MEMCG && max_fd < 0)) {
+		ksft_test_result_skip("%s: the kernel cannot let that fail\n", op_names[op]);
+		return;
+	}
+	if (op == OP_MAP && !can_pre_fault) {
+		ksft_test_result_skip("%s: no KVM_PRE_FAULT_MEMORY\n", op_names[op]);
+		return;
+	}
 
 	/* What the first VM leaves behind is no leak. */
-	run_case(op, 0);
-	before = page_table_memory();
-
-	for (nth = 1; failed && fail_fd >= 0; nth++) {
-		TEST_ASSERT(nth < MAX_ALLOCATIONS, "%s never ends", op_names[op]);
-		failed = run_case(op, nth);
-	}
-
-	/* Page tables are freed after a grace period. */
-	for (tries = 0; tries < 50; tries++) {
-		after = page_table_memory();
-		if (after <= before)
-			break;
-		usleep(100000);
-	}
+	run_case(op, WAY_NONE, 0);
+	before = page_table_memory(0);
+	if (way == WAY_NTH)
+		failures = run_nth(op);
+	else if (way == WAY_MEMCG)
+		failures = run_memcg(op);
+	after = page_table_memory(before);
 	ksft_test_result(after <= before,
-			 "%s: %u allocations failed, page tables %ld KiB before, %ld after\n",
-			 op_names[op], fail_fd < 0 ? 0 : nth - 2, before, after);
+			 "%s: %u %s, page tables %ld KiB before, %ld after\n", op_names[op],
+			 failures, way == WAY_MEMCG ? "limits were hit" : "allocations failed",
+			 before, after);
 }
 
 int main(int argc, char *argv[])
 {
+	enum way first = WAY_NTH, last = WAY_MEMCG, way;
 	enum op op;
+	int opt;
 
-	TEST_REQUIRE(get_kvm_param_bool("tdp_mmu"));
-	TEST_REQUIRE(kvm_has_cap(KVM_CAP_PRE_FAULT_MEMORY));
-	/* -n: the same with no allocation failing, on any kernel. */
-	if (argc > 1 && !strcmp(argv[1], "-n"))
-		fail_fd = -1;
-	else
-		set_up_injection();
+	while ((opt = getopt(argc, argv, "2nv")) != -1) {
+		switch (opt) {
+		case '2':
+			nested = true;
+			break;
+		case 'n':
+			first = WAY_NONE;
+			last = WAY_NONE;
+			break;
+		case 'v':
+			verbose = '2';
+			last = WAY_NTH;
+			break;
+		default:
+			printf("usage: %s [-2] [-n] [-v]\n"
+			       " -2: have a nested guest write\n"
+			       " -n: let nothing fail, on any kernel\n"
+			       " -v: log the call trace of each failure\n", argv[0]);
+			exit(KSFT_FAIL);
+		}
+	}
+	if (nested)
+		TEST_REQUIRE(kvm_cpu_has(X86_FEATURE_VMX) || kvm_cpu_has(X86_FEATURE_SVM));
+	can_pre_fault = kvm_has_cap(KVM_CAP_PRE_FAULT_MEMORY);
+	tdp_mmu = get_kvm_param_bool("tdp_mmu") && can_pre_fault;
 
 	mem = mmap(NULL, TEST_SIZE, PROT_READ | PROT_WRITE,
 		   MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | MAP_HUGE_2MB, -1, 0);
 	__TEST_REQUIRE(mem != MAP_FAILED, "Not enough free huge pages");
 	memset(mem, 0, TEST_SIZE);
 	bitmap = bitmap_zalloc(TEST_PAGES);
+	if (first == WAY_NTH)
+		set_up_injection();
 
 	ksft_print_header();
-	ksft_set_plan(NR_OPS);
-	for (op = 0; op < NR_OPS; op++)
-		run(op);
+	ksft_set_plan(NR_OPS * (last - first + 1));
+	for (way = first; way <= last; way++) {
+		if (way == WAY_MEMCG)
+			set_up_memcg();
+		for (op = 0; op < NR_OPS; op++)
+			run(op, way);
+	}
+	if (last == WAY_MEMCG)
+		leave_memcg();
 	ksft_finished();
 }

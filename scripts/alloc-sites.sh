@@ -1,0 +1,27 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+# 'make alloc-sites': let each allocation of the Rust MMU fail on the debug kernel,
+# and count which of its allocation sites have been among them.
+#   alloc-sites.sh [WAY]...    (tdp nested notdp nonpt)
+# Each way is one boot, with its log in build/logs/alloc-sites/WAY; what is counted
+# is what all of them have left there.
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+. "$(dirname "$0")/lib.sh"
+
+declare -A how=([tdp]='' [nested]='' [notdp]=kvm.tdp_mmu=N [nonpt]=kvm_amd.npt=0)
+ways=("$@")
+(($#)) || ways=(tdp nested notdp nonpt)
+for way in "${ways[@]}"; do
+	option=''
+	[[ $way != nested ]] || option=-2
+	say "alloc-sites: $way"
+	"$TOP/scripts/boot.sh" --kernel debug --name "alloc-sites/$way" --smp 2 --thread single \
+		--timeout 900 --append log_buf_len=16M -- "
+		echo 8 >/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages
+		/lab/kvm-load rust ${how[$way]}
+		dmesg -C
+		taskset -c 0 /lab/selftests/kvm/x86/mmu_enomem_test -v $option"
+done
+"$TOP/scripts/in-root" python3 -B "$TOP/scripts/alloc-sites.py" "$BUILD/mod-rust-debug" \
+	"$BUILD"/logs/alloc-sites/*/dmesg
