@@ -46,6 +46,11 @@ test-intel: lab
 test-shadow: lab
 	@scripts/test.sh shadow-notdp shadow-nonpt
 
+## make test-debug  the MMU's tests on the kernel that checks itself, and a stress;
+##                 WHICH=lockdep, kasan or kcsan (lockdep)
+test-debug: $(S)/selftests
+	@scripts/test-debug.sh $(or $(WHICH),lockdep)
+
 ## make alloc-sites  which allocations of the MMU have been made to fail, of all
 alloc-sites: debug $(S)/selftests
 	@scripts/alloc-sites.sh
@@ -89,7 +94,6 @@ distclean: clean
 # --- the steps behind them
 
 lab: $(S)/linux $(S)/mod-c $(S)/mod-rust $(S)/selftests
-debug: $(S)/linux-debug $(S)/mod-c-debug $(S)/mod-rust-debug
 pristine: $(S)/mod-pristine
 modules: $(S)/mod-c $(S)/mod-rust
 selftests: $(S)/selftests
@@ -117,10 +121,14 @@ endef
 
 $(S)/linux: $(S)/src-kernel $(configs) scripts/kernel.sh
 	$(call step,building the kernel,kernel.sh lab)
-$(S)/linux-debug: $(S)/src-kernel $(configs) configs/debug.config scripts/kernel.sh
-	$(call step,building the debug kernel,kernel.sh debug)
-$(S)/mod-%-debug: $(S)/linux-debug $(S)/src-kvm scripts/modules.sh
-	$(call step,building the debug $* modules,modules.sh $* debug)
+define flavour
+$(S)/linux-$(1): $(S)/src-kernel $(configs) configs/$(1).config scripts/kernel.sh
+	$$(call step,building the $(1) kernel,kernel.sh $(1))
+$(S)/mod-%-$(1): $(S)/linux-$(1) $(S)/src-kvm scripts/modules.sh
+	$$(call step,building the $$* modules for the $(1) kernel,modules.sh $$* $(1))
+$(1): $(S)/linux-$(1) $(S)/mod-c-$(1) $(S)/mod-rust-$(1)
+endef
+$(foreach f,debug kasan kcsan,$(eval $(call flavour,$(f))))
 $(S)/mod-%: $(S)/linux $(S)/src-kvm scripts/modules.sh
 	$(call step,building the $* modules,modules.sh $*)
 $(S)/selftests: $(S)/src-selftests scripts/selftests.sh
@@ -128,4 +136,4 @@ $(S)/selftests: $(S)/src-selftests scripts/selftests.sh
 
 .PHONY: help run test test-intel test-shadow bench brownout bench-native check migrate kernel \
 	shell series paths clean distclean lab debug pristine modules selftests preflight root source \
-	alloc-sites
+	alloc-sites test-debug kasan kcsan

@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# Configure and build vmlinux:  kernel.sh [lab|debug]
+# Configure and build vmlinux:  kernel.sh [lab|debug|kasan|kcsan]
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"

@@ -1,10 +1,14 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# Build KVM's modules against a vmlinux:  modules.sh rust|c|pristine [lab|debug]
+# Build KVM's modules against a vmlinux:
+#   modules.sh rust|c|pristine|plant-BUG [lab|debug|kasan|kcsan]
 #   rust      the MMU in Rust
 #   c         the same tree with CONFIG_KVM_RUST_MMU=n
 #   pristine  upstream's tree, untouched: what "c" is compared with
-# All three fit the one vmlinux, so one boot can load each in turn.
+#   plant-BUG the MMU in Rust with a known bug, which a debug kernel should report:
+#             nolock (mmu_lock not taken), sleep (mmu_lock not dropped to allocate),
+#             norcu (a table freed at once), race (an SPTE read without a mark)
+# All of them fit the one vmlinux, so one boot can load each in turn.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
@@ -47,9 +51,12 @@ variant()
 	echo "$v"
 }
 
-src=$SRC
+src=$SRC plant=()
 case $which in
 rust)	o=$out ;;
+plant-nolock|plant-sleep|plant-norcu|plant-race)
+	o=$out
+	plant=(KRUSTFLAGS="--cfg kvm_rs_plant_${which#plant-}") ;;
 c)	o=$(variant) ;;
 pristine)
 	o=$(variant)
@@ -63,14 +70,17 @@ pristine)
 			tar -C "$src" -x
 		touch "$src/.complete"
 	fi ;;
-*)	die "modules.sh: '$which' is not rust, c or pristine" ;;
+*)	die "modules.sh: '$which' is not rust, c, pristine or plant-BUG" ;;
 esac
 
 # KVM's objects lie at ../../../virt/kvm seen from its directory.
 mod=$BUILD/mod-$which$suffix
+# All objects but one are those without the bug.
+[[ $which != plant-* || -e $mod || ! -e $BUILD/mod-rust$suffix ]] ||
+	cp -a "$BUILD/mod-rust$suffix" "$mod"
 mkdir -p "$mod/arch/x86/kvm" "$mod/virt/kvm"
 make -C "$src" O="$o" LLVM=-19 -j"$JOBS" M=arch/x86/kvm MO="$mod/arch/x86/kvm" \
-	${LAB_KCFLAGS:+KCFLAGS="$LAB_KCFLAGS"} modules
+	${LAB_KCFLAGS:+KCFLAGS="$LAB_KCFLAGS"} "${plant[@]}" modules
 for k in kvm kvm-amd kvm-intel; do
 	ln -sfn "arch/x86/kvm/$k.ko" "$mod/$k.ko"
 done
