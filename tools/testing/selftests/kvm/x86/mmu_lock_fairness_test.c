@@ -16,6 +16,9 @@
  * does.  Each wait includes the work itself, and the scheduler: where the
  * processors are fewer than the threads, that is most of it.
  *
+ * Of the thread that logs, ftrace also tells how long it holds the lock without
+ * dropping it, once it has it, while all the others want it.
+ *
  * Then, with all of that at rest, it counts by ftrace how often notifiers take
  * the lock.  One that hits no slot must never.
  */
@@ -49,6 +52,8 @@
 
 #define TRACING		"/sys/kernel/tracing"
 #define INSTANCE	TRACING "/instances/kvm_mmu_lock_fairness"
+#define LOCKS		"_raw_read_lock _raw_write_lock"
+#define UNLOCKS		"_raw_read_unlock _raw_write_unlock"
 
 /* A histogram with eight buckets for each power of two. */
 #define SUB_BITS	3
@@ -70,6 +75,7 @@ static struct guest_cpu guest_cpus[MAX_VCPUS];
 struct party {
 	const char *name;
 	pthread_t thread;
+	pid_t tid;
 	u64 *ns;
 	size_t nr;
 	/* Not all that is progress is timed. */
@@ -213,6 +219,7 @@ static void *run_logger(void *arg)
 	u64 first, count, start;
 
 	TEST_ASSERT(bitmap, "Out of memory");
+	logger.tid = syscall(SYS_gettid);
 	pthread_barrier_wait(&ready);
 
 	while (!READ_ONCE(stop)) {
@@ -441,11 +448,110 @@ static void free_vm(void)
 	kvm_munmap(test.mem, size);
 }
 
+/* --- tracing */
+
+static bool write_file(const char *path, const char *text)
+{
+	int fd = open(path, O_WRONLY | O_TRUNC);
+	size_t left = strlen(text);
+	ssize_t ret;
+
+	if (fd < 0)
+		return false;
+	/* ftrace takes one word at a time. */
+	for (ret = 1; left && ret > 0; left -= ret, text += ret) {
+		ret = write(fd, text, left);
+		if (ret < 0)
+			break;
+	}
+	close(fd);
+	return !left;
+}
+
+/* Traces what a thread does with rwlocks; @events: also how it waits for them. */
+static bool start_tracing(pid_t thread, bool events)
+{
+	char tid[16];
+
+	snprintf(tid, sizeof(tid), "%d", thread);
+	rmdir(INSTANCE);
+	/* A clock that all processors agree on. */
+	if (mkdir(INSTANCE, 0700) || !write_file(INSTANCE "/trace_clock", "mono") ||
+	    !write_file(INSTANCE "/set_ftrace_filter",
+			events ? LOCKS " " UNLOCKS "\n" : LOCKS "\n") ||
+	    !write_file(INSTANCE "/set_ftrace_pid", tid))
+		return false;
+	if (events && (!write_file(INSTANCE "/set_event_pid", tid) ||
+		       !write_file(INSTANCE "/events/lock/contention_begin/enable", "1") ||
+		       !write_file(INSTANCE "/events/lock/contention_end/enable", "1")))
+		return false;
+	return write_file(INSTANCE "/current_tracer", "function");
+}
+
+static void stop_tracing(void)
+{
+	write_file(INSTANCE "/current_tracer", "nop");
+	write_file(INSTANCE "/events/enable", "0");
+	rmdir(INSTANCE);
+}
+
+/*
+ * How long the traced thread held an rwlock at most, for read and for write, in
+ * ns.  A lock that is contended is held from the end of the contention.
+ */
+static unsigned int longest_holds(u64 *reading, u64 *writing)
+{
+	u64 since = 0, waits_for = 0, lock, sec, usec, now, *longest;
+	unsigned int count = 0;
+	char line[512], *what, *stamp;
+	bool contended = false;
+	FILE *file;
+
+	*reading = 0;
+	*writing = 0;
+	file = fopen(INSTANCE "/trace", "r");
+	TEST_ASSERT(file, "Can't read the trace");
+	while (fgets(line, sizeof(line), file)) {
+		what = strstr(line, ": ");
+		if (line[0] == '#' || !what)
+			continue;
+		*what = '\0';
+		what += 2;
+		stamp = strrchr(line, ' ');
+		if (!stamp || sscanf(stamp, "%lu.%lu", &sec, &usec) != 2)
+			continue;
+		now = sec * 1000000000ull + usec * 1000;
+
+		if (!strncmp(what, "_raw_read_lock ", 15) ||
+		    !strncmp(what, "_raw_write_lock ", 16)) {
+			since = now;
+			contended = false;
+		} else if (sscanf(what, "contention_begin: %lx", &lock) == 1) {
+			if (since && !contended &&
+			    (strstr(what, "READ") || strstr(what, "WRITE"))) {
+				waits_for = lock;
+				contended = true;
+			}
+		} else if (sscanf(what, "contention_end: %lx", &lock) == 1) {
+			if (since && contended && lock == waits_for)
+				since = now;
+		} else if (since) {
+			longest = strstr(what, "read") ? reading : writing;
+			*longest = max(*longest, now - since);
+			since = 0;
+			count++;
+		}
+	}
+	fclose(file);
+	return count;
+}
+
 static void run_mode(enum mode mode)
 {
-	u64 longest, bound = bound_ms * 1000000ull;
+	u64 longest, reading = 0, writing = 0, bound = bound_ms * 1000000ull;
 	pthread_t vcpu_threads[MAX_VCPUS];
-	unsigned int i;
+	unsigned int i, holds = 0;
+	bool tracing;
 	int tsc_khz;
 
 	create_vm(mode);
@@ -466,6 +572,7 @@ static void run_mode(enum mode mode)
 	kvm_pthread_create(&misser.thread, NULL, run_misser, NULL);
 
 	pthread_barrier_wait(&ready);
+	tracing = start_tracing(logger.tid, true);
 
 	watch();
 
@@ -477,6 +584,10 @@ static void run_mode(enum mode mode)
 	for (i = 0; i < ARRAY_SIZE(parties); i++)
 		kvm_pthread_join(parties[i]->thread, NULL);
 
+	if (tracing)
+		holds = longest_holds(&reading, &writing);
+	stop_tracing();
+
 	longest = report_faults(tsc_khz);
 	report_party(&logger);
 	longest = max(longest, report_party(&hitter));
@@ -484,28 +595,21 @@ static void run_mode(enum mode mode)
 
 	ksft_test_result(longest <= bound, "%s: nobody waits longer than %u ms\n",
 			 mode_names[mode], bound_ms);
+	if (holds) {
+		ksft_print_msg("%-6s %-16s %8u times, us: read %.0f write %.0f\n",
+			       mode_names[mode], "longest hold", holds,
+			       reading / 1e3, writing / 1e3);
+		ksft_test_result(max(reading, writing) <= bound,
+				 "%s: nobody holds the lock longer than %u ms\n",
+				 mode_names[mode], bound_ms);
+	} else {
+		ksft_test_result_skip("%s: how long the lock is held: no function tracing\n",
+				      mode_names[mode]);
+	}
 	free_vm();
 }
 
 /* --- who takes the lock */
-
-static bool write_file(const char *path, const char *text)
-{
-	int fd = open(path, O_WRONLY | O_TRUNC);
-	size_t left = strlen(text);
-	ssize_t ret;
-
-	if (fd < 0)
-		return false;
-	/* ftrace takes one word at a time. */
-	for (ret = 1; left && ret > 0; left -= ret, text += ret) {
-		ret = write(fd, text, left);
-		if (ret < 0)
-			break;
-	}
-	close(fd);
-	return !left;
-}
 
 /* Counts the rwlocks that this thread took in KVM's notifiers since the last call. */
 static unsigned int count_notifier_locks(void)
@@ -525,25 +629,13 @@ static unsigned int count_notifier_locks(void)
 	return count;
 }
 
-static bool start_tracing(void)
-{
-	char tid[16];
-
-	snprintf(tid, sizeof(tid), "%ld", syscall(SYS_gettid));
-	rmdir(INSTANCE);
-	return !mkdir(INSTANCE, 0700) &&
-	       write_file(INSTANCE "/set_ftrace_filter", "_raw_write_lock _raw_read_lock\n") &&
-	       write_file(INSTANCE "/set_ftrace_pid", tid) &&
-	       write_file(INSTANCE "/current_tracer", "function");
-}
-
 static void check_who_locks(void)
 {
 	unsigned int hits, misses, i;
 	u8 *victim, *spare;
 
 	create_vm(MODE_TOGGLE);
-	if (!start_tracing()) {
+	if (!start_tracing(syscall(SYS_gettid), false)) {
 		ksft_test_result_skip("a miss takes no lock: no function tracing\n");
 		goto out;
 	}
@@ -568,9 +660,8 @@ static void check_who_locks(void)
 	else
 		ksft_test_result(!misses, "a miss takes no lock\n");
 
-	write_file(INSTANCE "/current_tracer", "nop");
 out:
-	rmdir(INSTANCE);
+	stop_tracing();
 	free_vm();
 }
 
@@ -634,7 +725,7 @@ int main(int argc, char *argv[])
 	}
 
 	ksft_print_header();
-	ksft_set_plan(NR_MODES + 1);
+	ksft_set_plan(2 * NR_MODES + 1);
 	for (mode = 0; mode < NR_MODES; mode++)
 		run_mode(mode);
 	check_who_locks();
