@@ -383,7 +383,8 @@ impl<'l> Step<'_, Exclusive<'l>> {
 ///
 /// Where nothing can be lost, a plain store does it, as in upstream's `tdp_mmu_clear_spte_bits()`,
 /// although the lock is held for read only. In a settled entry (`settled` is that of `masks`) W and D
-/// are set, so no fault finds anything to do there; and between the load and the store
+/// are set, so no fault finds anything to do there (`tdp-reap-settled.litmus`); and between the load
+/// and the store
 ///
 /// - nobody else takes W or D away: reapers, and those who begin or end logging, hold `slots_lock`,
 ///   and write-tracking holds `mmu_lock` for write;
