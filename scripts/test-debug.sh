@@ -15,6 +15,7 @@ set -euo pipefail
 # What each kernel is for, and what it calls the bug that should not escape it. A
 # use after free is not found in the same place each time.
 declare -A reports=()
+thread=single
 which=${1:-}
 case $which in
 lockdep)
@@ -26,6 +27,8 @@ kasan)
 	reports=([norcu]='BUG: KASAN: [a-z-]*use-after-free in') ;;
 kcsan)
 	flavour=kcsan
+	# One thread would never have two processors in the same place.
+	thread=multi
 	reports=([race]='BUG: KCSAN: data-race in .*kvm_rust_mmu') ;;
 *)	die "test-debug.sh: unknown kernel '$which'; use lockdep, kasan or kcsan" ;;
 esac
@@ -42,7 +45,7 @@ rm -rf "$logs"/{c,rust}{,.tap} "$logs"/*.tap
 
 boot()
 {
-	"$TOP/scripts/boot.sh" --kernel "$flavour" --smp 2 --thread single --mem 8G \
+	"$TOP/scripts/boot.sh" --kernel "$flavour" --smp 2 --thread "$thread" --mem 8G \
 		--append "hugetlb_cma=3G kunit.enable=1 kunit.autorun=1" "$@"
 }
 

@@ -17,9 +17,8 @@
  *  - the memory holds what the guest wrote,
  *  - the memory of page tables is given back with the VM.
  *
- * With shadow paging (kvm.tdp_mmu=N), and with -2, where it is a guest's guest that
- * writes, it is the caches for splitting that have to be filled.  With -v the
- * kernel logs the call trace of each failure.
+ * With -2 it is a guest's guest that writes, and the caches for splitting shadow
+ * pages have to be filled.  With -v the kernel logs the call trace of each failure.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -325,8 +324,8 @@ static bool run_case(enum op op, enum way way, unsigned int nth)
 	if (op == OP_FAULT)
 		begin_round(vm);
 	mapped = nr_mapped(vm);
-	/* Shadow pages are zapped, not promoted, and guest page tables come and go. */
-	exact = can_pre_fault && !nested && (tdp_mmu || op != OP_PROMOTE);
+	/* Shadow pages may be zapped instead of split, and are instead of promoted. */
+	exact = tdp_mmu && !nested;
 
 	arm(way, nth);
 	ret = run_op(op, vcpu);
