@@ -55,6 +55,11 @@ test-debug: $(S)/selftests
 alloc-sites: debug $(S)/selftests
 	@scripts/alloc-sites.sh
 
+## make matrix     which test ran where, of what is in build/logs, as documentation
+matrix:
+	@scripts/in-root python3 -B scripts/matrix.py build/logs >build/rust-mmu-matrix.rst
+	@mv build/rust-mmu-matrix.rst Documentation/virt/kvm/x86/rust-mmu-matrix.rst
+
 ## make check      formats, lints, checkpatch, shellcheck, docs, the series
 check: $(S)/linux
 	@scripts/check.sh
@@ -136,4 +141,4 @@ $(S)/selftests: $(S)/src-selftests scripts/selftests.sh
 
 .PHONY: help run test test-intel test-shadow bench brownout bench-native check migrate kernel \
 	shell series paths clean distclean lab debug pristine modules selftests preflight root source \
-	alloc-sites test-debug kasan kcsan
+	alloc-sites test-debug kasan kcsan matrix

@@ -196,11 +196,41 @@ def brownout_tests(tmp):
         status != 0 and "'clear' was not measured" in out
 
 
+def matrix_tests(tmp):
+    def run(name, mmu, *lines, commit="abc1234"):
+        (tmp / "logs" / name).mkdir(parents=True, exist_ok=True)
+        path = tmp / "logs" / name / f"{mmu}.tap"
+        path.write_text(f"# mmu {mmu}\n# commit {commit}\n# date 2026-01-02\n"
+                        + "".join(f"{line}\n" for line in lines))
+        return path
+
+    def rows():
+        status, out = tool("matrix.py", tmp / "logs")
+        return out if status == 0 else ""
+
+    (tmp / "logs").mkdir()
+    run("a", "c", "ok 1 - unsaid")
+    yield "matrix: what does not say where it ran is left out", not rows()
+    run("a", "c", "# kernel lab", "# machine amd", "ok 1 - t", "# machine shadow", "ok 2 - u")
+    run("a", "rust", "# kernel lab", "# machine amd", "not ok 1 - t # why")
+    out = rows()
+    yield "matrix: both MMUs in a cell, and what did not run", \
+        "t     ok/FAIL a  no run" in out and "ok/- a\n" in out
+    yield "matrix: a failure is told with its reason", \
+        any(line.split() == ["t", "AMD", "normal", "rust", "why"] for line in out.splitlines())
+    yield "matrix: a kernel without a run says so", out.count("No run.") == 4
+    run("b", "rust", "# kernel lab", "# machine amd", "ok 1 - t", commit="later-dirty")
+    yield "matrix: the last run counts", "t     ok/ok a,b" in rows()
+    run("c", "rust", "# kernel kasan", "# machine intel-pml", "not ok 1 - t # TODO known")
+    yield "matrix: what is expected to fail is no failure", \
+        "-/xfail a" in rows() and "TODO" not in rows()
+
+
 def main():
     number = failed = 0
     with tempfile.TemporaryDirectory() as name:
         for index, tests in enumerate((table_tests, compare_tests, summary_tests,
-                                       bench_tests, brownout_tests)):
+                                       bench_tests, brownout_tests, matrix_tests)):
             tmp = Path(name) / str(index)
             tmp.mkdir()
             for what, passed in tests(tmp):
