@@ -1,13 +1,16 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""Print what the migration scenarios found on the C and on the Rust MMU.
+"""Show what the migration scenarios found on the C and on the Rust MMU.
 
-usage: migrate-table.py LOGS
+usage: migrate-table.py [FILE.md] [FILE.svg] LOGS
+       migrate-table.py --tap LOG
 
-LOGS is build/logs, with migrate/MMU/BACKEND.json and the same in migrate-exact,
-as tests/guest/migrate/run.sh leaves them. The plot of the exact run goes to
-LOGS/migrate.svg, all of the numbers to LOGS/migrate.json. The exit status is 1
-if a scenario failed, or was not run.
+LOGS is build/logs/migrate, with a directory for each part of scripts/migrate.sh:
+"wanted" says what was to run there, MMU/BACKEND.json what was found. The tables
+go to standard output, or into FILE.md between its marks; the plot goes to FILE.svg
+and LOGS/migrate.svg, all numbers to LOGS/migrate.json. The exit status is 1 if a
+scenario failed, or was not run.
+--tap reports one part as tests.
 """
 import json
 import sys
@@ -15,137 +18,233 @@ from pathlib import Path
 
 SIDES = ("c", "rust")
 NAMES = {"c": "C", "rust": "Rust"}
+# Phases in which the MMU has something to do, and so a target: half of C's stalls.
+TARGETED = ("enable", "pre-copy", "during CLEAR", "cancel")
+BEGIN, END = "<!-- migrate: begin -->\n", "<!-- migrate: end -->\n"
 
 
-def load(directory):
-    """{backend: {scenario: {side: result}}}; of each side what there is."""
-    found = {}
-    for side in SIDES:
-        for path in sorted((directory / side).glob("*.json")):
+def die(message):
+    sys.exit(f"error: migrate-table.py: {message}")
+
+
+def load_part(part):
+    """The results of one boot: {(backend, scenario): {side: result}}, wanted ones first."""
+    wanted = part / "wanted"
+    if not wanted.exists():
+        die(f"{part} was not run; run scripts/migrate.sh part {part.name}")
+    sides, backends, scenarios = (line.split() for line in wanted.read_text().splitlines())
+    found = {(backend, scenario): {side: {"scenario": scenario, "status": "none"}
+                                   for side in sides}
+             for backend in backends for scenario in scenarios}
+    builds = {}
+    for side in sides:
+        for path in sorted((part / side).glob("*.json")):
             data = json.loads(path.read_text())
             if data["engine"] != side:
-                sys.exit(f"error: {path} says that the MMU is '{data['engine']}'")
+                die(f"{path} says that the MMU is '{data['engine']}'")
+            builds[side] = data["build"]
             for result in data["results"]:
-                scenarios = found.setdefault(data["backend"], {})
-                scenarios.setdefault(result["scenario"], {})[side] = result
+                found[data["backend"], result["scenario"]][side] = result
+    return found, builds
+
+
+def load(parts):
+    """The results of all parts, which have to be of the same modules."""
+    found, builds = {}, {}
+    for part in parts:
+        results, of_part = load_part(part)
+        for side, build in of_part.items():
+            if builds.setdefault(side, build) != build:
+                die(f"{part} was run with another kvm.ko than the parts before it; "
+                    "run it, or all, again")
+        found |= results
     return found
 
 
 def milliseconds(us):
-    return f"{us / 1000:.1f}" if us is not None else "-"
+    return f"{us / 1000:,.1f}" if us is not None else "-"
 
 
-def show_scenarios(found):
-    """The scenario table. Returns whether all is well."""
-    good = True
-    print(f"  {'':<8}{'scenario':<40}{'C':>6}{'Rust':>6}{'pages checked':>20}"
-          f"{'downtime [ms]':>18}")
-    for backend, scenarios in found.items():
-        for name, sides in scenarios.items():
-            any_side = next(iter(sides.values()))
-            status, pages, down = [], [], []
-            for side in SIDES:
-                result = sides.get(side, {"status": "none"})
-                status.append(result["status"])
-                pages.append(str(result.get("pages", 0) + result.get("compared", 0)))
-                down.append(milliseconds(result.get("downtime_us")))
-            print(f"  {backend:<8}{any_side['title'] or name:<40}{status[0]:>6}{status[1]:>6}"
-                  f"{' | '.join(pages):>20}{' | '.join(down):>18}")
-            for side in SIDES:
-                if side not in sides:
-                    print(f"    {NAMES[side]}: not run")
-                    good = False
-                elif sides[side]["status"] != "pass":
-                    print(f"    {NAMES[side]}: {sides[side].get('reason')}")
-                    good &= sides[side]["status"] == "skip"
-    return good
+def scenario_table(found):
+    yield "| memory | scenario | C | Rust | pages checked, C | Rust | downtime [ms], C | Rust |"
+    yield "|---|---|---|---|--:|--:|--:|--:|"
+    for (backend, name), sides in found.items():
+        title = next((r["title"] for r in sides.values() if "title" in r), name)
+        status, pages, down = [], [], []
+        for side in SIDES:
+            result = sides.get(side, {"status": "none"})
+            status.append(result["status"])
+            pages.append(f"{result.get('pages', 0) + result.get('compared', 0):,}")
+            down.append(milliseconds(result.get("downtime_us")))
+        yield "| " + " | ".join([backend, title, *status, *pages, *down]) + " |"
 
 
-def show_stalls(found):
+def problems(found):
+    """(backend, scenario, side, why) of what did not pass."""
+    for (backend, name), sides in found.items():
+        for side, result in sides.items():
+            if result["status"] != "pass":
+                yield backend, name, NAMES[side], result["status"], result.get("reason", "")
+
+
+def verdict(c, rust):
+    ratio = rust / c
+    return f"{ratio:.2f}" if ratio <= 0.5 else f"{ratio:.2f} (missed)"
+
+
+def stall_table(found):
     """Stalls by phase, of the exact run."""
-    print(f"  {'':<15}{'phase':<10}{'p50':>16}{'p99':>18}{'max':>20}{'writing a page':>18}")
-    for scenarios in found.values():
-        for name, sides in scenarios.items():
-            if set(sides) != set(SIDES) or any("phases" not in s for s in sides.values()):
+    yield ("| scenario | phase | p50 [us], C | Rust | p99 [us], C | Rust | Rust / C "
+           "| max [us], C | Rust | Rust / C | writing a page [us], C | Rust |")
+    yield "|---|---|" + "--:|" * 10
+    for sides in found.values():
+        if any("phases" not in sides.get(side, {}) for side in SIDES):
+            continue
+        for phase in ("before", "enable", "pre-copy", "during CLEAR", "cancel", "after"):
+            both = [sides[side]["phases"].get(phase) for side in SIDES]
+            if phase == "during CLEAR":
+                both = [sides[side].get("during_clear") for side in SIDES]
+            # What comes after a switch is the downtime, and another host's clock.
+            if None in both or (phase == "after" and "downtime_us" in sides["c"]):
                 continue
-            for phase in sides["c"]["phases"]:
-                both = [sides[side]["phases"].get(phase) for side in SIDES]
-                if None in both:
-                    continue
-                row = f"  {name:<15}{phase:<10}"
-                for key, width in (("p50_us", 16), ("p99_us", 18), ("max_us", 20),
-                                   ("page_us", 18)):
-                    cell = " | ".join(f"{b[key]:.1f}" if key in b else "-" for b in both)
-                    row += f"{cell:>{width}}"
-                print(row)
+            # There the guest stands still until it is over.
+            if phase == "cancel" and sides["c"]["scenario"] == "cancelled":
+                continue
+            cells = [sides["c"]["title"], phase]
+            for key in ("p50_us", "p99_us", "max_us", "page_us"):
+                cells += [f"{b[key]:,.1f}" if key in b else "-" for b in both]
+                if key in ("p99_us", "max_us"):
+                    cells.append(verdict(*(b[key] for b in both)) if phase in TARGETED else "")
+            yield "| " + " | ".join(cells) + " |"
 
 
 COLORS = {"c": "#c0392b", "rust": "#2471a3"}
+SHADES = {"enable": "#fdebd0", "pre-copy": "#eaf2f8", "cancel": "#fadbd8"}
+# As the driver numbers them.
+PHASES = ("before", "enable", "pre-copy", "cancel", "after")
+
+
+def shown(result):
+    """The windows to plot: from shortly before the migration, without the downtime."""
+    timeline = result.get("timeline", [])
+    start = next((p[0] for p in timeline if PHASES[p[4]] == "enable"), 0) - 20
+    ends = "downtime_us" in result
+    return [p for p in timeline if p[0] >= start and not (ends and PHASES[p[4]] == "after")
+            and p[1] < 100000]
 
 
 def plot(found, path):
     """The largest stall in each millisecond, C above and Rust below, as SVG."""
-    panels = []
-    for scenarios in found.values():
-        for sides in scenarios.values():
-            panels += [(sides[side], side) for side in SIDES if sides.get(side, {}).get("timeline")]
-    if not panels:
-        return
-    width, height, left = 900, 130, 60
-    top = max(point[1] for result, _ in panels for point in result["timeline"]) or 1
-    end = max(point[0] for result, _ in panels for point in result["timeline"]) + 1
-    total = len(panels) * (height + 30) + 30
-    out = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{width + left + 20}" '
-           f'height="{total}" font-family="sans-serif" font-size="11">',
-           '<rect width="100%" height="100%" fill="white"/>']
-    for n, (result, side) in enumerate(panels):
-        base = n * (height + 30) + height + 20
-        out.append(f'<text x="{left}" y="{base - height - 4}">{result["title"]}, '
-                   f'{NAMES[side]}</text>')
-        out.append(f'<line x1="{left}" y1="{base}" x2="{left + width}" y2="{base}" '
-                   'stroke="black"/>')
-        for share in (0.5, 1):
-            y = base - height * share
-            out.append(f'<text x="{left - 5}" y="{y + 4}" text-anchor="end">'
-                       f'{top * share / 1000:.2f} ms</text>')
-            out.append(f'<line x1="{left}" y1="{y}" x2="{left + width}" y2="{y}" '
-                       'stroke="#ddd"/>')
-        for window, late, *_ in result["timeline"]:
-            x = left + window * width / end
-            y = base - late * height / top
-            out.append(f'<line x1="{x:.1f}" y1="{base}" x2="{x:.1f}" y2="{y:.1f}" '
-                       f'stroke="{COLORS[side]}"/>')
-    out.append(f'<text x="{left}" y="{total - 8}">time, {end} ms in all; each line the largest '
-               'stall in 1 ms</text></svg>')
-    path.write_text("\n".join(out) + "\n")
-    print(f"  plot: {path}")
+    width, height, left, step = 900, 110, 70, 150
+    out, base = [], 0
+    for sides in found.values():
+        panels = {side: shown(result) for side, result in sides.items() if shown(result)}
+        for side, points in panels.items():
+            base += step
+            # Both on one scale.
+            top = max(p[1] for other in panels.values() for p in other) or 1
+            span = max(other[-1][0] - other[0][0] for other in panels.values()) + 1
+            scale = width / span
+            start = points[0][0]
+            phases = {}
+            # The processor that writes notes the phase.
+            for p in (p for p in points if p[2]):
+                low, _ = phases.get(PHASES[p[4]], (p[0], 0))
+                phases[PHASES[p[4]]] = (low, p[0] + 1)
+            for phase, (low, high) in phases.items():
+                x = left + (low - start) * scale
+                out.append(f'<rect x="{x:.1f}" y="{base - height}" height="{height}" '
+                           f'width="{(high - low) * scale:.1f}" '
+                           f'fill="{SHADES.get(phase, "none")}"/>')
+                if (high - low) * scale > 50:
+                    out.append(f'<text x="{x + 3:.1f}" y="{base + 13}" fill="#555">{phase}</text>')
+            out.append(f'<text x="{left}" y="{base - height - 5}">{sides[side]["title"]}: '
+                       f'{NAMES[side]}</text>')
+            for share in (0, 0.5, 1):
+                y = base - height * share
+                out.append(f'<path d="M{left} {y:.0f}h{width}" stroke="#ccc"/>')
+                out.append(f'<text x="{left - 5}" y="{y + 4:.0f}" text-anchor="end">'
+                           f'{top * share / 1000:.2f} ms</text>')
+            # Of the windows that fall on two pixels, the worst; what is less than half a
+            # pixel high is not seen.
+            columns = {}
+            for p in points:
+                column = int((p[0] - start) * scale / 2)
+                columns[column] = max(columns.get(column, 0), p[1] * height / top)
+            lines = "".join(f"M{left + 2 * column} {base}v{-value:.1f}"
+                            for column, value in columns.items() if value > 0.5)
+            out.append(f'<path d="{lines}" stroke-width="2" stroke="{COLORS[side]}"/>')
+            out.append(f'<text x="{left + width}" y="{base + 13}" text-anchor="end">'
+                       f'{span} ms</text>')
+    path.write_text("\n".join([
+        '<!-- SPDX-License-Identifier: GPL-2.0 -->',
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width + left + 20}" '
+        f'height="{base + 40}" font-family="sans-serif" font-size="11">',
+        '<rect width="100%" height="100%" fill="white"/>', *out,
+        f'<text x="{left}" y="{base + 32}">the largest stall of a vCPU, over time; C and Rust on one scale'
+        '</text></svg>']) + "\n")
+
+
+def tap(found):
+    yield f"1..{sum(len(sides) for sides in found.values())}"
+    n = 0
+    for (backend, name), sides in found.items():
+        for side, result in sides.items():
+            n += 1
+            good = result["status"] == "pass"
+            yield f"{'ok' if good else 'not ok'} {n} - {name}, {backend}, {NAMES[side]}: " \
+                f"{result.get('title', 'not run')}"
+            if not good:
+                yield f"# {result.get('reason', result['status'])}"
+
+
+def put_into(path, lines):
+    """Replaces what stands between the marks in a document."""
+    text = path.read_text()
+    if text.count(BEGIN) != 1 or text.count(END) != 1:
+        die(f"{path} has no place for the tables ({BEGIN.strip()}, end)")
+    head, rest = text.split(BEGIN)
+    path.write_text(head + BEGIN + "\n".join(lines) + "\n" + END + rest.split(END)[1])
 
 
 def main():
-    if len(sys.argv) != 2:
+    args = sys.argv[1:]
+    if args[:1] == ["--tap"] and len(args) == 2:
+        found = load([Path(args[1])])
+        print("\n".join(tap(found)))
+        sys.exit(any(problems(found)))
+    if not args or not all(a.endswith((".md", ".svg")) for a in args[:-1]):
         sys.exit(__doc__)
-    logs = Path(sys.argv[1])
-    real, exact = load(logs / "migrate"), load(logs / "migrate-exact")
-    if not real:
-        sys.exit("error: no scenario was run, see build/logs/migrate")
-    print("live migration of 64 MiB and 2 vCPUs between two QEMUs")
-    good = show_scenarios(real)
-    if exact:
-        print("stalls of a vCPU, in us, C | Rust (-icount: 1 instruction = 1 ns)")
-        for scenarios in exact.values():
-            for name, sides in scenarios.items():
-                for side in SIDES:
-                    result = sides.get(side, {"status": "none"})
-                    if result["status"] != "pass":
-                        print(f"  {name}, {NAMES[side]}: {result['status']} "
-                              f"{result.get('reason', '')}")
-                        good = False
-        show_stalls(exact)
-        plot(exact, logs / "migrate.svg")
-    (logs / "migrate.json").write_text(json.dumps({"real": real, "exact": exact}, indent=1) + "\n")
-    print(f"  JSON: {logs / 'migrate.json'}")
-    sys.exit(not good)
+    logs = Path(args[-1])
+    parts = [logs / name for name in (logs / "parts").read_text().split()]
+    missing = [p.name for p in parts if not (p / "wanted").exists()]
+    parts = [p for p in parts if p.name not in missing]
+    real = load([p for p in parts if not p.name.endswith("-exact")])
+    exact = load([p for p in parts if p.name.endswith("-exact")])
+    lines = []
+    if real:
+        lines += ["In real time on the emulator, 64 MiB:", "", *scenario_table(real), ""]
+    if missing:
+        lines += [f"Not run: the parts {', '.join(missing)} of `make migrate`.", ""]
+    lines += ["Where one instruction is one nanosecond (`-icount`), 128 MiB:", "",
+              *scenario_table(exact), "",
+              "How late a vCPU is served there, by phase (target: half of C's):", "",
+              *stall_table(exact)]
+    failed = [*problems(real), *problems(exact)]
+    for document in args[:-1]:
+        if document.endswith(".md"):
+            put_into(Path(document), lines)
+        else:
+            plot(exact, Path(document))
+    print("\n".join(lines))
+    for problem in failed:
+        print(*problem)
+    plot(exact, logs / "migrate.svg")
+    everything = [{"memory": backend, "exact": found is exact, **{"results": sides}}
+                  for found in (real, exact) for (backend, _), sides in found.items()]
+    (logs / "migrate.json").write_text(json.dumps(everything, indent=1) + "\n")
+    print(f"plot and JSON: {logs}/migrate.svg {logs}/migrate.json", file=sys.stderr)
+    sys.exit(bool(missing) or any(status != "skip" for _, _, _, status, _ in failed))
 
 
-if __name__ == "__main__":
-    main()
+main()

@@ -1,11 +1,16 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 # 'make migrate': live migration between two QEMUs on the booted fork, on the C
-# MMU and on the Rust MMU in one boot, in two boots: all scenarios in real time,
-# and those that measure stalls where one instruction is one nanosecond.
-#   migrate.sh [SCENARIO]...   only these scenarios, in the first boot only
+# MMU and on the Rust MMU in one boot. All scenarios in real time, in several
+# boots (parts) of a few minutes; and those that measure stalls where one
+# instruction is one nanosecond.
+#   migrate.sh                  all parts, then the tables
+#   migrate.sh part PART...     only these parts
+#   migrate.sh table [FILE]...  the tables of the parts that were run; a document
+#                               FILE.md gets them between its marks, FILE.svg the plot
+#   migrate.sh SCENARIO...      only these scenarios, without the tables
 # BACKENDS=, of hugetlb and thp: what backs the guest's memory there (both).
-# Tables on standard output, JSON and the plot in build/logs/migrate*.
+# JSON, plot and logs in build/logs/migrate.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
@@ -26,26 +31,66 @@ if [[ ${LAB_INSIDE:-} ]]; then
 	exit
 fi
 
+# A boot each: its scenarios, and what backs the guest's memory.
+declare -A scenarios=(
+	[1]="completes cancelled cancel_running eager_off"
+	[2]="back_and_forth eager_flipped dirty_ring"
+	[3]="multifd auto_converge post_copy notifiers hotplug"
+	[exact]="completes cancelled cancel_running"
+)
+parts=({hugetlb,thp}-{1,2,3} hugetlb-exact)
+logs=$BUILD/logs/migrate
+
+# boot NAME SCENARIOS BACKENDS DRIVER-OPTIONS MIB BOOT-OPTIONS...
+boot()
+{
+	local name=$1 options
+	# shellcheck disable=SC2086 # words
+	options="$4 $(printf -- '-o %s ' $2)"
+	rm -rf "${BUILD:?}/logs/$name"
+	mkdir -p "$BUILD/logs/$name"
+	printf '%s\n' "${MMUS:-c rust}" "$3" "$2" >"$BUILD/logs/$name/wanted"
+	"$TOP/scripts/boot.sh" --name "$name" --smp 1 --mem 4G "${@:6}" -- \
+		"MMUS='${MMUS:-c rust}' /lab/guest/migrate/run.sh '$options' '$3' $5"
+}
+
+part()
+{
+	local wanted=${scenarios[${1#*-}]:-}
+	[[ " ${parts[*]} " = *" $1 "* ]] ||
+		die "migrate.sh: no part '$1'; the parts are: ${parts[*]}"
+	case $1 in
+	*-exact)
+		boot "migrate/$1" "$wanted" "${1%-*}" "" 128 --icount --timeout 1200 ;;
+	*)	boot "migrate/$1" "$wanted" "${1%-*}" "-s 40" 64 --thread single --timeout 1200 ;;
+	esac
+}
+
+table()
+{
+	printf '%s\n' "${parts[@]}" >"$logs/parts"
+	"$TOP/scripts/in-root" python3 -B "$TOP/scripts/migrate-table.py" "$@" "$logs"
+}
+
 mkdir -p "$out"
 "$TOP/scripts/in-root" "$TOP/scripts/migrate.sh"
 
-# migrate NAME DRIVER-OPTIONS BACKENDS MIB BOOT-OPTIONS...
-migrate()
-{
-	local name=$1 options=$2 backends=$3 mib=$4
-	shift 4
-	rm -rf "${BUILD:?}/logs/$name"
-	"$TOP/scripts/boot.sh" --name "$name" --smp 1 --mem 4G "$@" -- \
-		"/lab/guest/migrate/run.sh '$options' '$backends' $mib" || status=1
-}
-
-status=0 backends=${BACKENDS:-hugetlb thp}
-if (($#)); then
-	migrate migrate "-s 40 $(printf -- '-o %s ' "$@")" "$backends" 64 \
-		--thread single --timeout 1800
-	exit "$status"
-fi
-migrate migrate "-s 40" "$backends" 64 --thread single --timeout 2400
-migrate migrate-exact "-o completes -o cancel_running" hugetlb 128 --icount --timeout 1800
-"$TOP/scripts/in-root" python3 -B "$TOP/scripts/migrate-table.py" "$BUILD/logs" || status=1
+status=0
+case ${1:-} in
+"")
+	rm -rf "${logs:?}"
+	for p in "${parts[@]}"; do
+		part "$p" || status=1
+	done
+	table || status=1 ;;
+part)
+	for p in "${@:2}"; do
+		part "$p" || status=1
+	done ;;
+table)
+	table "${@:2}" || status=1 ;;
+*)
+	boot migrate/some "$*" "${BACKENDS:-hugetlb thp}" "-s 40" 64 --thread single \
+		--timeout 1800 || status=1 ;;
+esac
 exit "$status"

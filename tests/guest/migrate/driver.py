@@ -799,6 +799,7 @@ def main():
     Path("/proc/sys/kernel/sched_rt_runtime_us").write_text("-1")
     engine = PARAMETERS / "mmu_engine"
     engine = engine.read_text().strip() if engine.exists() else "c"
+    build = Path("/sys/module/kvm/notes/.note.gnu.build-id").read_bytes().hex()
     test = Test(args)
     results = []
     for name in args.only or SCENARIOS:
@@ -808,7 +809,8 @@ def main():
               f"{result.get('pages', 0):7} pages {result['seconds']:6.1f} s "
               f"{result.get('reason', '')}", flush=True)
         (test.logdir / f"{args.backend}.json").write_text(
-            json.dumps({"engine": engine, "backend": args.backend, "results": results}))
+            json.dumps({"engine": engine, "build": build, "backend": args.backend,
+                        "results": results}))
     test.shut()
     shutil.rmtree(test.tmp)
     sys.exit(any(result["status"] == "fail" for result in results))
