@@ -19,6 +19,8 @@ import statistics
 import sys
 from collections import defaultdict
 
+from into import put_into
+
 # Operation, what it is, and the target: instructions per 2 MiB, or a part of C's. Where that
 # is all of C's, the allocator's and the host's page tables' work is in it, and differs from
 # run to run by up to 5 %; so up to 3 % more is no more.
@@ -286,17 +288,6 @@ def report(rows):
     yield from sizes(rows)
 
 
-def put_into(path, lines):
-    """Replaces what stands between the marks for the benchmark in a document."""
-    text = path.read_text()
-    begin, end = "<!-- bench: begin -->\n", "<!-- bench: end -->\n"
-    if text.count(begin) != 1 or text.count(end) != 1:
-        die(f"{path} has no place for the table (<!-- bench: begin -->, end)")
-    head, rest = text.split(begin)
-    tail = rest.split(end)[1]
-    path.write_text(head + begin + "\n".join(lines) + "\n" + end + tail)
-
-
 def main():
     args = sys.argv[1:]
     document = None
@@ -317,7 +308,7 @@ def main():
     (logs / "bench.json").write_text(json.dumps(rows, indent=1) + "\n")
     (logs / "bench.svg").write_text(plot(rows))
     if document:
-        put_into(document, lines)
+        put_into(document, "bench", lines)
         (document.parent / PLOT).write_text(plot(rows))
     else:
         print("\n".join(lines))

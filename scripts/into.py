@@ -11,19 +11,23 @@ import pathlib
 import sys
 
 
-def main():
-    if len(sys.argv) != 3:
-        sys.exit(__doc__)
-    path, name = pathlib.Path(sys.argv[1]), sys.argv[2]
-    text, lines = path.read_text(), sys.stdin.read()
+def put_into(path, name, lines):
+    """Replaces what stands between the marks called @name in the document @path."""
+    text = path.read_text()
     begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->\n"
     if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
         sys.exit(f"error: {path} has no place for it: it wants one line {begin.strip()}, "
                  f"and one line {end.strip()} after it")
-    if not lines.strip():
+    if not lines:
         sys.exit(f"error: there is nothing to put into {path}")
     head, rest = text.split(begin)
-    path.write_text(head + begin + lines + end + rest.split(end)[1])
+    path.write_text(head + begin + "\n".join(lines) + "\n" + end + rest.split(end)[1])
+
+
+def main():
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
+    put_into(pathlib.Path(sys.argv[1]), sys.argv[2], sys.stdin.read().splitlines())
 
 
 if __name__ == "__main__":

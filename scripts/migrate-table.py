@@ -16,11 +16,12 @@ import json
 import sys
 from pathlib import Path
 
+from into import put_into
+
 SIDES = ("c", "rust")
 NAMES = {"c": "C", "rust": "Rust"}
 # Phases in which the MMU has something to do, and so a target: half of C's stalls.
 TARGETED = ("enable", "pre-copy", "during CLEAR", "cancel")
-BEGIN, END = "<!-- migrate: begin -->\n", "<!-- migrate: end -->\n"
 
 
 def die(message):
@@ -198,15 +199,6 @@ def tap(found):
                 yield f"# {result.get('reason', result['status'])}"
 
 
-def put_into(path, lines):
-    """Replaces what stands between the marks in a document."""
-    text = path.read_text()
-    if text.count(BEGIN) != 1 or text.count(END) != 1:
-        die(f"{path} has no place for the tables ({BEGIN.strip()}, end)")
-    head, rest = text.split(BEGIN)
-    path.write_text(head + BEGIN + "\n".join(lines) + "\n" + END + rest.split(END)[1])
-
-
 def main():
     args = sys.argv[1:]
     if args[:1] == ["--tap"] and len(args) == 2:
@@ -233,7 +225,7 @@ def main():
     failed = [*problems(real), *problems(exact)]
     for document in args[:-1]:
         if document.endswith(".md"):
-            put_into(Path(document), lines)
+            put_into(Path(document), "migrate", lines)
         else:
             plot(exact, Path(document))
     print("\n".join(lines))
