@@ -2,10 +2,11 @@
 # SPDX-License-Identifier: GPL-2.0
 # Boot the fork in Bochs, which emulates Intel VMX with EPT, and run a command
 # in it; the exit status is the command's.   bochs.sh [options] COMMAND
-#   --kernel lab|debug    which kernel (lab)
+#   --kernel FLAVOUR      lab, debug, kasan or kcsan (lab)
 #   --cpu MODEL           skylake: EPT with A/D bits and PML (the default)
 #                         haswell: EPT with A/D bits, no PML
-#   --with FILE...        one more of build/selftests/kvm for the guest to have
+#   --with FILE           one more of build/selftests/kvm for the guest to have
+#   --file FILE           one more of build/ for the guest to have, as /build/FILE
 #   --append WORDS        more for the kernel's command line
 #   --timeout S           give up after S seconds (600)
 #   --name NAME           log directory build/logs/NAME
@@ -19,10 +20,10 @@ set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
-flavour=lab cpu=skylake append='' limit=600 name='' with=()
+flavour=lab cpu=skylake append='' limit=600 name='' with=() files=()
 while (($#)); do
 	case $1 in
-	--kernel|--cpu|--append|--timeout|--name|--with)
+	--kernel|--cpu|--append|--timeout|--name|--with|--file)
 		(($# > 1)) || die "bochs.sh: $1 needs a value"
 		case $1 in
 		--kernel) flavour=$2 ;;
@@ -31,6 +32,7 @@ while (($#)); do
 		--timeout) limit=$2 ;;
 		--name) name=$2 ;;
 		--with) with+=("$2") ;;
+		--file) files+=("$2") ;;
 		esac
 		shift ;;
 	--) shift; break ;;
@@ -66,7 +68,7 @@ cp "$root/bin/busybox" "$fs/bin/"
 # What run-list.sh and kvm-load want more of than busybox has.
 # shellcheck disable=SC2016 # expanded by the inner shell
 "$TOP/scripts/in-root" sh -c '
-	for f in bash dmesg grep mountpoint timeout; do
+	for f in bash chrt dmesg grep mountpoint timeout; do
 		path=$(command -v $f)
 		cp -L "$path" "$1/bin/"
 		ldd "$path" | grep -o "/[^ ]*" | while read -r lib; do
@@ -93,10 +95,14 @@ for f in "${with[@]}"; do
 			cp "$1" "$2"
 		fi' strip "$BUILD/selftests/kvm/$f" "$fs/build/selftests/kvm/$f"
 done
+for f in "${files[@]}"; do
+	mkdir -p "$fs/build/$(dirname "$f")"
+	cp "$BUILD/$f" "$fs/build/$f"
+done
 ln -s /build/selftests "$fs/lab/selftests"
 cp "$TOP/scripts/bochs-init.sh" "$fs/init"
 cp "$run/command" "$fs/command"
-printf 'export lab_flavour=%s\n' "$flavour" >"$fs/env"
+guest_env "$flavour" >"$fs/env"
 
 mkdir -p "$run/boot/iso"
 cp "$bzimage" "$run/boot/iso/bzImage"
@@ -155,15 +161,17 @@ pid=''
 # The serial line is the only way out: what the command wrote is between two
 # marks, its status is in the second. The kernel's lines are told by their time.
 log=$run/console.log
-[[ ! -e $log ]] || tr -d '\r' <"$log" | sed -n '/^LAB: begin$/,/^LAB: end /{/^LAB: /d;p}' >"$run/output"
-status=$(tr -d '\r' 2>/dev/null <"$log" | sed -n 's/^LAB: end \([0-9]*\)$/\1/p')
+[[ -e $log ]] || die "Bochs did not start ($rc): $(grep -aA1 'exiting with' "$run/boot/bochs.out" |
+	tail -n 1); see $run/boot/bochs.out"
+tr -d '\r' <"$log" | sed -n '/^LAB: begin$/,/^LAB: end /{/^LAB: /d;p}' >"$run/output"
+status=$(tr -d '\r' <"$log" | sed -n 's/^LAB: end \([0-9]*\)$/\1/p')
 if [[ $status ]]; then
 	rm -rf "${run:?}/boot"
 	echo "$status" >"$run/status"
 	exit "$status"
 fi
 echo "--- the last lines of $log" >&2
-tail -n 30 "$log" 2>/dev/null | tr -d '\r' >&2 || :
+tail -n 30 "$log" | tr -d '\r' >&2
 ((rc != 124 && rc != 137)) ||
 	die "the guest's command did not end within $limit s (--timeout); console log: $log"
 die "the guest stopped before its command ended (Bochs: $rc, see $run/boot); console log: $log"
