@@ -41,6 +41,9 @@ HISTOGRAMS = 0x380000
 NR_PHASES = 8
 SUB_BITS = 5
 NR_BUCKETS = 40 << SUB_BITS
+SAMPLES = 0x390000
+NR_SAMPLES = 57344
+SAMPLE_SHIFT = 8
 MAGIC = 0x6D69677261746521
 RUN, QUIESCE, CHECK, EJECT = range(4)
 FIELDS = ("magic ram_size period0 period1 batch window command serial phase ext_base "
@@ -49,7 +52,8 @@ FIELDS = ("magic ram_size period0 period1 batch window command serial phase ext_
           "max_late1 ack1").split()
 COST = len(FIELDS)
 MAX_LATE = COST + 2 * NR_PHASES
-NR_FIELDS = MAX_LATE + NR_PHASES
+NR_SAMPLED = MAX_LATE + NR_PHASES
+NR_FIELDS = NR_SAMPLED + 1
 
 
 class Failed(Exception):
@@ -203,6 +207,7 @@ class Qemu:
         control = dict(zip(FIELDS, values))
         control["cost"] = [values[COST + 2 * i:COST + 2 * i + 2] for i in range(NR_PHASES)]
         control["max_late"] = values[MAX_LATE:MAX_LATE + NR_PHASES]
+        control["samples"] = values[NR_SAMPLED]
         return control
 
     def set(self, **fields):
@@ -238,11 +243,14 @@ class Qemu:
                   f"the guest does not obey, ticks {control['ticks0']} {control['ticks1']}")
             time.sleep(0.002)
 
-    def stats(self):
+    def debugfs(self):
         found = list(Path("/sys/kernel/debug/kvm").glob(f"{self.process.pid}-*"))
         check(len(found) == 1, "the VM is not in debugfs")
+        return found[0]
+
+    def stats(self):
         result = {}
-        for path in found[0].iterdir():
+        for path in self.debugfs().iterdir():
             if path.is_file():
                 try:
                     result[path.name] = int(path.read_text())
@@ -278,6 +286,7 @@ class Test:
         self.batch = 4 if self.scale == 1 else 8
         self.meter_us = 100 if self.scale == 1 else 500 * self.scale
         self.poll = 0.002 if self.scale == 1 else 0.03
+        self.clears = Clears() if self.scale == 1 else None
         self.logdir = Path(args.logdir)
         self.logdir.mkdir(parents=True, exist_ok=True)
         self.tmp = Path(tempfile.mkdtemp(prefix="migrate-"))
@@ -326,7 +335,7 @@ class Test:
         vm.command(QUIESCE)
         vm.write(HISTOGRAMS, bytes(NR_PHASES * NR_BUCKETS * 4))
         vm.write(TIMELINE, bytes(NR_WINDOWS * 16))
-        vm.write(CONTROL + COST * 8, bytes(3 * NR_PHASES * 8))
+        vm.write(CONTROL + COST * 8, bytes((NR_FIELDS - COST) * 8))
         control = vm.control()
         vm.set(start_tsc=max(control["tsc0"], control["tsc1"]), phase=0)
         vm.command(RUN)
@@ -392,6 +401,24 @@ class Test:
             [i, round(to_us(late)), pages, round(to_us(spent)), phase]
             for i, (late, pages, spent, phase) in enumerate(windows) if late or pages]
 
+    def measure_clears(self, qemu):
+        """What the meter has seen while KVM_CLEAR_DIRTY_LOG ran. The source calls this."""
+        clears = self.clears.stop()
+        offset = int((qemu.debugfs() / "vcpu1/tsc-offset").read_text())
+        control = qemu.control()
+        count = min(control["samples"], NR_SAMPLES)
+        samples = [(control["start_tsc"] + (when << SAMPLE_SHIFT), late) for when, late in
+                   struct.iter_unpack("<2I", qemu.read(SAMPLES, count * 8))]
+        late = sorted(late for tsc, late in samples
+                      if any(tsc - late < end + offset and tsc > start + offset
+                             for start, end in clears))
+        self.result["clears"] = [to_us(end - start) for start, end in clears]
+        note(f"{len(clears)} CLEARs, {len(late)} samples of {len(samples)} in them")
+        if late:
+            self.result["during_clear"] = {
+                "samples": len(late), "p50_us": to_us(late[len(late) // 2]),
+                "p99_us": to_us(late[len(late) * 99 // 100]), "max_us": to_us(late[-1])}
+
     # --- migrating
 
     def run_for(self, ms):
@@ -412,6 +439,8 @@ class Test:
         if params:
             self.vm.qmp("migrate-set-parameters", **params)
         self.other.qmp("migrate-incoming", uri=uri)
+        if self.clears:
+            self.clears.start()
         self.vm.phase("enable")
         note("migrate")
         self.vm.qmp("migrate", uri=uri)
@@ -456,6 +485,8 @@ class Test:
             self.result["downtime_us"] = max(down, self.result.get("downtime_us", 0))
         ram = info.get("ram", {})
         self.result["rounds"] = ram.get("dirty-sync-count")
+        if self.clears:
+            self.measure_clears(source)
         self.vm, self.other = destination, None
         source.stop()
         destination.phase("after")
@@ -519,6 +550,8 @@ class Test:
         self.end_cancelled()
 
     def end_cancelled(self):
+        if self.clears:
+            self.measure_clears(self.vm)
         self.other.stop()
         self.other = None
         # A promoted page may cost one more fault. By then each has been written.
@@ -709,6 +742,39 @@ class Test:
                 (self.logdir / f"{self.backend}-{name}-{qemu.name}.state").write_text(text)
             except (Failed, OSError):
                 pass
+
+
+class Clears:
+    """When KVM_CLEAR_DIRTY_LOG ran, in ticks of the host's TSC, by function tracing.
+
+    It ends with a flush, if there was anything to clear; later flushes of the thread
+    are of something else.
+    """
+    tracing = Path("/sys/kernel/tracing")
+    BEGIN, FLUSH, OTHER = ("kvm_vm_ioctl_clear_dirty_log", "kvm_make_all_cpus_request",
+                           "kvm_set_memory_region")
+
+    def start(self):
+        for name, text in (("trace_clock", "x86-tsc"),
+                           ("set_ftrace_filter", f"{self.BEGIN} {self.FLUSH} {self.OTHER}\n"),
+                           ("trace", ""), ("current_tracer", "function")):
+            (self.tracing / name).write_text(text)
+
+    def stop(self):
+        text = (self.tracing / "trace").read_text()
+        (self.tracing / "current_tracer").write_text("nop")
+        (self.tracing / "set_ftrace_filter").write_text("")
+        found, running = [], {}
+        for thread, tsc, function in re.findall(
+                r"^\s*\S.*-(\d+)\s+\[\d+\].*?(\d+): (\w+) <-", text, re.M):
+            if function == self.BEGIN:
+                running[thread] = [int(tsc), 0]
+                found.append(running[thread])
+            elif function == self.OTHER:
+                running.pop(thread, None)
+            elif thread in running:
+                running[thread][1] = int(tsc)
+        return [(begin, end) for begin, end in found if end]
 
 
 class Storm:

@@ -13,7 +13,8 @@
  * Processor 1 is the stall meter. A timer wakes it at fixed times; it writes one
  * page of its own and notes how late after the time it was done. A time that is
  * missed is not left out: the next one is as late as it is; unless it is very late,
- * because the TSC has moved on while the guest stood still.
+ * because the TSC has moved on while the guest stood still. The last of these
+ * samples are kept one by one, so that the host can tell what it did meanwhile.
  *
  * The host reads and writes struct control through /proc/PID/mem of QEMU. What
  * the host writes there while memory is migrated is not in the dirty log; but
@@ -39,6 +40,9 @@ typedef unsigned long u64;
 #define NR_PHASES	8
 #define SUB_BITS	5		/* 32 buckets for each power of two */
 #define NR_BUCKETS	(40 << SUB_BITS)
+#define SAMPLES		0x390000ul
+#define NR_SAMPLES	57344ul
+#define SAMPLE_SHIFT	8
 #define DATA		0x400000ul
 
 #define MAGIC		0x6d69677261746521ul
@@ -82,6 +86,12 @@ struct control {
 		u64 pages, ticks;
 	} cost[NR_PHASES];	/* what writing pages took processor 0 */
 	u64 max_late[NR_PHASES];
+	u64 nr_samples;		/* of the meter, since the host has reset this */
+};
+
+/* When the meter was done, in units of 256 ticks after start_tsc; and how late that was. */
+struct sample {
+	u32 when, late;
 };
 
 struct window {
@@ -94,6 +104,7 @@ struct window {
 #define control ((__shared struct control *)CONTROL)
 #define sequences ((__shared u32 *)SEQUENCES)
 #define timeline ((__shared struct window *)TIMELINE)
+#define samples ((__shared struct sample *)SAMPLES)
 #define histograms ((__shared u32 (*)[NR_BUCKETS])HISTOGRAMS)
 
 #define MSR_TSC_DEADLINE	0x6e0
@@ -391,6 +402,10 @@ static void run(unsigned int cpu)
 			now = read_tsc();
 			late = now - deadline;
 			record(phase, late);
+			samples[control->nr_samples % NR_SAMPLES].when =
+				(now - control->start_tsc) >> SAMPLE_SHIFT;
+			samples[control->nr_samples % NR_SAMPLES].late = late < ~0u ? late : ~0u;
+			control->nr_samples++;
 			window = window_at(now);
 			if (late > window->late)
 				window->late = late < ~0u ? late : ~0u;
