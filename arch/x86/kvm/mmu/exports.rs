@@ -32,6 +32,7 @@ use crate::{
     page::Sp,
     pure::{leaf, Gfn, GfnRange, Hpa, Level, Pfn, Role, Spte},
     root::{self, Root, RootTypes},
+    shadow_cache::SplitCaches,
     sync::{Exclusive, Shared},
     sys::{self, masks, DirtyBitmap, Fault, Memslot, NotifierRange, Vcpu, Vm, Wanted},
     walk::Flush,
@@ -372,7 +373,11 @@ unsafe extern "C" fn kvm_tdp_mmu_reap_dirty_log(
     // SAFETY: C has checked that the slot has a bitmap, and the range against the slot.
     let mut log = unsafe { DirtyBitmap::new(slot, first_word, buffer, wanted) };
 
-    match reap_log::reap(wrap!(Vm, kvm), slot, &mut log, huge) {
+    let vm = wrap!(Vm, kvm);
+    // SAFETY: the prototype says so, lockdep checks it, and the handle ends with the call.
+    let mut caches = unsafe { SplitCaches::assume_locked(vm) };
+
+    match reap_log::reap(vm, slot, &mut log, &mut caches, huge) {
         Ok(()) => 0,
         Err(error) => error.to_errno(),
     }

@@ -23,7 +23,7 @@ use crate::{
         rmap::{
             age, collapse, link,
             protect::{self, Protect},
-            split, zap,
+            split, start_log, zap,
         },
     },
     pte::PtePtr,
@@ -241,8 +241,41 @@ unsafe extern "C" fn kvm_rs_rmap_split(
     if let Some(target) = level(target_level) {
         let mut lock = held!(Exclusive, vm);
 
-        split::split(&mut lock, wrap!(Memslot, slot), range, target, &mut caches);
+        split::split(
+            &mut lock,
+            wrap!(Memslot, slot),
+            range,
+            target,
+            None,
+            &mut caches,
+        );
     }
+}
+
+/// Starts to log a slot, and splits its huge pages if `split`. `slots_lock` is held; `mmu_lock` is
+/// dropped to allocate. The caller flushes.
+#[no_mangle]
+unsafe extern "C" fn kvm_rs_rmap_start_dirty_log(
+    kvm: *mut bindings::kvm,
+    slot: *const bindings::kvm_memory_slot,
+    split: bool,
+    clear_dirty: bool,
+) {
+    let vm = wrap!(Vm, kvm);
+    // SAFETY: the prototype says so, lockdep checks it, and the handle ends with the call.
+    let mut caches = unsafe { SplitCaches::assume_locked(vm) };
+    let how = if clear_dirty {
+        Protect::ClearDirty
+    } else {
+        Protect::Log
+    };
+
+    start_log::start(
+        &mut held!(Exclusive, vm),
+        wrap!(Memslot, slot),
+        split.then_some(&mut caches),
+        how,
+    );
 }
 
 /// Zaps what huge pages can replace.

@@ -31,17 +31,29 @@ void kvm_rs_init_vm(struct kvm *kvm)
 }
 
 /*
- * Starts to log @slot. Returns false, having done nothing, where shadow pages
- * may map the slot as well; the caller then does it in C's two steps, of which
- * the Rust MMU has its share.
+ * Starts to log @slot. Returns false, having done nothing, without a TDP MMU; C's
+ * two steps then are what there is to do.
+ *
+ * Upstream splits shadow pages, splits in the TDP MMU, protects shadow pages, and
+ * protects in the TDP MMU, with mmu_lock dropped in between. Here all that concerns
+ * shadow pages comes first, and the TDP MMU does both in one walk; the head of
+ * ops/start_log.rs says why that is the same.
  */
 bool kvm_rs_start_dirty_log(struct kvm *kvm, const struct kvm_memory_slot *slot)
 {
-	if (kvm_memslots_have_rmaps(kvm))
+	bool split = READ_ONCE(eager_page_split);
+
+	if (!tdp_mmu_enabled)
 		return false;
 
+	if (kvm_memslots_have_rmaps(kvm)) {
+		write_lock(&kvm->mmu_lock);
+		kvm_rs_rmap_start_dirty_log(kvm, slot, split, kvm->arch.cpu_dirty_log_size);
+		write_unlock(&kvm->mmu_lock);
+	}
+
 	read_lock(&kvm->mmu_lock);
-	kvm_tdp_mmu_start_dirty_log(kvm, slot, READ_ONCE(eager_page_split));
+	kvm_tdp_mmu_start_dirty_log(kvm, slot, split);
 	read_unlock(&kvm->mmu_lock);
 
 	/* As in C, outside of mmu_lock, and in any case. */

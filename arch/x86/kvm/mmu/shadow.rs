@@ -117,7 +117,7 @@ impl<'a> Sp<'a> {
 /// Writes a present leaf in place of another, atomically if the old one is volatile, and returns
 /// what was replaced. `mmu_lock` is held for write.
 #[inline]
-fn replace(slot: PtePtr<'_>, old: Spte, new: Spte, masks: &Masks) -> Spte {
+pub(crate) fn replace(slot: PtePtr<'_>, old: Spte, new: Spte, masks: &Masks) -> Spte {
     prove!(new.is_ve_possible(masks));
 
     if old.is_volatile(masks) {

@@ -34,7 +34,8 @@
 //! - A **notifier**, and everything that concerns shadow pages, holds the lock for write: it runs
 //!   before or after a hold of ours. Shadow pages may come into being while we give way; whoever
 //!   makes one sets the bits of what it maps writable. So it suffices to look for them each time,
-//!   *before* taking bits under the same hold of the lock, and to go on in C's way if there are any.
+//!   *before* taking bits under the same hold of the lock, and to go on with the write lock if there
+//!   are any.
 //! - A **parallel reaper** of the slot does not exist: `slots_lock` is held. It would do no harm:
 //!   each bit has one taker.
 //!
@@ -57,7 +58,8 @@ use crate::{
     cache::SplitCache,
     change::clear_leaf_bits,
     ops::{
-        dirty_log::bit_to_clear,
+        dirty_log::{self, bit_to_clear},
+        rmap::{self, protect::Protect},
         split::{self, refill, Huge},
     },
     page::Sp,
@@ -65,9 +67,10 @@ use crate::{
     pure::{
         dirty::{frames, parts},
         spte::WRITABLE,
-        Entry, GfnRange, Level, Masks, Settled,
+        Entry, Gfn, GfnRange, Level, Masks, Settled,
     },
     root::{Roots, Selection},
+    shadow_cache::SplitCaches,
     sync::{with_exclusive, with_shared, Exclusive, MmuLock, Shared},
     sys::{fatal_signal_pending, stats::Event, DirtyBitmap, Memslot, Node, Vm, Wanted},
     walk::Walk,
@@ -76,6 +79,9 @@ use crate::{
 /// How many words are taken before their pages are protected: those of 256 MiB. Taking them is one
 /// step for whoever waits for the lock, so it must be short.
 const BATCH: usize = 1024;
+
+/// Frames for each word of the log.
+const WORD: u64 = u64::BITS as u64;
 
 /// How huge pages are treated whose bits are taken. They are writable only where logging has begun
 /// with all bits set (`KVM_DIRTY_LOG_INITIALLY_SET`).
@@ -107,6 +113,7 @@ pub(crate) fn reap(
     vm: Vm<'_>,
     slot: Memslot<'_>,
     log: &mut DirtyBitmap<'_>,
+    caches: &mut SplitCaches<'_>,
     huge: HugePages,
 ) -> Result {
     let mut flush = false;
@@ -116,7 +123,9 @@ pub(crate) fn reap(
         progress = with_shared(vm, |lock| shared(lock, slot, log, huge, &mut flush));
     }
     if let Progress::Shadowed(from) = progress {
-        progress = with_exclusive(vm, |lock| exclusive(lock, slot, log, from, &mut flush));
+        progress = with_exclusive(vm, |lock| {
+            exclusive(lock, slot, log, caches, from, huge, &mut flush)
+        });
     }
 
     let interrupted = match progress {
@@ -137,26 +146,110 @@ pub(crate) fn reap(
     Ok(())
 }
 
-/// With shadow pages: C's way, a word at a time, because the rmaps need the lock for write; but
-/// giving way between two words.
+/// With shadow pages: the reverse map needs the lock for write. It is given way after each 2 MiB.
 fn exclusive(
     lock: &mut Exclusive<'_>,
     slot: Memslot<'_>,
     log: &mut DirtyBitmap<'_>,
+    caches: &mut SplitCaches<'_>,
     from: usize,
+    huge: HugePages,
     flush: &mut bool,
 ) -> Progress {
-    for word in from..log.len() {
-        if log.take(word..word.wrapping_add(1)) {
+    let mut next = from;
+
+    while next < log.len() {
+        let words = next..end_of_huge_page(log, next);
+
+        next = words.end;
+        if log.take(words.clone()) {
             *flush = true;
-            slot.log_again(lock, log.gfn(word), log.taken(word));
+            protect_words(lock, slot, log, caches, words, huge);
         }
         lock.give_way();
         if fatal_signal_pending() {
-            return Progress::Interrupted(word.wrapping_add(1));
+            return Progress::Interrupted(next);
         }
     }
     Progress::Done
+}
+
+/// The first word after `word` that begins in another 2 MiB page, or the number of words.
+fn end_of_huge_page(log: &DirtyBitmap<'_>, word: usize) -> usize {
+    let pages = Level::Page2M.pages();
+    let left = pages.wrapping_sub(log.gfn(word).0 % pages);
+    // Where the slot begins in the middle of 64 frames, the last word goes a bit further.
+    let words = left.div_ceil(WORD) as usize;
+
+    log.len().min(word.wrapping_add(words))
+}
+
+/// Protects the pages whose bits were taken from `words`, in all page tables;
+/// `kvm_arch_mmu_enable_log_dirty_pt_masked()`. They touch two huge pages at most.
+fn protect_words(
+    lock: &mut Exclusive<'_>,
+    slot: Memslot<'_>,
+    log: &DirtyBitmap<'_>,
+    caches: &mut SplitCaches<'_>,
+    words: Range<usize>,
+    huge: HugePages,
+) {
+    let vm = lock.vm();
+    let tdp = vm.uses_tdp_mmu();
+    let how = if vm.has_cpu_dirty_log() {
+        Protect::ClearDirty
+    } else {
+        Protect::Log
+    };
+    let mut some = words.filter(|word| log.taken(*word) != 0);
+    let Some(first_word) = some.next() else {
+        return;
+    };
+    let last_word = some.clone().next_back().unwrap_or(first_word);
+
+    if huge != HugePages::Protected {
+        let skipped = log.taken(first_word).trailing_zeros();
+        let unused = log.taken(last_word).leading_zeros();
+        let first = log.gfn(first_word).add(skipped.into());
+        let end = log.gfn(last_word).add(WORD.wrapping_sub(unused.into()));
+        let last = Gfn(end.0.wrapping_sub(1));
+        let range = GfnRange::new(first, end);
+
+        // Upstream does not split without a TDP MMU.
+        if huge == HugePages::Split && tdp {
+            let whole =
+                end.0.wrapping_sub(first.0) == Level::Page2M.pages() && log.all_taken(range);
+
+            // A whole huge page has its leaves born protected.
+            rmap::split::split(
+                lock,
+                slot,
+                range,
+                Level::Page4K,
+                whole.then_some(how),
+                caches,
+            );
+            split::try_split_huge_pages(lock, slot, range, Level::Page4K);
+        }
+
+        // What could not be split, and what must not be.
+        let other = first.round_down(Level::Page2M) != last.round_down(Level::Page2M);
+        for gfn in [Some(first), other.then_some(last)].into_iter().flatten() {
+            rmap::protect::protect_gfn(lock, slot, gfn, Level::Page2M);
+            if tdp {
+                dirty_log::write_protect_gfn(lock, slot, gfn, Level::Page2M);
+            }
+        }
+    }
+
+    for word in [first_word].into_iter().chain(some) {
+        let (first, mask) = (log.gfn(word), log.taken(word));
+
+        if tdp {
+            dirty_log::clear_dirty_masked(lock, slot, first, mask, how == Protect::Log);
+        }
+        rmap::protect::protect_masked(lock, slot, first, mask, how);
+    }
 }
 
 /// Without shadow pages.
@@ -216,7 +309,7 @@ fn protect_in_root(
 ) {
     let bit = bit_to_clear(lock.vm(), root.role(), masks);
     let end = slot.range().end.0.min(log.gfn(batch.end).0);
-    let range = GfnRange::new(log.gfn(batch.start), crate::pure::Gfn(end));
+    let range = GfnRange::new(log.gfn(batch.start), Gfn(end));
     let mut walk = Walk::new(lock, root, Level::Page2M, range, masks);
 
     while let Some(mut step) = walk.next() {

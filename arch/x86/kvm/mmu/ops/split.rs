@@ -165,7 +165,8 @@ fn split_root<'l, M: Update<'l>>(
     let Some(min_level) = target.up() else {
         return Ok(());
     };
-    let mut cache = SplitCache::new();
+    // CLEAR_DIRTY_LOG comes here for each 64 pages, and mostly there is nothing to split.
+    let mut cache = None;
     let mut walk = Walk::new(lock, root, min_level, range, masks);
 
     while let Some(mut step) = walk.next() {
@@ -173,10 +174,11 @@ fn split_root<'l, M: Update<'l>>(
             continue;
         };
         let node = Node::of(pfn);
+        let cache = cache.get_or_insert_with(SplitCache::new);
         let Some(mut page) = cache.take(node) else {
             let huge = Huge::of(&step.view, node);
 
-            if !refill(&mut walk, &mut cache, &huge, range.end, min_level) {
+            if !refill(&mut walk, cache, &huge, range.end, min_level) {
                 return Err(ENOMEM);
             }
             continue;

@@ -12,6 +12,23 @@
 //! write-protected, one entry for each huge page. The slot is logged all the same, for whoever shares
 //! the VM with the thread that dies.
 //!
+//! # Shadow pages
+//!
+//! Nested guests may map the slot through shadow pages as well. The caller has split and protected
+//! those before, with `mmu_lock` held for write, and has dropped it since. The order does not matter,
+//! and nothing is lost in between, because
+//!
+//! - the two sets of SPTEs are disjoint: shadow pages are found through the reverse map, which has no
+//!   SPTE of the TDP MMU, and a walk from the TDP MMU's roots meets no shadow page. Neither MMU makes
+//!   an SPTE from one of the other; both make theirs in faults, from the host's mapping and the slot;
+//! - the slot was published as logged, and all faults that had seen the old one have ended
+//!   (`synchronize_srcu()`), before either is looked at. So an SPTE made at any time since is small
+//!   and either protected or in the log;
+//! - one flush after both ends what CPUs cached of either.
+//!
+//! Whoever tracks writes to a frame, because L1 has a page table there, has taken W *and* MMU-writable
+//! away from its SPTEs. Neither part gives them back: a split copies both bits of its huge page.
+//!
 //! CPUs may have cached writable translations until the caller flushes, exactly as with upstream:
 //! the log need not be exact before the ioctl returns.
 

@@ -73,6 +73,13 @@ pub(crate) fn masks() -> Masks {
     unsafe { *SNAPSHOT.0.get() }
 }
 
+/// The same, without a copy.
+#[inline(always)]
+pub(crate) fn with_masks<R>(f: impl FnOnce(&Masks) -> R) -> R {
+    // SAFETY: a VM exists during the call, so nobody writes the snapshot.
+    f(unsafe { &*SNAPSHOT.0.get() })
+}
+
 impl<'a> Vm<'a> {
     /// The format of the VM's SPTEs. It cannot change while the VM exists.
     #[inline(always)]

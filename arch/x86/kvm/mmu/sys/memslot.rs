@@ -4,12 +4,9 @@
 
 use core::{marker::PhantomData, ptr::NonNull};
 
-use kernel::ffi;
-
 use crate::{
     bindings,
     pure::{Gfn, GfnRange},
-    sync::{Exclusive, MmuLock},
     sys::Vm,
 };
 
@@ -64,25 +61,6 @@ impl Memslot<'_> {
     pub(crate) fn dirty_track_enabled(self) -> bool {
         // SAFETY: the slot exists; its flags are constant.
         unsafe { bindings::kvm_rs_slot_dirty_track_enabled(self.as_ptr()) }
-    }
-
-    /// Makes the next write to the frames whose bits are set in `mask`, of which bit 0 is `first`,
-    /// noticed, in all page tables; `kvm_arch_mmu_enable_log_dirty_pt_masked()`.
-    ///
-    /// `first` is a multiple of 64 frames from the start of the slot.
-    pub(crate) fn log_again(self, lock: &Exclusive<'_>, first: Gfn, mask: u64) {
-        let offset = first.0.wrapping_sub(self.range().start.0);
-
-        // SAFETY: the slot exists, and so does its VM, whose lock is held for write; C only reads
-        // the slot, although its prototype does not say so.
-        unsafe {
-            bindings::kvm_arch_mmu_enable_log_dirty_pt_masked(
-                lock.vm().as_ptr(),
-                self.as_ptr().cast_mut(),
-                offset,
-                mask as ffi::c_ulong,
-            )
-        }
     }
 
     /// Records in the dirty log that `gfn` is written.

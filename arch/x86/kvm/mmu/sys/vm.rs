@@ -110,6 +110,14 @@ impl<'a> Vm<'a> {
         unsafe { bindings::kvm_rs_invalidate_needs_lock(self.as_ptr()) }
     }
 
+    /// Whether the VM's own memory is mapped by the TDP MMU. Nothing of the TDP MMU may be used where
+    /// it is not. The same for all VMs, and constant while there are any.
+    #[inline]
+    pub(crate) fn uses_tdp_mmu(self) -> bool {
+        // SAFETY: written only while the vendor module is loaded, before there is a VM.
+        unsafe { bindings::tdp_mmu_enabled }
+    }
+
     /// Whether shadow pages, which rmaps find, may map memory as well. Stays true once it is.
     ///
     /// If it is false under `mmu_lock`, no shadow page maps anything before the lock is dropped:

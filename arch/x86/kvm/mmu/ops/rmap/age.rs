@@ -7,9 +7,9 @@
 
 use crate::{
     ops::{age::Age, spte},
-    pure::{GfnRange, Level},
+    pure::{GfnRange, Level, Masks},
     rmap::SlotRmaps,
-    sys::{masks, Memslot},
+    sys::{with_masks, Memslot},
 };
 
 /// Whether a page of `range` in `slot` was accessed since it was last made old.
@@ -17,7 +17,10 @@ use crate::{
 /// Upstream steps by the size of a page from the start of the range, wherever in a page that is,
 /// and so may miss the last one. Here each page that holds a frame of the range is looked at.
 pub(crate) fn age(slot: Memslot<'_>, range: GfnRange, what: Age) -> bool {
-    let masks = &masks();
+    with_masks(|masks| age_leaves(slot, range, what, masks))
+}
+
+fn age_leaves(slot: Memslot<'_>, range: GfnRange, what: Age, masks: &Masks) -> bool {
     let mut young = false;
     let mut next = Some(Level::Page4K);
 

@@ -9,7 +9,7 @@ use crate::{
     rmap::{DescCache, List, Rmap, SlotRmaps},
     shadow,
     sync::{Exclusive, MmuLock},
-    sys::{masks, Memslot, Vm},
+    sys::{Memslot, Vm},
 };
 
 /// A list that is longer than this is emptied, `RMAP_RECYCLE_THRESHOLD`: to go through it costs more
@@ -64,7 +64,7 @@ pub(crate) fn add(
 
     vm.note_rmap_count(count);
     if count > TOO_LONG {
-        recycle(&mut rmap, vm, gfn, level, &masks());
+        recycle(&mut rmap, vm, gfn, level, vm.masks());
     }
 }
 

@@ -10,4 +10,5 @@ pub(crate) mod collapse;
 pub(crate) mod link;
 pub(crate) mod protect;
 pub(crate) mod split;
+pub(crate) mod start_log;
 pub(crate) mod zap;

@@ -8,8 +8,8 @@ use crate::{
     rmap::{Rmap, SlotRmaps},
     rmap_walk::RmapWalk,
     shadow,
-    sync::Exclusive,
-    sys::{masks, Memslot},
+    sync::{Exclusive, MmuLock},
+    sys::Memslot,
 };
 
 /// What makes the next write to a page noticed.
@@ -24,7 +24,19 @@ pub(crate) enum Protect {
     ClearDirty,
 }
 
-/// Protects a present leaf. Returns whether a TLB flush is due.
+/// A present leaf, protected.
+#[inline]
+pub(super) fn protected(leaf: Spte, how: Protect, masks: &Masks) -> Spte {
+    match how {
+        Protect::Log => leaf.without(WRITABLE),
+        Protect::Tracking => leaf.without(WRITABLE | masks.mmu_writable),
+        Protect::ClearDirty if leaf.ad_need_write_protect() => leaf.without(WRITABLE),
+        Protect::ClearDirty => leaf.without(masks.dirty),
+    }
+}
+
+/// Protects a present leaf. Returns whether a TLB flush is due for more than the log: who protects
+/// for the log flushes in any case.
 #[inline(always)]
 fn protect(slot: PtePtr<'_>, how: Protect, masks: &Masks) -> bool {
     let old = slot.read();
@@ -32,13 +44,20 @@ fn protect(slot: PtePtr<'_>, how: Protect, masks: &Masks) -> bool {
     if warn_once!(!old.is_present()) {
         return false;
     }
-    let new = match how {
-        Protect::Log => old.without(WRITABLE),
-        Protect::Tracking => old.without(WRITABLE | masks.mmu_writable),
-        Protect::ClearDirty => return clear_dirty(slot, old, masks),
-    };
+    match how {
+        Protect::Log => {
+            if old.is_writable() {
+                shadow::replace(slot, old, old.without(WRITABLE), masks);
+            }
+            false
+        }
+        Protect::Tracking => {
+            let new = protected(old, how, masks);
 
-    new != old && shadow::update(slot, old, new, masks)
+            new != old && shadow::update(slot, old, new, masks)
+        }
+        Protect::ClearDirty => clear_dirty(slot, old, masks),
+    }
 }
 
 #[inline]
@@ -55,8 +74,12 @@ fn clear_dirty(slot: PtePtr<'_>, old: Spte, masks: &Masks) -> bool {
 /// Protects all leaves in a list. Returns whether a TLB flush is due.
 #[inline(always)]
 fn protect_list(rmap: &Rmap<'_>, how: Protect, masks: &Masks) -> bool {
-    rmap.sptes()
-        .fold(false, |flush, slot| protect(slot, how, masks) | flush)
+    let mut flush = false;
+
+    for slot in rmap.sptes() {
+        flush |= protect(slot, how, masks);
+    }
+    flush
 }
 
 /// Protects the 4 KiB leaves that map the frames whose bits are set in `mask`, of which bit 0 is
@@ -68,7 +91,7 @@ pub(crate) fn protect_masked(
     mask: u64,
     how: Protect,
 ) {
-    let masks = &masks();
+    let masks = lock.vm().masks();
     let Some(lists) = SlotRmaps::new(slot, Level::Page4K) else {
         return;
     };
@@ -93,7 +116,7 @@ pub(crate) fn protect_slot(
     last: Level,
     how: Protect,
 ) {
-    let masks = &masks();
+    let masks = lock.vm().masks();
     let mut walk = RmapWalk::new(lock, slot, first, last, slot.range());
 
     while let Some(mut step) = walk.next(None) {
@@ -109,7 +132,7 @@ pub(crate) fn protect_gfn(
     gfn: Gfn,
     min_level: Level,
 ) -> bool {
-    let masks = &masks();
+    let masks = lock.vm().masks();
     let range = GfnRange::single(gfn);
     let mut walk = RmapWalk::new(lock, slot, min_level, Level::MAX_LEAF, range).without_yield();
     let mut flush = false;

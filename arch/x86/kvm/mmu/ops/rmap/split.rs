@@ -19,7 +19,10 @@ use kernel::error::{
     Error,
 };
 
-use super::link::{recycle, TOO_LONG};
+use super::{
+    link::{recycle, TOO_LONG},
+    protect::{protected, Protect},
+};
 use crate::{
     page::Sp,
     pte::PtePtr,
@@ -29,23 +32,25 @@ use crate::{
     shadow,
     shadow_cache::SplitCaches,
     sync::{Exclusive, MmuLock},
-    sys::{masks, trace, Memslot, Vm},
+    sys::{trace, Memslot, Vm},
 };
 
-/// Splits the huge pages that map frames of `range` in `slot`, down to `target`.
+/// Splits the huge pages that map frames of `range` in `slot`, down to `target`. New leaves have the
+/// rights of the huge ones; or if `born` says so, new 4 KiB leaves are protected already.
 pub(crate) fn split(
     lock: &mut Exclusive<'_>,
     slot: Memslot<'_>,
     range: GfnRange,
     target: Level,
+    born: Option<Protect>,
     caches: &mut SplitCaches<'_>,
 ) {
-    let masks = &masks();
+    let masks = lock.vm().masks();
     let mut level = Level::MAX_LEAF;
 
     // From large to small, so that what a split leaves is split again.
     while level > target {
-        if split_level(lock, slot, range, level, caches, masks).is_err() {
+        if split_level(lock, slot, range, level, born, caches, masks).is_err() {
             return;
         }
         let Some(below) = level.down() else { return };
@@ -58,6 +63,7 @@ fn split_level(
     slot: Memslot<'_>,
     range: GfnRange,
     level: Level,
+    born: Option<Protect>,
     caches: &mut SplitCaches<'_>,
     masks: &Masks,
 ) -> Result<(), Error> {
@@ -89,7 +95,7 @@ fn split_level(
                 moved = false;
                 continue;
             }
-            split_one(found, vm, slot, caches, masks);
+            split_one(found, vm, slot, born, caches, masks);
             huge.trace(0);
             moved = true;
         }
@@ -144,6 +150,7 @@ fn split_one(
     mut found: Found<'_, '_>,
     vm: Vm<'_>,
     slot: Memslot<'_>,
+    born: Option<Protect>,
     caches: &mut SplitCaches<'_>,
     masks: &Masks,
 ) {
@@ -162,7 +169,11 @@ fn split_one(
         vm.bugged();
         return;
     };
-    let first = leaf::split_child(huge, role, level, Index::FIRST, vm.nx_huge_pages(), masks);
+    let like = match born {
+        Some(how) if level == Level::Page4K => protected(huge, how, masks),
+        _ => huge,
+    };
+    let first = leaf::split_child(like, role, level, Index::FIRST, vm.nx_huge_pages(), masks);
     let stride = leaf::child_stride(level);
     let table = sp.table();
     let mut gfn = sp.gfn();

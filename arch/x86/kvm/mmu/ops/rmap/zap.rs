@@ -8,7 +8,7 @@ use crate::{
     rmap_walk::RmapWalk,
     shadow,
     sync::{Exclusive, MmuLock},
-    sys::{masks, Memslot, Vm},
+    sys::{Memslot, Vm},
     walk::Flush,
 };
 
@@ -31,7 +31,7 @@ pub(crate) fn zap_range(
     flush: &mut Flush,
 ) {
     let vm = lock.vm();
-    let masks = &masks();
+    let masks = lock.vm().masks();
     let mut walk = RmapWalk::new(lock, slot, Level::Page4K, Level::MAX_LEAF, range);
 
     if !may_yield {

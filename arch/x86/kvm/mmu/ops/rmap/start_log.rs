@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Starting to log a memslot that shadow pages map.
+
+use super::{
+    protect::{protect_slot, Protect},
+    split,
+};
+use crate::{pure::Level, shadow_cache::SplitCaches, sync::Exclusive, sys::Memslot};
+
+/// Makes every write to `slot` through shadow pages noticed, from the caller's TLB flush on; and
+/// splits its huge pages to 4 KiB, if there are `caches` to split with. `how` is what is done to
+/// 4 KiB leaves.
+///
+/// New leaves are born protected. What was small before, and what stays huge, is protected by a
+/// second walk: it has to look at each list anyway, as a frame may have several leaves.
+pub(crate) fn start(
+    lock: &mut Exclusive<'_>,
+    slot: Memslot<'_>,
+    caches: Option<&mut SplitCaches<'_>>,
+    how: Protect,
+) {
+    if let Some(caches) = caches {
+        split::split(lock, slot, slot.range(), Level::Page4K, Some(how), caches);
+    }
+
+    protect_slot(lock, slot, Level::Page4K, Level::Page4K, how);
+    // D bits say nothing of which part of a huge page was written.
+    protect_slot(lock, slot, Level::Page2M, Level::MAX_LEAF, Protect::Log);
+}
