@@ -18,7 +18,7 @@ cc=("$TOP/scripts/in-root" clang-19 -O2 -Wall -Wextra -Werror)
 	-o "$bench/libcount.so" "$TOP/tests/bench/count.c"
 
 # The plugin knows the lock's functions by their addresses, which stay: nokaslr.
-plugin=$bench/libcount.so,out=$bench/counts.$$
+plugin=$bench/libcount.so,out=$bench/counts.$$,functions=$logs/functions
 for f in read_lock read_unlock write_lock write_unlock; do
 	addr=$(awk -v f="_raw_$f" '$3 == f { print $1 }' "$BUILD/linux/System.map")
 	[[ $addr ]] || die "the kernel has no _raw_$f; is it inlined? see configs/lab.config"

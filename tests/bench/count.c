@@ -5,15 +5,21 @@
  * In KVM's ioctls the only rwlock is mmu_lock.
  *
  *   -plugin libcount.so,out=FILE,read_lock=ADDR,read_unlock=ADDR,
- *           write_lock=ADDR,write_unlock=ADDR[,profile=FILE[,only=N]]
+ *           write_lock=ADDR,write_unlock=ADDR[,functions=FILE]
+ *           [,profile=FILE[,only=N]]
  *
  * The addresses are those of the kernel's _raw_{read,write}_{lock,unlock}; the
  * guest is booted with nokaslr and one processor. mmu_bench brackets each
  * stretch by two marked no-ops, and each makes a line of FILE:
  *
  *   INSTRUCTIONS RMWS READ-LOCKS WRITE-LOCKS LONGEST-READ LONGEST-WRITE
+ *   [CALLS INSTRUCTIONS]...
  *
- * the last two in instructions. The profile has a line "ADDRESS INSTRUCTIONS" for
+ * the two longest in instructions. The pairs are calls of the functions whose
+ * addresses stand in the file functions=FILE, hexadecimal and one a line, and the
+ * instructions from entering them to leaving them; what one of them calls counts
+ * for it alone. A third no-op has the file read: modules are at an address only once
+ * they are loaded. The profile has a line "ADDRESS INSTRUCTIONS" for
  * each block of code that ran in any of the stretches, or in the Nth.
  */
 #include <stdint.h>
@@ -48,12 +54,22 @@ EXPORT int qemu_plugin_version = 7;
 #define KERNEL		(1ull << 63)
 #define MARK		0x4b560000u
 
+#define MAX_FUNCTIONS	4
+
 enum { READ, WRITE };
+
+/* What the last instruction of a block does to the depth of calls. */
+enum flow { OTHER, CALL, RETURN };
 
 /* A block of translated code. Never freed: the profile needs all of them. */
 struct block {
 	uint64_t addr, insns, ran;
+	enum flow flow;
 	struct block *next;
+};
+
+struct function {
+	uint64_t addr, calls, insns;
 };
 
 static struct {
@@ -61,11 +77,39 @@ static struct {
 } addr;
 
 static FILE *out, *profile;
+static const char *functions_file;
+static struct function functions[MAX_FUNCTIONS];
+static int nr_functions;
+/* The one that runs, since when, and how many of its calls have not returned. */
+static struct function *running;
+static uint64_t since_call;
+static int depth;
 static struct block *blocks;
 
 static int armed;
 static long stretch, only;
 static uint64_t insns, rmws, acquired[2], longest[2], since[2];
+
+/* insns has those of the block already. */
+static void follow(const struct block *block)
+{
+	int i;
+
+	for (i = 0; !running && i < nr_functions; i++) {
+		if (block->addr == functions[i].addr) {
+			running = &functions[i];
+			running->calls++;
+			since_call = insns - block->insns;
+			depth = 0;
+		}
+	}
+	if (running && block->flow == CALL) {
+		depth++;
+	} else if (running && block->flow == RETURN && !depth--) {
+		running->insns += insns - since_call;
+		running = NULL;
+	}
+}
 
 static void on_block(unsigned int cpu, void *data)
 {
@@ -76,6 +120,7 @@ static void on_block(unsigned int cpu, void *data)
 		insns += block->insns;
 		if (!only || only == stretch)
 			block->ran += block->insns;
+		follow(block);
 	}
 }
 
@@ -104,9 +149,28 @@ static void on_unlock(unsigned int cpu, void *data)
 		longest[mode] = insns - since[mode];
 }
 
+static void read_functions(void)
+{
+	FILE *f = functions_file ? fopen(functions_file, "r") : NULL;
+	unsigned long long at;
+
+	memset(functions, 0, sizeof(functions));
+	nr_functions = 0;
+	while (f && nr_functions < MAX_FUNCTIONS && fscanf(f, "%llx", &at) == 1)
+		functions[nr_functions++].addr = at;
+	if (f)
+		fclose(f);
+}
+
 static void on_mark(unsigned int cpu, void *data)
 {
+	int i;
+
 	(void)cpu;
+	if ((intptr_t)data == 3) {
+		read_functions();
+		return;
+	}
 	armed = (intptr_t)data == 1;
 	if (armed) {
 		stretch++;
@@ -115,12 +179,21 @@ static void on_mark(unsigned int cpu, void *data)
 		memset(acquired, 0, sizeof(acquired));
 		memset(longest, 0, sizeof(longest));
 		memset(since, 0, sizeof(since));
+		for (i = 0; i < nr_functions; i++) {
+			functions[i].calls = 0;
+			functions[i].insns = 0;
+		}
+		running = NULL;
 		return;
 	}
-	fprintf(out, "%llu %llu %llu %llu %llu %llu\n", (unsigned long long)insns,
+	fprintf(out, "%llu %llu %llu %llu %llu %llu", (unsigned long long)insns,
 		(unsigned long long)rmws, (unsigned long long)acquired[READ],
 		(unsigned long long)acquired[WRITE], (unsigned long long)longest[READ],
 		(unsigned long long)longest[WRITE]);
+	for (i = 0; i < nr_functions; i++)
+		fprintf(out, " %llu %llu", (unsigned long long)functions[i].calls,
+			(unsigned long long)functions[i].insns);
+	fputc('\n', out);
 	fflush(out);
 }
 
@@ -143,6 +216,20 @@ static int is_rmw(const uint8_t *code, size_t len)
 		}
 	}
 	return 0;
+}
+
+/* Near calls and returns, as the kernel has them. */
+static enum flow flow_of(const uint8_t *code, size_t len)
+{
+	size_t i = 0;
+
+	while (i < len && (code[i] == 0x2e || code[i] == 0x3e || (code[i] & 0xf0) == 0x40))
+		i++;
+	if (i == len)
+		return OTHER;
+	if (code[i] == 0xe8 || (code[i] == 0xff && i + 1 < len && (code[i + 1] & 0x38) == 0x10))
+		return CALL;
+	return code[i] == 0xc3 || code[i] == 0xc2 ? RETURN : OTHER;
 }
 
 static void on_execution(struct qemu_plugin_insn *insn, exec_cb cb, intptr_t data)
@@ -172,6 +259,8 @@ static void on_translate(struct qemu_plugin_tb *tb, void *data)
 		uint32_t imm;
 		intptr_t mode;
 
+		if (i == n - 1)
+			block->flow = flow_of(code, len);
 		memcpy(&imm, code + 3, sizeof(imm));
 		if (!(at & KERNEL)) {
 			if (len == 7 && !memcmp(code, "\x0f\x1f\x80", 3) && imm >> 16 == MARK >> 16)
@@ -226,6 +315,8 @@ EXPORT int qemu_plugin_install(plugin_id id, const void *info, int argc, char **
 			if (!strncmp(argv[i], addresses[j].name, len))
 				*addresses[j].addr = strtoull(argv[i] + len, NULL, 16);
 		}
+		if (!strncmp(argv[i], "functions=", 10))
+			functions_file = strdup(argv[i] + 10);
 		if (!strncmp(argv[i], "out=", 4))
 			out = fopen(argv[i] + 4, "w");
 		if (!strncmp(argv[i], "only=", 5))

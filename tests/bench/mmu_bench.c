@@ -5,7 +5,8 @@
  *   mmu_bench MiB [late]
  *
  * One VM, one vCPU, one memslot of MiB megabytes. KVM_PRE_FAULT_MEMORY maps the
- * slot, and the guest, where it runs at all, writes one byte of each page. Each
+ * slot, and the guest, where it runs at all, writes one byte of each page; in the
+ * operations called nested-*, it is a guest of the guest that does (AMD only). Each
  * line of the output is "OPERATION NANOSECONDS", the CPU time of this thread
  * during the operation; under QEMU's -icount shift=0 a nanosecond is an
  * instruction. An operation concerns the whole slot.
@@ -39,14 +40,21 @@
 /* Where the guest finds its code, and the slot that is measured. */
 #define CODE_GPA	0x10000ul
 #define SLOT_GPA	(1ul << 30)
+/* In L2: all of these are the slot's first huge page. */
+#define ALIAS_GPA	(3ul << 30)
 #define CODE_SLOT	0
 #define SLOT		1
 
+/* The code's slot, in pages. What is behind the code is for L1 and L2. */
+enum { CODE, VMCB, L1_PML4, L1_PDPT, L1_PD, NPT_PML4, NPT_PDPT, NPT_PD, CODE_PAGES = NPT_PD + 4 };
+
 static size_t size;
-static int kvm, vm, vcpu;
+static int kvm, vm, vcpu, aliases;
 static void *code, *mem;
 static struct kvm_run *run;
 static unsigned long *bitmap;
+/* Whether age() knows the frames of mem. */
+static int frames_known;
 
 /*
  * The plugin of scripts/bench.sh (tests/bench/count.c) sees these two, of which
@@ -60,6 +68,12 @@ static inline void mark_begin(void)
 static inline void mark_end(void)
 {
 	asm volatile(".byte 0x0f, 0x1f, 0x80; .long 0x4b560002" : : : "memory");
+}
+
+/* The modules are loaded, so the plugin can be told where their functions are. */
+static inline void mark_functions(void)
+{
+	asm volatile(".byte 0x0f, 0x1f, 0x80; .long 0x4b560003" : : : "memory");
 }
 
 static long now(void)
@@ -207,25 +221,36 @@ static void check_all_dirty(const char *when)
 			     when, i, bitmap[i]);
 }
 
-/* Runs the guest: it writes a byte of each page of the slot, and halts. */
-static int dirty_all(void)
+static void run_guest(struct kvm_regs *regs)
 {
-	struct kvm_regs regs = {
-		.rip = CODE_GPA,
-		.rax = SLOT_GPA,
-		.rcx = size / PAGE,
-		.rflags = 2,
-	};
-
-	if (ioctl(vcpu, KVM_SET_REGS, &regs))
+	if (ioctl(vcpu, KVM_SET_REGS, regs))
 		err(1, "KVM_SET_REGS");
 	do {
 		if (ioctl(vcpu, KVM_RUN, 0) && errno != EINTR)
 			err(1, "KVM_RUN");
 	} while (run->exit_reason == KVM_EXIT_INTR);
 	if (run->exit_reason != KVM_EXIT_HLT)
-		errx(1, "the guest exited with reason %u", run->exit_reason);
+		errx(1, "the guest exited with reason %u (%u) at %#llx", run->exit_reason,
+		     run->internal.suberror, (unsigned long long)regs->rip);
+}
+
+/* Has the guest write a byte every stride bytes, count of them. */
+static int write_bytes(unsigned long first, unsigned long count, unsigned long stride)
+{
+	run_guest(&(struct kvm_regs) {
+		.rip = CODE_GPA,
+		.rax = first,
+		.rcx = count,
+		.rdx = stride,
+		.rflags = 2,
+	});
 	return 0;
+}
+
+/* Has it write a byte of each page of the slot. */
+static int dirty_all(void)
+{
+	return write_bytes(SLOT_GPA, size / PAGE, PAGE);
 }
 
 /* 32-bit flat protected mode, no paging. */
@@ -251,9 +276,9 @@ static void set_mode(void)
 
 static void make_vm(void)
 {
-	/* 1: mov %al,(%eax); add $4096,%eax; loop 1b; hlt */
+	/* 1: mov %al,(%eax); add %edx,%eax; loop 1b; hlt; and for L1, vmrun %rax */
 	static const uint8_t write_all[] = {
-		0x88, 0x00, 0x05, 0x00, 0x10, 0x00, 0x00, 0xe2, 0xf7, 0xf4,
+		0x88, 0x00, 0x01, 0xd0, 0xe2, 0xfa, 0xf4, 0x0f, 0x01, 0xd8,
 	};
 
 	vm = ioctl(kvm, KVM_CREATE_VM, 0);
@@ -269,11 +294,122 @@ static void make_vm(void)
 	if (run == MAP_FAILED)
 		err(1, "mmap of the vCPU");
 	memcpy(code, write_all, sizeof(write_all));
-	if (set_slot(CODE_SLOT, CODE_GPA, code, PAGE, 0))
+	if (set_slot(CODE_SLOT, CODE_GPA, code, CODE_PAGES * PAGE, 0))
 		err(1, "the code's memslot");
 	if (set_logging(0))
 		err(1, "the memslot");
 	set_mode();
+}
+
+/* 64-bit mode, with SVM on. */
+static void set_long_mode(void)
+{
+	struct kvm_sregs sregs;
+	struct kvm_cpuid2 *cpuid = calloc(1, sizeof(*cpuid) + 128 * sizeof(cpuid->entries[0]));
+	struct kvm_msrs *msrs = calloc(1, sizeof(*msrs) + sizeof(msrs->entries[0]));
+
+	if (!cpuid || !msrs)
+		err(1, "memory");
+	cpuid->nent = 128;
+	if (ioctl(kvm, KVM_GET_SUPPORTED_CPUID, cpuid) || ioctl(vcpu, KVM_SET_CPUID2, cpuid))
+		err(1, "CPUID");
+	free(cpuid);
+	if (ioctl(vcpu, KVM_GET_SREGS, &sregs))
+		err(1, "KVM_GET_SREGS");
+	sregs.cs.l = 1;
+	sregs.cs.db = 0;
+	sregs.cr0 |= 1ul << 31;
+	sregs.cr3 = CODE_GPA + L1_PML4 * PAGE;
+	sregs.cr4 |= 1ul << 5;
+	/* LME, LMA, SVME */
+	sregs.efer |= 1 << 8 | 1 << 10 | 1 << 12;
+	if (ioctl(vcpu, KVM_SET_SREGS, &sregs))
+		err(1, "64-bit mode with SVM");
+	/* VM_HSAVE_PA, without which there is no VMRUN; KVM does not use the page. */
+	msrs->nmsrs = 1;
+	msrs->entries[0].index = 0xc0010117;
+	msrs->entries[0].data = CODE_GPA + VMCB * PAGE;
+	if (ioctl(vcpu, KVM_SET_MSRS, msrs) != 1)
+		err(1, "VM_HSAVE_PA");
+	free(msrs);
+}
+
+/* An entry of a page table in the code's slot. */
+static void set_entry(int page, unsigned long index, unsigned long entry)
+{
+	((uint64_t *)(code + page * PAGE))[index] = entry;
+}
+
+/* What L1 maps: its first 2 MiB for itself; for L2 that, the slot, and the aliases. */
+static void make_tables(void)
+{
+	/* P, W, U, A, D; and the page size */
+	const unsigned long table = 0x67, huge = 0xe7;
+	unsigned long gpa;
+	int i;
+
+	set_entry(L1_PML4, 0, (CODE_GPA + L1_PDPT * PAGE) | table);
+	set_entry(L1_PDPT, 0, (CODE_GPA + L1_PD * PAGE) | table);
+	set_entry(L1_PD, 0, huge);
+	set_entry(NPT_PML4, 0, (CODE_GPA + NPT_PDPT * PAGE) | table);
+	for (i = 0; i < 4; i++)
+		set_entry(NPT_PDPT, i, (CODE_GPA + (NPT_PD + i) * PAGE) | table);
+	set_entry(NPT_PD, 0, huge);
+	/* The entries of the four tables are those of one array. */
+	for (gpa = SLOT_GPA; gpa < SLOT_GPA + size; gpa += HUGE_PAGE)
+		set_entry(NPT_PD, gpa / HUGE_PAGE, gpa | huge);
+	for (i = 0; i < aliases; i++)
+		set_entry(NPT_PD, ALIAS_GPA / HUGE_PAGE + i, SLOT_GPA | huge);
+}
+
+/* A field of the VMCB, by its offset. */
+#define vmcb_set(type, offset, value) \
+	(*(type *)(code + VMCB * PAGE + (offset)) = (value))
+
+/* What L2 begins with: 32-bit flat protected mode, no paging, at a HLT. */
+static void make_vmcb(void)
+{
+	int seg;
+
+	memset(code + VMCB * PAGE, 0, PAGE);
+	/* Intercept VMRUN; an ASID; nested paging and its root. */
+	vmcb_set(uint32_t, 0x010, 1);
+	vmcb_set(uint32_t, 0x058, 1);
+	vmcb_set(uint64_t, 0x090, 1);
+	vmcb_set(uint64_t, 0x0b0, CODE_GPA + NPT_PML4 * PAGE);
+	/* ES, CS, SS, DS */
+	for (seg = 0; seg < 4; seg++) {
+		vmcb_set(uint16_t, 0x400 + 16 * seg, seg == 1 ? 8 : 16);
+		vmcb_set(uint16_t, 0x402 + 16 * seg, seg == 1 ? 0xc9b : 0xc93);
+		vmcb_set(uint32_t, 0x404 + 16 * seg, ~0u);
+	}
+	/* EFER, CR0, DR7, DR6, RFLAGS, RIP, PAT */
+	vmcb_set(uint64_t, 0x4d0, 1 << 12);
+	vmcb_set(uint64_t, 0x558, 0x11);
+	vmcb_set(uint64_t, 0x560, 0x400);
+	vmcb_set(uint64_t, 0x568, 0xffff0ff0);
+	vmcb_set(uint64_t, 0x570, 2);
+	vmcb_set(uint64_t, 0x578, CODE_GPA + 6);
+	vmcb_set(uint64_t, 0x668, 0x0007040600070406);
+}
+
+/*
+ * A VM whose vCPU stands in L2, where it stays: KVM_SET_REGS sets L2's. If l1, L1
+ * has the slot mapped as well.
+ */
+static void make_nested_vm(int l1)
+{
+	make_vm();
+	make_tables();
+	make_vmcb();
+	set_long_mode();
+	if (l1 && populate())
+		err(1, "KVM_PRE_FAULT_MEMORY");
+	run_guest(&(struct kvm_regs) {
+		.rip = CODE_GPA + 7,
+		.rax = CODE_GPA + VMCB * PAGE,
+		.rflags = 2,
+	});
 }
 
 static void manual_protect(int features)
@@ -307,6 +443,7 @@ static void *map_memory(int huge)
 	if (!huge && madvise(p, size, MADV_NOHUGEPAGE) && errno != EINVAL)
 		err(1, "MADV_NOHUGEPAGE");
 	memset(p, 1, size);
+	frames_known = 0;
 	return p;
 }
 
@@ -364,9 +501,12 @@ static int age(void)
 		frames = malloc(pages * sizeof(*frames));
 		if (pagemap < 0 || idle < 0 || !frames)
 			err(1, "page_idle");
+	}
+	if (!frames_known) {
 		if (pread(pagemap, frames, pages * sizeof(*frames), (uintptr_t)mem / PAGE * 8) !=
 		    (ssize_t)(pages * sizeof(*frames)))
 			err(1, "pagemap");
+		frames_known = 1;
 	}
 	for (i = 0; i < pages; i += 64) {
 		uint64_t pfn = frames[i] & ((1ull << 55) - 1);
@@ -394,6 +534,73 @@ static void bench_small(void)
 	munmap(mem, size);
 }
 
+/* The slot is mapped by shadow pages only, as L1 itself does not use it. */
+static void bench_nested(void)
+{
+	make_nested_vm(0);
+	TIME("nested-map-2m", dirty_all());
+	TIME("nested-enable", set_logging(1));
+	dirty_all();
+	TIME("nested-get-all-dirty", get_log());
+	check_all_dirty("get, nested");
+	TIME("nested-disable", set_logging(0));
+	close_vm();
+
+	make_nested_vm(1);
+	dirty_all();
+	TIME("nested-enable-both", set_logging(1));
+	close_vm();
+
+	make_nested_vm(0);
+	manual_protect(KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE | KVM_DIRTY_LOG_INITIALLY_SET);
+	dirty_all();
+	set_logging(1);
+	memset(bitmap, 0xff, size / PAGE / 8);
+	TIME("nested-clear-first", clear_log());
+	dirty_all();
+	get_log();
+	check_all_dirty("before the second clear, nested");
+	TIME("nested-clear-all-dirty", clear_log());
+	set_logging(0);
+	close_vm();
+}
+
+static void bench_nested_small(void)
+{
+	mem = map_memory(0);
+	make_nested_vm(0);
+	TIME("nested-map-4k", dirty_all());
+	TIME("nested-enable-4k", set_logging(1));
+	set_logging(0);
+	dirty_all();
+	age();
+	TIME("nested-age-4k", age());
+	TIME("nested-zap-notifier-4k", mprotect(mem, size, PROT_READ));
+	mprotect(mem, size, PROT_READ | PROT_WRITE);
+	memset(mem, 1, size);
+	dirty_all();
+	TIME("nested-teardown-4k", close_vm());
+	munmap(mem, size);
+}
+
+static void bench_aliases(int n)
+{
+	char name[32];
+
+	aliases = n;
+	make_nested_vm(0);
+	snprintf(name, sizeof(name), "alias-map-%d", n);
+	TIME(name, write_bytes(ALIAS_GPA, n, HUGE_PAGE));
+	snprintf(name, sizeof(name), "alias-split-%d", n);
+	TIME(name, set_logging(1));
+	/* Zaps the small leaves, so that the next write to each alias replaces its table. */
+	set_logging(0);
+	snprintf(name, sizeof(name), "alias-replace-%d", n);
+	TIME(name, write_bytes(ALIAS_GPA, n, HUGE_PAGE));
+	close_vm();
+	aliases = 0;
+}
+
 int main(int argc, char **argv)
 {
 	late = argc == 3 && !strcmp(argv[2], "late");
@@ -404,18 +611,28 @@ int main(int argc, char **argv)
 	kvm = open("/dev/kvm", O_RDWR);
 	if (kvm < 0)
 		err(1, "/dev/kvm");
-	code = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	code = mmap(NULL, CODE_PAGES * PAGE, PROT_READ | PROT_WRITE,
+		    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	bitmap = malloc(size / PAGE / 8);
 	if (code == MAP_FAILED || !bitmap)
 		err(1, "memory");
 	memset(bitmap, 0, size / PAGE / 8);
 
+	mark_functions();
 	mem = map_memory(1);
 	bench_legacy();
 	bench_manual();
-	munmap(mem, size);
 	/* It costs two orders more, and shows nothing new where there is more of it. */
-	if (size <= 64 * MIB && !late)
+	if (size <= 64 * MIB && !late) {
+		bench_nested();
+		bench_aliases(1);
+		bench_aliases(14);
+		bench_aliases(200);
+	}
+	munmap(mem, size);
+	if (size <= 64 * MIB && !late) {
 		bench_small();
+		bench_nested_small();
+	}
 	return 0;
 }

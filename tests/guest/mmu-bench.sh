@@ -19,6 +19,21 @@ echo full >/sys/kernel/debug/sched/preempt
 # A real-time thread here spins for seconds at most, and must not be throttled.
 echo -1 >/proc/sys/kernel/sched_rt_runtime_us
 
+# Where the functions are that are measured by the call; the plugin reads it.
+functions()
+{
+	local -A names=([c]='__rmap_add pte_list_add pte_list_remove'
+			[rust]='kvm_rs_rmap_add kvm_rs_pte_list_add kvm_rs_pte_list_remove')
+	local name
+	for name in ${names[$1]}; do
+		awk -v name="$name" '$3 == name && $4 == "[kvm]" { print $1; n++ }
+			END { exit n != 1 }' /proc/kallsyms || {
+			echo "error: MMU $1 has no $name" >&2
+			return 1
+		}
+	done
+}
+
 largest=0
 for mib; do
 	((mib <= largest)) || largest=$mib
@@ -27,8 +42,10 @@ echo $((largest / 2)) >/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages
 
 : >"$results/lines"
 : >"$results/late"
+
 for mmu in c rust; do
 	/lab/kvm-load $mmu
+	functions $mmu >"$results/functions"
 	for mib; do
 		for ((run = 1; run <= repeats; run++)); do
 			chrt -f 1 /build/bench/mmu_bench "$mib" |
