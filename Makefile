@@ -68,6 +68,16 @@ check: $(S)/linux
 migrate: lab
 	@scripts/migrate.sh
 
+## make deb        CONFIG=file: the fork as a Debian package, for a real machine
+deb: deb-config source
+	@CONFIG='$(CONFIG)' scripts/deb.sh
+deb-config:
+	@CONFIG='$(CONFIG)' scripts/deb.sh check
+
+## make test-deb   package, install, boot and remove it, in ten minutes
+test-deb: lab
+	@scripts/test.sh deb
+
 ## make kernel     the fork's vmlinux and both sets of kvm modules
 kernel: $(S)/linux $(S)/mod-c $(S)/mod-rust
 
@@ -94,6 +104,7 @@ distclean: clean
 ## make help       this
 ##
 ## variables: KSRC=tree (your own Linux $(KVER) source), JOBS=n, MIRROR=address,
+##            CONFIG=kernel configuration (make deb),
 ##            KVER=7.3, KTARBALL=file-or-address KSHA256=sum (release tarball)
 
 # --- the steps behind them
@@ -141,4 +152,4 @@ $(S)/selftests: $(S)/src-selftests scripts/selftests.sh
 
 .PHONY: help run test test-intel test-shadow bench brownout bench-native check migrate kernel \
 	shell series paths clean distclean lab debug pristine modules selftests preflight root source \
-	alloc-sites test-debug kasan kcsan matrix
+	alloc-sites test-debug kasan kcsan matrix deb deb-config test-deb

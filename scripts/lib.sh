@@ -34,7 +34,7 @@ root_key()
 	{
 		echo "$KVER"
 		for f in configs/root.packages configs/root.preferences \
-			 scripts/root.sh scripts/lab-init; do
+			 scripts/debian.sh scripts/root.sh scripts/lab-init; do
 			cat "$TOP/$f"
 		done
 	} | sha256sum | cut -c1-12

@@ -8,6 +8,7 @@
 #   migrate.sh part PART...     only these parts
 #   migrate.sh table [FILE]...  the tables of the parts that were run; a document
 #                               FILE.md gets them between its marks, FILE.svg the plot
+#   migrate.sh ci               two scenarios on the Rust MMU, for 'make test'
 #   migrate.sh SCENARIO...      only these scenarios, without the tables
 # BACKENDS=, of hugetlb and thp: what backs the guest's memory there (both).
 # JSON, plot and logs in build/logs/migrate.
@@ -89,6 +90,9 @@ part)
 	done ;;
 table)
 	table "${@:2}" || status=1 ;;
+ci)
+	MMUS=rust boot test/migrate "completes cancelled" hugetlb "" 64 --icount --timeout 600 ||
+		status=1 ;;
 *)
 	boot migrate/some "$*" "${BACKENDS:-hugetlb thp}" "-s 40" 64 --thread single \
 		--timeout 1800 || status=1 ;;

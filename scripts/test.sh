@@ -9,9 +9,10 @@ set -euo pipefail
 
 logs=$BUILD/logs/test
 in_root=$TOP/scripts/in-root
-all=(tools lab host text-equal series bench selftests debug)
-# Only by name: Bochs takes about ten minutes a machine, shadow paging as long.
-more=(intel-pml intel-ad intel-noad shadow-notdp shadow-nonpt)
+all=(tools lab host text-equal series bench migrate selftests debug)
+# Only by name: Bochs takes about ten minutes a machine, shadow paging as long, and a
+# package is a kernel.
+more=(intel-pml intel-ad intel-noad shadow-notdp shadow-nonpt deb)
 
 progress()
 {
@@ -88,6 +89,18 @@ stage_bench()
 {
 	"$TOP/scripts/bench.sh" test/bench 3 64 >&2
 	tool bench.py --tap "$logs/bench"
+}
+
+# Two live migrations, where time is exact: how busy this machine is changes nothing.
+stage_migrate()
+{
+	"$TOP/scripts/migrate.sh" ci >&2 || :
+	tool migrate-table.py --tap "$logs/migrate" || :
+}
+
+stage_deb()
+{
+	"$TOP/tests/deb/run.sh"
 }
 
 # The emulator is stable where one thread runs all of the guest. The list keeps
@@ -232,7 +245,7 @@ trap end_boots EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 
-for s in tools lab host text-equal series bench "${more[@]}"; do
+for s in tools lab host text-equal series bench migrate "${more[@]}"; do
 	! wanted "$s" || run_stage "$s"
 done
 

@@ -87,6 +87,13 @@ printf 'VERSION = 7\nPATCHLEVEL = 3\nkernelversion:\n\t@echo 7.3.0\n' >"$tmp/new
 expect "a hook patch that does not apply" "patches/0001.*does not apply.*rebase it" \
 	env LAB_ROOT="$root" KSRC="$tmp/new" "$copy/scripts/source.sh"
 
+expect "make deb without a configuration" "needs CONFIG=.*/boot/config-" \
+	env CONFIG= "$copy/scripts/deb.sh" check
+expect "make deb with one that is not there" "CONFIG=/nonexistent is not a file" \
+	env CONFIG=/nonexistent "$copy/scripts/deb.sh" check
+expect "make deb with one of another kind" "not the configuration of an x86-64 kernel" \
+	env CONFIG="$copy/configs/rust.config" "$copy/scripts/deb.sh" check
+
 expect "no kernel to boot" "no kernel at .*; run 'make kernel'" \
 	env LAB_ROOT="$root" "$copy/scripts/boot.sh" true
 boot()
