@@ -10,7 +10,7 @@ use crate::{
     change::lost_errno,
     page::Sp,
     pte::Table,
-    pure::{leaf::unprotected, spte::MMU_PRESENT, Entry, Index, Level, Masks, Spte},
+    pure::{leaf::unprotected, Entry, Index, Level, Masks, Spte},
     root::{Roots, Selection},
     sync::{MmuLock, Shared},
     sys::{
@@ -68,19 +68,16 @@ fn recover_root(lock: &mut Shared<'_>, root: Sp<'_>, slot: Memslot<'_>, masks: &
             continue;
         }
 
-        let Some(survey) = step
+        let Some(first) = step
             .view
             .slot
             .child(level, masks)
-            .and_then(|table| survey(table, level, masks))
+            .and_then(|table| first_leaf(table, level, masks))
         else {
             continue;
         };
 
-        let mut huge = make_huge(vm, survey.first, level, masks);
-        if survey.all_mmu_writable {
-            huge = unprotected(huge, masks);
-        }
+        let huge = unprotected(make_huge(vm, first, level, masks), masks);
         match step.set(huge, masks) {
             Ok(()) => {
                 stats::count(vm, Event::Promotion);
@@ -102,75 +99,28 @@ fn recover_root(lock: &mut Shared<'_>, root: Sp<'_>, slot: Memslot<'_>, masks: &
     drop(walk);
 }
 
-/// What the leaves below an entry have in common.
-struct Survey {
-    /// The first leaf.
-    first: Spte,
-    /// None of the leaves is protected for anything but dirty logging.
-    all_mmu_writable: bool,
-}
-
-/// Looks at the leaves below an entry of `parent_level` that points to `table`. `None` if there is
-/// none.
+/// The first leaf below an entry of `parent_level` that points to `table`.
 ///
-/// The first leaf shows the rights and the frame of the huge page to be: the host maps the whole
-/// huge page by one folio, and everything else that a leaf says is the same all over a slot, but
-/// for the bits that logging and aging change. Upstream copies it as it is. Then a page that was
-/// write-protected for logging, and not written since, costs a fault on the next write, once the log
-/// is long gone. MMU-writable bits are only ever cleared under `mmu_lock` held for write, so if they
-/// are set in all leaves now, they are when the huge leaf goes in.
-fn survey(table: Table<'_>, parent_level: Level, masks: &Masks) -> Option<Survey> {
-    match parent_level.down()? {
-        Level::Page4K => {
-            survey_full(table, masks).or_else(|| survey_table(table, Level::Page4K, masks))
-        }
-        level => survey_table(table, level, masks),
-    }
-}
+/// It shows the rights and the frame of the huge page to be. The host maps the whole huge page by one
+/// entry, so whatever makes a leaf below less than MMU-writable while this one is MMU-writable is
+/// gone: the host grants rights by the huge page, and to take one back its notifier zaps all of these
+/// leaves; and no frame below is write-tracked, or the host level would be lower. Everything else
+/// that a leaf says is the same all over a slot, but for the bits that logging and aging change.
+///
+/// Upstream copies the leaf as it is. Then a page that was write-protected for logging, and not
+/// written since, costs a fault on the next write, once the log is long gone; the fast page fault
+/// makes the huge page writable then, on the word of the same leaf.
+fn first_leaf(table: Table<'_>, parent_level: Level, masks: &Masks) -> Option<Spte> {
+    let level = parent_level.down()?;
 
-/// As [`survey`], for the usual table: of the last level, full, and with nothing protected for
-/// anything but dirty logging. `None` if it is not of that kind.
-fn survey_full(table: Table<'_>, masks: &Masks) -> Option<Survey> {
-    let expected = MMU_PRESENT | masks.mmu_writable;
-    let first = table.slot(Index::FIRST).read();
-    let common = Index::all().fold(first.0, |bits, index| bits & table.slot(index).read().0);
-
-    (common & expected == expected).then_some(Survey {
-        first,
-        all_mmu_writable: true,
-    })
-}
-
-/// As [`survey`], where the table is of `level`.
-fn survey_table(table: Table<'_>, level: Level, masks: &Masks) -> Option<Survey> {
-    let mut result: Option<Survey> = None;
-
-    for index in Index::all() {
+    Index::all().find_map(|index| {
         let slot = table.slot(index);
         let spte = slot.read();
 
-        let found = match spte.decode(level, masks) {
-            Entry::Leaf(_) => Survey {
-                first: spte,
-                all_mmu_writable: spte.is_mmu_writable(masks),
-            },
-            Entry::Table(_) => {
-                let below = slot
-                    .child(level, masks)
-                    .and_then(|table| survey(table, level, masks));
-
-                match below {
-                    Some(below) => below,
-                    None => continue,
-                }
-            }
-            Entry::NonPresent | Entry::Frozen => continue,
-        };
-
-        match &mut result {
-            None => result = Some(found),
-            Some(result) => result.all_mmu_writable &= found.all_mmu_writable,
+        match spte.decode(level, masks) {
+            Entry::Leaf(_) => Some(spte),
+            Entry::Table(_) => first_leaf(slot.child(level, masks)?, level, masks),
+            Entry::NonPresent | Entry::Frozen => None,
         }
-    }
-    result
+    })
 }
