@@ -376,7 +376,8 @@ fn protect_in_root(
 }
 
 /// Clears `bit` in the leaves of `table` that map the pages of `within` whose bits were taken.
-#[inline]
+// A function of its own, so that its loop has all registers.
+#[inline(never)]
 fn protect_pages(
     lock: &Shared<'_>,
     table: Table<'_>,
