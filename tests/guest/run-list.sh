@@ -55,7 +55,7 @@ load_kvm()
 	[[ $loaded != "$*" ]] || return 0
 	[[ $loaded = none ]] || "$kvm_unload"
 	loaded=none
-	"$kvm_load" "$mmu" "$@"
+	"$kvm_load" "$mmu" "$@" || return
 	engine=$(cat /sys/module/kvm/parameters/mmu_engine 2>/dev/null || echo c)
 	[[ $engine = "$mmu" ]] || {
 		echo "run-list: loaded MMU $mmu, but the module is $engine"
