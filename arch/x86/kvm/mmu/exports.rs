@@ -25,6 +25,7 @@ use crate::{
         map::{self, Outcome},
         promote,
         reap_log::{self, HugePages},
+        rmap::protect::Protect,
         roots, split,
         spte::{self, LeafRequest},
         start_log, zap,
@@ -300,7 +301,13 @@ unsafe extern "C" fn kvm_tdp_mmu_write_protect_gfn(
     let lock = held!(Exclusive, wrap!(Vm, kvm));
 
     level(min_level).is_some_and(|min_level| {
-        dirty_log::write_protect_gfn(&lock, wrap!(Memslot, slot), Gfn(gfn), min_level)
+        dirty_log::protect_gfn(
+            &lock,
+            wrap!(Memslot, slot),
+            Gfn(gfn),
+            min_level,
+            Protect::Tracking,
+        )
     })
 }
 

@@ -198,6 +198,7 @@ unsafe extern "C" fn kvm_rs_rmap_write_protect_gfn(
             wrap!(Memslot, slot),
             Gfn(gfn),
             min_level,
+            Protect::Tracking,
         )
     })
 }

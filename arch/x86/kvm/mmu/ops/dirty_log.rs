@@ -6,6 +6,7 @@
 //! each page whose D bit it sets. Which it is decides the bit to clear.
 
 use crate::{
+    ops::rmap::protect::{protected, Protect},
     page::Sp,
     pure::{spte::WRITABLE, Entry, Gfn, GfnRange, Level, Masks, Role},
     root::{stable_roots, Roots, Selection},
@@ -162,13 +163,14 @@ fn clear_masked_in_root(
     }
 }
 
-/// Write-protects the leaf of at least `min_level` that maps `gfn`, in all valid roots, in a way
-/// that no fast page fault undoes: a guest page table lives there. Returns whether a flush is due.
-pub(crate) fn write_protect_gfn(
+/// Protects the leaf of at least `min_level` that maps `gfn`, in all valid roots. Returns whether a
+/// flush is due: for the log at the end, otherwise before the lock is dropped.
+pub(crate) fn protect_gfn(
     lock: &Exclusive<'_>,
     slot: Memslot<'_>,
     gfn: Gfn,
     min_level: Level,
+    how: Protect,
 ) -> bool {
     let masks = lock.vm().masks();
     let mut changed = false;
@@ -185,7 +187,7 @@ pub(crate) fn write_protect_gfn(
             let Entry::Leaf(_) = step.view.entry(masks) else {
                 continue;
             };
-            let new = step.view.spte.without(WRITABLE | masks.mmu_writable);
+            let new = protected(step.view.spte, how, masks);
 
             if new == step.view.spte {
                 break;

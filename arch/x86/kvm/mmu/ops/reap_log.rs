@@ -232,12 +232,14 @@ fn protect_words(
             split::try_split_huge_pages(lock, slot, range, Level::Page4K);
         }
 
-        // What could not be split, and what must not be.
+        // What could not be split, and what must not be. For the log only: to take MMU-writable away,
+        // as upstream does, would have to be flushed before anybody gets the lock. No fast page fault
+        // makes a huge page of a logged slot writable.
         let other = first.round_down(Level::Page2M) != last.round_down(Level::Page2M);
         for gfn in [Some(first), other.then_some(last)].into_iter().flatten() {
-            rmap::protect::protect_gfn(lock, slot, gfn, Level::Page2M);
+            rmap::protect::protect_gfn(lock, slot, gfn, Level::Page2M, Protect::Log);
             if tdp {
-                dirty_log::write_protect_gfn(lock, slot, gfn, Level::Page2M);
+                dirty_log::protect_gfn(lock, slot, gfn, Level::Page2M, Protect::Log);
             }
         }
     }

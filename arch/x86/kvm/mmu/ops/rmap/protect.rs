@@ -26,7 +26,7 @@ pub(crate) enum Protect {
 
 /// A present leaf, protected.
 #[inline]
-pub(super) fn protected(leaf: Spte, how: Protect, masks: &Masks) -> Spte {
+pub(in crate::ops) fn protected(leaf: Spte, how: Protect, masks: &Masks) -> Spte {
     match how {
         Protect::Log => leaf.without(WRITABLE),
         Protect::Tracking => leaf.without(WRITABLE | masks.mmu_writable),
@@ -124,13 +124,14 @@ pub(crate) fn protect_slot(
     }
 }
 
-/// Write-protects the leaves of at least `min_level` that map `gfn`, for page tracking. Returns
-/// whether a TLB flush is due.
+/// Protects the leaves of at least `min_level` that map `gfn`. Returns whether a TLB flush is due; for
+/// the log, it is in any case.
 pub(crate) fn protect_gfn(
     lock: &mut Exclusive<'_>,
     slot: Memslot<'_>,
     gfn: Gfn,
     min_level: Level,
+    how: Protect,
 ) -> bool {
     let masks = lock.vm().masks();
     let range = GfnRange::single(gfn);
@@ -138,7 +139,7 @@ pub(crate) fn protect_gfn(
     let mut flush = false;
 
     while let Some(mut step) = walk.next(None) {
-        flush |= protect_list(&step.rmap(), Protect::Tracking, masks);
+        flush |= protect_list(&step.rmap(), how, masks);
     }
     flush
 }
