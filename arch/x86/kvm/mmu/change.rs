@@ -432,6 +432,16 @@ pub(crate) fn clear_leaf_bits(
     }
 }
 
+/// A leaf without its accessed state; warns if that loses something of a leaf without A/D bits.
+/// Corresponds to `mark_spte_for_access_track()`.
+pub(crate) fn mark_access_track(leaf: Spte, masks: &Masks) -> Spte {
+    if !leaf.ad_enabled() && !leaf.is_access_tracked(masks) {
+        warn_once!(!leaf.write_state_is_valid(masks));
+        warn_once!(!leaf.acc_track_bits_free());
+    }
+    leaf.mark_access_track(masks)
+}
+
 impl View<'_> {
     /// Makes a leaf found unaccessed, without any lock, and without retrying: whoever changes the
     /// entry at the same moment zaps it, or uses the page, which then is young.
@@ -444,10 +454,7 @@ impl View<'_> {
             return;
         }
 
-        let new = self.spte.mark_access_track(masks);
-        if !self.spte.ad_enabled() {
-            crate::ops::spte::check_access_track(self.spte, masks);
-        }
+        let new = mark_access_track(self.spte, masks);
         if self.slot.compare_exchange(self.spte, new).is_ok() {
             trace::spte_changed(role.as_id(), self.gfn, self.level, self.spte, new);
         }

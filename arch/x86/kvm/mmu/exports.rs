@@ -18,7 +18,7 @@ use core::ptr::NonNull;
 use kernel::{ffi::c_int, ffi::c_uint, ffi::c_ulong, sync::rcu};
 
 use crate::{
-    bindings,
+    bindings, change,
     ops::{
         age::{age, Age},
         dirty_log, lookup,
@@ -540,5 +540,5 @@ unsafe extern "C" fn make_mmio_spte(
 /// Takes the accessed state away from a leaf.
 #[no_mangle]
 unsafe extern "C" fn mark_spte_for_access_track(spte: u64) -> u64 {
-    spte::mark_access_track(Spte(spte), &masks()).0
+    change::mark_access_track(Spte(spte), &masks()).0
 }

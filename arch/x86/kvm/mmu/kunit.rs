@@ -13,7 +13,7 @@ use core::{mem::MaybeUninit, ptr::NonNull};
 use kernel::{error::to_result, prelude::*};
 
 use crate::{
-    bindings,
+    bindings, change,
     ops::spte::{self as make, LeafRequest},
     page::Sp,
     pure::{leaf, spte, Gfn, Hpa, Level, Masks, Pfn, Role, Spte},
@@ -335,7 +335,7 @@ impl Comparison<'_> {
         let masks = &self.oracle.masks;
         let variant = leaf.without(cleared & (spte::WRITABLE | masks.dirty));
         let volatile = variant.is_volatile(masks);
-        let tracked = make::mark_access_track(variant, masks);
+        let tracked = change::mark_access_track(variant, masks);
 
         // SAFETY: the oracle is set up.
         let theirs = unsafe { bindings::kvm_rs_oracle_atomic(variant.0) };

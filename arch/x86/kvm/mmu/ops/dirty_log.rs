@@ -8,15 +8,12 @@
 use crate::{
     ops::rmap::protect::{protected, Protect},
     page::Sp,
-    pure::{spte::WRITABLE, Entry, Gfn, GfnRange, Level, Masks, Role},
+    pure::{dirty::WORD_PAGES, spte::WRITABLE, Entry, Gfn, GfnRange, Level, Masks, Role},
     root::{stable_roots, Roots, Selection},
     sync::{Exclusive, MmuLock, Shared},
     sys::{Memslot, Vm},
     walk::{Descent, ShortWalk, Walk},
 };
-
-/// The number of pages in a word of the dirty bitmap.
-const WORD: u64 = u64::BITS as u64;
 
 /// Write-protects the leaves of at least `min_level` in `slot`, in all valid roots. Returns whether
 /// any changed, so that TLBs have to be flushed.
@@ -137,7 +134,7 @@ fn clear_masked_in_root(
 ) {
     let as_id = root.role().as_id();
     let skipped = u64::from(mask.trailing_zeros());
-    let range = GfnRange::new(first.add(skipped), first.add(WORD));
+    let range = GfnRange::new(first.add(skipped), first.add(WORD_PAGES));
     let mut left = mask;
     let mut walk = ShortWalk::new(lock, root, Level::Page4K, range, masks);
 

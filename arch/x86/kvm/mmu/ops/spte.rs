@@ -150,19 +150,3 @@ pub(crate) fn make_huge(vm: Vm<'_>, small: Spte, level: Level, masks: &Masks) ->
     }
     leaf::promoted(small, level, vm.nx_huge_pages(), masks)
 }
-
-/// The entry without its accessed state; `mark_spte_for_access_track()`.
-pub(crate) fn mark_access_track(spte: Spte, masks: &Masks) -> Spte {
-    if !spte.ad_enabled() {
-        check_access_track(spte, masks);
-    }
-    spte.mark_access_track(masks)
-}
-
-/// Warns if an A/D-disabled leaf cannot be access-tracked without losing something.
-pub(crate) fn check_access_track(spte: Spte, masks: &Masks) {
-    if !spte.is_access_tracked(masks) {
-        warn_once!(!spte.write_state_is_valid(masks));
-        warn_once!(!spte.acc_track_bits_free());
-    }
-}

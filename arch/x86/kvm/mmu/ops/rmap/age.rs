@@ -6,7 +6,8 @@
 //! are; the SPTEs may be zapped meanwhile.
 
 use crate::{
-    ops::{age::Age, spte},
+    change::mark_access_track,
+    ops::age::Age,
     pure::{GfnRange, Level, Masks},
     rmap::SlotRmaps,
     sys::{with_masks, Memslot},
@@ -49,7 +50,7 @@ fn age_leaves(slot: Memslot<'_>, range: GfnRange, what: Age, masks: &Masks) -> b
                 }
                 young = true;
                 // If another CPU has changed the SPTE, it is zapped, or in use and young.
-                let _ = slot.compare_exchange(old, spte::mark_access_track(old, masks));
+                let _ = slot.compare_exchange(old, mark_access_track(old, masks));
             }
         }
     }
