@@ -13,7 +13,7 @@
     reason = "the requirements are the same for all, and stand above"
 )]
 
-use core::ptr::NonNull;
+use core::{mem::MaybeUninit, ptr::NonNull};
 
 use kernel::{ffi::c_int, ffi::c_uint, ffi::c_ulong, sync::rcu};
 
@@ -56,6 +56,9 @@ macro_rules! held {
         unsafe { $type::assume_held(vm) }
     }};
 }
+
+/// The elements of the array that [`kvm_tdp_mmu_get_walk`] fills: one for each level, from 1 on.
+const WALK_LEN: usize = Level::Page256T as usize + 1;
 
 pub(crate) fn level(raw: c_int) -> Option<Level> {
     u32::try_from(raw).ok().and_then(Level::from_raw)
@@ -405,7 +408,7 @@ unsafe extern "C" fn kvm_tdp_mmu_recover_huge_pages(
 unsafe extern "C" fn kvm_tdp_mmu_get_walk(
     vcpu: *mut bindings::kvm_vcpu,
     addr: u64,
-    sptes: *mut [u64; 6],
+    sptes: *mut u64,
     root_level: *mut c_int,
 ) -> c_int {
     let vcpu = wrap!(Vcpu, vcpu);
@@ -415,8 +418,8 @@ unsafe extern "C" fn kvm_tdp_mmu_get_walk(
 
     // SAFETY: C passes a valid pointer.
     unsafe { root_level.write(role_level) };
-    // SAFETY: C passes an array of `PT64_ROOT_MAX_LEVEL + 1` elements.
-    let sptes = unsafe { &mut *sptes };
+    // SAFETY: C passes an array of that many elements, of which none need have a value.
+    let sptes = unsafe { &mut *sptes.cast::<[MaybeUninit<u64>; WALK_LEN]>() };
     // SAFETY: the vCPU has loaded the root, and holds a reference to it.
     let Some(root) = (unsafe { root::loaded(vcpu.root()) }) else {
         return -1;

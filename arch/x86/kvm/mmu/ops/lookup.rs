@@ -2,6 +2,8 @@
 
 //! Looking a translation up without a lock.
 
+use core::mem::MaybeUninit;
+
 use kernel::sync::rcu;
 
 use crate::{
@@ -34,13 +36,13 @@ pub(crate) fn record_path(
     guard: &rcu::Guard,
     root: Sp<'_>,
     gfn: Gfn,
-    sptes: &mut [u64],
+    sptes: &mut [MaybeUninit<u64>],
 ) -> Option<Level> {
     let mut lowest = None;
 
     for_each_on_path(vm, guard, root, gfn, |view| {
         if let Some(slot) = sptes.get_mut(view.level as usize) {
-            *slot = view.spte.0;
+            slot.write(view.spte.0);
             lowest = Some(view.level);
         }
     });
