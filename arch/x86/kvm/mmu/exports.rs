@@ -48,6 +48,25 @@ macro_rules! wrap {
     }};
 }
 
+/// As [`wrap`], for types that are made of a pointer that is known not to be null.
+macro_rules! wrap_non_null {
+    ($type:ident, $ptr:expr) => {{
+        let ptr = $ptr;
+        // SAFETY: C passes a valid pointer.
+        let ptr = unsafe { NonNull::new_unchecked(ptr) };
+        wrap!($type, ptr)
+    }};
+}
+
+/// Fails to compile if C declares one of these functions in another way than it is defined.
+macro_rules! as_declared_in_c {
+    ($($name:ident)*) => {$(
+        const _: () = {
+            let _ = if true { bindings::$name } else { $name };
+        };
+    )*};
+}
+
 /// Makes the token for a lock that C's caller holds.
 macro_rules! held {
     ($type:ident, $vm:expr) => {{
@@ -118,10 +137,10 @@ unsafe extern "C" fn kvm_tdp_mmu_alloc_root(vcpu: *mut bindings::kvm_vcpu, mirro
 #[no_mangle]
 unsafe extern "C" fn kvm_tdp_mmu_put_root(
     kvm: *mut bindings::kvm,
-    root: NonNull<bindings::kvm_mmu_page>,
+    root: *mut bindings::kvm_mmu_page,
 ) {
     let vm = wrap!(Vm, kvm);
-    let sp = wrap!(Sp, root);
+    let sp = wrap_non_null!(Sp, root);
 
     // SAFETY: the caller gives up its reference.
     drop(unsafe { Root::from_counted(vm, sp) });
@@ -176,9 +195,11 @@ unsafe extern "C" fn kvm_tdp_mmu_zap_leafs(
 #[no_mangle]
 unsafe extern "C" fn kvm_tdp_mmu_zap_possible_nx_huge_page(
     kvm: *mut bindings::kvm,
-    sp: NonNull<bindings::kvm_mmu_page>,
+    sp: *mut bindings::kvm_mmu_page,
 ) -> bool {
-    zap::zap_possible_nx_huge_page(&held!(Shared, wrap!(Vm, kvm)), wrap!(Sp, sp))
+    let lock = held!(Shared, wrap!(Vm, kvm));
+
+    zap::zap_possible_nx_huge_page(&lock, wrap_non_null!(Sp, sp))
 }
 
 /// Zaps a range for an MMU notifier. `mmu_lock` is held for write. Returns whether a flush is due.
@@ -362,7 +383,7 @@ unsafe extern "C" fn kvm_tdp_mmu_reap_dirty_log(
     slot: *const bindings::kvm_memory_slot,
     first_word: c_ulong,
     words: c_ulong,
-    buffer: NonNull<u64>,
+    buffer: *mut c_ulong,
     requested: bool,
     initially_set: bool,
     split: bool,
@@ -378,8 +399,9 @@ unsafe extern "C" fn kvm_tdp_mmu_reap_dirty_log(
         (true, false) => HugePages::Protect,
         (true, true) => HugePages::Split,
     };
+    // CAST: `unsigned long` has 64 bits.
     // SAFETY: C passes a buffer of that many words, which `slots_lock` makes ours.
-    let buffer = unsafe { core::slice::from_raw_parts_mut(buffer.as_ptr(), words) };
+    let buffer = unsafe { core::slice::from_raw_parts_mut(buffer.cast::<u64>(), words) };
     // SAFETY: C has checked that the slot has a bitmap, and the range against the slot.
     let mut log = unsafe { DirtyBitmap::new(slot, first_word, buffer, wanted) };
 
@@ -461,7 +483,7 @@ unsafe extern "C" fn spte_needs_atomic_update(spte: u64) -> bool {
 #[no_mangle]
 unsafe extern "C" fn make_spte(
     vcpu: *mut bindings::kvm_vcpu,
-    sp: NonNull<bindings::kvm_mmu_page>,
+    sp: *mut bindings::kvm_mmu_page,
     slot: *const bindings::kvm_memory_slot,
     pte_access: c_uint,
     gfn: bindings::gfn_t,
@@ -482,7 +504,7 @@ unsafe extern "C" fn make_spte(
         synchronizing,
         host_writable,
     };
-    let (vcpu, sp) = (wrap!(Vcpu, vcpu), wrap!(Sp, sp));
+    let (vcpu, sp) = (wrap!(Vcpu, vcpu), wrap_non_null!(Sp, sp));
     let (spte, write_protected) = spte::make_leaf(vcpu, sp, &request, vcpu.vm().masks());
 
     // Before the leaf is installed, as in C: the shadow MMU holds mmu_lock for write.
@@ -544,4 +566,38 @@ unsafe extern "C" fn make_mmio_spte(
 #[no_mangle]
 unsafe extern "C" fn mark_spte_for_access_track(spte: u64) -> u64 {
     change::mark_access_track(Spte(spte), &masks()).0
+}
+
+as_declared_in_c! {
+    kvm_tdp_mmu_refresh_masks
+    kvm_mmu_init_tdp_mmu
+    kvm_mmu_uninit_tdp_mmu
+    kvm_tdp_mmu_alloc_root
+    kvm_tdp_mmu_put_root
+    kvm_tdp_mmu_invalidate_roots
+    kvm_tdp_mmu_zap_invalidated_roots
+    kvm_tdp_mmu_zap_all
+    kvm_tdp_mmu_zap_leafs
+    kvm_tdp_mmu_zap_possible_nx_huge_page
+    kvm_tdp_mmu_unmap_gfn_range
+    kvm_tdp_mmu_map
+    kvm_tdp_mmu_age_gfn_range
+    kvm_tdp_mmu_test_age_gfn
+    kvm_tdp_mmu_wrprot_slot
+    kvm_tdp_mmu_clear_dirty_slot
+    kvm_tdp_mmu_clear_dirty_pt_masked
+    kvm_tdp_mmu_write_protect_gfn
+    kvm_tdp_mmu_try_split_huge_pages
+    kvm_tdp_mmu_start_dirty_log
+    kvm_tdp_mmu_reap_dirty_log
+    kvm_tdp_mmu_recover_huge_pages
+    kvm_tdp_mmu_get_walk
+    kvm_tdp_mmu_fast_pf_get_last_sptep
+    spte_needs_atomic_update
+    make_spte
+    make_small_spte
+    make_huge_spte
+    make_nonleaf_spte
+    make_mmio_spte
+    mark_spte_for_access_track
 }

@@ -39,13 +39,15 @@ use crate::{
 #[no_mangle]
 unsafe extern "C" fn kvm_rs_pte_list_add(
     kvm: *mut bindings::kvm,
-    cache: NonNull<bindings::kvm_mmu_memory_cache>,
-    spte: NonNull<u64>,
-    head: NonNull<bindings::kvm_rmap_head>,
+    cache: *mut bindings::kvm_mmu_memory_cache,
+    spte: *mut u64,
+    head: *mut bindings::kvm_rmap_head,
 ) -> c_int {
     let mut lock = held!(Exclusive, wrap!(Vm, kvm));
-    let count = Rmap::new(&mut lock, wrap!(List, head))
-        .add(&mut wrap!(DescCache, cache), wrap!(PtePtr, spte));
+    let count = Rmap::new(&mut lock, wrap_non_null!(List, head)).add(
+        &mut wrap_non_null!(DescCache, cache),
+        wrap_non_null!(PtePtr, spte),
+    );
 
     count as c_int
 }
@@ -54,18 +56,18 @@ unsafe extern "C" fn kvm_rs_pte_list_add(
 #[no_mangle]
 unsafe extern "C" fn kvm_rs_pte_list_remove(
     kvm: *mut bindings::kvm,
-    spte: NonNull<u64>,
-    head: NonNull<bindings::kvm_rmap_head>,
+    spte: *mut u64,
+    head: *mut bindings::kvm_rmap_head,
 ) {
     let mut lock = held!(Exclusive, wrap!(Vm, kvm));
 
-    Rmap::new(&mut lock, wrap!(List, head)).remove(wrap!(PtePtr, spte));
+    Rmap::new(&mut lock, wrap_non_null!(List, head)).remove(wrap_non_null!(PtePtr, spte));
 }
 
 /// The length of a list.
 #[no_mangle]
-unsafe extern "C" fn pte_list_count(head: NonNull<bindings::kvm_rmap_head>) -> c_uint {
-    let list = wrap!(List, head);
+unsafe extern "C" fn pte_list_count(head: *mut bindings::kvm_rmap_head) -> c_uint {
+    let list = wrap_non_null!(List, head);
     // SAFETY: C holds `mmu_lock` for write, so the list does not change.
     unsafe { rmap::count(list) }
 }
@@ -73,17 +75,17 @@ unsafe extern "C" fn pte_list_count(head: NonNull<bindings::kvm_rmap_head>) -> c
 /// The first SPTE of a list, or null. `iter` then is behind it.
 #[no_mangle]
 unsafe extern "C" fn kvm_rs_rmap_first(
-    head: NonNull<bindings::kvm_rmap_head>,
-    iter: NonNull<RawCursor>,
+    head: *mut bindings::kvm_rmap_head,
+    iter: *mut RawCursor,
 ) -> *mut u64 {
-    let list = wrap!(List, head);
+    let list = wrap_non_null!(List, head);
     // SAFETY: C holds `mmu_lock` for write, so the list does not change.
     write_cursor(iter, unsafe { rmap::first(list) })
 }
 
 /// The next SPTE of a list, or null. The list has not changed since the one before.
 #[no_mangle]
-unsafe extern "C" fn kvm_rs_rmap_next(iter: NonNull<RawCursor>) -> *mut u64 {
+unsafe extern "C" fn kvm_rs_rmap_next(iter: *mut RawCursor) -> *mut u64 {
     // SAFETY: C passes what `kvm_rs_rmap_first()` has written.
     let at = unsafe { iter.read() };
     // SAFETY: C holds `mmu_lock` for write, and has not changed the list.
@@ -91,7 +93,7 @@ unsafe extern "C" fn kvm_rs_rmap_next(iter: NonNull<RawCursor>) -> *mut u64 {
 }
 
 /// Gives C what an iteration has found.
-fn write_cursor(iter: NonNull<RawCursor>, found: Option<(PtePtr<'_>, RawCursor)>) -> *mut u64 {
+fn write_cursor(iter: *mut RawCursor, found: Option<(PtePtr<'_>, RawCursor)>) -> *mut u64 {
     let Some((slot, at)) = found else {
         return ptr::null_mut();
     };
@@ -105,17 +107,17 @@ fn write_cursor(iter: NonNull<RawCursor>, found: Option<(PtePtr<'_>, RawCursor)>
 #[no_mangle]
 unsafe extern "C" fn kvm_rs_rmap_add(
     kvm: *mut bindings::kvm,
-    cache: NonNull<bindings::kvm_mmu_memory_cache>,
+    cache: *mut bindings::kvm_mmu_memory_cache,
     slot: *const bindings::kvm_memory_slot,
-    spte: NonNull<u64>,
+    spte: *mut u64,
     gfn: bindings::gfn_t,
     access: c_uint,
 ) {
     link::add(
         &mut held!(Exclusive, wrap!(Vm, kvm)),
-        &mut wrap!(DescCache, cache),
+        &mut wrap_non_null!(DescCache, cache),
         wrap!(Memslot, slot),
-        wrap!(PtePtr, spte),
+        wrap_non_null!(PtePtr, spte),
         Gfn(gfn),
         access,
     );
@@ -123,8 +125,11 @@ unsafe extern "C" fn kvm_rs_rmap_add(
 
 /// Removes a zapped leaf from the list of its frame.
 #[no_mangle]
-unsafe extern "C" fn kvm_rs_rmap_remove(kvm: *mut bindings::kvm, spte: NonNull<u64>) {
-    link::remove(&mut held!(Exclusive, wrap!(Vm, kvm)), wrap!(PtePtr, spte));
+unsafe extern "C" fn kvm_rs_rmap_remove(kvm: *mut bindings::kvm, spte: *mut u64) {
+    link::remove(
+        &mut held!(Exclusive, wrap!(Vm, kvm)),
+        wrap_non_null!(PtePtr, spte),
+    );
 }
 
 /// Clears the dirty state of up to 64 pages, or write-protects them.
@@ -299,4 +304,23 @@ unsafe extern "C" fn kvm_rs_rmap_age(range: *mut bindings::kvm_gfn_range, test_o
     };
 
     age::age(range.slot(), range.range(), what)
+}
+
+as_declared_in_c! {
+    kvm_rs_pte_list_add
+    kvm_rs_pte_list_remove
+    pte_list_count
+    kvm_rs_rmap_first
+    kvm_rs_rmap_next
+    kvm_rs_rmap_add
+    kvm_rs_rmap_remove
+    kvm_rs_rmap_protect_masked
+    kvm_rs_rmap_write_protect_slot
+    kvm_rs_rmap_clear_dirty_slot
+    kvm_rs_rmap_write_protect_gfn
+    kvm_rs_rmap_zap_range
+    kvm_rs_rmap_split
+    kvm_rs_rmap_start_dirty_log
+    kvm_rs_rmap_zap_collapsible
+    kvm_rs_rmap_age
 }
