@@ -102,10 +102,12 @@ fn recover_root(lock: &mut Shared<'_>, root: Sp<'_>, slot: Memslot<'_>, masks: &
 /// The first leaf below an entry of `parent_level` that points to `table`.
 ///
 /// It shows the rights and the frame of the huge page to be. The host maps the whole huge page by one
-/// entry, so whatever makes a leaf below less than MMU-writable while this one is MMU-writable is
-/// gone: the host grants rights by the huge page, and to take one back its notifier zaps all of these
-/// leaves; and no frame below is write-tracked, or the host level would be lower. Everything else
-/// that a leaf says is the same all over a slot, but for the bits that logging and aging change.
+/// entry, so if this leaf is MMU-writable, each page below may be, also one whose leaf is not, or
+/// that has none: the host grants rights by the huge page, and to take one back its notifier zaps all
+/// of these leaves; and a frame that is write-tracked forbids a huge page
+/// ([`Vm::max_mapping_level`](crate::sys::Vm)). MMU-writable is only ever cleared under `mmu_lock`
+/// held for write, so the leaf still is when the huge one goes in. Everything else that a leaf says
+/// is the same all over a slot, but for the bits that logging and aging change.
 ///
 /// Upstream copies the leaf as it is. Then a page that was write-protected for logging, and not
 /// written since, costs a fault on the next write, once the log is long gone; the fast page fault
