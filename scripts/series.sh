@@ -65,7 +65,8 @@ commit "KVM: x86/mmu: Add KUnit tests that compare SPTEs with C" \
 commit "KVM: x86/mmu: Add the TDP MMU in Rust" \
 	"It is not built before the hooks that follow." "${mmu[@]}"
 commit "KVM: selftests: Add tests of the Rust MMU" \
-	"A selftest of huge page recovery, and host tests of the pure core." "${tests[@]}"
+	"Selftests of dirty logging and of what runs beside it, and host tests of the pure core." \
+	"${tests[@]}"
 commit "Documentation: KVM: Describe the TDP MMU in Rust" \
 	"Layers, types, locking, tests." "${docs[@]}"
 git -C "$work/author" "${me[@]}" am -q --committer-date-is-author-date "$TOP"/patches/*.patch
