@@ -22,7 +22,7 @@ help:
 run: lab
 	@scripts/run.sh
 
-## make test       every test; ends in one summary line
+## make test       all tests but test-*, which follow; ends in one summary line
 test: lab pristine
 	@scripts/test.sh
 
