@@ -176,6 +176,9 @@ impl Cell for List<'_> {
 
     #[inline]
     fn try_acquire(&self, old: Word, new: Word) -> Result<(), Word> {
+        // Or who waits might keep the holder off the CPU.
+        // SAFETY: looks at this CPU only.
+        unsafe { bindings::kvm_rs_assert_preemption_disabled() };
         match self.atomic().cmpxchg(old.0, new.0, Acquire) {
             Ok(_) => Ok(()),
             Err(now) => Err(Word(now)),

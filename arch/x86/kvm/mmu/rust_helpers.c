@@ -300,6 +300,11 @@ __kvm_rs bool kvm_rs_is_rsvd_spte(struct kvm_vcpu *vcpu, u64 spte, int level)
 	return is_rsvd_spte(&vcpu->arch.mmu->fmt, spte, level);
 }
 
+__kvm_rs void kvm_rs_assert_preemption_disabled(void)
+{
+	lockdep_assert_preemption_disabled();
+}
+
 __kvm_rs void kvm_rs_preempt_disable(void)
 {
 	preempt_disable();

@@ -110,6 +110,7 @@ bool kvm_rs_needs_host_mmio_tracking(struct kvm_vcpu *vcpu);
 bool kvm_rs_is_rsvd_spte(struct kvm_vcpu *vcpu, u64 spte, int level);
 
 /* the reverse map */
+void kvm_rs_assert_preemption_disabled(void);
 void kvm_rs_preempt_disable(void);
 void kvm_rs_preempt_enable(void);
 void kvm_rs_free_desc(void *desc);
