@@ -15,7 +15,10 @@ use crate::{
     pure::{GfnRange, Level},
     rmap::{Found, List, Lists, Rmap, SlotRmaps},
     sync::{should_give_way, Exclusive, MmuLock, Unlocked},
-    sys::Memslot,
+    sys::{
+        stats::{self, Event},
+        Memslot,
+    },
     walk::Flush,
 };
 
@@ -52,6 +55,7 @@ impl<'l> RmapStep<'_, 'l> {
     /// Gives way if somebody waits. The list may be another afterwards.
     pub(crate) fn give_way(&mut self) {
         if should_give_way(self.lock.vm()) {
+            stats::count(self.lock.vm(), Event::Yield);
             self.lock.give_way();
         }
     }
@@ -159,6 +163,7 @@ impl<'w, 'l> RmapWalk<'w, 'l> {
         if let Some(flush) = flush {
             flush.now(self.lock.vm());
         }
+        stats::count(self.lock.vm(), Event::Yield);
         self.lock.give_way();
     }
 }

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What has to be C with static storage: lock classes, the module parameter that
- * names the MMU, and assertions on constants that bindgen cannot express.
+ * What has to be C: what needs static storage (lock classes, the module parameter
+ * that names the MMU), what the hooks in C call, and assertions on constants that
+ * bindgen cannot express.
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
@@ -129,5 +130,6 @@ ASSERT_EVENT(KVM_RS_EAGER_SPLIT, mmu_eager_splits);
 ASSERT_EVENT(KVM_RS_FAULT_SPLIT, mmu_fault_splits);
 ASSERT_EVENT(KVM_RS_PROMOTION, mmu_promotions);
 ASSERT_EVENT(KVM_RS_SPLIT_NO_MEMORY, mmu_split_no_memory);
+ASSERT_EVENT(KVM_RS_SPLIT_NO_BUDGET, mmu_split_no_budget);
 ASSERT_EVENT(KVM_RS_SPLIT_LOST_RACE, mmu_split_lost_race);
 ASSERT_EVENT(KVM_RS_YIELD, mmu_yields);

@@ -20,6 +20,8 @@ pub(crate) enum Event {
     Promotion,
     /// A huge page stays huge for lack of memory; all that follow in the walk do as well, uncounted.
     SplitNoMemory,
+    /// The same, for the VM has as many shadow pages as it may have.
+    SplitNoBudget,
     /// Somebody else changed the entry first. It is looked at again.
     SplitLostRace,
     /// A walk dropped `mmu_lock` because somebody waited for it or for the CPU.
@@ -34,6 +36,7 @@ pub(crate) fn count(vm: Vm<'_>, event: Event) {
         Event::FaultSplit => bindings::kvm_rs_event_KVM_RS_FAULT_SPLIT,
         Event::Promotion => bindings::kvm_rs_event_KVM_RS_PROMOTION,
         Event::SplitNoMemory => bindings::kvm_rs_event_KVM_RS_SPLIT_NO_MEMORY,
+        Event::SplitNoBudget => bindings::kvm_rs_event_KVM_RS_SPLIT_NO_BUDGET,
         Event::SplitLostRace => bindings::kvm_rs_event_KVM_RS_SPLIT_LOST_RACE,
         Event::Yield => bindings::kvm_rs_event_KVM_RS_YIELD,
     };

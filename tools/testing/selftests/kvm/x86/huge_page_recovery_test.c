@@ -23,6 +23,9 @@
  * aren't a whole huge page must stay 4KiB mappings), and so are slots whose
  * host and guest addresses are out of step, for which KVM must never make a
  * mapping as big as the page that backs it.
+ *
+ * The Rust MMU (CONFIG_KVM_RUST_MMU) counts what it splits and promotes: so many
+ * of each as there were, ahead or in faults.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -163,6 +166,13 @@ struct page_stats {
 	u64 pages_1g;
 };
 
+/* What the Rust MMU counts. */
+struct mmu_stats {
+	u64 eager_splits;
+	u64 fault_splits;
+	u64 promotions;
+};
+
 struct test_vm {
 	struct kvm_vm *vm;
 	struct kvm_vcpu *vcpu;
@@ -188,6 +198,7 @@ struct test_vm {
 
 static bool eager_page_split;
 static bool require_writable;
+static bool has_mmu_stats;
 static unsigned int nr_toggles = 2;
 static unsigned int nr_hugepages_arg;
 static unsigned int stride_arg;
@@ -386,6 +397,32 @@ static u64 nr_faults(struct test_vm *t)
 	return vcpu_get_stat(t->vcpu, pf_taken);
 }
 
+static struct mmu_stats get_mmu_stats(struct test_vm *t)
+{
+	if (!has_mmu_stats)
+		return (struct mmu_stats) {};
+	return (struct mmu_stats) {
+		.eager_splits = vm_get_stat(t->vm, mmu_eager_splits),
+		.fault_splits = vm_get_stat(t->vm, mmu_fault_splits),
+		.promotions = vm_get_stat(t->vm, mmu_promotions),
+	};
+}
+
+static void assert_mmu_stats(struct test_vm *t, struct mmu_stats before,
+			     struct mmu_stats want)
+{
+	struct mmu_stats now = get_mmu_stats(t);
+
+	if (!has_mmu_stats)
+		return;
+	TEST_ASSERT_EQ(now.eager_splits - before.eager_splits, want.eager_splits);
+	TEST_ASSERT_EQ(now.fault_splits - before.fault_splits, want.fault_splits);
+	TEST_ASSERT_EQ(now.promotions - before.promotions, want.promotions);
+	/* Nobody competes with the only vCPU, or for memory. */
+	TEST_ASSERT_EQ(vm_get_stat(t->vm, mmu_split_lost_race), 0ul);
+	TEST_ASSERT_EQ(vm_get_stat(t->vm, mmu_split_no_memory), 0ul);
+}
+
 static void set_dirty_logging(struct test_vm *t, bool enable)
 {
 	vm_set_user_memory_region(t->vm, TEST_SLOT,
@@ -401,25 +438,31 @@ static void collect_dirty_log(struct test_vm *t)
 		kvm_vm_clear_dirty_log(t->vm, TEST_SLOT, t->bitmap, 0, t->npages);
 }
 
+/* Whether all huge pages are split before anybody writes. */
+static bool is_split_eagerly(const struct test_vm *t, const struct scenario *s)
+{
+	return eager_page_split && (t->mode != LOG_INITIALLY_SET || s->collect_first);
+}
+
 /* Whether no huge page is left once @scenario has run its course. */
 static bool is_everything_split(const struct test_vm *t, const struct scenario *s)
 {
 	/* A write to a huge page splits it, at the latest in the fault. */
-	if (s->write)
-		return true;
-	if (!eager_page_split)
-		return false;
-	return t->mode != LOG_INITIALLY_SET || s->collect_first;
+	return s->write || is_split_eagerly(t, s);
 }
 
 /* Returns the number of faults that writing to recovered huge pages took. */
 static u64 toggle_dirty_logging(struct test_vm *t, const struct scenario *s)
 {
 	struct page_stats before, during, after;
-	u64 faults, fixed, sum;
+	struct mmu_stats counted, want = {};
+	u64 faults, fixed, sum, splits;
 	bool promoted;
 
 	before = get_page_stats(t);
+	counted = get_mmu_stats(t);
+	/* A 1GiB page is split to 2MiB pages first. */
+	splits = before.pages_2m + before.pages_1g * (1 + PAGES_PER_1G / PAGES_PER_2M);
 
 	set_dirty_logging(t, true);
 	if (s->collect_first)
@@ -438,6 +481,11 @@ static u64 toggle_dirty_logging(struct test_vm *t, const struct scenario *s)
 	}
 	assert_page_stats(get_page_stats(t), during, "While logging");
 	promoted = during.pages_4k != before.pages_4k;
+	if (is_split_eagerly(t, s))
+		want.eager_splits = splits;
+	else if (promoted)
+		want.fault_splits = splits;
+	assert_mmu_stats(t, counted, want);
 
 	faults = nr_faults(t);
 	fixed = vcpu_get_stat(t->vcpu, pf_fixed);
@@ -446,6 +494,10 @@ static u64 toggle_dirty_logging(struct test_vm *t, const struct scenario *s)
 	/* No vCPU has run since: what is there now, the ioctl put there. */
 	after = get_page_stats(t);
 	assert_page_stats(after, before, "After disabling, before any vCPU ran");
+	/* In one go, whatever the size. */
+	if (promoted)
+		want.promotions = before.pages_2m + before.pages_1g;
+	assert_mmu_stats(t, counted, want);
 	sum = host_check(t);
 
 	TEST_ASSERT_EQ(guest_checksum(t), sum);
@@ -723,6 +775,7 @@ int main(int argc, char *argv[])
 	TEST_REQUIRE(kvm_has_cap(KVM_CAP_PRE_FAULT_MEMORY));
 	caps = kvm_check_cap(KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2);
 	eager_page_split = get_kvm_param_bool("eager_page_split");
+	has_mmu_stats = !access("/sys/module/kvm/parameters/mmu_engine", F_OK);
 
 	ksft_print_header();
 	ksft_print_msg("eager_page_split=%c\n", eager_page_split ? 'Y' : 'N');

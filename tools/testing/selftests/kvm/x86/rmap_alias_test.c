@@ -8,6 +8,12 @@
  * switched on and off, which splits the huge pages that have aliases as well,
  * and lets L2 use all aliases after each step. Checked are the page statistics,
  * the lengths of the lists (debugfs), the dirty log, and the memory.
+ *
+ * Last, the same where the VM may have few shadow pages: when there are no more,
+ * huge pages are not split, but what is written to them is logged all the same.
+ *
+ * The Rust MMU (CONFIG_KVM_RUST_MMU) counts what it splits, and where it does not
+ * for want of shadow pages.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -35,6 +41,8 @@
 #define HUGE_ALIAS		0x100000000ul
 #define SHARED_ALIAS		0x200000000ul
 #define SMALL_ALIAS		0x240000000ul
+/* As few shadow pages as KVM accepts, and more than that are asked for. */
+#define FEW_SHADOW_PAGES	64ul
 
 /* debugfs counts lists by the number of bits of their length. */
 #define NR_BINS			11
@@ -191,6 +199,16 @@ static bool splits_eagerly(void)
 	return get_kvm_param_bool("eager_page_split") && get_kvm_param_bool("tdp_mmu");
 }
 
+static bool has_mmu_stats(void)
+{
+	return !access("/sys/module/kvm/parameters/mmu_engine", F_OK);
+}
+
+static u64 eager_splits(struct kvm_vm *vm)
+{
+	return has_mmu_stats() ? vm_get_stat(vm, mmu_eager_splits) : 0;
+}
+
 /* Uses all aliases, so that all are mapped, and checks that they are the same memory. */
 static void use_all(struct kvm_vcpu *vcpu, unsigned int n, u64 token)
 {
@@ -231,6 +249,25 @@ static void check_logging(struct kvm_vcpu *vcpu, unsigned long *bitmap, unsigned
 	}
 }
 
+/* @table_pages: for page tables, of L1 and of L2 */
+static struct kvm_vm *create_vm(struct kvm_vcpu **vcpu, u64 table_pages)
+{
+	struct kvm_vm *vm;
+	gva_t nested;
+
+	vm = __vm_create_with_one_vcpu(vcpu, SLOT_PAGES + table_pages, l1_guest_code);
+	vm_enable_tdp(vm);
+	if (kvm_cpu_has(X86_FEATURE_VMX))
+		vcpu_alloc_vmx(vm, &nested);
+	else
+		vcpu_alloc_svm(vm, &nested);
+	vcpu_args_set(*vcpu, 1, nested);
+
+	vm_userspace_mem_region_add(vm, VM_MEM_SRC_ANONYMOUS_HUGETLB_2MB, HUGE_GPA, SLOT,
+				    SLOT_PAGES, 0);
+	return vm;
+}
+
 static void test_aliases(unsigned int n)
 {
 	unsigned int toggle, small_lists, huge_lists;
@@ -238,19 +275,10 @@ static void test_aliases(unsigned int n)
 	struct kvm_vcpu *vcpu;
 	unsigned long *bitmap;
 	struct kvm_vm *vm;
-	gva_t nested;
 	unsigned int i;
+	u64 splits;
 
-	vm = __vm_create_with_one_vcpu(&vcpu, SLOT_PAGES, l1_guest_code);
-	vm_enable_tdp(vm);
-	if (kvm_cpu_has(X86_FEATURE_VMX))
-		vcpu_alloc_vmx(vm, &nested);
-	else
-		vcpu_alloc_svm(vm, &nested);
-	vcpu_args_set(vcpu, 1, nested);
-
-	vm_userspace_mem_region_add(vm, VM_MEM_SRC_ANONYMOUS_HUGETLB_2MB, HUGE_GPA, SLOT,
-				    SLOT_PAGES, 0);
+	vm = create_vm(&vcpu, 0);
 	bitmap = bitmap_zalloc(SLOT_PAGES);
 
 	/* L2's virtual addresses are its physical ones; L1 aliases those. */
@@ -283,8 +311,11 @@ static void test_aliases(unsigned int n)
 
 	for (toggle = 0; toggle < 2; toggle++) {
 		before = page_stats(vm);
+		splits = eager_splits(vm);
 		set_logging(vm, true);
 		split = page_stats(vm);
+		if (has_mmu_stats())
+			TEST_ASSERT_EQ(eager_splits(vm) - splits, splits_eagerly() ? n : 0);
 		if (splits_eagerly()) {
 			/* All aliases have the same rights, and share one table. */
 			TEST_ASSERT_EQ(split.huge, before.huge - n);
@@ -310,6 +341,54 @@ static void test_aliases(unsigned int n)
 	kvm_vm_free(vm);
 }
 
+/*
+ * L2 uses one more page table each time, until there are none left for splitting,
+ * and then until some are zapped.
+ */
+static void test_budget(void)
+{
+	struct kvm_vcpu *vcpu;
+	unsigned long *bitmap;
+	struct kvm_vm *vm;
+	unsigned int i;
+	u64 gva;
+
+	vm = create_vm(&vcpu, 4 * FEW_SHADOW_PAGES);
+	bitmap = bitmap_zalloc(SLOT_PAGES);
+	TEST_ASSERT(!__vm_ioctl(vm, KVM_SET_NR_MMU_PAGES, (void *)FEW_SHADOW_PAGES),
+		    "KVM_SET_NR_MMU_PAGES");
+
+	virt_map_level(vm, HUGE_ALIAS, HUGE_ALIAS, SZ_2M, PG_LEVEL_2M);
+	tdp_identity_map_default_memslots(vm);
+	__virt_pg_map(vm, &vm->stage2_mmu, HUGE_ALIAS, HUGE_GPA, PG_LEVEL_2M);
+	for (i = 0; i < FEW_SHADOW_PAGES; i++) {
+		gva = SMALL_ALIAS + i * (u64)SZ_2M;
+		virt_map(vm, gva, gva, 1);
+		tdp_map(vm, gva, SMALL_GPA, PAGE_SIZE);
+	}
+
+	run(vcpu);
+	for (i = 0; i < FEW_SHADOW_PAGES; i++) {
+		l2_write(vcpu, SMALL_ALIAS + i * (u64)SZ_2M, 1, 0, 0x100 + i);
+		l2_write(vcpu, HUGE_ALIAS, 1, 0, 0x200 + i);
+
+		set_logging(vm, true);
+		l2_write(vcpu, HUGE_ALIAS + 9 * PAGE_SIZE, 1, 0, 0x300 + i);
+		check_log(vm, bitmap, 9, "huge", i);
+		set_logging(vm, false);
+	}
+	/* Most often there were enough. */
+	if (has_mmu_stats() && splits_eagerly()) {
+		TEST_ASSERT(eager_splits(vm) > FEW_SHADOW_PAGES / 2,
+			    "Split %lu times, of %lu", eager_splits(vm), FEW_SHADOW_PAGES);
+		TEST_ASSERT(vm_get_stat(vm, mmu_split_no_budget),
+			    "There were always shadow pages for a split");
+	}
+
+	free(bitmap);
+	kvm_vm_free(vm);
+}
+
 int main(int argc, char *argv[])
 {
 	/* A lone entry, one descriptor partly and just filled, and more of them. */
@@ -321,10 +400,12 @@ int main(int argc, char *argv[])
 	TEST_REQUIRE(!access("/sys/kernel/debug/kvm", R_OK));
 
 	ksft_print_header();
-	ksft_set_plan(ARRAY_SIZE(lengths));
+	ksft_set_plan(ARRAY_SIZE(lengths) + 1);
 	for (i = 0; i < ARRAY_SIZE(lengths); i++) {
 		test_aliases(lengths[i]);
 		ksft_test_result_pass("%u aliases\n", lengths[i]);
 	}
+	test_budget();
+	ksft_test_result_pass("few shadow pages\n");
 	ksft_finished();
 }

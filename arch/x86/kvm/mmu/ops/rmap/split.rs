@@ -32,7 +32,10 @@ use crate::{
     shadow,
     shadow_cache::SplitCaches,
     sync::{Exclusive, MmuLock},
-    sys::{trace, Memslot, Vm},
+    sys::{
+        stats::{self, Event},
+        trace, Memslot, Vm,
+    },
 };
 
 /// Splits the huge pages that map frames of `range` in `slot`, down to `target`. New leaves have the
@@ -84,6 +87,7 @@ fn split_level(
             let huge = Huge::new(found.slot());
 
             if !vm.has_shadow_pages_left() {
+                stats::count(vm, Event::SplitNoBudget);
                 huge.trace(ENOSPC.to_errno());
                 return Err(ENOSPC);
             }
@@ -91,11 +95,15 @@ fn split_level(
                 let result = step.unlocked(|unlocked| caches.top_up(unlocked));
 
                 huge.trace(result.err().unwrap_or(EAGAIN).to_errno());
+                if result.is_err() {
+                    stats::count(vm, Event::SplitNoMemory);
+                }
                 result?;
                 moved = false;
                 continue;
             }
             split_one(found, vm, slot, born, caches, masks);
+            stats::count(vm, Event::EagerSplit);
             huge.trace(0);
             moved = true;
         }
