@@ -9,7 +9,7 @@
 
 #![expect(unsafe_code)]
 
-use core::{ops::Deref, ptr::NonNull};
+use core::ptr::NonNull;
 
 use kernel::sync::rcu;
 
@@ -206,21 +206,18 @@ impl<'vm> Root<'vm> {
         Root { vm, sp }
     }
 
+    /// The root's page, for as long as the reference is held.
+    #[inline]
+    fn sp(&self) -> Sp<'_> {
+        self.sp
+    }
+
     /// Gives the reference to C, for a vCPU to hold, and returns the address of the table.
     pub(crate) fn into_vcpu(self) -> Hpa {
         let hpa = self.sp.hpa();
 
         core::mem::forget(self);
         hpa
-    }
-}
-
-impl<'vm> Deref for Root<'vm> {
-    type Target = Sp<'vm>;
-
-    #[inline]
-    fn deref(&self) -> &Sp<'vm> {
-        &self.sp
     }
 }
 
@@ -280,12 +277,13 @@ impl<'vm> Roots<'vm> {
         }
     }
 
-    /// Goes to the next root. Roles are stable while `mmu_lock` is held, which the argument shows.
+    /// Goes to the next root, which exists until the walk goes on. Roles are stable while `mmu_lock`
+    /// is held, which the argument shows.
     #[inline]
-    pub(crate) fn next(&mut self, _held: &impl MmuLock<'vm>) -> Option<&Root<'vm>> {
+    pub(crate) fn next(&mut self, _held: &impl MmuLock<'vm>) -> Option<Sp<'_>> {
         let next = {
             let _guard = rcu::read_lock();
-            let mut prev = self.current.as_deref().copied();
+            let mut prev = self.current.as_ref().map(Root::sp);
 
             loop {
                 // SAFETY: the guard protects the list; `prev` is either counted, or was found
@@ -303,7 +301,7 @@ impl<'vm> Roots<'vm> {
         };
 
         self.current = next;
-        self.current.as_ref()
+        self.current.as_ref().map(Root::sp)
     }
 
     /// Ends the walk and keeps the reference to the root it stands on.

@@ -33,7 +33,7 @@ pub(crate) fn write_protect_slot(
 
     let mut roots = Roots::new(vm, Selection::valid(slot.as_id()));
     while let Some(root) = roots.next(lock) {
-        changed |= clear_in_root(lock, **root, min_level, slot.range(), WRITABLE, masks);
+        changed |= clear_in_root(lock, root, min_level, slot.range(), WRITABLE, masks);
     }
     changed
 }
@@ -47,7 +47,7 @@ pub(crate) fn clear_dirty_slot(lock: &mut Shared<'_>, slot: Memslot<'_>) {
     while let Some(root) = roots.next(lock) {
         let bit = dirty_bit(vm, root.role(), masks);
 
-        clear_in_root(lock, **root, Level::Page4K, slot.range(), bit, masks);
+        clear_in_root(lock, root, Level::Page4K, slot.range(), bit, masks);
     }
 }
 

@@ -29,7 +29,7 @@ pub(crate) fn recover_huge_pages(lock: &mut Shared<'_>, slot: Memslot<'_>) {
     let mut roots = Roots::new(lock.vm(), Selection::valid(slot.as_id()));
 
     while let Some(root) = roots.next(lock) {
-        recover_root(lock, **root, slot, masks);
+        recover_root(lock, root, slot, masks);
     }
 }
 

@@ -284,7 +284,7 @@ fn shared(
         while let Some(root) = roots.next(lock) {
             protect_in_root(
                 lock,
-                **root,
+                root,
                 slot,
                 log,
                 batch.clone(),

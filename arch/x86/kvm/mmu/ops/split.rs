@@ -144,7 +144,7 @@ pub(crate) fn try_split_huge_pages<'l, M: Update<'l>>(
     let mut roots = Roots::new(lock.vm(), Selection::valid(slot.as_id()));
 
     while let Some(root) = roots.next(lock) {
-        if split_root(lock, **root, range, target, masks).is_err() {
+        if split_root(lock, root, range, target, masks).is_err() {
             return;
         }
     }

@@ -53,7 +53,7 @@ pub(crate) fn start(lock: &mut Shared<'_>, slot: Memslot<'_>, split: bool) {
     let mut roots = Roots::new(lock.vm(), Selection::valid(slot.as_id()));
 
     while let Some(root) = roots.next(lock) {
-        start_in_root(lock, **root, slot, split, masks);
+        start_in_root(lock, root, slot, split, masks);
     }
 }
 

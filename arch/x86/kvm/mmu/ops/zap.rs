@@ -55,7 +55,7 @@ pub(crate) fn zap_leafs(lock: &mut Exclusive<'_>, range: GfnRange, flush: &mut F
     let mut roots = Roots::new(lock.vm(), selection);
 
     while let Some(root) = roots.next(lock) {
-        zap_leafs_in_root(lock, **root, range, true, flush, masks);
+        zap_leafs_in_root(lock, root, range, true, flush, masks);
     }
 }
 
@@ -71,7 +71,7 @@ pub(crate) fn unmap(lock: &mut Exclusive<'_>, range: NotifierRange<'_>, flush: &
     let mut roots = Roots::new(vm, selection);
 
     while let Some(root) = roots.next(lock) {
-        zap_leafs_in_root(lock, **root, range.range(), range.may_block(), flush, masks);
+        zap_leafs_in_root(lock, root, range.range(), range.may_block(), flush, masks);
     }
 }
 
@@ -87,7 +87,7 @@ pub(crate) fn zap_all(lock: &mut Exclusive<'_>) {
     // Also a root that somebody else is zapping: that thread has yielded, and this one may not
     // return before all is gone.
     while let Some(root) = roots.next(lock) {
-        zap_root(lock, **root, masks);
+        zap_root(lock, root, masks);
     }
 }
 
@@ -113,14 +113,14 @@ fn zap_scheduled<'l, M: Update<'l>>(lock: &mut M) {
     let mut roots = Roots::new(vm, selection);
 
     while let Some(root) = roots.next(lock) {
-        let Some(scheduled) = Root::take_scheduled(vm, **root) else {
+        let Some(scheduled) = Root::take_scheduled(vm, root) else {
             continue;
         };
 
         if !root.role().invalid() {
             vm.bugged();
         }
-        zap_root(lock, **root, masks);
+        zap_root(lock, root, masks);
         // Only now: while it is being zapped, notifiers have to find it in the list.
         drop(scheduled);
     }
