@@ -5,9 +5,9 @@
 #   rust      the MMU in Rust
 #   c         the same tree with CONFIG_KVM_RUST_MMU=n
 #   pristine  upstream's tree, untouched: what "c" is compared with
-#   plant-BUG the MMU in Rust with a known bug, which a debug kernel should report:
-#             nolock (mmu_lock not taken), sleep (mmu_lock not dropped to allocate),
-#             norcu (a table freed at once), race (an SPTE read without a mark)
+#   plant-BUG the MMU in Rust with tests/plants/BUG.patch, which a debug kernel should
+#             report: nolock (mmu_lock not taken), sleep (mmu_lock not dropped to
+#             allocate), norcu (a table freed at once), race (an SPTE read without a mark)
 # All of them fit the one vmlinux, so one boot can load each in turn.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
@@ -51,12 +51,28 @@ variant()
 	echo "$v"
 }
 
-src=$SRC plant=()
+# The source with the bug, laid over build/src for this script and what it runs
+# (in-root has made its mounts private).
+plant()
+{
+	local bug=$TOP/tests/plants/$1.patch work=$BUILD/plant-$1 f
+	[[ -e $bug ]] || die "there is no bug $bug to plant"
+	while read -r f; do
+		mkdir -p "$(dirname "$work/$f")"
+		cp "$SRC/$f" "$work/$f"
+	done < <(sed -n 's,^+++ b/,,p' "$bug")
+	patch -s -d "$work" -p1 <"$bug" || die "$bug does not apply any more"
+	while read -r f; do
+		mount --bind "$work/$f" "$SRC/$f"
+	done < <(sed -n 's,^+++ b/,,p' "$bug")
+}
+
+src=$SRC
 case $which in
 rust)	o=$out ;;
-plant-nolock|plant-sleep|plant-norcu|plant-race)
+plant-*)
 	o=$out
-	plant=(KRUSTFLAGS="--cfg kvm_rs_plant_${which#plant-}") ;;
+	plant "${which#plant-}" ;;
 c)	o=$(variant) ;;
 pristine)
 	o=$(variant)
@@ -80,7 +96,7 @@ mod=$BUILD/mod-$which$suffix
 	cp -a "$BUILD/mod-rust$suffix" "$mod"
 mkdir -p "$mod/arch/x86/kvm" "$mod/virt/kvm"
 make -C "$src" O="$o" LLVM=-19 -j"$JOBS" M=arch/x86/kvm MO="$mod/arch/x86/kvm" \
-	${LAB_KCFLAGS:+KCFLAGS="$LAB_KCFLAGS"} "${plant[@]}" modules
+	${LAB_KCFLAGS:+KCFLAGS="$LAB_KCFLAGS"} modules
 for k in kvm kvm-amd kvm-intel; do
 	ln -sfn "arch/x86/kvm/$k.ko" "$mod/$k.ko"
 done

@@ -398,11 +398,6 @@ impl RemovedSp {
 
     /// Frees the page once all readers are gone.
     pub(crate) fn retire(self) {
-        if planted!(kvm_rs_plant_norcu) {
-            // SAFETY: none; that is the bug.
-            unsafe { free(self.0) };
-            return;
-        }
         // SAFETY: the page exists; the address of a field.
         let head = unsafe { &raw mut (*self.0.as_ptr()).callback_head };
         // SAFETY: the head is used once, by the type invariant, and `free_rcu` matches it.

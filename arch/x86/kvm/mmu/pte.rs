@@ -104,10 +104,6 @@ impl<'r> PtePtr<'r> {
     /// Reads the entry; `READ_ONCE()`.
     #[inline]
     pub(crate) fn read(&self) -> Spte {
-        if planted!(kvm_rs_plant_race) {
-            // SAFETY: none, as others write to the slot; that is the bug.
-            return Spte(unsafe { self.0.as_ptr().read() });
-        }
         Spte(self.atomic().load(Relaxed))
     }
 

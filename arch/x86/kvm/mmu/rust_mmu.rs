@@ -51,14 +51,6 @@ macro_rules! prove {
     };
 }
 
-/// Whether this build has a known bug, to show that a debug kernel reports it. Normal builds have
-/// none; `scripts/modules.sh plant` passes the option.
-macro_rules! planted {
-    ($bug:ident) => {
-        cfg!($bug)
-    };
-}
-
 mod bindings;
 mod cache;
 mod change;

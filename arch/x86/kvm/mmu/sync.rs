@@ -119,9 +119,6 @@ impl<'l> MmuLock<'l> for Shared<'l> {
 
     #[inline]
     fn unlocked<R>(&mut self, f: impl FnOnce(&Unlocked) -> R) -> R {
-        if planted!(kvm_rs_plant_sleep) {
-            return f(&Unlocked(NotThreadSafe));
-        }
         // SAFETY: by the type invariant the lock is held for read; the exclusive borrow shows that
         // nothing relies on it meanwhile.
         unsafe { bindings::kvm_rs_read_unlock(self.0.as_ptr()) };
@@ -160,10 +157,6 @@ impl<'l> MmuLock<'l> for Exclusive<'l> {
 /// Takes `mmu_lock` for read and runs `f` under it.
 #[inline]
 pub(crate) fn with_shared<'l, R>(vm: Vm<'l>, f: impl FnOnce(&mut Shared<'l>) -> R) -> R {
-    if planted!(kvm_rs_plant_nolock) {
-        // SAFETY: none; that is the bug.
-        return f(&mut unsafe { Shared::assume_held(vm) });
-    }
     // SAFETY: the VM exists, and no caller holds the lock.
     unsafe { bindings::kvm_rs_read_lock(vm.as_ptr()) };
     // SAFETY: just taken, and dropped only after the token is gone.
