@@ -21,7 +21,7 @@ from collections import defaultdict
 
 from into import put_into
 
-# Operation, what it is, and the target: instructions per 2 MiB, or a part of C's. Where that
+# Operation, what it is, and the target: instructions per 2 MiB, or a multiple of C's. Where that
 # is all of C's, the allocator's and the host's page tables' work is in it, and differs from
 # run to run by up to 5 %; so up to 3 % more is no more.
 NOISE = 1.03
@@ -132,7 +132,8 @@ def at(rows, operation, mmu, mib=None):
 
 
 def limit_of(target, c):
-    if target > 1:
+    # No operation is as cheap as ten instructions for 512 entries.
+    if target > 10:
         return target
     return target * c * (NOISE if target == 1 else 1)
 
