@@ -6,7 +6,7 @@ KVER   ?= 7.3
 JOBS   ?= $(shell nproc)
 export KVER JOBS
 # Handed on where the user sets them.
-export KSRC KTARBALL KSHA256 MIRROR
+export KSRC KTARBALL KSHA256 MIRROR VENDOR
 
 S := build/stamp
 
@@ -26,7 +26,8 @@ run: lab
 test: lab pristine
 	@scripts/test.sh
 
-## make bench      what each ioctl on the page tables costs, C | Rust
+## make bench      what each ioctl on the page tables costs, C | Rust;
+##                 VENDOR=intel: on EPT with PML
 bench: lab
 	@scripts/bench.sh
 

@@ -10,7 +10,9 @@
 LOGDIR has "lines" (MMU MiB RUN OPERATION NANOSECONDS, from the guest), "counts"
 (from the plugin, a line for each of those), and "late" (MMU MiB TDP_MMU OPERATION
 NANOSECONDS: how late a thread was that woke up meanwhile). JSON and plot are
-LOGDIR/bench.json and LOGDIR/bench.svg.
+LOGDIR/bench.json and LOGDIR/bench.svg. Where there is no plugin (Intel), LOGDIR has
+"lines" and "scale", the nanoseconds that an instruction takes; then only the
+instructions are reported, and there is no plot.
 """
 import json
 import math
@@ -78,6 +80,8 @@ def die(message):
 
 def load(logs):
     lines = (logs / "lines").read_text().split("\n")[:-1]
+    if (logs / "scale").exists():
+        return load_times(lines, int((logs / "scale").read_text()))
     counts = (logs / "counts").read_text().split("\n")[:-1]
     if len(lines) != len(counts) or not lines:
         die(f"{len(lines)} operations ran, but {len(counts)} were counted; see {logs}")
@@ -101,6 +105,19 @@ def load(logs):
     return results
 
 
+def load_times(lines, scale):
+    """Where there is only a clock, which counts instructions."""
+    results = defaultdict(list)
+    for line in lines:
+        mmu, mib, _run, operation, nanoseconds = line.split()
+        results[operation, int(mib), mmu].append({"instructions": int(nanoseconds) / scale})
+    return results
+
+
+def has_plugin(rows):
+    return "rmws" in rows[0]
+
+
 def per_huge_page(values, mib):
     return values / (mib / 2)
 
@@ -109,7 +126,7 @@ def summarize(results):
     rows = []
     for (operation, mib, mmu), runs in results.items():
         row = {"operation": operation, "mib": mib, "mmu": mmu, "runs": len(runs)}
-        for field in [*FIELDS, "all_instructions"]:
+        for field in runs[0].keys() - {"late", "late_rmap"}:
             values = [run[field] for run in runs]
             row[field] = statistics.median(values)
             row[field + "_spread"] = max(values) - min(values)
@@ -141,6 +158,9 @@ def limit_of(target, c):
 def measured(rows):
     """(title, target, C's row, Rust's row) of each operation."""
     for operation, title, target in OPERATIONS:
+        # mmu_bench has a guest of the guest on AMD only.
+        if operation.startswith("nested-") and not has_plugin(rows):
+            continue
         pair = [at(rows, operation, mmu) for mmu in ("c", "rust")]
         if None in pair:
             die(f"'{operation}' was not measured on both MMUs")
@@ -325,6 +345,8 @@ def report(rows):
            "measured):")
     yield ""
     yield from costs(rows)
+    if not has_plugin(rows):
+        return
     yield ""
     yield ("Atomic read-modify-writes, and `mmu_lock`: how often it is taken, and the longest that it "
            "is held while nobody waits for it, in instructions:")
@@ -363,12 +385,14 @@ def main():
         return
     lines = list(report(rows))
     (logs / "bench.json").write_text(json.dumps(rows, indent=1) + "\n")
-    (logs / "bench.svg").write_text(plot(rows))
     if document:
-        put_into(document, "bench", lines)
-        (document.parent / PLOT).write_text(plot(rows))
+        put_into(document, "bench" if has_plugin(rows) else "bench-intel", lines)
     else:
         print("\n".join(lines))
+    if has_plugin(rows):
+        (logs / "bench.svg").write_text(plot(rows))
+        if document:
+            (document.parent / PLOT).write_text(plot(rows))
 
 
 main()

@@ -603,6 +603,8 @@ static void bench_aliases(int n)
 
 int main(int argc, char **argv)
 {
+	int svm = !access("/sys/module/kvm_amd", F_OK);
+
 	late = argc == 3 && !strcmp(argv[2], "late");
 	if (argc != 2 + late || atol(argv[1]) < 2 || atol(argv[1]) % 2 || atol(argv[1]) > 2048)
 		errx(1, "usage: mmu_bench MiB [late] (MiB even, at most 2048)");
@@ -623,7 +625,7 @@ int main(int argc, char **argv)
 	bench_legacy();
 	bench_manual();
 	/* It costs two orders more, and shows nothing new where there is more of it. */
-	if (size <= 64 * MIB && !late) {
+	if (size <= 64 * MIB && !late && svm) {
 		bench_nested();
 		bench_aliases(1);
 		bench_aliases(14);
@@ -632,7 +634,8 @@ int main(int argc, char **argv)
 	munmap(mem, size);
 	if (size <= 64 * MIB && !late) {
 		bench_small();
-		bench_nested_small();
+		if (svm)
+			bench_nested_small();
 	}
 	return 0;
 }
