@@ -4,6 +4,7 @@
 # kernel that checks itself; and bugs that are planted, to see that it would say so.
 #   test-debug.sh lockdep|kasan|kcsan
 #   PART=K/N   only the K-th of N parts of the list, without the plants
+#   TESTS=     only the tests with these ids, without the plants
 #   MMUS=rust  only on this MMU (c rust)
 #   PLANTS=    these plants, or none (those of the kernel)
 # build/logs/test-debug/WHICH[-KofN] has c.tap, rust.tap and, of each plant,
@@ -15,7 +16,7 @@ set -euo pipefail
 # What each kernel is for, and what it calls the bug that should not escape it. A
 # use after free is not found in the same place each time.
 declare -A reports=()
-thread=single
+thread=single smp=''
 which=${1:-}
 case $which in
 lockdep)
@@ -27,14 +28,15 @@ kasan)
 	reports=([norcu]='BUG: KASAN: [a-z-]*use-after-free in') ;;
 kcsan)
 	flavour=kcsan
-	# One thread would never have two processors in the same place.
-	thread=multi
+	# One thread, or one processor, would never have two in the same place.
+	thread=multi smp=1
 	reports=([race]='BUG: KCSAN: data-race in .*kvm_rust_mmu') ;;
 *)	die "test-debug.sh: unknown kernel '$which'; use lockdep, kasan or kcsan" ;;
 esac
-part=${PART:-} mmus=${MMUS-c rust}
+part=${PART:-} mmus=${MMUS-c rust} only=()
+[[ ! ${TESTS:-} ]] || read -ra only <<<"$TESTS"
 plants=()
-[[ $part ]] || plants=("${!reports[@]}")
+[[ $part || ${TESTS:-} ]] || plants=("${!reports[@]}")
 [[ ! ${PLANTS+x} ]] || read -ra plants <<<"$PLANTS"
 name=test-debug/$which${part:+-${part/\//of}}
 logs=$BUILD/logs/$name
@@ -68,7 +70,8 @@ files=()
 if [[ $mmus ]]; then
 	commands=''
 	for mmu in $mmus; do
-		commands+="PART=$part TIMEOUT_FACTOR=6 /lab/guest/run-list.sh -s mmu $mmu /results/$mmu |
+		commands+="PART=$part SMP=$smp TIMEOUT_FACTOR=6 /lab/guest/run-list.sh \
+			-s mmu ${only[*]/#/-o } $mmu /results/$mmu |
 			tee /results/$mmu.tap; "
 		files+=("$logs/$mmu.tap")
 	done

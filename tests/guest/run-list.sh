@@ -9,6 +9,7 @@
 # kunit/SUITE.ktap of the KUnit suites that ran when the module was loaded.
 # TIMEOUT_FACTOR multiplies the list's time limits, which are for a quiet machine
 # and the lab's kernel (2). PART=K/N runs only the K-th of N parts of what is selected.
+# SMP=1 gives all processors to every test.
 # Comments in the TAP say on what it was run, for scripts/matrix.py: "# mmu",
 # "# kernel", "# commit", "# date", and "# machine" wherever that changes.
 # A kernel report (WARN, BUG, lockdep, RCU, Oops) fails the test it follows,
@@ -33,15 +34,34 @@ die()
 	exit 1
 }
 
+# KCSAN reports the data races of all the kernel. Those with KVM on neither stack are
+# not what is tested here: they stay in dmesg.log only.
+drop_other_races()
+{
+	awk '
+		/=================================$/ {
+			if (!inside) { inside = 1; block = $0; next }
+			inside = 0
+			block = block "\n" $0
+			if (block !~ /BUG: KCSAN/ || block ~ /\[kvm/) print block
+			next
+		}
+		inside { block = block "\n" $0; next }
+		{ print }
+		END { if (inside) print block }'
+}
+
 # Move the kernel's log to LOGDIR. Fails if there is a report, kept in $1.
 check_dmesg()
 {
 	local log
-	# To have no memory is no bug, but told with a call trace.
-	log=$(dmesg | sed -e '/ invoked oom-killer: /,/no killable processes/d' \
-		-e '/, mode:0x[0-9a-f]*(.*nodemask=/,/pages hwpoisoned/d')
+	log=$(dmesg)
 	dmesg -C
 	printf '== %s\n%s\n' "${1##*/}" "$log" >>"$logdir/dmesg.log"
+	# To have no memory is no bug, but told with a call trace.
+	log=$(sed -e '/ invoked oom-killer: /,/no killable processes/d' \
+		-e '/, mode:0x[0-9a-f]*(.*nodemask=/,/pages hwpoisoned/d' <<<"$log" |
+		drop_other_races)
 	if grep -qE "$splats" <<<"$log"; then
 		printf '%s\n' "$log" >"$1.splat"
 		return 1
@@ -126,7 +146,7 @@ say_machine()
 run_test()
 {
 	local log=$logdir/$1.log start=$EPOCHREALTIME command=$4 cpus=0
-	[[ ,$3, != *,smp,* ]] || cpus=$(</sys/devices/system/cpu/online)
+	[[ ,$3, != *,smp,* && ! ${SMP:-} ]] || cpus=$(</sys/devices/system/cpu/online)
 	status=0 reason=
 	if ! setup "$3" >"$log" 2>&1; then
 		status=setup reason="setup failed: $(tail -n 1 "$log")"
