@@ -5,8 +5,9 @@
 usage: matrix.py LOGS >rust-mmu-matrix.rst
 
 Reads all that tests/guest/run-list.sh has left below LOGS (c.tap, rust.tap and the
-KUnit results beside them) and what the planted bugs gave (plant-*.tap), and nothing
-else: no cell can be filled by hand. Where something ran more than once, the last
+KUnit results beside them), what the planted bugs gave (plant-*.tap), and which
+allocation sites have failed (alloc-sites/sites), and nothing else: no cell can be
+filled by hand. Where something ran more than once, the last
 run counts. What the TAP says of itself ("# machine" and so on) decides where a
 result belongs, not the name of a file; TAP that does not say it is left out.
 """
@@ -99,6 +100,7 @@ class Matrix:
 
     def __init__(self, logs):
         self.cells, self.runs, self.tests, self.plants = {}, set(), [], []
+        self.logs = logs
         for mmu in ("c", "rust"):
             for path in sorted(logs.rglob(f"{mmu}.tap")):
                 self.read(path, mmu)
@@ -138,6 +140,23 @@ class Matrix:
                 if outcome(result) == "FAIL":
                     yield (test, MACHINES.get(machine, machine), KERNELS.get(kernel, kernel),
                            mmu, result.note)
+
+
+SITE = re.compile(r"^ *(\d+)  (\S.*?)(?:  \((.*)\))?$")
+
+
+def sites(logs):
+    """What the last 'make alloc-sites' has left, as lines of reST."""
+    paths = sorted(logs.rglob("alloc-sites/sites"), key=lambda path: path.stat().st_mtime)
+    if not paths:
+        return ["No run.", ""]
+    lines = paths[-1].read_text().splitlines()
+    runs = [line.removeprefix("# ") for line in lines if line.startswith("# ")]
+    rows = [match.groups("") for match in map(SITE.match, lines) if match
+            and not match[2].startswith("allocations elsewhere")]
+    return [f"{lines[-1]}.", f"Run on {', '.join(runs)} by ``make alloc-sites``, which makes each",
+            "allocation fail in turn, on the lockdep kernel.", "",
+            table([("times", "allocation site", "why it did not fail"), *rows])]
 
 
 def table(rows):
@@ -181,6 +200,9 @@ def render(matrix):
         (kernel, result.name.removeprefix("plant "),
          "yes" if result.outcome == "pass" else "NO", result.note or "-")
         for kernel, result in matrix.plants]) if matrix.plants else "No run.\n")
+
+    parts.append("Allocation sites\n================\n")
+    parts += sites(matrix.logs)
     return "\n".join(parts)
 
 

@@ -223,7 +223,16 @@ def matrix_tests(tmp):
         "t     ok/FAIL a  no run" in out and "ok/- a\n" in out
     yield "matrix: a failure is told with its reason", \
         any(line.split() == ["t", "AMD", "normal", "rust", "why"] for line in out.splitlines())
-    yield "matrix: a kernel without a run says so", out.count("No run.") == 4
+    yield "matrix: what did not run says so", out.count("No run.") == 5
+    (tmp / "logs" / "alloc-sites").mkdir()
+    (tmp / "logs" / "alloc-sites" / "sites").write_text(
+        "# 2026-01-02 abc1234\ntimes  allocation site\n   32  fill: alloc\n"
+        "    0  load: alloc (2)  (not here)\n2 sites, 1 failed\n")
+    out = rows()
+    yield "matrix: allocation sites, and why one did not fail", \
+        "2 sites, 1 failed.\nRun on 2026-01-02 abc1234" in out and \
+        any(line.split("  ") == ["0", "", "", "load: alloc (2)", "not here"]
+            for line in out.splitlines())
     run("b", "rust", "# kernel lab", "# machine amd", "ok 1 - t", commit="later-dirty")
     yield "matrix: the last run counts", "t     ok/ok a,b" in rows()
     run("c", "rust", "# kernel kasan", "# machine intel-pml", "not ok 1 - t # TODO known")
