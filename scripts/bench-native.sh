@@ -50,6 +50,8 @@ for word in $line; do
 	esac
 done
 "${flags[@]}" -Wno-missing-prototypes -DKBUILD_BASENAME='"glue"' -c -o glue.o "$TOP/tests/native/glue.c"
+"${flags[@]}" -DCONFIG_KVM_RUST_MMU=1 -DKBUILD_BASENAME='"rust_vm"' -c -o rust_vm.o \
+	"$TOP/tests/native/rust_vm.c"
 clang-19 -O2 -Wall -Wextra -Werror -fno-pie -c -o main.o "$TOP/tests/native/main.c"
 
 # What is still missing. Static calls and tracepoints are off, so what stands
@@ -79,10 +81,10 @@ clang-19 -O2 -Wall -Wextra -Werror -fno-pie -c -o main.o "$TOP/tests/native/main
 	.section .note.GNU-stack, "", @progbits
 	.text
 	EOS
-	comm -23 <(llvm-nm-19 --undefined-only --format=just-symbols c.o r.o glue.o |
+	comm -23 <(llvm-nm-19 --undefined-only --format=just-symbols c.o r.o glue.o rust_vm.o |
 			sed '/:$/d; /^$/d' | sort -u) \
 		<(llvm-nm-19 --defined-only --extern-only --format=just-symbols \
-			c.o r.o glue.o main.o | sort -u) |
+			c.o r.o glue.o rust_vm.o main.o | sort -u) |
 	while read -r symbol; do
 		case $symbol in
 		# libc's.
@@ -106,7 +108,7 @@ clang-19 -O2 -Wall -Wextra -Werror -fno-pie -c -o main.o "$TOP/tests/native/main
 clang-19 -c -o stubs.o stubs.S
 
 # The kernel's code has 32-bit addresses in it: low ones are as good as its own.
-clang-19 -static -fuse-ld=lld-19 -o bench-native main.o glue.o stubs.o c.o r.o
+clang-19 -static -fuse-ld=lld-19 -o bench-native main.o glue.o rust_vm.o stubs.o c.o r.o
 
 cpu=$(sed -n 's/^model name[^:]*: //p; T; q' /proc/cpuinfo)
 say "bench-native: $gib GiB in 2 MiB pages, $rounds rounds, C and Rust in turn"

@@ -18,6 +18,7 @@
 #include "mmu/tdp_mmu.h"
 
 #include "native.h"
+#include "rust_vm.h"
 
 /* Both MMUs have these. */
 typeof(kvm_mmu_spte_module_init) c_kvm_mmu_spte_module_init, r_kvm_mmu_spte_module_init;
@@ -59,7 +60,11 @@ int r_kvm_rs_clear_dirty_log(struct kvm *kvm, const struct kvm_memory_slot *slot
 		 DEFAULT_SPTE_MMU_WRITABLE)
 
 struct vm {
-	struct kvm kvm;
+	union {
+		struct kvm kvm;
+		/* For the Rust MMU it is a bit larger, see rust_vm.c. */
+		u8 room[sizeof(struct kvm) + SZ_1K];
+	};
 	struct kvm_vcpu vcpu;
 	struct kvm_memory_slot slot;
 	unsigned long upper_tables;
@@ -462,6 +467,8 @@ static void create(enum native_mmu mmu, void *bitmap)
 
 void native_create(unsigned long pages, const struct native_memory *memory)
 {
+	if (rust_kvm_bytes > sizeof(vms[0].room))
+		native_trap("more room for the Rust MMU's struct kvm");
 	huge_pages = pages;
 	init_memory(memory);
 
@@ -483,7 +490,13 @@ void native_create(unsigned long pages, const struct native_memory *memory)
  */
 void native_set_mode(enum native_mmu mmu, enum native_mode mode)
 {
-	vms[mmu].kvm.arch.cpu_dirty_log_size = mode == NATIVE_PML ? 512 : 0;
+	struct kvm *kvm = &vms[mmu].kvm;
+	int entries = mode == NATIVE_PML ? 512 : 0;
+
+	if (mmu == NATIVE_C)
+		kvm->arch.cpu_dirty_log_size = entries;
+	else
+		rust_set_cpu_dirty_log_size(kvm, entries);
 }
 
 /*
@@ -562,12 +575,20 @@ static void c_clear(struct vm *vm, unsigned long first_word, const unsigned long
 	kvm_flush_remote_tlbs_memslot(&vm->kvm, &vm->slot);
 }
 
+static void set_manual_protect(enum native_mmu mmu, u64 caps)
+{
+	if (mmu == NATIVE_C)
+		vms[mmu].kvm.manual_dirty_log_protect = caps;
+	else
+		rust_set_manual_protect(&vms[mmu].kvm, caps);
+}
+
 void native_enable(enum native_mmu mmu)
 {
 	struct vm *vm = &vms[mmu];
 
 	vm->slot.flags = KVM_MEM_LOG_DIRTY_PAGES;
-	vm->kvm.manual_dirty_log_protect = 0;
+	set_manual_protect(mmu, 0);
 	vm->small = true;
 	if (mmu == NATIVE_C)
 		c_enable(vm);
@@ -607,7 +628,7 @@ void native_clear(enum native_mmu mmu)
 	unsigned long *buffer = kvm_second_dirty_bitmap(&vm->slot);
 
 	vm->slot.flags = KVM_MEM_LOG_DIRTY_PAGES;
-	vm->kvm.manual_dirty_log_protect = KVM_DIRTY_LOG_MANUAL_CAPS;
+	set_manual_protect(mmu, KVM_DIRTY_LOG_MANUAL_CAPS);
 	vm->small = true;
 	for (unsigned long page = 0; page < vm->slot.npages; page += CHUNK_PAGES) {
 		unsigned long word = page / BITS_PER_LONG;

@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The struct kvm of the Rust MMU's objects has statistics that that of the C MMU's
+ * has not, so what comes after them lies somewhere else. This file is compiled with
+ * CONFIG_KVM_RUST_MMU, and sets what glue.c cannot.
+ */
+#include <linux/kvm_host.h>
+
+#include "rust_vm.h"
+
+const unsigned long rust_kvm_bytes = sizeof(struct kvm);
+
+void rust_set_cpu_dirty_log_size(struct kvm *kvm, int entries)
+{
+	kvm->arch.cpu_dirty_log_size = entries;
+}
+
+void rust_set_manual_protect(struct kvm *kvm, u64 caps)
+{
+	kvm->manual_dirty_log_protect = caps;
+}
