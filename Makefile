@@ -75,7 +75,7 @@ deb: deb-config source
 deb-config:
 	@CONFIG='$(CONFIG)' scripts/deb.sh check
 
-## make test-deb   package, install, boot and remove it, in ten minutes
+## make test-deb   package, install, boot and remove it; the first time, a kernel build
 test-deb: lab
 	@scripts/test.sh deb
 

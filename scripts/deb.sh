@@ -8,7 +8,8 @@ set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
-deb=$BUILD/deb out=$BUILD/deb/linux log=$BUILD/logs/deb.log
+# Beside build/linux, so that to ccache the paths are the same.
+deb=$BUILD/deb out=$BUILD/linux-deb log=$BUILD/logs/deb.log
 # What marks the release of the kernel.
 mark=-kvm-rs
 
@@ -86,18 +87,6 @@ configure()
 		done)their dependencies; change it there"
 }
 
-# The lab's kernel, where it is the same but for KVM and its tests: most of it
-# is built then.
-seed()
-{
-	local same='^CONFIG_(KVM|KUNIT|RUST_)|^#|^$'
-	[[ ! -e $out/vmlinux && -e $STAMP/linux ]] || return 0
-	if cmp -s <(grep -vE "$same" "$out/.config") <(grep -vE "$same" "$BUILD/linux/.config"); then
-		echo "note: starting from build/linux"
-		rsync -a --exclude=/.config --exclude=/.config.old "$BUILD/linux/" "$out/"
-	fi
-}
-
 if [[ ${1:-} = check ]]; then
 	read_config >/dev/null
 	grep -qx 'CONFIG_X86_64=y' <(read_config) ||
@@ -107,7 +96,7 @@ fi
 
 if [[ ! ${LAB_INSIDE:-} ]]; then
 	"$TOP/scripts/deb.sh" check
-	mkdir -p "$out" "$BUILD/logs"
+	mkdir -p "$out" "$deb" "$BUILD/logs"
 	read_config >"$out/.config"
 	need_mb "$BUILD" "${LAB_MIN_DISK_MB:-4096}"
 	say "building the package (log: build/logs/deb.log)"
@@ -136,8 +125,7 @@ fi
 
 mk=(make -C "$SRC" O="$out" LLVM=-19 LOCALVERSION=)
 configure "${mk[@]}"
-seed
-rm -f "$deb"/*.deb "$deb"/*.buildinfo "$deb"/*.changes
+rm -f {"$deb","$BUILD"}/linux-*.{deb,buildinfo,changes}
 export KDEB_CHANGELOG_DIST=unstable
 export DEB_BUILD_PROFILES=${DEB_BUILD_PROFILES-pkg.linux-upstream.nokernelheaders pkg.linux-upstream.nokerneldbg}
 # Each build is a newer version of the package.
@@ -145,7 +133,10 @@ build=$(($(cat "$out/.version" 2>/dev/null || echo 0) + 1))
 # -d: the root has what is needed, under other names.
 "${mk[@]}" -j"$JOBS" KDEB_PKGVERSION="$("${mk[@]}" -s kernelversion)-$build" DPKG_FLAGS=-d bindeb-pkg
 # It is no part of the fork, and would replace the distribution's.
-rm -f "$deb"/linux-libc-dev_*.deb
+rm -f "$BUILD"/linux-libc-dev_*.deb
+mv "$BUILD"/linux-*.{deb,buildinfo,changes} "$deb"
+# The kernel's build counts only where nobody tells it a number.
+echo "$build" >"$out/.version"
 
 # A kvm without the parameter has the MMU in C.
 if is KVM m; then

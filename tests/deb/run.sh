@@ -32,13 +32,18 @@ check()
 
 # --- the package
 
-# A configuration like those that distributions have: without Rust. All else is the
-# lab's, so that most is built already.
+# A configuration like those that distributions have: without Rust, with what udev
+# needs. All else is the lab's, so that ccache has much of it.
 config=$work/config
-grep -vE '^(# )?CONFIG_(RUST|RUST_INLINE_HELPERS|KVM_RUST_MMU|LOCALVERSION)[= ]' \
+grep -vE '^(# )?CONFIG_(RUST|RUST_INLINE_HELPERS|KVM_RUST_MMU|LOCALVERSION|INOTIFY_USER)[= ]' \
 	"$BUILD/linux/.config" >"$config"
+echo CONFIG_INOTIFY_USER=y >>"$config"
 check "make deb makes a package" env CONFIG="$config" "$TOP/scripts/deb.sh"
 package=$(echo "$BUILD"/deb/linux-image-*.deb)
+if [[ ! -e $package ]]; then
+	echo "Bail out! there is no package, see $BUILD/logs/deb.log"
+	exit
+fi
 release=${package##*/linux-image-}
 release=${release%%_*}
 
