@@ -32,11 +32,13 @@ use kernel::sync::atomic::{
 
 use crate::{
     bindings,
+    page::Sp,
     pte::PtePtr,
     pure::{
         rmap::{self, Cell, Cursor, Desc, Head, Store, Word},
         Gfn, GfnRange, Level,
     },
+    shadow,
     sync::{Exclusive, MmuLock},
     sys::{cpu_relax, Memslot, Vm},
 };
@@ -470,14 +472,35 @@ impl<'a, 'l> Found<'a, 'l> {
 /// C's view of a place in a list.
 pub(crate) use bindings::rmap_iterator as RawCursor;
 
-/// The length of a list, for C; `pte_list_count()`.
+/// The length of a list of leaves, for C; `pte_list_count()`. It is for debugfs, so this is where
+/// `CONFIG_KVM_PROVE_MMU=y` checks the list: all its leaves are present, and map the same frame.
 ///
 /// # Safety
 ///
 /// The list must not change during the call.
 pub(crate) unsafe fn count(list: List<'_>) -> u32 {
+    let word = list.load().unlocked();
     // SAFETY: by this function's safety requirement.
-    rmap::count(&Descs, unsafe { decode(list.load().unlocked()) })
+    let count = rmap::count(&Descs, unsafe { decode(word) });
+
+    if cfg!(CONFIG_KVM_PROVE_MMU) {
+        let mut found = 0u32;
+        let mut first = None;
+
+        // SAFETY: by this function's safety requirement.
+        for slot in unsafe { Sptes::new(word) } {
+            let sp = Sp::of_slot(slot);
+            let level = sp.role().level();
+            let gfn = sp.gfn_at(shadow::index_of(slot));
+            let place = (level, level.map(|level| gfn.round_down(level)));
+
+            found = found.wrapping_add(1);
+            prove!(!slot.read().is_present());
+            prove!(*first.get_or_insert(place) != place);
+        }
+        prove!(found != count);
+    }
+    count
 }
 
 /// The first entry of a list, and the place behind it, for C.

@@ -17,8 +17,14 @@
  *  - the memory holds what the guest wrote,
  *  - the memory of page tables is given back with the VM.
  *
- * With -2 it is a guest's guest that writes, and the caches for splitting shadow
- * pages have to be filled.  With -v the kernel logs the call trace of each failure.
+ * With -2 it is a guest's guest that writes, so that the slot is mapped by shadow
+ * pages as well, and splitting takes descriptors, page headers and page tables from
+ * three caches.  L1 maps each huge page twice, and a page of each once more.  What
+ * is mapped then depends on what failed; instead, the leaves in the lists of the
+ * reverse map are compared with those that KVM accounts for.  To count them is to
+ * walk all lists.
+ *
+ * With -v the kernel logs the call trace of each failure.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -45,14 +51,22 @@
 #define TEST_BASE	(8ul * SZ_1G)
 #define TEST_SIZE	(16ul * SZ_1M)
 #define TEST_PAGES	(TEST_SIZE / PAGE_SIZE)
+#define TEST_HUGE_PAGES	(TEST_SIZE / SZ_2M)
 #define STRIDE		37
+
+/* In L2, other addresses of the slot, and of one page of each huge page. */
+#define ALIAS		(TEST_BASE + SZ_1G)
+#define SHARED		(TEST_BASE + 2ul * SZ_1G)
 
 /* No operation here allocates as often. */
 #define MANY		100000
 
-/* Of more, which fill a cache with hundreds of the same, only some are tried. */
-#define FIRST		64
-#define LAST		160
+/*
+ * Of more, which fill a cache with hundreds of the same, only some are tried; and of
+ * those of nested guests, where each case takes longer, fewer.
+ */
+#define FIRST		(nested ? 32 : 64)
+#define LAST		(nested ? 96 : 160)
 
 enum op { OP_SLOT, OP_ENABLE, OP_CLEAR, OP_MAP, OP_FAULT, OP_PROMOTE, NR_OPS };
 
@@ -70,7 +84,7 @@ static const char * const op_names[NR_OPS] = {
 /* How an allocation is made to fail. */
 enum way { WAY_NONE, WAY_NTH, WAY_MEMCG };
 
-static bool can_pre_fault, tdp_mmu, nested;
+static bool can_pre_fault, tdp_mmu, splits, nested;
 static char verbose = '0';
 static u64 generation;
 static unsigned long *bitmap;
@@ -78,19 +92,50 @@ static int fail_fd = -1, max_fd = -1, current_fd = -1, events_fd = -1;
 static u64 events, armed, counted;
 static void *mem;
 
-static void guest_code(void)
+static void write_slot(void)
 {
 	u64 page;
 
+	for (page = 0; page < TEST_PAGES; page += STRIDE)
+		WRITE_ONCE(*(u64 *)(TEST_BASE + page * PAGE_SIZE),
+			   page + READ_ONCE(generation));
+}
+
+static void guest_code(void)
+{
 	for (;;) {
-		for (page = 0; page < TEST_PAGES; page += STRIDE)
-			WRITE_ONCE(*(u64 *)(TEST_BASE + page * PAGE_SIZE),
-				   page + READ_ONCE(generation));
+		write_slot();
 		GUEST_SYNC(0);
 	}
 }
 
-/* Runs guest_code() in a guest of its own. */
+/* Of the pages that are written, the first in a huge page. */
+static u64 shared_page(u64 huge)
+{
+	return (huge * 512 + STRIDE - 1) / STRIDE * STRIDE;
+}
+
+static void l2_guest_code(void)
+{
+	u64 page, huge, expected;
+
+	for (;;) {
+		write_slot();
+		for (huge = 0; huge < TEST_HUGE_PAGES; huge++) {
+			page = shared_page(huge);
+			expected = page + READ_ONCE(generation);
+			/* The first access is a write, so that both aliases share a table. */
+			WRITE_ONCE(*(u64 *)(ALIAS + page * PAGE_SIZE), ~expected);
+			GUEST_ASSERT_EQ(READ_ONCE(*(u64 *)(SHARED + huge * PAGE_SIZE)), ~expected);
+			WRITE_ONCE(*(u64 *)(SHARED + huge * PAGE_SIZE), expected);
+			GUEST_ASSERT_EQ(READ_ONCE(*(u64 *)(TEST_BASE + page * PAGE_SIZE)),
+					expected);
+		}
+		GUEST_SYNC(0);
+	}
+}
+
+/* Runs l2_guest_code() in a guest of its own. */
 static void l1_guest_code(void *data)
 {
 	if (this_cpu_has(X86_FEATURE_VMX)) {
@@ -98,12 +143,12 @@ static void l1_guest_code(void *data)
 
 		GUEST_ASSERT(prepare_for_vmx_operation(vmx));
 		GUEST_ASSERT(load_vmcs(vmx));
-		prepare_vmcs(vmx, guest_code);
+		prepare_vmcs(vmx, l2_guest_code);
 		GUEST_ASSERT(!vmlaunch());
 	} else {
 		struct svm_test_data *svm = data;
 
-		generic_svm_setup(svm, guest_code);
+		generic_svm_setup(svm, l2_guest_code);
 		run_guest(svm->vmcb, svm->vmcb_gpa);
 	}
 	GUEST_FAIL("L2 has exited to L1");
@@ -112,8 +157,8 @@ static void l1_guest_code(void *data)
 static struct kvm_vm *make_vm(struct kvm_vcpu **vcpu)
 {
 	struct kvm_vm *vm;
+	u64 huge, gpa;
 	gva_t data;
-	u64 addr;
 
 	if (!nested)
 		return vm_create_with_one_vcpu(vcpu, guest_code);
@@ -126,9 +171,16 @@ static struct kvm_vm *make_vm(struct kvm_vcpu **vcpu)
 		vcpu_alloc_svm(vm, &data);
 	vcpu_args_set(*vcpu, 1, data);
 	virt_map_level(vm, TEST_BASE, TEST_BASE, TEST_SIZE, PG_LEVEL_2M);
+	virt_map_level(vm, ALIAS, ALIAS, TEST_SIZE, PG_LEVEL_2M);
+	virt_map(vm, SHARED, SHARED, TEST_HUGE_PAGES);
 	tdp_identity_map_default_memslots(vm);
-	for (addr = TEST_BASE; addr < TEST_BASE + TEST_SIZE; addr += SZ_2M)
-		__virt_pg_map(vm, &vm->stage2_mmu, addr, addr, PG_LEVEL_2M);
+	for (huge = 0; huge < TEST_HUGE_PAGES; huge++) {
+		gpa = TEST_BASE + huge * SZ_2M;
+		__virt_pg_map(vm, &vm->stage2_mmu, gpa, gpa, PG_LEVEL_2M);
+		__virt_pg_map(vm, &vm->stage2_mmu, ALIAS + huge * SZ_2M, gpa, PG_LEVEL_2M);
+		tdp_map(vm, SHARED + huge * PAGE_SIZE,
+			TEST_BASE + shared_page(huge) * PAGE_SIZE, PAGE_SIZE);
+	}
 	return vm;
 }
 
@@ -143,7 +195,16 @@ static void check_round(struct kvm_vcpu *vcpu)
 	struct ucall uc;
 	u64 page;
 
-	TEST_ASSERT_EQ(get_ucall(vcpu, &uc), UCALL_SYNC);
+	switch (get_ucall(vcpu, &uc)) {
+	case UCALL_SYNC:
+		break;
+	case UCALL_ABORT:
+		REPORT_GUEST_ASSERT(uc);
+		break;
+	default:
+		TEST_FAIL("Unexpected ucall %lu, exit %s", uc.cmd,
+			  exit_reason_str(vcpu->run->exit_reason));
+	}
 	for (page = 0; page < TEST_PAGES; page += STRIDE)
 		TEST_ASSERT_EQ(*(u64 *)(mem + page * PAGE_SIZE), page + generation);
 }
@@ -176,6 +237,46 @@ static int pre_fault(struct kvm_vcpu *vcpu)
 static u64 nr_mapped(struct kvm_vm *vm)
 {
 	return vm_get_stat(vm, pages_4k) + 512 * vm_get_stat(vm, pages_2m);
+}
+
+/* How many leaves are in the lists of the reverse map, by level. */
+static void count_listed(struct kvm_vm *vm, u64 listed[3])
+{
+	char path[128], line[512], *word;
+	unsigned int level = 0, bin;
+	u64 nr;
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/sys/kernel/debug/kvm/%d-%d/mmu_rmaps_stat",
+		 getpid(), vm->fd);
+	f = fopen(path, "re");
+	TEST_ASSERT(f, "Cannot open %s", path);
+	memset(listed, 0, 3 * sizeof(*listed));
+	while (level < 3 && fgets(line, sizeof(line), f)) {
+		if (strncmp(line, "Level=", 6))
+			continue;
+		strtok(line, "\t\n");
+		/* Lists of 0, 1, 2 and 3, 4 to 7... leaves; here none has 3 or more. */
+		for (bin = 0; (word = strtok(NULL, "\t\n")); bin++) {
+			nr = strtoul(word, NULL, 10);
+			TEST_ASSERT(bin <= 2 || !nr, "%lu lists are too long", nr);
+			listed[level] += nr * bin;
+		}
+		level++;
+	}
+	fclose(f);
+}
+
+/*
+ * How many 4KiB pages are mapped by leaves that are in no list, which are those of
+ * the TDP MMU.  As many as before, whatever is split or promoted.
+ */
+static u64 nr_unlisted(struct kvm_vm *vm)
+{
+	u64 listed[3];
+
+	count_listed(vm, listed);
+	return nr_mapped(vm) - listed[0] - 512 * listed[1];
 }
 
 static void check_log(struct kvm_vcpu *vcpu)
@@ -299,9 +400,11 @@ static int run_op(enum op op, struct kvm_vcpu *vcpu)
 static bool run_case(enum op op, enum way way, unsigned int nth)
 {
 	bool maps = op == OP_SLOT || op == OP_MAP || op == OP_FAULT, failed, exact;
+	/* In the last VM that nothing failed in, at the end. */
+	static u64 usual;
+	u64 mapped, unlisted, listed[3];
 	struct kvm_vcpu *vcpu;
 	struct kvm_vm *vm;
-	u64 mapped;
 	int ret, err;
 
 	vm = make_vm(&vcpu);
@@ -317,6 +420,11 @@ static bool run_case(enum op op, enum way way, unsigned int nth)
 			TEST_ASSERT(!pre_fault(vcpu), "Cannot map the slot");
 		write_pages(vcpu);
 	}
+	if (!maps && nested) {
+		count_listed(vm, listed);
+		TEST_ASSERT(listed[1] >= 2 * TEST_HUGE_PAGES,
+			    "Only %lu huge pages are in lists", listed[1]);
+	}
 	if (op == OP_CLEAR || op == OP_PROMOTE)
 		TEST_ASSERT(!set_dirty_logging(vm, true), "Cannot enable the log");
 	if (op == OP_CLEAR)
@@ -324,6 +432,7 @@ static bool run_case(enum op op, enum way way, unsigned int nth)
 	if (op == OP_FAULT)
 		begin_round(vm);
 	mapped = nr_mapped(vm);
+	unlisted = nested ? nr_unlisted(vm) : 0;
 	/* Shadow pages may be zapped instead of split, and are instead of promoted. */
 	exact = tdp_mmu && !nested;
 
@@ -338,6 +447,12 @@ static bool run_case(enum op op, enum way way, unsigned int nth)
 	/* What did not work for lack of memory works when there is some. */
 	if (!maps && exact)
 		TEST_ASSERT_EQ(nr_mapped(vm), mapped);
+	if (!maps && nested)
+		TEST_ASSERT_EQ(nr_unlisted(vm), unlisted);
+	if (nested && splits && !failed && (op == OP_ENABLE || op == OP_CLEAR)) {
+		count_listed(vm, listed);
+		TEST_ASSERT_EQ(listed[1], 0);
+	}
 	if (ret)
 		TEST_ASSERT(!run_op(op, vcpu), "%s fails with memory as well", op_names[op]);
 	if (op == OP_FAULT)
@@ -353,6 +468,12 @@ static bool run_case(enum op op, enum way way, unsigned int nth)
 	check_log(vcpu);
 	if (exact)
 		TEST_ASSERT_EQ(nr_mapped(vm), mapped);
+	if (nested) {
+		unlisted = nr_unlisted(vm);
+		if (way == WAY_NONE)
+			usual = unlisted;
+		TEST_ASSERT_EQ(unlisted, usual);
+	}
 
 	kvm_vm_free(vm);
 	return failed;
@@ -465,6 +586,10 @@ static void run(enum op op, enum way way)
 		ksft_test_result_skip("%s: the kernel cannot let that fail\n", op_names[op]);
 		return;
 	}
+	if (op == OP_MAP && nested) {
+		ksft_test_result_skip("%s: by no shadow pages\n", op_names[op]);
+		return;
+	}
 	if (op == OP_MAP && !can_pre_fault) {
 		ksft_test_result_skip("%s: no KVM_PRE_FAULT_MEMORY\n", op_names[op]);
 		return;
@@ -511,10 +636,13 @@ int main(int argc, char *argv[])
 			exit(KSFT_FAIL);
 		}
 	}
-	if (nested)
+	if (nested) {
 		TEST_REQUIRE(kvm_cpu_has(X86_FEATURE_VMX) || kvm_cpu_has(X86_FEATURE_SVM));
+		TEST_REQUIRE(!access("/sys/kernel/debug/kvm", R_OK));
+	}
 	can_pre_fault = kvm_has_cap(KVM_CAP_PRE_FAULT_MEMORY);
 	tdp_mmu = get_kvm_param_bool("tdp_mmu") && can_pre_fault;
+	splits = tdp_mmu && get_kvm_param_bool("eager_page_split");
 
 	mem = mmap(NULL, TEST_SIZE, PROT_READ | PROT_WRITE,
 		   MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | MAP_HUGE_2MB, -1, 0);
