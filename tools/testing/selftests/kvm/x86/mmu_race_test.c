@@ -19,6 +19,9 @@
  * In the end the copy of the second has to be the same as its memory: no write
  * was lost.  Apart from that it is for the kernel's own checks to complain: this
  * test is what to run where there are lockdep, KASAN or KCSAN.
+ *
+ * With -2 it is guests of the guest that write, each at addresses of its own, so
+ * that the slots are mapped by shadow pages, and each frame more than once.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -35,8 +38,10 @@
 
 #include "kvm_util.h"
 #include "processor.h"
+#include "svm_util.h"
 #include "test_util.h"
 #include "ucall_common.h"
+#include "vmx.h"
 
 #define MAX_VCPUS	8
 #define STRIDE		3
@@ -51,6 +56,9 @@ enum slot {
 
 /* Far enough apart that a slot can be moved up by its size. */
 #define BASE(slot)	((8ul + (slot)) * SZ_1G)
+
+/* With -2, the addresses of a vCPU are so far above those of the one before it. */
+#define ALIAS_STRIDE	(64ul * SZ_1G)
 
 static const u64 sizes[NR_SLOTS] = {
 	[SLOT_TOGGLED]	= 16 * SZ_1M,
@@ -69,7 +77,7 @@ struct guest_cpu {
 static struct guest_cpu guest_cpus[MAX_VCPUS];
 static u64 nr_vcpus = 2;
 
-static bool initially_set;
+static bool initially_set, nested;
 static struct kvm_vm *vm;
 static struct kvm_vcpu *vcpus[MAX_VCPUS];
 static u8 *mem[NR_SLOTS];
@@ -94,26 +102,58 @@ static void guest_check(u64 index, u64 base, u64 size, u64 round)
 	}
 }
 
-static void guest_code(u64 index)
+/* Not static, for l2_guest_entry. */
+void guest_code(u64 index);
+void guest_code(u64 index)
 {
+	u64 alias = nested ? index * ALIAS_STRIDE : 0;
+	u64 remapped = BASE(SLOT_REMAPPED) + alias;
 	struct guest_cpu *self = &guest_cpus[index];
-	u64 round, addr;
+	u64 round, offset;
 
 	for (round = 1; !READ_ONCE(self->stop); round++) {
-		guest_check(index, BASE(SLOT_TOGGLED), sizes[SLOT_TOGGLED], round);
-		guest_check(index, BASE(SLOT_CLEARED), sizes[SLOT_CLEARED], round);
+		guest_check(index, BASE(SLOT_TOGGLED) + alias, sizes[SLOT_TOGGLED], round);
+		guest_check(index, BASE(SLOT_CLEARED) + alias, sizes[SLOT_CLEARED], round);
 		/* The host makes the first half read-only, and throws the second away. */
-		for (addr = BASE(SLOT_REMAPPED) + index * PAGE_SIZE;
-		     addr < BASE(SLOT_REMAPPED) + sizes[SLOT_REMAPPED];
-		     addr += 16 * PAGE_SIZE) {
-			READ_ONCE(*(u64 *)addr);
-			if (addr >= BASE(SLOT_REMAPPED) + sizes[SLOT_REMAPPED] / 2)
-				WRITE_ONCE(*(u64 *)addr, round);
+		for (offset = index * PAGE_SIZE; offset < sizes[SLOT_REMAPPED];
+		     offset += 16 * PAGE_SIZE) {
+			READ_ONCE(*(u64 *)(remapped + offset));
+			if (offset >= sizes[SLOT_REMAPPED] / 2)
+				WRITE_ONCE(*(u64 *)(remapped + offset), round);
 		}
-		WRITE_ONCE(*(u64 *)(BASE(SLOT_MOVED) + index * PAGE_SIZE), round);
+		WRITE_ONCE(*(u64 *)(BASE(SLOT_MOVED) + alias + index * PAGE_SIZE), round);
 		WRITE_ONCE(self->rounds, round);
 	}
 	GUEST_DONE();
+}
+
+/* L2 starts here, with the index of its vCPU on the stack. */
+extern char l2_guest_entry[];
+__asm__(
+"l2_guest_entry:\n"
+"	mov (%rsp), %rdi\n"
+"	call guest_code\n"
+"	ud2\n"
+);
+
+static void l1_guest_code(void *data, u64 index)
+{
+	if (this_cpu_has(X86_FEATURE_VMX)) {
+		struct vmx_pages *vmx = data;
+
+		GUEST_ASSERT(prepare_for_vmx_operation(vmx));
+		GUEST_ASSERT(load_vmcs(vmx));
+		*(u64 *)vmx->stack = index;
+		prepare_vmcs(vmx, l2_guest_entry);
+		GUEST_ASSERT(!vmlaunch());
+	} else {
+		struct svm_test_data *svm = data;
+
+		*(u64 *)svm->stack = index;
+		generic_svm_setup(svm, l2_guest_entry);
+		run_guest(svm->vmcb, svm->vmcb_gpa);
+	}
+	GUEST_FAIL("L2 has exited to L1");
 }
 
 static void *run_vcpu(void *arg)
@@ -275,12 +315,47 @@ static u8 *map_slot(enum slot slot, int flags)
 	return at;
 }
 
+/* Has L1 map the slots for L2, for each vCPU at its addresses. */
+static void map_nested(void)
+{
+	enum slot slot;
+	unsigned int i;
+	u64 at, offset;
+	gva_t data;
+
+	vm_enable_tdp(vm);
+	for (i = 0; i < nr_vcpus; i++) {
+		if (kvm_cpu_has(X86_FEATURE_VMX))
+			vcpu_alloc_vmx(vm, &data);
+		else
+			vcpu_alloc_svm(vm, &data);
+		vcpu_args_set(vcpus[i], 2, data, (u64)i);
+		for (slot = SLOT_TOGGLED; slot < NR_SLOTS; slot++) {
+			at = BASE(slot) + i * ALIAS_STRIDE;
+			virt_map_level(vm, at, at, sizes[slot], PG_LEVEL_2M);
+		}
+	}
+
+	/* All that L2 uses of it is allocated by now. */
+	tdp_identity_map_default_memslots(vm);
+	for (i = 0; i < nr_vcpus; i++) {
+		for (slot = SLOT_TOGGLED; slot < NR_SLOTS; slot++) {
+			at = BASE(slot) + i * ALIAS_STRIDE;
+			for (offset = 0; offset < sizes[slot]; offset += SZ_2M)
+				__virt_pg_map(vm, &vm->stage2_mmu, at + offset,
+					      BASE(slot) + offset, PG_LEVEL_2M);
+		}
+	}
+}
+
 static void create_vm(void)
 {
 	enum slot slot;
 	unsigned int i;
 
-	vm = vm_create_with_vcpus(nr_vcpus, guest_code, vcpus);
+	vm = __vm_create_with_vcpus(VM_SHAPE_DEFAULT, nr_vcpus, nested ? 1024 : 0,
+				    nested ? (void *)l1_guest_code : (void *)guest_code,
+				    vcpus);
 	vm_enable_cap(vm, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
 		      KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE |
 		      (initially_set ? KVM_DIRTY_LOG_INITIALLY_SET : 0));
@@ -292,11 +367,15 @@ static void create_vm(void)
 		memset(mem[slot], 0, sizes[slot]);
 		set_slot(slot, slot == SLOT_CLEARED ? KVM_MEM_LOG_DIRTY_PAGES : 0,
 			 BASE(slot), sizes[slot]);
-		virt_map_level(vm, BASE(slot), BASE(slot), sizes[slot], PG_LEVEL_2M);
+		if (!nested)
+			virt_map_level(vm, BASE(slot), BASE(slot), sizes[slot], PG_LEVEL_2M);
 	}
-	for (i = 0; i < nr_vcpus; i++)
+	if (nested)
+		map_nested();
+	for (i = 0; i < nr_vcpus && !nested; i++)
 		vcpu_args_set(vcpus[i], 1, (u64)i);
 	sync_global_to_guest(vm, nr_vcpus);
+	sync_global_to_guest(vm, nested);
 }
 
 static void run(unsigned int seconds)
@@ -357,8 +436,11 @@ int main(int argc, char *argv[])
 	unsigned int seconds = 5;
 	int opt;
 
-	while ((opt = getopt(argc, argv, "n:t:")) != -1) {
+	while ((opt = getopt(argc, argv, "2n:t:")) != -1) {
 		switch (opt) {
+		case '2':
+			nested = true;
+			break;
 		case 'n':
 			nr_vcpus = atoi_positive("vCPUs", optarg);
 			TEST_ASSERT(nr_vcpus <= MAX_VCPUS && !(nr_vcpus & (nr_vcpus - 1)),
@@ -368,11 +450,13 @@ int main(int argc, char *argv[])
 			seconds = atoi_positive("Seconds", optarg);
 			break;
 		default:
-			printf("usage: %s [-n vcpus] [-t seconds]\n", argv[0]);
+			printf("usage: %s [-2] [-n vcpus] [-t seconds]\n", argv[0]);
 			exit(KSFT_FAIL);
 		}
 	}
 	TEST_REQUIRE(kvm_has_cap(KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2));
+	if (nested)
+		TEST_REQUIRE(kvm_cpu_has_tdp());
 	bitmap_fill(all, 16 * SZ_1M / PAGE_SIZE);
 
 	ksft_print_header();
