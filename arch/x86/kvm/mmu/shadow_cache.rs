@@ -110,7 +110,9 @@ impl<'v> SplitCaches<'v> {
         // SAFETY: C never returns null.
         let sp = unsafe { NonNull::new_unchecked(sp) };
         // SAFETY: shadow pages are freed under `mmu_lock` held for write, by flows that zap; as
-        // long as `huge` is valid there is none.
+        // long as `huge` is valid there is none. C may have zapped a page that is out of date with
+        // the guest page table at `gfn`: it is of the last level, so `huge` is not in it, and the
+        // result is direct.
         unsafe { Sp::from_raw(sp) }
     }
 

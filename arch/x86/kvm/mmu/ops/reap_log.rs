@@ -217,8 +217,9 @@ fn protect_words(
 
         // Upstream does not split without a TDP MMU.
         if huge == HugePages::Split && tdp {
-            let whole =
-                end.0.wrapping_sub(first.0) == Level::Page2M.pages() && log.all_taken(range);
+            let whole = first == first.round_down(Level::Page2M)
+                && end.0.wrapping_sub(first.0) == Level::Page2M.pages()
+                && log.all_taken(range);
 
             // A whole huge page has its leaves born protected.
             rmap::split::split(

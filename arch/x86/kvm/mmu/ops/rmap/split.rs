@@ -11,11 +11,11 @@
 //! for the worst case, and nobody can take from them, as it holds `slots_lock`. So each time that it
 //! has the lock it splits a page, or finds that none is left in the list.
 //!
-//! It stops where there is no memory, and where the VM has used up its budget of shadow pages: what
-//! stays huge is write-protected like everything else, and is split by a write.
+//! It stops where there is no memory, where the VM has used up its budget of shadow pages, and after
+//! a fatal signal: what stays huge is write-protected like everything else, and is split by a write.
 
 use kernel::error::{
-    code::{EAGAIN, ENOSPC},
+    code::{EAGAIN, EINTR, EIO, ENOSPC},
     Error,
 };
 
@@ -33,6 +33,7 @@ use crate::{
     shadow_cache::SplitCaches,
     sync::{Exclusive, MmuLock},
     sys::{
+        fatal_signal_pending,
         stats::{self, Event},
         trace, Memslot, Vm,
     },
@@ -86,6 +87,9 @@ fn split_level(
             };
             let huge = Huge::new(found.slot());
 
+            if fatal_signal_pending() {
+                return Err(EINTR);
+            }
             if !vm.has_shadow_pages_left() {
                 stats::count(vm, Event::SplitNoBudget);
                 huge.trace(ENOSPC.to_errno());
@@ -102,7 +106,7 @@ fn split_level(
                 moved = false;
                 continue;
             }
-            split_one(found, vm, slot, born, caches, masks);
+            split_one(found, vm, slot, born, caches, masks)?;
             stats::count(vm, Event::EagerSplit);
             huge.trace(0);
             moved = true;
@@ -153,7 +157,8 @@ impl Huge {
     }
 }
 
-/// Replaces a huge leaf by a direct page that maps the same frames.
+/// Replaces a huge leaf by a direct page that maps the same frames. Fails, with the VM marked as
+/// broken, only if the slot has no lists for these.
 fn split_one(
     mut found: Found<'_, '_>,
     vm: Vm<'_>,
@@ -161,7 +166,7 @@ fn split_one(
     born: Option<Protect>,
     caches: &mut SplitCaches<'_>,
     masks: &Masks,
-) {
+) -> Result<(), Error> {
     let pte = found.slot();
     let huge = pte.read();
     let huge_sp = Sp::of_slot(pte);
@@ -175,7 +180,7 @@ fn split_one(
         .and_then(|level| Some((level, SlotRmaps::new(slot, level)?)))
     else {
         vm.bugged();
-        return;
+        return Err(EIO);
     };
     let like = match born {
         Some(how) if level == Level::Page4K => protected(huge, how, masks),
@@ -217,4 +222,5 @@ fn split_one(
     vm.add_leaves(level, new);
     vm.note_rmap_count(longest);
     caches.link(pte, sp, flush);
+    Ok(())
 }

@@ -1,6 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Starting to log a memslot that shadow pages map.
+//!
+//! # Flushes
+//!
+//! In upstream's split the small leaves keep W and D of the huge one, and a later walk clears them.
+//! Here they are born without, and `mmu_lock` may be dropped while CPUs still have the huge leaf
+//! cached, writable and dirty. As after upstream's walk, which gives way as well, nobody mistakes a
+//! leaf without W for one that nobody can write by:
+//!
+//! - who takes write access away for good (page tracking, syncing) flushes if the leaf was
+//!   *MMU-writable* ([`Spte::change_needs_flush`](crate::pure::Spte::change_needs_flush)), and that
+//!   bit is kept;
+//! - who zaps a leaf flushes, whatever rights it had;
+//! - who reaps the log relies on W and D, but holds `slots_lock`, which is held here until the caller
+//!   has flushed. So does `KVM_CLEAR_DIRTY_LOG`, which may split as well.
 
 use super::{
     protect::{protect_slot, Protect},
