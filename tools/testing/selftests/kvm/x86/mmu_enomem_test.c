@@ -637,7 +637,7 @@ int main(int argc, char *argv[])
 		}
 	}
 	if (nested) {
-		TEST_REQUIRE(kvm_cpu_has(X86_FEATURE_VMX) || kvm_cpu_has(X86_FEATURE_SVM));
+		TEST_REQUIRE(kvm_cpu_has_tdp());
 		TEST_REQUIRE(!access("/sys/kernel/debug/kvm", R_OK));
 	}
 	can_pre_fault = kvm_has_cap(KVM_CAP_PRE_FAULT_MEMORY);
