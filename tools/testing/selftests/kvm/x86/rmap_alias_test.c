@@ -249,13 +249,13 @@ static void check_logging(struct kvm_vcpu *vcpu, unsigned long *bitmap, unsigned
 	}
 }
 
-/* @table_pages: for page tables, of L1 and of L2 */
-static struct kvm_vm *create_vm(struct kvm_vcpu **vcpu, u64 table_pages)
+/* @mapped: how many pages there shall be page tables for, in L1 and in L2 */
+static struct kvm_vm *create_vm(struct kvm_vcpu **vcpu, u64 mapped)
 {
 	struct kvm_vm *vm;
 	gva_t nested;
 
-	vm = __vm_create_with_one_vcpu(vcpu, SLOT_PAGES + table_pages, l1_guest_code);
+	vm = __vm_create_with_one_vcpu(vcpu, mapped, l1_guest_code);
 	vm_enable_tdp(vm);
 	if (kvm_cpu_has(X86_FEATURE_VMX))
 		vcpu_alloc_vmx(vm, &nested);
@@ -278,7 +278,7 @@ static void test_aliases(unsigned int n)
 	unsigned int i;
 	u64 splits;
 
-	vm = create_vm(&vcpu, 0);
+	vm = create_vm(&vcpu, SLOT_PAGES);
 	bitmap = bitmap_zalloc(SLOT_PAGES);
 
 	/* L2's virtual addresses are its physical ones; L1 aliases those. */
@@ -353,7 +353,7 @@ static void test_budget(void)
 	unsigned int i;
 	u64 gva;
 
-	vm = create_vm(&vcpu, 4 * FEW_SHADOW_PAGES);
+	vm = create_vm(&vcpu, 4 * FEW_SHADOW_PAGES * PAGES_PER_HUGE);
 	bitmap = bitmap_zalloc(SLOT_PAGES);
 	TEST_ASSERT(!__vm_ioctl(vm, KVM_SET_NR_MMU_PAGES, (void *)FEW_SHADOW_PAGES),
 		    "KVM_SET_NR_MMU_PAGES");
