@@ -9,11 +9,7 @@
  * and lets L2 use all aliases after each step. Checked are the page statistics,
  * the lengths of the lists (debugfs), the dirty log, and the memory.
  *
- * Last, the same where the VM may have few shadow pages: when there are no more,
- * huge pages are not split, but what is written to them is logged all the same.
- *
- * The Rust MMU (CONFIG_KVM_RUST_MMU) counts what it splits, and where it does not
- * for want of shadow pages.
+ * The Rust MMU (CONFIG_KVM_RUST_MMU) counts what it splits.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -41,8 +37,6 @@
 #define HUGE_ALIAS		0x100000000ul
 #define SHARED_ALIAS		0x200000000ul
 #define SMALL_ALIAS		0x240000000ul
-/* As few shadow pages as KVM accepts, and more than that are asked for. */
-#define FEW_SHADOW_PAGES	64ul
 
 /* debugfs counts lists by the number of bits of their length. */
 #define NR_BINS			11
@@ -249,25 +243,6 @@ static void check_logging(struct kvm_vcpu *vcpu, unsigned long *bitmap, unsigned
 	}
 }
 
-/* @mapped: how many pages there shall be page tables for, in L1 and in L2 */
-static struct kvm_vm *create_vm(struct kvm_vcpu **vcpu, u64 mapped)
-{
-	struct kvm_vm *vm;
-	gva_t nested;
-
-	vm = __vm_create_with_one_vcpu(vcpu, mapped, l1_guest_code);
-	vm_enable_tdp(vm);
-	if (kvm_cpu_has(X86_FEATURE_VMX))
-		vcpu_alloc_vmx(vm, &nested);
-	else
-		vcpu_alloc_svm(vm, &nested);
-	vcpu_args_set(*vcpu, 1, nested);
-
-	vm_userspace_mem_region_add(vm, VM_MEM_SRC_ANONYMOUS_HUGETLB_2MB, HUGE_GPA, SLOT,
-				    SLOT_PAGES, 0);
-	return vm;
-}
-
 static void test_aliases(unsigned int n)
 {
 	unsigned int toggle, small_lists, huge_lists;
@@ -276,9 +251,19 @@ static void test_aliases(unsigned int n)
 	unsigned long *bitmap;
 	struct kvm_vm *vm;
 	unsigned int i;
+	gva_t nested;
 	u64 splits;
 
-	vm = create_vm(&vcpu, SLOT_PAGES);
+	vm = __vm_create_with_one_vcpu(&vcpu, SLOT_PAGES, l1_guest_code);
+	vm_enable_tdp(vm);
+	if (kvm_cpu_has(X86_FEATURE_VMX))
+		vcpu_alloc_vmx(vm, &nested);
+	else
+		vcpu_alloc_svm(vm, &nested);
+	vcpu_args_set(vcpu, 1, nested);
+
+	vm_userspace_mem_region_add(vm, VM_MEM_SRC_ANONYMOUS_HUGETLB_2MB, HUGE_GPA, SLOT,
+				    SLOT_PAGES, 0);
 	bitmap = bitmap_zalloc(SLOT_PAGES);
 
 	/* L2's virtual addresses are its physical ones; L1 aliases those. */
@@ -341,54 +326,6 @@ static void test_aliases(unsigned int n)
 	kvm_vm_free(vm);
 }
 
-/*
- * L2 uses one more page table each time, until there are none left for splitting,
- * and then until some are zapped.
- */
-static void test_budget(void)
-{
-	struct kvm_vcpu *vcpu;
-	unsigned long *bitmap;
-	struct kvm_vm *vm;
-	unsigned int i;
-	u64 gva;
-
-	vm = create_vm(&vcpu, 4 * FEW_SHADOW_PAGES * PAGES_PER_HUGE);
-	bitmap = bitmap_zalloc(SLOT_PAGES);
-	TEST_ASSERT(!__vm_ioctl(vm, KVM_SET_NR_MMU_PAGES, (void *)FEW_SHADOW_PAGES),
-		    "KVM_SET_NR_MMU_PAGES");
-
-	virt_map_level(vm, HUGE_ALIAS, HUGE_ALIAS, SZ_2M, PG_LEVEL_2M);
-	tdp_identity_map_default_memslots(vm);
-	__virt_pg_map(vm, &vm->stage2_mmu, HUGE_ALIAS, HUGE_GPA, PG_LEVEL_2M);
-	for (i = 0; i < FEW_SHADOW_PAGES; i++) {
-		gva = SMALL_ALIAS + i * (u64)SZ_2M;
-		virt_map(vm, gva, gva, 1);
-		tdp_map(vm, gva, SMALL_GPA, PAGE_SIZE);
-	}
-
-	run(vcpu);
-	for (i = 0; i < FEW_SHADOW_PAGES; i++) {
-		l2_write(vcpu, SMALL_ALIAS + i * (u64)SZ_2M, 1, 0, 0x100 + i);
-		l2_write(vcpu, HUGE_ALIAS, 1, 0, 0x200 + i);
-
-		set_logging(vm, true);
-		l2_write(vcpu, HUGE_ALIAS + 9 * PAGE_SIZE, 1, 0, 0x300 + i);
-		check_log(vm, bitmap, 9, "huge", i);
-		set_logging(vm, false);
-	}
-	/* Most often there were enough. */
-	if (has_mmu_stats() && splits_eagerly()) {
-		TEST_ASSERT(eager_splits(vm) > FEW_SHADOW_PAGES / 2,
-			    "Split %lu times, of %lu", eager_splits(vm), FEW_SHADOW_PAGES);
-		TEST_ASSERT(vm_get_stat(vm, mmu_split_no_budget),
-			    "There were always shadow pages for a split");
-	}
-
-	free(bitmap);
-	kvm_vm_free(vm);
-}
-
 int main(int argc, char *argv[])
 {
 	/* A lone entry, one descriptor partly and just filled, and more of them. */
@@ -400,12 +337,10 @@ int main(int argc, char *argv[])
 	TEST_REQUIRE(!access("/sys/kernel/debug/kvm", R_OK));
 
 	ksft_print_header();
-	ksft_set_plan(ARRAY_SIZE(lengths) + 1);
+	ksft_set_plan(ARRAY_SIZE(lengths));
 	for (i = 0; i < ARRAY_SIZE(lengths); i++) {
 		test_aliases(lengths[i]);
 		ksft_test_result_pass("%u aliases\n", lengths[i]);
 	}
-	test_budget();
-	ksft_test_result_pass("few shadow pages\n");
 	ksft_finished();
 }
