@@ -8,7 +8,7 @@ Reads all that tests/guest/run-list.sh has left below LOGS (c.tap, rust.tap and 
 KUnit results beside them), what the planted bugs gave (plant-*.tap), and which
 allocation sites have failed (alloc-sites/sites), and nothing else: no cell can be
 filled by hand. Where something ran more than once, the last
-run counts. What the TAP says of itself ("# machine" and so on) decides where a
+run counts that was not skipped. What the TAP says of itself ("# machine" and so on) decides where a
 result belongs, not the name of a file; TAP that does not say it is left out.
 """
 import re
@@ -43,7 +43,10 @@ class Cell:
         self.results = {}
 
     def add(self, mmu, when, run, result):
-        if mmu not in self.results or self.results[mmu][0] <= when:
+        def rank(when, _run, result):
+            return result.outcome != "skip", when
+
+        if mmu not in self.results or rank(*self.results[mmu]) <= rank(when, run, result):
             self.results[mmu] = (when, run, result)
 
     def text(self, letters):

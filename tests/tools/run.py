@@ -235,6 +235,8 @@ def matrix_tests(tmp):
             for line in out.splitlines())
     run("b", "rust", "# kernel lab", "# machine amd", "ok 1 - t", commit="later-dirty")
     yield "matrix: the last run counts", "t     ok/ok a,b" in rows()
+    run("bb", "rust", "# kernel lab", "# machine amd", "ok 1 - t # SKIP x", commit="later-still")
+    yield "matrix: what is skipped does not hide a run", "t     ok/ok a,b" in rows()
     run("c", "rust", "# kernel kasan", "# machine intel-pml", "not ok 1 - t # TODO known")
     yield "matrix: what is expected to fail is no failure", \
         "-/xfail a" in rows() and "TODO" not in rows()
