@@ -129,12 +129,10 @@ void guest_code(u64 index)
 
 /* L2 starts here, with the index of its vCPU on the stack. */
 extern char l2_guest_entry[];
-__asm__(
-"l2_guest_entry:\n"
-"	mov (%rsp), %rdi\n"
-"	call guest_code\n"
-"	ud2\n"
-);
+asm("l2_guest_entry:\n\t"
+	"mov (%rsp), %rdi\n\t"
+	"call guest_code\n\t"
+	"ud2\n");
 
 static void l1_guest_code(void *data, u64 index)
 {
