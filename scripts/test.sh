@@ -143,7 +143,7 @@ compare()
 
 boot_selftests()
 {
-	boot_list selftests 2700 -- "
+	boot_list selftests 3300 -- "
 		/lab/guest/run-list.sh c /results/c | tee /results/c.tap
 		/lab/guest/run-list.sh rust /results/rust | tee /results/rust.tap"
 }
@@ -163,7 +163,7 @@ stage_kunit()
 # adds nothing there but hours, is counted as skipped.
 boot_debug()
 {
-	boot_list debug 2700 --kernel debug -- "
+	boot_list debug 3300 --kernel debug -- "
 		TIMEOUT_FACTOR=6 /lab/guest/run-list.sh -s mmu rust /results/rust |
 			tee /results/rust.tap"
 }
