@@ -141,18 +141,12 @@ unsafe extern "C" fn kvm_rs_rmap_protect_masked(
     mask: c_ulong,
     clear_dirty: bool,
 ) {
-    let how = if clear_dirty {
-        Protect::ClearDirty
-    } else {
-        Protect::Log
-    };
-
     protect::protect_masked(
         &mut held!(Exclusive, wrap!(Vm, kvm)),
         wrap!(Memslot, slot),
         Gfn(gfn),
         mask as u64,
-        how,
+        Protect::for_log(clear_dirty),
     );
 }
 
@@ -265,22 +259,16 @@ unsafe extern "C" fn kvm_rs_rmap_start_dirty_log(
     kvm: *mut bindings::kvm,
     slot: *const bindings::kvm_memory_slot,
     split: bool,
-    clear_dirty: bool,
 ) {
     let vm = wrap!(Vm, kvm);
     // SAFETY: the prototype says so, lockdep checks it, and the handle ends with the call.
     let mut caches = unsafe { SplitCaches::assume_locked(vm) };
-    let how = if clear_dirty {
-        Protect::ClearDirty
-    } else {
-        Protect::Log
-    };
 
     start_log::start(
         &mut held!(Exclusive, vm),
         wrap!(Memslot, slot),
         split.then_some(&mut caches),
-        how,
+        Protect::for_log(vm.has_cpu_dirty_log()),
     );
 }
 

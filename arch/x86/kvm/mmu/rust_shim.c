@@ -49,7 +49,7 @@ bool kvm_rs_start_dirty_log(struct kvm *kvm, const struct kvm_memory_slot *slot)
 
 	if (kvm_memslots_have_rmaps(kvm)) {
 		write_lock(&kvm->mmu_lock);
-		kvm_rs_rmap_start_dirty_log(kvm, slot, split, kvm->arch.cpu_dirty_log_size);
+		kvm_rs_rmap_start_dirty_log(kvm, slot, split);
 		write_unlock(&kvm->mmu_lock);
 	}
 

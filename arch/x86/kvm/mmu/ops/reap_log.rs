@@ -65,7 +65,7 @@ use crate::{
     page::Sp,
     pte::Table,
     pure::{
-        dirty::{frames, parts},
+        dirty::{frames, parts, WORD_PAGES},
         spte::WRITABLE,
         Entry, Gfn, GfnRange, Level, Masks, Settled,
     },
@@ -79,9 +79,6 @@ use crate::{
 /// How many words are taken before their pages are protected: those of 256 MiB. Taking them is one
 /// step for whoever waits for the lock, so it must be short.
 const BATCH: usize = 1024;
-
-/// Frames for each word of the log.
-const WORD: u64 = u64::BITS as u64;
 
 /// How huge pages are treated whose bits are taken. They are writable only where logging has begun
 /// with all bits set (`KVM_DIRTY_LOG_INITIALLY_SET`).
@@ -179,7 +176,7 @@ fn end_of_huge_page(log: &DirtyBitmap<'_>, word: usize) -> usize {
     let pages = Level::Page2M.pages();
     let left = pages.wrapping_sub(log.gfn(word).0 % pages);
     // Where the slot begins in the middle of 64 frames, the last word goes a bit further.
-    let words = left.div_ceil(WORD) as usize;
+    let words = left.div_ceil(WORD_PAGES) as usize;
 
     log.len().min(word.wrapping_add(words))
 }
@@ -196,11 +193,7 @@ fn protect_words(
 ) {
     let vm = lock.vm();
     let tdp = vm.uses_tdp_mmu();
-    let how = if vm.has_cpu_dirty_log() {
-        Protect::ClearDirty
-    } else {
-        Protect::Log
-    };
+    let how = Protect::for_log(vm.has_cpu_dirty_log());
     let mut some = words.filter(|word| log.taken(*word) != 0);
     let Some(first_word) = some.next() else {
         return;
@@ -211,13 +204,15 @@ fn protect_words(
         let skipped = log.taken(first_word).trailing_zeros();
         let unused = log.taken(last_word).leading_zeros();
         let first = log.gfn(first_word).add(skipped.into());
-        let end = log.gfn(last_word).add(WORD.wrapping_sub(unused.into()));
+        let end = log
+            .gfn(last_word)
+            .add(WORD_PAGES.wrapping_sub(unused.into()));
         let last = Gfn(end.0.wrapping_sub(1));
         let range = GfnRange::new(first, end);
 
         // Upstream does not split without a TDP MMU.
         if huge == HugePages::Split && tdp {
-            let whole = first == first.round_down(Level::Page2M)
+            let whole = first.is_aligned(Level::Page2M)
                 && end.0.wrapping_sub(first.0) == Level::Page2M.pages()
                 && log.all_taken(range);
 

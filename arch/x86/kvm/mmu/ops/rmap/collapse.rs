@@ -18,7 +18,7 @@ use crate::{
 /// Zaps the leaves in `slot` that huge ones can replace; `kvm_rmap_zap_collapsible_sptes()`.
 pub(crate) fn zap_collapsible(lock: &mut Exclusive<'_>, slot: Memslot<'_>) {
     let vm = lock.vm();
-    let masks = lock.vm().masks();
+    let masks = vm.masks();
     let range = slot.range();
     let mut flush = Flush::new(false);
     let last = Level::MAX_LEAF.down().unwrap_or(Level::Page4K);

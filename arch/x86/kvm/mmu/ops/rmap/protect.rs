@@ -24,6 +24,17 @@ pub(crate) enum Protect {
     ClearDirty,
 }
 
+impl Protect {
+    /// What makes the next write to a 4 KiB page be in the log, where the CPU logs writes or not.
+    pub(crate) fn for_log(cpu_logs: bool) -> Self {
+        if cpu_logs {
+            Protect::ClearDirty
+        } else {
+            Protect::Log
+        }
+    }
+}
+
 /// A present leaf, protected.
 #[inline]
 pub(in crate::ops) fn protected(leaf: Spte, how: Protect, masks: &Masks) -> Spte {

@@ -31,7 +31,7 @@ pub(crate) fn zap_range(
     flush: &mut Flush,
 ) {
     let vm = lock.vm();
-    let masks = lock.vm().masks();
+    let masks = vm.masks();
     let mut walk = RmapWalk::new(lock, slot, Level::Page4K, Level::MAX_LEAF, range);
 
     if !may_yield {
