@@ -12,8 +12,9 @@ out=$BUILD/selftests
 mkdir -p "$out/kvm" "$out/headers"
 make -s -C "$SRC" O="$out/headers" LLVM=-19 LOCALVERSION= headers
 # OUTPUT is lib.mk's way to build outside of the source. The lab's own guest
-# programs use the same library and come out beside them.
-make -C "$SRC/tools/testing/selftests/kvm" -j"$JOBS" ARCH=x86 \
+# programs use the same library and come out beside them. A base directory of ccache's
+# would make make miss the headers: the dependencies would name other targets than make's.
+CCACHE_BASEDIR='' make -C "$SRC/tools/testing/selftests/kvm" -j"$JOBS" ARCH=x86 \
 	OUTPUT="$out/kvm" LINUX_HDR_PATH="$out/headers/usr/include/" \
 	KHDR_INCLUDES="-isystem $out/headers/usr/include" \
 	EXTRA_CFLAGS="-Wno-error" \
