@@ -38,6 +38,7 @@
 #include <linux/sizes.h>
 
 #include "kvm_util.h"
+#include "mmu_stat.h"
 #include "processor.h"
 #include "test_util.h"
 #include "ucall_common.h"
@@ -198,7 +199,6 @@ struct test_vm {
 
 static bool eager_page_split;
 static bool require_writable;
-static bool has_mmu_stats;
 static unsigned int nr_toggles = 2;
 static unsigned int nr_hugepages_arg;
 static unsigned int stride_arg;
@@ -399,7 +399,7 @@ static u64 nr_faults(struct test_vm *t)
 
 static struct mmu_stats get_mmu_stats(struct test_vm *t)
 {
-	if (!has_mmu_stats)
+	if (!has_mmu_stats())
 		return (struct mmu_stats) {};
 	return (struct mmu_stats) {
 		.eager_splits = vm_get_stat(t->vm, mmu_eager_splits),
@@ -413,7 +413,7 @@ static void assert_mmu_stats(struct test_vm *t, struct mmu_stats before,
 {
 	struct mmu_stats now = get_mmu_stats(t);
 
-	if (!has_mmu_stats)
+	if (!has_mmu_stats())
 		return;
 	TEST_ASSERT_EQ(now.eager_splits - before.eager_splits, want.eager_splits);
 	TEST_ASSERT_EQ(now.fault_splits - before.fault_splits, want.fault_splits);
@@ -773,7 +773,6 @@ int main(int argc, char *argv[])
 	TEST_REQUIRE(kvm_has_cap(KVM_CAP_PRE_FAULT_MEMORY));
 	caps = kvm_check_cap(KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2);
 	eager_page_split = get_kvm_param_bool("eager_page_split");
-	has_mmu_stats = !access("/sys/module/kvm/parameters/mmu_engine", F_OK);
 
 	ksft_print_header();
 	ksft_print_msg("eager_page_split=%c\n", eager_page_split ? 'Y' : 'N');

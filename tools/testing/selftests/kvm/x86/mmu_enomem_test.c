@@ -41,6 +41,7 @@
 #include <linux/sizes.h>
 
 #include "kvm_util.h"
+#include "mmu_stat.h"
 #include "processor.h"
 #include "test_util.h"
 #include "svm_util.h"
@@ -240,31 +241,18 @@ static u64 nr_mapped(struct kvm_vm *vm)
 }
 
 /* How many leaves are in the lists of the reverse map, by level. */
-static void count_listed(struct kvm_vm *vm, u64 listed[3])
+static void count_listed(struct kvm_vm *vm, u64 listed[PG_LEVEL_1G])
 {
-	char path[128], line[512], *word;
-	unsigned int level = 0, bin;
-	u64 nr;
-	FILE *f;
+	struct rmap_stat stat = read_rmap_stat(vm);
+	unsigned int level, bin;
 
-	snprintf(path, sizeof(path), "/sys/kernel/debug/kvm/%d-%d/mmu_rmaps_stat",
-		 getpid(), vm->fd);
-	f = fopen(path, "re");
-	TEST_ASSERT(f, "Cannot open %s", path);
-	memset(listed, 0, 3 * sizeof(*listed));
-	while (level < 3 && fgets(line, sizeof(line), f)) {
-		if (strncmp(line, "Level=", 6))
-			continue;
-		strtok(line, "\t\n");
-		/* Lists of 0, 1, 2 and 3, 4 to 7... leaves; here none has 3 or more. */
-		for (bin = 0; (word = strtok(NULL, "\t\n")); bin++) {
-			nr = strtoul(word, NULL, 10);
-			TEST_ASSERT(bin <= 2 || !nr, "%lu lists are too long", nr);
-			listed[level] += nr * bin;
-		}
-		level++;
+	for (level = 0; level < ARRAY_SIZE(stat.lists); level++) {
+		/* Here none has 3 leaves or more, as far as bins tell. */
+		for (bin = 3; bin < ARRAY_SIZE(stat.lists[level]); bin++)
+			TEST_ASSERT(!stat.lists[level][bin], "%lu lists are too long",
+				    stat.lists[level][bin]);
+		listed[level] = stat.lists[level][1] + 2 * stat.lists[level][2];
 	}
-	fclose(f);
 }
 
 /*
@@ -273,7 +261,7 @@ static void count_listed(struct kvm_vm *vm, u64 listed[3])
  */
 static u64 nr_unlisted(struct kvm_vm *vm)
 {
-	u64 listed[3];
+	u64 listed[PG_LEVEL_1G];
 
 	count_listed(vm, listed);
 	return nr_mapped(vm) - listed[0] - 512 * listed[1];
@@ -402,7 +390,7 @@ static bool run_case(enum op op, enum way way, unsigned int nth)
 	bool maps = op == OP_SLOT || op == OP_MAP || op == OP_FAULT, failed, exact;
 	/* In the last VM that nothing failed in, at the end. */
 	static u64 usual;
-	u64 mapped, unlisted, listed[3];
+	u64 mapped, unlisted, listed[PG_LEVEL_1G];
 	struct kvm_vcpu *vcpu;
 	struct kvm_vm *vm;
 	int ret, err;

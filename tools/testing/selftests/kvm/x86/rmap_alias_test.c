@@ -20,6 +20,7 @@
 
 #include "test_util.h"
 #include "kvm_util.h"
+#include "mmu_stat.h"
 #include "processor.h"
 #include "svm_util.h"
 #include "vmx.h"
@@ -142,31 +143,13 @@ static struct pages page_stats(struct kvm_vm *vm)
 	};
 }
 
-/* How many lists of a level (4K, 2M) have a length of as many bits as @length. */
-static unsigned int nr_lists(struct kvm_vm *vm, const char *level, unsigned int length)
+/* How many lists of a level have a length of as many bits as @length. */
+static u64 nr_lists(struct kvm_vm *vm, unsigned int level, unsigned int length)
 {
-	unsigned int bin = 32 - __builtin_clz(length), i, count = 0;
-	char path[128], line[512], *word;
-	bool found = false;
-	FILE *f;
+	struct rmap_stat stat = read_rmap_stat(vm);
 
-	snprintf(path, sizeof(path), "/sys/kernel/debug/kvm/%d-%d/mmu_rmaps_stat",
-		 getpid(), vm->fd);
-	f = fopen(path, "r");
-	TEST_ASSERT(f, "Cannot open %s", path);
-	while (fgets(line, sizeof(line), f)) {
-		if (strncmp(line, "Level=", 6) || strncmp(line + 6, level, strlen(level)))
-			continue;
-		word = strtok(line, "\t\n");
-		for (i = 0; i <= bin; i++)
-			word = strtok(NULL, "\t\n");
-		TEST_ASSERT(word, "%s has no bin %u", path, bin);
-		count = atoi(word);
-		found = true;
-	}
-	fclose(f);
-	TEST_ASSERT(found, "%s has no level %s", path, level);
-	return count;
+	TEST_ASSERT(level <= stat.nr_levels, "There are no lists of level %u", level);
+	return stat.lists[level - PG_LEVEL_4K][32 - __builtin_clz(length)];
 }
 
 static void set_logging(struct kvm_vm *vm, bool on)
@@ -191,11 +174,6 @@ static void check_log(struct kvm_vm *vm, unsigned long *bitmap, int page, const 
 static bool splits_eagerly(void)
 {
 	return get_kvm_param_bool("eager_page_split") && get_kvm_param_bool("tdp_mmu");
-}
-
-static bool has_mmu_stats(void)
-{
-	return !access("/sys/module/kvm/parameters/mmu_engine", F_OK);
 }
 
 static u64 eager_splits(struct kvm_vm *vm)
@@ -245,7 +223,8 @@ static void check_logging(struct kvm_vcpu *vcpu, unsigned long *bitmap, unsigned
 
 static void test_aliases(unsigned int n)
 {
-	unsigned int toggle, small_lists, huge_lists;
+	u64 small_lists, huge_lists;
+	unsigned int toggle;
 	struct pages before, split, now;
 	struct kvm_vcpu *vcpu;
 	unsigned long *bitmap;
@@ -279,20 +258,20 @@ static void test_aliases(unsigned int n)
 	}
 
 	run(vcpu);
-	small_lists = nr_lists(vm, "4K", n);
-	huge_lists = nr_lists(vm, "2M", n);
+	small_lists = nr_lists(vm, PG_LEVEL_4K, n);
+	huge_lists = nr_lists(vm, PG_LEVEL_2M, n);
 	before = page_stats(vm);
 
 	use_all(vcpu, n, 0x10000);
 	now = page_stats(vm);
 	TEST_ASSERT_EQ(now.huge, before.huge + n);
-	TEST_ASSERT_EQ(nr_lists(vm, "2M", n), huge_lists + 1);
+	TEST_ASSERT_EQ(nr_lists(vm, PG_LEVEL_2M, n), huge_lists + 1);
 	/* Page tables were touched as well, but once each. */
 	TEST_ASSERT(now.small >= before.small + 2 * n, "Of %u small aliases, %lu are mapped",
 		    2 * n, now.small - before.small);
 	if (n > 2)
-		TEST_ASSERT_EQ(nr_lists(vm, "4K", n), small_lists + 2);
-	small_lists = nr_lists(vm, "4K", n);
+		TEST_ASSERT_EQ(nr_lists(vm, PG_LEVEL_4K, n), small_lists + 2);
+	small_lists = nr_lists(vm, PG_LEVEL_4K, n);
 
 	for (toggle = 0; toggle < 2; toggle++) {
 		before = page_stats(vm);
@@ -305,9 +284,9 @@ static void test_aliases(unsigned int n)
 			/* All aliases have the same rights, and share one table. */
 			TEST_ASSERT_EQ(split.huge, before.huge - n);
 			TEST_ASSERT_EQ(split.small, before.small + PAGES_PER_HUGE);
-			TEST_ASSERT_EQ(nr_lists(vm, "2M", n), huge_lists);
+			TEST_ASSERT_EQ(nr_lists(vm, PG_LEVEL_2M, n), huge_lists);
 			/* Now the shared page is mapped by that table as well. */
-			TEST_ASSERT(nr_lists(vm, "4K", n + 1), "No list of %u", n + 1);
+			TEST_ASSERT(nr_lists(vm, PG_LEVEL_4K, n + 1), "No list of %u", n + 1);
 		}
 
 		use_all(vcpu, n, 0x20000 + toggle * 0x10000);
@@ -318,8 +297,8 @@ static void test_aliases(unsigned int n)
 		now = page_stats(vm);
 		TEST_ASSERT_EQ(now.huge, before.huge);
 		TEST_ASSERT_EQ(now.small, before.small);
-		TEST_ASSERT_EQ(nr_lists(vm, "2M", n), huge_lists + 1);
-		TEST_ASSERT_EQ(nr_lists(vm, "4K", n), small_lists);
+		TEST_ASSERT_EQ(nr_lists(vm, PG_LEVEL_2M, n), huge_lists + 1);
+		TEST_ASSERT_EQ(nr_lists(vm, PG_LEVEL_4K, n), small_lists);
 	}
 
 	free(bitmap);

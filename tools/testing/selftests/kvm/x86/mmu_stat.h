@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/* What KVM's MMU says of itself, for the tests of it. */
+#ifndef SELFTEST_KVM_MMU_STAT_H
+#define SELFTEST_KVM_MMU_STAT_H
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "kvm_util.h"
+#include "processor.h"
+#include "test_util.h"
+
+/* Whether it counts what it splits and promotes (CONFIG_KVM_RUST_MMU). */
+static inline bool has_mmu_stats(void)
+{
+	return !access("/sys/module/kvm/parameters/mmu_engine", F_OK);
+}
+
+/*
+ * How many lists of the reverse map have a length of so many bits, that is 0, 1,
+ * 2 and 3, 4 to 7 and so on leaves, for the levels from 4KiB to 1GiB; for none of
+ * them, where the VM has no lists.
+ */
+struct rmap_stat {
+	unsigned int nr_levels;
+	u64 lists[PG_LEVEL_1G][11];
+};
+
+static inline struct rmap_stat read_rmap_stat(struct kvm_vm *vm)
+{
+	struct rmap_stat stat = {};
+	char path[128], line[512], *word;
+	unsigned int bin;
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/sys/kernel/debug/kvm/%d-%d/mmu_rmaps_stat",
+		 getpid(), vm->fd);
+	f = fopen(path, "re");
+	TEST_ASSERT(f, "Cannot open %s", path);
+	while (stat.nr_levels < ARRAY_SIZE(stat.lists) && fgets(line, sizeof(line), f)) {
+		if (strncmp(line, "Level=", 6))
+			continue;
+		strtok(line, "\t\n");
+		for (bin = 0; bin < ARRAY_SIZE(stat.lists[0]); bin++) {
+			word = strtok(NULL, "\t\n");
+			TEST_ASSERT(word, "%s has no bin %u", path, bin);
+			stat.lists[stat.nr_levels][bin] = strtoul(word, NULL, 10);
+		}
+		stat.nr_levels++;
+	}
+	fclose(f);
+	return stat;
+}
+
+#endif /* SELFTEST_KVM_MMU_STAT_H */
