@@ -390,9 +390,10 @@ def main():
     else:
         print("\n".join(lines))
     if has_plugin(rows):
-        (logs / "bench.svg").write_text(plot(rows))
+        svg = plot(rows)
+        (logs / "bench.svg").write_text(svg)
         if document:
-            (document.parent / PLOT).write_text(plot(rows))
+            (document.parent / PLOT).write_text(svg)
 
 
 main()

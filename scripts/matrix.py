@@ -7,9 +7,9 @@ usage: matrix.py LOGS >rust-mmu-matrix.rst
 Reads all that tests/guest/run-list.sh has left below LOGS (c.tap, rust.tap and the
 KUnit results beside them), what the planted bugs gave (plant-*.tap), and which
 allocation sites have failed (alloc-sites/sites), and nothing else: no cell can be
-filled by hand. Where something ran more than once, the last
-run counts that was not skipped. What the TAP says of itself ("# machine" and so on) decides where a
-result belongs, not the name of a file; TAP that does not say it is left out.
+filled by hand. Where something ran more than once, the last run counts that was not
+skipped. What the TAP says of itself ("# machine" and so on) decides where a result
+belongs, not the name of a file; TAP that does not say it is left out.
 """
 import re
 import sys
