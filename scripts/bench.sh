@@ -38,11 +38,11 @@ intel)
 *)	die "bench.sh: unknown vendor '$VENDOR'; use amd or intel" ;;
 esac
 
-# The plugin knows the lock's functions by their addresses, which stay: nokaslr.
+# The plugin knows the kernel's functions by their addresses, which stay: nokaslr.
 plugin=$bench/libcount.so,out=$bench/counts.$$,functions=$logs/functions
-for f in read_lock read_unlock write_lock write_unlock; do
-	addr=$(awk -v f="_raw_$f" '$3 == f { print $1 }' "$BUILD/linux/System.map")
-	[[ $addr ]] || die "the kernel has no _raw_$f; is it inlined? see configs/lab.config"
+for f in _raw_{read,write}_{lock,unlock} __switch_to; do
+	addr=$(awk -v f="$f" '$3 == f { print $1 }' "$BUILD/linux/System.map")
+	[[ $addr ]] || die "the kernel has no $f; is it inlined? see configs/lab.config"
 	plugin+=,$f=$addr
 done
 

@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A QEMU plugin that counts what a stretch of guest code does: instructions,
- * atomic read-modify-writes, acquisitions of rwlocks and how long they are held.
- * In KVM's ioctls the only rwlock is mmu_lock.
+ * A QEMU plugin that counts what a thread does in a stretch of guest code:
+ * instructions, atomic read-modify-writes, acquisitions of rwlocks and how long
+ * they are held. In KVM's ioctls the only rwlock is mmu_lock.
  *
- *   -plugin libcount.so,out=FILE,read_lock=ADDR,read_unlock=ADDR,
- *           write_lock=ADDR,write_unlock=ADDR[,functions=FILE]
- *           [,profile=FILE[,only=N]]
+ *   -plugin libcount.so,out=FILE,_raw_read_lock=ADDR,_raw_read_unlock=ADDR,
+ *           _raw_write_lock=ADDR,_raw_write_unlock=ADDR,__switch_to=ADDR
+ *           [,functions=FILE][,profile=FILE[,only=N]]
  *
- * The addresses are those of the kernel's _raw_{read,write}_{lock,unlock}; the
- * guest is booted with nokaslr and one processor. mmu_bench brackets each
- * stretch by two marked no-ops, and each makes a line of FILE:
+ * The addresses are those of the kernel's functions; the guest is booted with
+ * nokaslr and one processor. mmu_bench brackets each stretch by two marked
+ * no-ops. What other threads do while this one sleeps is not counted; interrupts
+ * are. Each stretch makes a line of FILE:
  *
  *   INSTRUCTIONS RMWS READ-LOCKS WRITE-LOCKS LONGEST-READ LONGEST-WRITE
  *   [CALLS INSTRUCTIONS]...
@@ -22,6 +23,7 @@
  * they are loaded. The profile has a line "ADDRESS INSTRUCTIONS" for
  * each block of code that ran in any of the stretches, or in the Nth.
  */
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -47,7 +49,28 @@ void qemu_plugin_register_vcpu_tb_exec_cb(struct qemu_plugin_tb *tb, exec_cb cb,
 					  void *data);
 void qemu_plugin_register_vcpu_insn_exec_cb(struct qemu_plugin_insn *insn, exec_cb cb, int flags,
 					    void *data);
+void qemu_plugin_register_vcpu_init_cb(plugin_id id, exec_cb cb, void *data);
 void qemu_plugin_register_atexit_cb(plugin_id id, void (*cb)(void *data), void *data);
+
+#define READS_REGISTERS	1
+
+/* What glib calls GArray, of struct reg, and GByteArray. */
+struct glib_array {
+	void *data;
+	unsigned int len;
+};
+
+struct reg {
+	struct qemu_plugin_register *handle;
+	const char *name, *feature;
+	bool is_readonly;
+};
+
+struct glib_array *qemu_plugin_get_registers(void);
+bool qemu_plugin_read_register(struct qemu_plugin_register *handle, struct glib_array *bytes);
+/* QEMU has them of glib. */
+struct glib_array *g_byte_array_new(void);
+struct glib_array *g_byte_array_set_size(struct glib_array *bytes, unsigned int len);
 
 EXPORT int qemu_plugin_version = 7;
 
@@ -73,7 +96,7 @@ struct function {
 };
 
 static struct {
-	uint64_t lock[2], unlock[2];
+	uint64_t lock[2], unlock[2], switch_to;
 } addr;
 
 static FILE *out, *profile;
@@ -86,7 +109,12 @@ static uint64_t since_call;
 static int depth;
 static struct block *blocks;
 
-static int armed;
+/* Whether there is a stretch, and whether its thread runs. */
+static bool armed, counting;
+/* That thread's task_struct, once it has given the processor away. */
+static uint64_t self;
+static struct qemu_plugin_register *arguments[2];
+static struct glib_array *bytes;
 static long stretch, only;
 static uint64_t insns, rmws, acquired[2], longest[2], since[2];
 
@@ -116,7 +144,7 @@ static void on_block(unsigned int cpu, void *data)
 	struct block *block = data;
 
 	(void)cpu;
-	if (armed) {
+	if (counting) {
 		insns += block->insns;
 		if (!only || only == stretch)
 			block->ran += block->insns;
@@ -128,7 +156,7 @@ static void on_rmw(unsigned int cpu, void *data)
 {
 	(void)cpu;
 	(void)data;
-	rmws += armed;
+	rmws += counting;
 }
 
 static void on_lock(unsigned int cpu, void *data)
@@ -136,7 +164,7 @@ static void on_lock(unsigned int cpu, void *data)
 	intptr_t mode = (intptr_t)data;
 
 	(void)cpu;
-	acquired[mode] += armed;
+	acquired[mode] += counting;
 	since[mode] = insns;
 }
 
@@ -145,8 +173,51 @@ static void on_unlock(unsigned int cpu, void *data)
 	intptr_t mode = (intptr_t)data;
 
 	(void)cpu;
-	if (armed && insns - since[mode] > longest[mode])
+	if (counting && insns - since[mode] > longest[mode])
 		longest[mode] = insns - since[mode];
+}
+
+static uint64_t argument(int nr)
+{
+	uint64_t value;
+
+	g_byte_array_set_size(bytes, 0);
+	if (!arguments[nr] || !qemu_plugin_read_register(arguments[nr], bytes) ||
+	    bytes->len != sizeof(value)) {
+		fprintf(stderr, "error: count: no register of argument %d\n", nr);
+		exit(1);
+	}
+	memcpy(&value, bytes->data, sizeof(value));
+	return value;
+}
+
+/* __switch_to(from, to). The first one in a stretch is from the thread that began it. */
+static void on_switch(unsigned int cpu, void *data)
+{
+	(void)cpu;
+	(void)data;
+	if (!armed)
+		return;
+	if (!self)
+		self = argument(0);
+	counting = argument(1) == self;
+}
+
+static void on_cpu(unsigned int cpu, void *data)
+{
+	struct glib_array *regs = qemu_plugin_get_registers();
+	const struct reg *reg = regs->data;
+	unsigned int i;
+
+	(void)cpu;
+	(void)data;
+	for (i = 0; i < regs->len; i++) {
+		if (!strcmp(reg[i].name, "rdi"))
+			arguments[0] = reg[i].handle;
+		if (!strcmp(reg[i].name, "rsi"))
+			arguments[1] = reg[i].handle;
+	}
+	bytes = g_byte_array_new();
 }
 
 static void read_functions(void)
@@ -172,7 +243,9 @@ static void on_mark(unsigned int cpu, void *data)
 		return;
 	}
 	armed = (intptr_t)data == 1;
+	counting = armed;
 	if (armed) {
+		self = 0;
 		stretch++;
 		insns = 0;
 		rmws = 0;
@@ -273,6 +346,9 @@ static void on_translate(struct qemu_plugin_tb *tb, void *data)
 			if (at == addr.unlock[mode])
 				on_execution(insn, on_unlock, mode);
 		}
+		if (at == addr.switch_to)
+			qemu_plugin_register_vcpu_insn_exec_cb(insn, on_switch, READS_REGISTERS,
+							       NULL);
 		if (is_rmw(code, len))
 			on_execution(insn, on_rmw, 0);
 	}
@@ -299,10 +375,11 @@ EXPORT int qemu_plugin_install(plugin_id id, const void *info, int argc, char **
 		const char *name;
 		uint64_t *addr;
 	} addresses[] = {
-		{ "read_lock=", &addr.lock[READ] },
-		{ "read_unlock=", &addr.unlock[READ] },
-		{ "write_lock=", &addr.lock[WRITE] },
-		{ "write_unlock=", &addr.unlock[WRITE] },
+		{ "_raw_read_lock=", &addr.lock[READ] },
+		{ "_raw_read_unlock=", &addr.unlock[READ] },
+		{ "_raw_write_lock=", &addr.lock[WRITE] },
+		{ "_raw_write_unlock=", &addr.unlock[WRITE] },
+		{ "__switch_to=", &addr.switch_to },
 	};
 	size_t j;
 	int i;
@@ -333,6 +410,7 @@ EXPORT int qemu_plugin_install(plugin_id id, const void *info, int argc, char **
 		perror("error: count: out=");
 		return -1;
 	}
+	qemu_plugin_register_vcpu_init_cb(id, on_cpu, NULL);
 	qemu_plugin_register_vcpu_tb_trans_cb(id, on_translate, NULL);
 	qemu_plugin_register_atexit_cb(id, at_exit, NULL);
 	return 0;
