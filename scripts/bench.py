@@ -239,6 +239,9 @@ def sizes(rows):
             yield f"| {title} | " + " | ".join(number(r["instructions_per_2m"]) for r in cells) + " |"
 
 
+# How late a thread may be that waits for the processor meanwhile, in instructions. Interrupts
+# and the scheduler make it 30,000, where neither MMU keeps it waiting.
+GIVES_WAY = 60000
 # What each of the MMU's improvements shows in, as a condition on the rows (C's,
 # Rust's) that C's MMU must not meet: name, operation, condition on one row.
 IMPROVEMENTS = [
@@ -256,11 +259,11 @@ IMPROVEMENTS = [
      lambda r: r["read_locks"] and not r["write_locks"]),
     ("CLEAR takes mmu_lock for read", "clear-all-dirty",
      lambda r: r["read_locks"] and not r["write_locks"]),
-    ("GET gives way", "get-all-dirty", lambda r: r["late"] < 30000),
-    ("CLEAR gives way, the first time", "clear-first", lambda r: r["late"] < 30000),
-    ("CLEAR gives way, later", "clear-all-dirty", lambda r: r["late"] < 30000),
-    ("with tdp_mmu=N, GET gives way", "get-all-dirty", lambda r: r["late_rmap"] < 30000),
-    ("with tdp_mmu=N, CLEAR gives way", "clear-all-dirty", lambda r: r["late_rmap"] < 30000),
+    ("GET gives way", "get-all-dirty", lambda r: r["late"] < GIVES_WAY),
+    ("CLEAR gives way, the first time", "clear-first", lambda r: r["late"] < GIVES_WAY),
+    ("CLEAR gives way, later", "clear-all-dirty", lambda r: r["late"] < GIVES_WAY),
+    ("with tdp_mmu=N, GET gives way", "get-all-dirty", lambda r: r["late_rmap"] < GIVES_WAY),
+    ("with tdp_mmu=N, CLEAR gives way", "clear-all-dirty", lambda r: r["late_rmap"] < GIVES_WAY),
     ("CLEAR splits a huge page once", "clear-first",
      lambda r: r["instructions_per_2m"] < 16000),
 ]
