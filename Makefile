@@ -43,7 +43,7 @@ bench-native: modules
 test-intel: lab
 	@scripts/test.sh intel-pml intel-ad intel-noad
 
-## make test-shadow the MMU's tests on shadow paging, without TDP MMU and without NPT
+## make test-shadow the selftests on shadow paging, without TDP MMU and without NPT
 test-shadow: lab
 	@scripts/test.sh shadow-notdp shadow-nonpt
 

@@ -10,8 +10,8 @@ set -euo pipefail
 logs=$BUILD/logs/test
 in_root=$TOP/scripts/in-root
 all=(tools lab host text-equal series bench migrate selftests debug intel-pml)
-# Only by name: another machine in Bochs takes about ten minutes, shadow paging as long, and
-# a package is a kernel.
+# Only by name: another machine in Bochs takes about ten minutes, the list on shadow paging
+# 40, and a package is a kernel.
 more=(intel-ad intel-noad shadow-notdp shadow-nonpt deb)
 # The stages that boot beforehand, two at a time, the longest first.
 booting=(selftests debug intel-pml intel-ad intel-noad)
@@ -213,13 +213,13 @@ stage_intel-pml() { stage_intel pml; }
 stage_intel-ad() { stage_intel ad; }
 stage_intel-noad() { stage_intel noad; }
 
-# The MMU's part of the list on shadow paging only, on both MMUs in one boot.
+# The list on shadow paging only, on both MMUs in one boot.
 stage_shadow()
 {
 	local name=shadow-$1 list_options=(-p "$2")
-	boot_list "$name" 2700 -- "
-		/lab/guest/run-list.sh -s mmu ${list_options[*]} c /results/c | tee /results/c.tap
-		/lab/guest/run-list.sh -s mmu ${list_options[*]} rust /results/rust |
+	boot_list "$name" 3300 -- "
+		/lab/guest/run-list.sh ${list_options[*]} c /results/c | tee /results/c.tap
+		/lab/guest/run-list.sh ${list_options[*]} rust /results/rust |
 			tee /results/rust.tap" >&2 || :
 	compare "$name" "$logs/$name/c.tap" "$logs/$name/rust.tap"
 }
