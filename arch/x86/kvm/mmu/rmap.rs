@@ -566,9 +566,11 @@ impl<'a> SlotRmaps<'a> {
     #[inline]
     pub(crate) fn new(slot: Memslot<'a>, level: Level) -> Option<Self> {
         let index = level as usize - 1;
+        if level > Level::MAX_LEAF {
+            return None;
+        }
         // SAFETY: the slot exists; the arrays are allocated before there are shadow pages.
-        let arrays = unsafe { (*slot.as_ptr()).arch.rmap };
-        let heads = NonNull::new(*arrays.get(index)?)?;
+        let heads = NonNull::new(unsafe { (*slot.as_ptr()).arch.rmap[index] })?;
         let range = slot.range();
         let shift = level.pages_shift();
         let first = range.start.0 >> shift;

@@ -39,6 +39,9 @@ pub(crate) struct LeafRequest<'a> {
 /// Returns the leaf, and whether it had to be write-protected although a write is allowed, because
 /// the frame holds a guest page table that is being shadowed. Unsyncs shadow pages of the frame, if
 /// the leaf is writable. Whoever installs the leaf calls [`log_writable`].
+///
+/// Inlined, or the request would be written to memory and read from there on each fault.
+#[inline(always)]
 pub(crate) fn make_leaf(
     vcpu: Vcpu<'_>,
     sp: Sp<'_>,

@@ -111,6 +111,9 @@ impl Level {
     /// The highest level that can hold leaves, `KVM_MAX_HUGEPAGE_LEVEL`.
     pub const MAX_LEAF: Level = Level::Page1G;
 
+    /// The levels that can hold leaves, the lowest first.
+    pub const LEAVES: [Level; 3] = [Level::Page4K, Level::Page2M, Level::Page1G];
+
     /// Converts C's number for a level; `None` if there is no such level.
     #[inline]
     pub const fn from_raw(raw: u32) -> Option<Level> {

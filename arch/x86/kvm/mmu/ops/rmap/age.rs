@@ -23,14 +23,11 @@ pub(crate) fn age(slot: Memslot<'_>, range: GfnRange, what: Age) -> bool {
 
 fn age_leaves(slot: Memslot<'_>, range: GfnRange, what: Age, masks: &Masks) -> bool {
     let mut young = false;
-    let mut next = Some(Level::Page4K);
 
     if range.start >= range.end {
         return false;
     }
-    while let Some(level) = next.filter(|level| *level <= Level::MAX_LEAF) {
-        next = level.up();
-
+    for level in Level::LEAVES {
         let Some(lists) = SlotRmaps::new(slot, level) else {
             continue;
         };
