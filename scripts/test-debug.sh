@@ -16,7 +16,7 @@ set -euo pipefail
 # What each kernel is for, and what it calls the bug that should not escape it. A
 # use after free is not found in the same place each time.
 declare -A reports=()
-thread=single smp='' append=''
+smp='' append='kunit.enable=1 kunit.autorun=1' only=()
 which=${1:-}
 case $which in
 lockdep)
@@ -28,16 +28,25 @@ kasan)
 	# KASAN is silent after its first report. With five levels that is the kernel's
 	# own at times: an interrupt while identify_cpu() has no feature bits, LA57 among
 	# them, makes the direct map look wild.
-	append=" kasan_multi_shot no5lvl"
+	append+=" kasan_multi_shot no5lvl"
 	reports=([norcu]='BUG: KASAN: [a-z-]*use-after-free in') ;;
 kcsan)
 	flavour=kcsan
-	# One thread, or one processor, would never have two in the same place.
-	thread=multi smp=1
-	reports=([race]='BUG: KCSAN: data-race in .*kvm_rust_mmu') ;;
+	# Each test gets both processors. The emulator runs them in turn, and goes on to the
+	# other where one waits (PAUSE). KCSAN waits to see whether somebody else makes the
+	# access that it has picked, so that is when the other runs.
+	smp=1
+	# KUnit's suites are one thread, and take two minutes here.
+	append=''
+	# Those in which several have to do with the page tables at once.
+	only=(mmu_race_test mmu_race-nested memslot_modification_stress_test
+	      huge_page_recovery-2m huge_page_recovery-thp demand_paging_test
+	      access_tracking-idle nested_dirty_log_test dirty_log_test-log
+	      dirty_log_test-clear dirty_log_test-ring mmu_stress-2m)
+	reports=([race]='BUG: KCSAN: data-race in .*(kvm_rust_mmu|kvm_tdp_mmu_)') ;;
 *)	die "test-debug.sh: unknown kernel '$which'; use lockdep, kasan or kcsan" ;;
 esac
-part=${PART:-} mmus=${MMUS-c rust} only=()
+part=${PART:-} mmus=${MMUS-c rust}
 [[ ! ${TESTS:-} ]] || read -ra only <<<"$TESTS"
 plants=()
 [[ $part || ${TESTS:-} ]] || plants=("${!reports[@]}")
@@ -51,8 +60,8 @@ rm -rf "$logs"/{c,rust}{,.tap} "$logs"/*.tap
 
 boot()
 {
-	"$TOP/scripts/boot.sh" --kernel "$flavour" --smp 2 --thread "$thread" --mem 8G \
-		--append "hugetlb_cma=3G kunit.enable=1 kunit.autorun=1$append" "$@"
+	"$TOP/scripts/boot.sh" --kernel "$flavour" --smp 2 --thread single --mem 8G \
+		--append "hugetlb_cma=3G $append" "$@"
 }
 
 # A test passes if the kernel has reported the bug, whatever came of it then.
@@ -61,7 +70,8 @@ try_plant()
 	local bug=$1 log
 	"$TOP/scripts/modules.sh" "plant-$bug" "$flavour" >"$logs/plant-$bug.log" 2>&1 ||
 		die "the modules with the plant $bug were not built, see $logs/plant-$bug.log"
-	boot --name "$name/plant-$bug" --timeout 300 -- "/lab/guest/plant.sh $bug" >&2 || :
+	boot --name "$name/plant-$bug" --timeout 300 -- \
+		"/lab/guest/plant.sh $bug '${reports[$bug]}'" >&2 || :
 	log=$logs/plant-$bug/console.log
 	if grep -aqE "${reports[$bug]}" "$log"; then
 		echo "ok 1 - plant $bug # $(tr -d '\r' <"$log" | grep -aoE -m1 "${reports[$bug]}.*")"
