@@ -293,6 +293,8 @@ class Test:
         self.accel = ""
         self.vm = None
         self.other = None
+        # Faults and writes of the guest when a migration had been cancelled.
+        self.cost = (0, 0)
         self.result = {}
 
     # --- the guest
@@ -422,8 +424,9 @@ class Test:
     # --- migrating
 
     def run_for(self, ms):
+        """Lets the guest run. It does not, while the machine is busy otherwise."""
         time.sleep(ms / 1000)
-        self.vm.alive()
+        self.wait_ticks(self.vm, 5)
 
     def start(self, caps=(), both_params=None, **params):
         """Begins to migrate to a new QEMU."""
@@ -513,57 +516,74 @@ class Test:
         self.run_for(200)
         self.complete()
 
-    def scenario_cancelled(self):
-        """cancelled midway, the guest stays"""
-        self.run_for(200)
+    def start_to_cancel(self):
+        """Migrates until much is split. Returns the pages before."""
         mapped = self.vm.pages()
         self.start(max_bandwidth=16 * MIB, downtime_limit=1)
         self.wait(lambda status, ram: status == "active" and
                   ram.get("remaining", RAM) < ram["total"] * 0.6)
         split = self.vm.pages()
         check(split[1] < mapped[1], f"nothing was split: {mapped} -> {split}")
-        # No write by the guest until the pages have been counted.
-        self.vm.command(QUIESCE)
+        self.result["pages_4k_2m_1g"] = [mapped, split]
+        return mapped
+
+    def faults_and_writes(self):
+        control = self.vm.control()
+        return self.vm.stats()["pf_taken"], control["pages0"] + control["pages1"]
+
+    def cancel(self, mapped):
+        """Cancels, and counts the pages as soon as that is done."""
         self.vm.qmp("migrate_cancel")
         self.wait(lambda status, ram: status == "cancelled")
         recovered = self.vm.pages()
-        self.result["pages_4k_2m_1g"] = [mapped, split, recovered]
+        self.cost = self.faults_and_writes()
+        self.result["pages_4k_2m_1g"].append(recovered)
         check(recovered[1] == mapped[1],
               f"huge pages are not back: {mapped} before, {recovered} after cancelling")
+
+    def scenario_cancelled(self):
+        """cancelled midway, the guest stays"""
+        self.run_for(200)
+        mapped = self.start_to_cancel()
+        # No write by the guest until the pages have been counted.
+        self.vm.command(QUIESCE)
+        self.cancel(mapped)
         self.vm.phase("cancel")
         self.vm.command(RUN)
+        self.leave()
         self.end_cancelled()
 
     def scenario_cancel_running(self):
         """cancelled while the guest writes"""
         self.run_for(200)
-        mapped = self.vm.pages()
-        self.start(max_bandwidth=16 * MIB, downtime_limit=1)
-        self.wait(lambda status, ram: status == "active" and
-                  ram.get("remaining", RAM) < ram["total"] * 0.6)
+        mapped = self.start_to_cancel()
         self.vm.phase("cancel")
-        self.vm.qmp("migrate_cancel")
-        self.wait(lambda status, ram: status == "cancelled")
-        recovered = self.vm.pages()
-        check(recovered[1] == mapped[1],
-              f"huge pages are not back: {mapped} before, {recovered} after cancelling")
+        self.cancel(mapped)
+        self.leave()
         self.end_cancelled()
 
-    def end_cancelled(self):
+    def leave(self):
+        """The destination of a migration that was cancelled goes."""
         if self.clears:
             self.measure_clears(self.vm)
         self.other.stop()
         self.other = None
-        # A promoted page may cost one more fault. By then each has been written.
+
+    def end_cancelled(self):
+        """Writes do not fault any more."""
         self.wait_ticks(self.vm, 60)
         self.vm.phase("after")
         self.wait_ticks(self.vm, 60)
+        faults, writes = (b - a for a, b in zip(self.cost, self.faults_and_writes()))
         self.measure(self.vm)
-        phases = self.result["phases"]
-        before, after = phases["before"]["page_us"], phases["after"]["page_us"]
-        self.result["write_cost"] = [before, after]
-        check(after < before * 1.3 + 2,
-              f"writing a page takes {after:.1f} us after cancelling, {before:.1f} us before")
+        # Logging would cost one for each write. A promoted page may cost one once,
+        # and so may each of the few small ones. The time that a write takes shows
+        # less: it is also that of whoever else wants the processor.
+        limit = sum(self.result["pages_4k_2m_1g"][-1])
+        self.result["faults"] = {"faults": faults, "writes": writes, "limit": limit}
+        check(writes > 4 * limit, f"{writes} writes to {limit} pages show nothing")
+        check(faults <= limit, f"{writes} writes took {faults} faults after cancelling, "
+                               f"of {limit} pages")
         self.verify()
 
     def scenario_back_and_forth(self):
@@ -588,10 +608,13 @@ class Test:
         def flip(_):
             state["n"] += 1
             self.eager("NY"[state["n"] % 2])
+            if state["n"] == 10:
+                self.vm.qmp("migrate-set-parameters", max_bandwidth=64 * MIB)
         self.eager("N")
         self.run_for(100)
-        self.complete(flip, max_bandwidth=64 * MIB)
-        check(state["n"] > 2, "there was no time to flip it")
+        # Slow, until it has been flipped often enough.
+        self.complete(flip, max_bandwidth=8 * MIB)
+        check(state["n"] >= 10, f"flipped {state['n']} times only")
         self.result["flips"] = state["n"]
 
     def scenario_dirty_ring(self):
@@ -658,44 +681,53 @@ class Test:
         finally:
             storm.end()
         self.result["notifiers"] = storm.counts
-        check(sum(storm.counts.values()) > 4, f"hardly any notifier: {storm.counts}")
+        # The others may find nothing to do; this moves a page for certain.
+        check(storm.counts.get("soft offline"), f"no page was moved: {storm.counts}")
 
-    def scenario_hotplug(self):
-        """memory plugged and unplugged during logging"""
+    def plug_and_unplug(self, n, seconds):
+        """Plugs memory and unplugs it. Returns whether writes were logged all the while."""
         vm = self.vm
         size = 16 * MIB
         options = "hugetlb=on,hugetlbsize=2M,share=on" if self.backend == "hugetlb" else ""
         kind = "memory-backend-memfd" if options else "memory-backend-ram"
+
+        def logging():
+            return vm.qmp("query-dirty-rate")["status"] == "measuring"
+        # Measuring the dirty rate logs all slots, and allows to plug.
+        vm.qmp("calc-dirty-rate", calc_time=seconds, mode="dirty-bitmap")
+        arguments = {"qom-type": kind, "id": f"extra{n}", "size": size, "prealloc": True}
+        if options:
+            arguments |= {"hugetlb": True, "hugetlbsize": 2 * MIB, "share": True}
+        vm.qmp("object-add", **arguments)
+        vm.qmp("device_add", driver="pc-dimm", id=f"dimm{n}", memdev=f"extra{n}")
+        device = vm.qmp("query-memory-devices")[0]["data"]
+        vm.set(ext_base=device["addr"], ext_size=size)
+        self.wait_ticks(vm, 20)
+        vm.qmp("device_del", id=f"dimm{n}")
+        vm.command(EJECT)
+        deadline = time.monotonic() + 60
+        while vm.qmp("query-memory-devices"):
+            check(time.monotonic() < deadline, "the memory is not unplugged")
+            time.sleep(0.01)
+        logged = logging()
+        vm.qmp("object-del", id=f"extra{n}")
+        vm.command(RUN)
+        deadline = time.monotonic() + 60 + seconds
+        while logging():
+            check(time.monotonic() < deadline, "the dirty rate is not measured")
+            time.sleep(0.05)
+        return logged
+
+    def scenario_hotplug(self):
+        """memory plugged and unplugged during logging"""
+        seconds = 2
+        self.vm.phase("pre-copy")
         for n in range(3):
-            # Measuring the dirty rate logs all slots, and allows to plug.
-            vm.qmp("calc-dirty-rate", calc_time=2, mode="dirty-bitmap")
-            vm.phase("pre-copy")
-            check(vm.qmp("query-dirty-rate")["status"] == "measuring", "logging is not on")
-            arguments = {"qom-type": kind, "id": f"extra{n}", "size": size, "prealloc": True}
-            if options:
-                arguments |= {"hugetlb": True, "hugetlbsize": 2 * MIB, "share": True}
-            vm.qmp("object-add", **arguments)
-            vm.qmp("device_add", driver="pc-dimm", id=f"dimm{n}", memdev=f"extra{n}")
-            device = vm.qmp("query-memory-devices")[0]["data"]
-            vm.set(ext_base=device["addr"], ext_size=size)
-            self.wait_ticks(vm, 20)
-            check(vm.qmp("query-dirty-rate")["status"] == "measuring",
-                  "logging ended before the memory was unplugged")
-            vm.qmp("device_del", id=f"dimm{n}")
-            vm.command(EJECT)
-            deadline = time.monotonic() + 20
-            while vm.qmp("query-memory-devices"):
-                check(time.monotonic() < deadline, "the memory is not unplugged")
-                time.sleep(0.01)
-            check(vm.qmp("query-dirty-rate")["status"] == "measuring",
-                  "logging ended before the memory was unplugged")
-            vm.qmp("object-del", id=f"extra{n}")
-            vm.command(RUN)
-            deadline = time.monotonic() + 30
-            while vm.qmp("query-dirty-rate")["status"] == "measuring":
-                check(time.monotonic() < deadline, "the dirty rate is not measured")
-                time.sleep(0.05)
-        vm.phase("after")
+            # QEMU logs for so many seconds, however slow the machine is.
+            while not self.plug_and_unplug(n, seconds):
+                seconds *= 2
+                check(seconds < 60, "logging ends before the memory is unplugged")
+        self.vm.phase("after")
         self.result["plugged"] = 3
         self.complete()
 
