@@ -21,7 +21,9 @@ from into import put_into
 SIDES = ("c", "rust")
 NAMES = {"c": "C", "rust": "Rust"}
 # Phases in which the MMU has something to do, and so a target: half of C's stalls.
-TARGETED = ("enable", "pre-copy", "during CLEAR", "cancel")
+TARGETED = ("enable", "pre-copy", "during CLEAR", "cancel", "during promotion")
+# Phases that function tracing has found.
+TRACED = {"during CLEAR": "during_clear", "during promotion": "during_promote"}
 
 
 def die(message):
@@ -101,12 +103,15 @@ def stall_table(found):
     for sides in found.values():
         if any("phases" not in sides.get(side, {}) for side in SIDES):
             continue
-        for phase in ("before", "enable", "pre-copy", "during CLEAR", "cancel", "after"):
+        for phase in ("before", "enable", "pre-copy", "during CLEAR", "cancel",
+                      "during promotion", "after"):
             both = [sides[side]["phases"].get(phase) for side in SIDES]
-            if phase == "during CLEAR":
-                both = [sides[side].get("during_clear") for side in SIDES]
+            if phase in TRACED:
+                both = [sides[side].get(TRACED[phase]) for side in SIDES]
             # What comes after a switch is the downtime, and another host's clock.
-            if None in both or (phase == "after" and "downtime_us" in sides["c"]):
+            if phase == "after" and "downtime_us" in sides["c"]:
+                continue
+            if not all(b and "samples" in b for b in both):
                 continue
             # There the guest stands still until it is over.
             if phase == "cancel" and sides["c"]["scenario"] == "cancelled":
@@ -147,12 +152,13 @@ def plot(found, path):
             span = max(other[-1][0] - other[0][0] for other in panels.values()) + 1
             scale = width / span
             start = points[0][0]
-            phases = {}
-            # The processor that writes notes the phase.
+            # The processor that writes notes the phase. There may be several of a name.
+            phases = []
             for p in (p for p in points if p[2]):
-                low, _ = phases.get(PHASES[p[4]], (p[0], 0))
-                phases[PHASES[p[4]]] = (low, p[0] + 1)
-            for phase, (low, high) in phases.items():
+                if not phases or phases[-1][0] != PHASES[p[4]]:
+                    phases.append([PHASES[p[4]], p[0], 0])
+                phases[-1][2] = p[0] + 1
+            for phase, low, high in phases:
                 x = left + (low - start) * scale
                 out.append(f'<rect x="{x:.1f}" y="{base - height}" height="{height}" '
                            f'width="{(high - low) * scale:.1f}" '

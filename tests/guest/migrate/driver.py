@@ -126,7 +126,9 @@ class Qemu:
         note(f"{self.name} is up, incoming {incoming}")
         self.hva = self.find_ram()
         self.mem = open(f"/proc/{self.process.pid}/mem", "r+b", buffering=0)
-        self.set_priorities()
+        # The destination is another machine: until it runs, nobody waits for it.
+        if not incoming:
+            self.set_priorities()
 
     def connect(self):
         self.socket = socket.socket(socket.AF_UNIX)
@@ -286,7 +288,7 @@ class Test:
         self.batch = 4 if self.scale == 1 else 8
         self.meter_us = 100 if self.scale == 1 else 500 * self.scale
         self.poll = 0.002 if self.scale == 1 else 0.03
-        self.clears = Clears() if self.scale == 1 else None
+        self.logging = Logging() if self.scale == 1 else None
         self.logdir = Path(args.logdir)
         self.logdir.mkdir(parents=True, exist_ok=True)
         self.tmp = Path(tempfile.mkdtemp(prefix="migrate-"))
@@ -403,23 +405,25 @@ class Test:
             [i, round(to_us(late)), pages, round(to_us(spent)), phase]
             for i, (late, pages, spent, phase) in enumerate(windows) if late or pages]
 
-    def measure_clears(self, qemu):
-        """What the meter has seen while KVM_CLEAR_DIRTY_LOG ran. The source calls this."""
-        clears = self.clears.stop()
+    def measure_logging(self, qemu):
+        """What the meter has seen while KVM worked for the log. The source calls this."""
+        spans = self.logging.stop()
         offset = int((qemu.debugfs() / "vcpu1/tsc-offset").read_text())
         control = qemu.control()
         count = min(control["samples"], NR_SAMPLES)
-        samples = [(control["start_tsc"] + (when << SAMPLE_SHIFT), late) for when, late in
-                   struct.iter_unpack("<2I", qemu.read(SAMPLES, count * 8))]
-        late = sorted(late for tsc, late in samples
-                      if any(tsc - late < end + offset and tsc > start + offset
-                             for start, end in clears))
-        self.result["clears"] = [to_us(end - start) for start, end in clears]
-        note(f"{len(clears)} CLEARs, {len(late)} samples of {len(samples)} in them")
-        if late:
-            self.result["during_clear"] = {
-                "samples": len(late), "p50_us": to_us(late[len(late) // 2]),
-                "p99_us": to_us(late[len(late) * 99 // 100]), "max_us": to_us(late[-1])}
+        samples = [(control["start_tsc"] + (when << SAMPLE_SHIFT) - offset, late)
+                   for when, late in struct.iter_unpack("<2I", qemu.read(SAMPLES, count * 8))]
+        for what, times in spans.items():
+            late = [to_us(late) for tsc, late in samples
+                    if any(tsc - late < end and tsc > start for start, end in times)]
+            seen = self.result.setdefault(what, {"us": [], "late_us": []})
+            seen["us"] += [to_us(end - start) for start, end in times]
+            seen["late_us"] += late
+            late = sorted(seen["late_us"])
+            note(f"{len(times)} times {what}, {len(late)} samples of {len(samples)} in them")
+            if late:
+                seen |= {"samples": len(late), "p50_us": late[len(late) // 2],
+                         "p99_us": late[len(late) * 99 // 100], "max_us": late[-1]}
 
     # --- migrating
 
@@ -442,8 +446,8 @@ class Test:
         if params:
             self.vm.qmp("migrate-set-parameters", **params)
         self.other.qmp("migrate-incoming", uri=uri)
-        if self.clears:
-            self.clears.start()
+        if self.logging:
+            self.logging.start()
         self.vm.phase("enable")
         note("migrate")
         self.vm.qmp("migrate", uri=uri)
@@ -490,11 +494,12 @@ class Test:
             self.result["downtime_us"] = max(down, self.result.get("downtime_us", 0))
         ram = info.get("ram", {})
         self.result["rounds"] = ram.get("dirty-sync-count")
-        if self.clears:
-            self.measure_clears(source)
+        if self.logging:
+            self.measure_logging(source)
         self.vm, self.other = destination, None
         source.stop()
         destination.phase("after")
+        destination.set_priorities()
         if destination.qmp("query-status")["status"] != "running":
             destination.qmp("cont")
 
@@ -521,7 +526,7 @@ class Test:
     def start_to_cancel(self):
         """Migrates until much is split. Returns the pages before."""
         mapped = self.vm.pages()
-        self.start(max_bandwidth=16 * MIB, downtime_limit=1)
+        self.start(max_bandwidth=(64 if self.logging else 16) * MIB, downtime_limit=1)
         self.wait(lambda status, ram: status == "active" and
                   ram.get("remaining", RAM) < ram["total"] * 0.6)
         split = self.vm.pages()
@@ -557,17 +562,22 @@ class Test:
 
     def scenario_cancel_running(self):
         """cancelled while the guest writes"""
-        self.run_for(200)
-        mapped = self.start_to_cancel()
-        self.vm.phase("cancel")
-        self.cancel(mapped)
-        self.leave()
+        # Twice where stalls are measured, as few fall into the promotion.
+        for n in range(2 if self.logging else 1):
+            if n:
+                self.wait_ticks(self.vm, 60)
+                self.vm.phase("before")
+            self.run_for(200)
+            mapped = self.start_to_cancel()
+            self.vm.phase("cancel")
+            self.cancel(mapped)
+            self.leave()
         self.end_cancelled()
 
     def leave(self):
         """The destination of a migration that was cancelled goes."""
-        if self.clears:
-            self.measure_clears(self.vm)
+        if self.logging:
+            self.measure_logging(self.vm)
         self.other.stop()
         self.other = None
 
@@ -666,6 +676,7 @@ class Test:
         self.vm.qmp("migrate-set-parameters", max_postcopy_bandwidth=16 * MIB)
         self.vm.qmp("migrate-start-postcopy")
         self.wait(lambda status, ram: status in ("postcopy-active", "completed"))
+        self.other.set_priorities()
         info = self.wait(lambda status, ram: status == "completed")
         self.result["requests"] = info["ram"]["postcopy-requests"]
         check(self.result["requests"], "the destination asked for nothing, so this shows nothing")
@@ -778,37 +789,47 @@ class Test:
                 pass
 
 
-class Clears:
-    """When KVM_CLEAR_DIRTY_LOG ran, in ticks of the host's TSC, by function tracing.
+class Logging:
+    """When KVM cleared the log, and when it promoted pages as logging was switched off,
+    in ticks of the host's TSC, by function tracing.
 
-    It ends with a flush, if there was anything to clear; later flushes of the thread
-    are of something else.
+    Clearing ends with a flush, if there was anything to clear; later flushes of the
+    thread are of something else. After promoting, the slot's bitmap is freed.
     """
     tracing = Path("/sys/kernel/tracing")
-    BEGIN, FLUSH, OTHER = ("kvm_vm_ioctl_clear_dirty_log", "kvm_make_all_cpus_request",
-                           "kvm_set_memory_region")
+    CLEAR, FLUSH, PROMOTE, FREE, IOCTL = (
+        "kvm_vm_ioctl_clear_dirty_log", "kvm_make_all_cpus_request",
+        "kvm_mmu_recover_huge_pages", "vfree", "kvm_set_memory_region")
 
     def start(self):
-        for name, text in (("trace_clock", "x86-tsc"),
-                           ("set_ftrace_filter", f"{self.BEGIN} {self.FLUSH} {self.OTHER}\n"),
+        names = " ".join((self.CLEAR, self.FLUSH, self.PROMOTE, self.FREE, self.IOCTL))
+        for name, text in (("trace_clock", "x86-tsc"), ("set_ftrace_filter", f"{names}\n"),
                            ("trace", ""), ("current_tracer", "function")):
             (self.tracing / name).write_text(text)
 
     def stop(self):
+        """Returns the spans of time of both, [(begin, end)]."""
         text = (self.tracing / "trace").read_text()
         (self.tracing / "current_tracer").write_text("nop")
         (self.tracing / "set_ftrace_filter").write_text("")
-        found, running = [], {}
+        found = {"during_clear": [], "during_promote": []}
+        clearing, promoting = {}, {}
         for thread, tsc, function in re.findall(
                 r"^\s*\S.*-(\d+)\s+\[\d+\].*?(\d+): (\w+) <-", text, re.M):
-            if function == self.BEGIN:
-                running[thread] = [int(tsc), 0]
-                found.append(running[thread])
-            elif function == self.OTHER:
-                running.pop(thread, None)
-            elif thread in running:
-                running[thread][1] = int(tsc)
-        return [(begin, end) for begin, end in found if end]
+            tsc = int(tsc)
+            if function == self.CLEAR:
+                clearing[thread] = [tsc, 0]
+                found["during_clear"].append(clearing[thread])
+            elif function == self.IOCTL:
+                clearing.pop(thread, None)
+            elif function == self.FLUSH and thread in clearing:
+                clearing[thread][1] = tsc
+            elif function == self.PROMOTE:
+                promoting[thread] = tsc
+            elif function == self.FREE and thread in promoting:
+                found["during_promote"].append([promoting.pop(thread), tsc])
+        found["during_clear"] = [span for span in found["during_clear"] if span[1]]
+        return found
 
 
 class Storm:
