@@ -38,11 +38,12 @@ kcsan)
 	smp=1
 	# KUnit's suites are one thread, and take two minutes here.
 	append=''
-	# Those in which several have to do with the page tables at once.
+	# Those in which several have to do with the page tables at once, and that end in
+	# minutes: access_tracking-idle and mmu_lock_fairness-2m, whose threads spin, do not.
 	only=(mmu_race_test mmu_race-nested memslot_modification_stress_test
 	      huge_page_recovery-2m huge_page_recovery-thp demand_paging_test
-	      access_tracking-idle nested_dirty_log_test dirty_log_test-log
-	      dirty_log_test-clear dirty_log_test-ring mmu_stress-2m)
+	      nested_dirty_log_test dirty_log_test-log dirty_log_test-clear
+	      dirty_log_test-ring mmu_stress-2m)
 	reports=([race]='BUG: KCSAN: data-race in .*(kvm_rust_mmu|kvm_tdp_mmu_)') ;;
 *)	die "test-debug.sh: unknown kernel '$which'; use lockdep, kasan or kcsan" ;;
 esac
