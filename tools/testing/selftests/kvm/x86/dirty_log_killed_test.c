@@ -145,20 +145,33 @@ static int child(void *arg)
 	_exit(0);
 }
 
-/* Starts the operation in a process of its own, and kills that @usec later. */
+/* The child does not inherit it.  Without the right to do this the test is less sharp. */
+static void set_policy(int policy)
+{
+	struct sched_param param = { .sched_priority = policy == SCHED_FIFO };
+
+	sched_setscheduler(0, policy | SCHED_RESET_ON_FORK, &param);
+}
+
+/*
+ * Starts the operation in a process of its own, and kills that @usec later: not
+ * when its time slice has ended, by which it may be done.
+ */
 static void run_killed(enum op op, useconds_t usec)
 {
 	static char stack[SZ_64K] __aligned(16);
 	int pid, status;
 
 	started = 0;
+	set_policy(SCHED_FIFO);
 	pid = clone(child, stack + sizeof(stack), CLONE_VM | SIGCHLD, (void *)(long)op);
 	TEST_ASSERT(pid > 0, __KVM_SYSCALL_ERROR("clone()", pid));
 	while (!READ_ONCE(started))
-		sched_yield();
+		usleep(50);
 	usleep(usec);
 	kill(pid, SIGKILL);
 	TEST_ASSERT(waitpid(pid, &status, 0) == pid, __KVM_SYSCALL_ERROR("waitpid()", -1));
+	set_policy(SCHED_OTHER);
 }
 
 static void make_vm(enum op op)
