@@ -239,9 +239,15 @@ run_stage()
 		"in $((SECONDS - start)) s"
 }
 
+# among WORD [WORD]...: whether the first is one of the others.
+among()
+{
+	[[ " ${*:2} " = *" $1 "* ]]
+}
+
 wanted()
 {
-	[[ " ${stages[*]} " = *" $1 "* ]]
+	among "$1" "${stages[@]}"
 }
 
 stages=("${@:-${all[@]}}")
@@ -268,7 +274,7 @@ trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 
 for s in "${all[@]}" "${more[@]}"; do
-	[[ " ${booting[*]} " = *" $s "* ]] || ! wanted "$s" || run_stage "$s"
+	among "$s" "${booting[@]}" || ! wanted "$s" || run_stage "$s"
 done
 
 # The debug kernel takes up to 20 minutes to build, and its list up to 45 to run, beside
