@@ -56,10 +56,10 @@ test-debug: $(S)/selftests
 alloc-sites: debug $(S)/selftests
 	@scripts/alloc-sites.sh
 
-## make matrix     which test ran where, of what is in build/logs, as documentation
+## make matrix     which test ran where, of what is in build/logs: results/runs.rst
 matrix:
-	@scripts/in-root python3 -B scripts/matrix.py build/logs >build/rust-mmu-matrix.rst
-	@mv build/rust-mmu-matrix.rst Documentation/virt/kvm/x86/rust-mmu-matrix.rst
+	@scripts/in-root python3 -B scripts/matrix.py build/logs >build/runs.rst
+	@mv build/runs.rst results/runs.rst
 
 ## make check      formats, lints, checkpatch, shellcheck, docs, the series
 check: $(S)/linux

@@ -4,7 +4,7 @@
 
   bench.py LOGDIR                  tables in Markdown to stdout, JSON, plot
   bench.py --into DOCUMENT LOGDIR  the tables into a document, between its marks, and
-                                   the plot to where it shows it
+                                   the plot beside it
   bench.py --tap LOGDIR            the targets as tests
 
 LOGDIR has "lines" (MMU MiB RUN OPERATION NANOSECONDS, from the guest), "counts"
@@ -286,7 +286,7 @@ def tap(rows):
         yield f"{'ok' if passed else 'not ok'} {n} - {name}"
 
 
-PLOT = "Documentation/virt/kvm/x86/rust-mmu-bench.svg"
+PLOT = "bench.svg"
 # What the plot shows, a panel each.
 PANELS = [("enable", "enable"), ("clear-first", "CLEAR, first pass"),
           ("clear-all-dirty", "CLEAR, all dirty"), ("get-all-dirty", "GET, all dirty"),

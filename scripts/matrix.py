@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """Which test ran on which machine and kernel, with what outcome, as reST.
 
-usage: matrix.py LOGS >rust-mmu-matrix.rst
+usage: matrix.py LOGS >runs.rst
 
 Reads all that tests/guest/run-list.sh has left below LOGS (c.tap, rust.tap and the
 KUnit results beside them), what the planted bugs gave (plant-*.tap), and which
