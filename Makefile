@@ -26,6 +26,14 @@ run: lab
 test: lab pristine
 	@scripts/test.sh
 
+## make try        TEST='ID ...': tests of one flow, while it is being changed, C | Rust
+try: lab
+	@scripts/try.sh $(TEST)
+
+## make host       the tests of the pure core, which need no kernel
+host: root
+	@scripts/host.sh
+
 ## make bench      what each ioctl on the page tables costs, C | Rust;
 ##                 VENDOR=intel: on EPT with PML
 bench: lab
@@ -38,6 +46,10 @@ brownout: lab
 ## make bench-native  dirty logging on this CPU's silicon, C | Rust
 bench-native: modules
 	@scripts/bench-native.sh
+
+## make test-other KVM's selftests that say little about the MMU
+test-other: lab
+	@scripts/test.sh other
 
 ## make test-intel the MMU's tests on emulated Intel processors, in half an hour
 test-intel: lab
@@ -153,4 +165,4 @@ $(S)/selftests: $(S)/src-selftests scripts/selftests.sh
 
 .PHONY: help run test test-intel test-shadow bench brownout bench-native check migrate kernel \
 	shell series paths clean distclean lab debug pristine modules selftests preflight root source \
-	alloc-sites test-debug kasan kcsan matrix deb deb-config test-deb
+	alloc-sites test-debug test-other try host kasan kcsan matrix deb deb-config test-deb

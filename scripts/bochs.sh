@@ -8,7 +8,8 @@
 #   --with FILE           one more of build/selftests/kvm for the guest to have
 #   --file FILE           one more of build/ for the guest to have, as /build/FILE
 #   --append WORDS        more for the kernel's command line
-#   --timeout S           give up after S seconds (600)
+#   --timeout S           give up after S seconds (600); as many more on a slow machine
+#   --stall S             give up when the guest has said nothing for S seconds, likewise
 #   --name NAME           log directory build/logs/NAME
 # build/logs/NAME then has: command, status, output, console.log.
 #
@@ -20,16 +21,17 @@ set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
-flavour=lab cpu=skylake append='' limit=600 name='' with=() files=()
+flavour=lab cpu=skylake append='' limit=600 name='' with=() files=() stall=0
 while (($#)); do
 	case $1 in
-	--kernel|--cpu|--append|--timeout|--name|--with|--file)
+	--kernel|--cpu|--append|--timeout|--stall|--name|--with|--file)
 		(($# > 1)) || die "bochs.sh: $1 needs a value"
 		case $1 in
 		--kernel) flavour=$2 ;;
 		--cpu) cpu=$2 ;;
 		--append) append=$2 ;;
 		--timeout) limit=$2 ;;
+		--stall) stall=$2 ;;
 		--name) name=$2 ;;
 		--with) with+=("$2") ;;
 		--file) files+=("$2") ;;
@@ -54,9 +56,10 @@ bzimage=${LAB_BZIMAGE:-$BUILD/linux$suffix/arch/x86/boot/bzImage}
 root=$(root_dir)
 [[ -e $root/usr/bin/bochs-bin ]] || die "no Bochs in the toolchain root at $root; run 'make root'"
 
+limit=$(scaled "$limit") stall=$(scaled "$stall")
 run=$BUILD/logs/${name:-bochs-$(date +%Y%m%d-%H%M%S)-$$}
 mkdir -p "$run"
-rm -rf "${run:?}"/{status,output,console.log,boot}
+rm -rf "${run:?}"/{status,stalled,output,console.log,boot}
 printf '%s\n' "$*" >"$run/command"
 
 # --- the guest's file system
@@ -142,11 +145,12 @@ END
 
 # --- the boot
 
-pid=''
+pid='' watcher=''
 # shellcheck disable=SC2317,SC2329 # called by the trap
 stop()
 {
 	[[ -z $pid ]] || kill "$pid" 2>/dev/null || :
+	[[ -z $watcher ]] || kill "$watcher" 2>/dev/null || :
 }
 trap stop EXIT
 trap 'exit 130' INT
@@ -155,8 +159,13 @@ trap 'exit 143' TERM HUP
 timeout --foreground --kill-after=5 "$limit" "$TOP/scripts/in-root" \
 	bochs-bin -q -f "$run/boot/bochsrc" </dev/null >"$run/boot/bochs.out" 2>&1 &
 pid=$!
+if ((stall)); then
+	end_if_silent "$pid" "$stall" "$run/stalled" "$run/console.log" &
+	watcher=$!
+fi
 wait "$pid" && rc=0 || rc=$?
 pid=''
+stop
 
 # The serial line is the only way out: what the command wrote is between two
 # marks, its status is in the second. The kernel's lines are told by their time.
@@ -172,6 +181,8 @@ if [[ $status ]]; then
 fi
 echo "--- the last lines of $log" >&2
 tail -n 30 "$log" | tr -d '\r' >&2
+[[ ! -e $run/stalled ]] ||
+	die "the guest has said nothing for $stall s (--stall), so it hangs; console log: $log"
 ((rc != 124 && rc != 137)) ||
 	die "the guest's command did not end within $limit s (--timeout); console log: $log"
 die "the guest stopped before its command ended (Bochs: $rc, see $run/boot); console log: $log"

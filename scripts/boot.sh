@@ -11,7 +11,11 @@
 #   --cpu MODEL           (max,+svm,+npt)
 #   --append WORDS        more for the kernel's command line
 #   --plugin SPEC         a QEMU plugin, with its arguments
-#   --timeout S           give up after S seconds (600)
+#   --timeout S           give up after S seconds (600); on a slow machine, after as
+#                         many more as scripts/calibrate.sh has found that it needs
+#   --stall S             give up when the guest has said nothing for S seconds, as
+#                         many more on a slow machine
+#   --deadline T          give up at T, in seconds since the epoch, on any machine
 #   --name NAME           log directory build/logs/NAME
 #   --interactive         the console on this terminal
 # build/logs/NAME then has: command, status, output, console.log, dmesg.
@@ -21,12 +25,12 @@ set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
 flavour=lab smp='' mem=4G icount='' thread=multi cpu=max,+svm,+npt append=''
-limit=600 name='' interactive='' plugin=()
+limit=600 name='' interactive='' plugin=() stall=0 deadline=0
 while (($#)); do
 	case $1 in
 	--icount) icount=1 ;;
 	--interactive) interactive=1 ;;
-	--kernel|--smp|--mem|--thread|--cpu|--append|--plugin|--timeout|--name)
+	--kernel|--smp|--mem|--thread|--cpu|--append|--plugin|--timeout|--stall|--deadline|--name)
 		(($# > 1)) || die "boot.sh: $1 needs a value"
 		case $1 in
 		--kernel) flavour=$2 ;;
@@ -37,6 +41,8 @@ while (($#)); do
 		--append) append=$2 ;;
 		--plugin) plugin=(-plugin "$2") ;;
 		--timeout) limit=$2 ;;
+		--stall) stall=$2 ;;
+		--deadline) deadline=$2 ;;
 		--name) name=$2 ;;
 		esac
 		shift ;;
@@ -54,9 +60,15 @@ bzimage=${LAB_BZIMAGE:-$BUILD/linux$suffix/arch/x86/boot/bzImage}
 root=$(root_dir)
 [[ -e $root/sbin/lab-init ]] || die "no toolchain root at $root; run 'make root'"
 
+limit=$(scaled "$limit") stall=$(scaled "$stall")
+if ((deadline)); then
+	left=$((deadline - $(date +%s)))
+	((left > 0)) || die "boot.sh: the deadline is over"
+	((limit < left)) || limit=$left
+fi
 run=$BUILD/logs/${name:-boot-$(date +%Y%m%d-%H%M%S)-$$}
 mkdir -p "$run"
-rm -f "$run"/{status,booted,interactive,output,console.log,dmesg}
+rm -f "$run"/{status,stalled,booted,interactive,output,console.log,dmesg}
 printf '%s\n' "$*" >"$run/command"
 guest_env "$flavour" >"$run/env"
 
@@ -89,11 +101,12 @@ qemu=(qemu-system-x86_64 -accel "$accel" "${time[@]}" -machine q35 -cpu "$cpu"
 
 # Killed with us, whatever ends us; in the background so that the trap runs at
 # once.
-pid=''
+pid='' watcher=''
 # shellcheck disable=SC2317,SC2329 # called by the trap
 stop()
 {
 	[[ -z $pid ]] || kill "$pid" 2>/dev/null || :
+	[[ -z $watcher ]] || kill "$watcher" 2>/dev/null || :
 }
 trap stop EXIT
 trap 'exit 130' INT
@@ -105,8 +118,13 @@ if [[ $interactive ]]; then
 else
 	"${cmd[@]}" </dev/null &
 	pid=$!
+	if ((stall)); then
+		end_if_silent "$pid" "$stall" "$run/stalled" "$run"/{output,console.log} &
+		watcher=$!
+	fi
 	wait "$pid" && rc=0 || rc=$?
 	pid=''
+	stop
 fi
 
 [[ ! -e $run/status ]] || exit "$(<"$run/status")"
@@ -117,7 +135,9 @@ if [[ -e $run/console.log ]]; then
 	tail -n 40 "$run/console.log" | tr -d '\r' >&2
 	echo "---" >&2
 fi
-if ((rc == 124 || rc == 137)) && [[ -e $run/booted ]]; then
+if [[ -e $run/stalled ]]; then
+	die "the guest has said nothing for $stall s (--stall), so it hangs; what it said before is in $run/output, console log: $run/console.log"
+elif ((rc == 124 || rc == 137)) && [[ -e $run/booted ]]; then
 	die "the guest's command did not end within $limit s (--timeout); console log: $run/console.log"
 elif ((rc == 124 || rc == 137)); then
 	die "the guest did not boot within $limit s (--timeout); console log: $run/console.log"

@@ -32,13 +32,12 @@ done < <(grep -v '^#' "$TOP/tests/guest/intel.list" |
 	 grep -oE '(\./|x86/)[^ ]+' | sed 's|^\./||' | sort -u; echo x86/nx_huge_pages_test)
 
 status=0
-"$TOP/scripts/bochs.sh" --name "$name" --cpu "$cpu" --append "$append" --timeout 1200 \
+"$TOP/scripts/bochs.sh" --name "$name" --cpu "$cpu" --append "$append" --timeout 1500 --stall 500 \
 	"${with[@]}" -- "
 	export LIST=/lab/guest/intel.list
+	/lab/guest/run-list.sh ${only[*]} c,rust /results
 	for mmu in c rust; do
-		echo \"=== \$mmu.tap\"
-		/lab/guest/run-list.sh ${only[*]} \$mmu /results/\$mmu | tee /tmp/tap
-		sed -n 's/^not ok [0-9]* - \([^ ]*\).*/\1/p' /tmp/tap | while read -r id; do
+		sed -n 's/^not ok [0-9]* - \([^ ]*\).*/\1/p' /results/\$mmu.tap | while read -r id; do
 			for f in /results/\$mmu/\$id.log /results/\$mmu/\$id.splat; do
 				[ ! -e \$f ] || { echo \"=== \$mmu-\${f##*/}\"; tail -n 60 \$f; }
 			done
@@ -48,10 +47,13 @@ status=0
 		[ ! -e \$f ] || { echo \"=== kunit/\${f##*/}\"; cat \$f; }
 	done" || status=$?
 
+# The serial line has all: the TAP behind the name of its file, as it came about, and then
+# whole files. A boot that was cut off has said what it had until then.
 out=$BUILD/logs/$name
 rm -rf "${out:?}/kunit" "$out"/{c,rust}.tap "$out"/{c,rust}-*.{log,splat}
 mkdir -p "$out/kunit"
 awk -v out="$out" '
+	/^(c|rust)\.tap\| / { sub(/\|$/, "", $1); tap = $1; sub(/^[^ ]* /, ""); print >(out "/" tap); next }
 	/^=== / { file = out "/" $2; next }
 	file { print >file }' "$out/output"
 exit "$status"

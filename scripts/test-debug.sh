@@ -83,14 +83,12 @@ try_plant()
 
 files=()
 if [[ $mmus ]]; then
-	commands=''
 	for mmu in $mmus; do
-		commands+="PART=$part SMP=$smp TIMEOUT_FACTOR=6 /lab/guest/run-list.sh \
-			-s mmu ${only[*]/#/-o } $mmu /results/$mmu |
-			tee /results/$mmu.tap; "
 		files+=("$logs/$mmu.tap")
 	done
-	boot --name "$name" --timeout "${TIMEOUT:-7200}" -- "$commands" || :
+	boot --name "$name" --timeout "${TIMEOUT:-14400}" --stall 2000 -- \
+		"PART=$part SMP=$smp TIMEOUT_FACTOR=6 /lab/guest/run-list.sh \
+			-s mmu ${only[*]/#/-o } ${mmus// /,} /results" || :
 fi
 for bug in "${plants[@]}"; do
 	{

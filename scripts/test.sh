@@ -9,12 +9,22 @@ set -euo pipefail
 
 logs=$BUILD/logs/test
 in_root=$TOP/scripts/in-root
-all=(tools lab host text-equal series bench migrate selftests debug intel-pml)
+# Those that a tight deadline must not leave out come first.
+all=(tools host text-equal series lab bench migrate selftests-1 selftests-2 intel-pml
+     debug-1 debug-2)
 # Only by name: another machine in Bochs takes about ten minutes, the list on shadow paging
-# 40, and a package is a kernel.
-more=(intel-ad intel-noad shadow-notdp shadow-nonpt deb)
-# The stages that boot beforehand, two at a time, the longest first.
-booting=(selftests debug intel-pml intel-ad intel-noad)
+# 40, and a package is a kernel. "other" is KVM's selftests that say nothing about the MMU.
+more=(other intel-ad intel-noad shadow-notdp shadow-nonpt deb)
+# These are boots of minutes, of which the results are judged when all have ended.
+booting=(selftests-{1,2} debug-{1,2} other intel-{pml,ad,noad} shadow-{notdp,nonpt})
+# What a stage takes, in minutes of the machine that calibrate.sh knows, if that is more
+# than one. A stage that the deadline leaves less time for is not begun. A list of tests
+# stops by itself in time; it is not begun for less than this.
+declare -A minutes=([host]=2 [lab]=2 [bench]=4 [migrate]=3 [deb]=30
+	[selftests-1]=3 [selftests-2]=3 [debug-1]=4 [debug-2]=4 [other]=3
+	[intel-pml]=12 [intel-ad]=12 [intel-noad]=12 [shadow-notdp]=5 [shadow-nonpt]=5)
+# What is left to do when the last boot has ended.
+judging=4
 
 progress()
 {
@@ -55,11 +65,8 @@ stage_lab()
 # cargo's own report of the pure core's tests, turned into TAP.
 stage_host()
 {
-	local log=$logs/cargo.log status=0 trust=()
-	# Whom to trust is the machine's business: it may have a proxy of its own.
-	[[ ! -d /etc/ssl/certs ]] || trust=(-b /etc/ssl/certs)
-	"$in_root" "${trust[@]}" env -C "$TOP/tools/testing/kvm-mmu-rs" \
-		CARGO_TARGET_DIR="$BUILD/host" cargo test --no-fail-fast >"$log" 2>&1 || status=$?
+	local log=$logs/cargo.log status=0
+	"$TOP/scripts/host.sh" --no-fail-fast >"$log" 2>&1 || status=$?
 	awk -v status="$status" '
 		/^ *Running / { file = $(NF - 1) ": " }
 		/^ *Doc-tests / { file = "doc: " }
@@ -107,23 +114,30 @@ stage_deb()
 
 # The emulator is stable where one thread runs all of the guest. The list keeps
 # most tests on one of the two processors; the kernel uses both.
+#   boot_list NAME LIST-OPTIONS MMUS BOOT-OPTIONS...
+# The guest stops in time by itself, and the boot is given up if no test ends any more.
 boot_list()
 {
-	local name=$1 limit=$2
-	shift 2
+	local name=$1 options=$2 mmus=$3 budget
+	shift 3
+	budget=$(($(minutes_left) * 60 - judging * 60))
 	"$TOP/scripts/boot.sh" --name "test/$name" --smp 2 --thread single --mem 8G \
-		--append "hugetlb_cma=3G kunit.enable=1 kunit.autorun=1" --timeout "$limit" "$@"
+		--append "hugetlb_cma=3G kunit.enable=1 kunit.autorun=1" \
+		--timeout 14400 --stall "$stall" --deadline "$((deadline - 60))" "$@" -- \
+		"BUDGET=$budget ${list_env[*]} /lab/guest/run-list.sh $options $mmus /results"
 }
 
+# For how long no test ends, at most: five minutes is the longest limit in the list.
+stall=700
 # What run-list.sh is told beside what to run.
-list_options=()
+list_env=()
 
-# compare NAME C-TAP RUST-TAP [--subset] [-- BOOT-OPTIONS]: outcome by outcome;
-# what differs is run again, on both MMUs in one boot.
+# compare NAME C-TAP[,C-TAP]... RUST-TAP OPTIONS [-- BOOT-OPTIONS]: outcome by outcome;
+# what differs is run again, on both MMUs in one boot. OPTIONS are run-list.sh's.
 compare()
 {
-	local name=$1 c=$2 rust=$3 subset=() only=() id again=$logs/$1-again
-	shift 3
+	local name=$1 c=$2 rust=$3 options=$4 subset=() only=() id again=$logs/$1-again
+	shift 4
 	[[ ${1:-} != --subset ]] || { subset=(--subset) && shift; }
 	[[ ${1:-} != -- ]] || shift
 	if tool compare.py "${subset[@]}" --differences "$logs/$name.again" "$c" "$rust" \
@@ -134,109 +148,133 @@ compare()
 	while read -r id; do
 		only+=(-o "$id")
 	done <"$logs/$name.again"
-	if ((${#only[@]})); then
-		only+=("${list_options[@]}")
-		boot_list "$name-again" 1800 "$@" -- "
-			/lab/guest/run-list.sh ${only[*]} c /results/c | tee /results/c.tap
-			/lab/guest/run-list.sh ${only[*]} rust /results/rust | tee /results/rust.tap" >&2 || :
+	if ((${#only[@]} && $(minutes_left) > 2)); then
+		judging=0 boot_list "$name-again" "${only[*]} $options" c,rust "$@" >&2 || :
 	fi
 	tool compare.py "${subset[@]}" --rerun "$again/c.tap" "$again/rust.tap" "$c" "$rust" || :
 }
 
+# Two halves, so that two boots share the time.
 boot_selftests()
 {
-	boot_list selftests 3300 -- "
-		/lab/guest/run-list.sh c /results/c | tee /results/c.tap
-		/lab/guest/run-list.sh rust /results/rust | tee /results/rust.tap"
+	local list_env=("PART=$1/2")
+	boot_list "selftests-$1" "" c,rust
 }
 
+# Rust's own tests ran when the module was loaded. The other half's are the same.
 stage_selftests()
 {
-	compare selftests "$logs/selftests/c.tap" "$logs/selftests/rust.tap"
+	local logs_of=$logs/selftests-$1
+	compare "selftests-$1" "$logs_of/c.tap" "$logs_of/rust.tap" ""
+	[[ $1 != 1 ]] || tool tap.py kunit "$logs_of/rust/kunit" >"$logs/kunit.tap" || :
 }
 
-# A second TAP of the same boot: Rust's own tests, which ran on loading.
-stage_kunit()
-{
-	tool tap.py kunit "$logs/selftests/rust/kunit"
-}
-
-# The MMU's part of the list with all of the kernel's checks; the rest, which
-# adds nothing there but hours, is counted as skipped.
+# The list with all of the kernel's checks. Its outcomes are judged by those of the C MMU
+# without them.
 boot_debug()
 {
-	boot_list debug 3300 --kernel debug -- "
-		TIMEOUT_FACTOR=6 /lab/guest/run-list.sh -s mmu rust /results/rust |
-			tee /results/rust.tap"
-}
-
-stage_kunit-debug()
-{
-	tool tap.py kunit "$logs/debug/rust/kunit"
+	local stall=2000 list_env=("PART=$1/2" TIMEOUT_FACTOR=6)
+	boot_list "debug-$1" "-s mmu" rust --kernel debug
 }
 
 stage_debug()
 {
-	compare debug "$logs/selftests/c.tap" "$logs/debug/rust.tap" --subset -- \
-		--kernel debug
+	compare "debug-$1" "$logs/selftests-1/c.tap,$logs/selftests-2/c.tap" \
+		"$logs/debug-$1/rust.tap" "" --subset -- --kernel debug
+	[[ $1 != 1 ]] || tool tap.py kunit "$logs/debug-1/rust/kunit" >"$logs/kunit-debug.tap" || :
 }
 
-# Intel machines, in Bochs. Nothing is run again: it repeats exactly. Its boot is given up
-# after 20 minutes, so with less than that left there is none.
+# KVM's selftests that have nothing to do with the MMU.
+boot_other()
+{
+	local list_env=(LIST=/lab/guest/other.list)
+	boot_list other "" c,rust
+}
+
+stage_other()
+{
+	local list_env=(LIST=/lab/guest/other.list)
+	compare other "$logs/other/c.tap" "$logs/other/rust.tap" ""
+}
+
+# Intel machines, in Bochs. Nothing is run again: it repeats exactly.
 boot_intel()
 {
-	local left
-	left=$(minutes_left)
-	if ((left < 25)); then
-		printf '1..1\nok 1 - the Intel machine # SKIP not run: %s\n' \
-			"$left minutes are left, it wants 25" >"$logs/intel-$1.skip"
-		return
-	fi
 	"$TOP/scripts/intel.sh" "$1" "test/intel-$1"
 }
 
 stage_intel()
 {
 	local logs=$logs/intel-$1
-	if [[ -e $logs.skip ]]; then
-		cat "$logs.skip"
-		return
-	fi
 	tool compare.py "$logs/c.tap" "$logs/rust.tap" || :
 	tool tap.py kunit "$logs/kunit" >"$logs.kunit.tap" || :
 }
 
-boot_intel-pml() { boot_intel pml; }
-boot_intel-ad() { boot_intel ad; }
-boot_intel-noad() { boot_intel noad; }
-stage_intel-pml() { stage_intel pml; }
-stage_intel-ad() { stage_intel ad; }
-stage_intel-noad() { stage_intel noad; }
-
 # The list on shadow paging only, on both MMUs in one boot.
+declare -A shadow=([notdp]=kvm.tdp_mmu=N [nonpt]=kvm_amd.npt=N)
+boot_shadow()
+{
+	boot_list "shadow-$1" "-p ${shadow[$1]}" c,rust
+}
+
 stage_shadow()
 {
-	local name=shadow-$1 list_options=(-p "$2")
-	boot_list "$name" 3300 -- "
-		/lab/guest/run-list.sh ${list_options[*]} c /results/c | tee /results/c.tap
-		/lab/guest/run-list.sh ${list_options[*]} rust /results/rust |
-			tee /results/rust.tap" >&2 || :
-	compare "$name" "$logs/$name/c.tap" "$logs/$name/rust.tap"
+	local logs_of=$logs/shadow-$1
+	compare "shadow-$1" "$logs_of/c.tap" "$logs_of/rust.tap" "-p ${shadow[$1]}"
 }
-stage_shadow-notdp() { stage_shadow notdp kvm.tdp_mmu=N; }
-stage_shadow-nonpt() { stage_shadow nonpt kvm_amd.npt=N; }
 
 # --- running them
+
+# call KIND STAGE: stage_bench for "bench", stage_intel with "pml" for "intel-pml".
+call()
+{
+	if [[ $(type -t "$1_$2") = function ]]; then
+		"$1_$2"
+	else
+		"$1_${2%-*}" "${2##*-}"
+	fi
+}
+
+minutes_left()
+{
+	echo $(((deadline - $(date +%s)) / 60))
+}
+
+# skip STAGE WHY: the one way in which a stage is left out.
+skip()
+{
+	progress "$1: $2"
+	printf '1..1\nok 1 - all of %s # SKIP %s\n' "$1" "$2" >"$logs/$1.tap"
+}
 
 run_stage()
 {
 	local stage=$1 start=$SECONDS
-	progress "$stage ..."
-	"stage_$stage" >"$logs/$stage.tap" 2>"$logs/$stage.log" ||
+	call stage "$stage" >"$logs/$stage.tap" 2>"$logs/$stage.log" ||
 		echo "Bail out! the stage ended with status $?, see $logs/$stage.log" \
 			>>"$logs/$stage.tap"
 	progress "$stage: $(tool tap.py summary "$logs/$stage.tap" | tail -n 1)" \
 		"in $((SECONDS - start)) s"
+}
+
+# A stage, or the boot that it judges; unless there is no time for it.
+run_job()
+{
+	local stage=$1 need left
+	need=$(scaled "${minutes[$stage]:-1}") left=$(minutes_left)
+	if ((left < need + judging)); then
+		skip "$stage" "not run: $left minutes are left, it wants $((need + judging))"
+		return
+	fi
+	progress "$stage ..."
+	if among "$stage" "${booting[@]}"; then
+		date +%s >"$logs/$stage.running"
+		call boot "$stage" >"$logs/boot-$stage.log" 2>&1 ||
+			progress "$stage: $(grep -h '^error: ' "$logs/boot-$stage.log" || echo "the boot failed")"
+		rm "$logs/$stage.running"
+	else
+		run_stage "$stage"
+	fi
 }
 
 # among WORD [WORD]...: whether the first is one of the others.
@@ -250,87 +288,133 @@ wanted()
 	among "$1" "${stages[@]}"
 }
 
-stages=("${@:-${all[@]}}")
+# Whether a stage is wanted and has no result yet.
+pending()
+{
+	wanted "$1" && [[ ! -e $logs/$1.tap ]]
+}
+
+# How far the running boots are, by their TAP, and how long they will take at that rate.
+how_far()
+{
+	local running stage started
+	for running in "$logs"/*.running; do
+		[[ -e $running ]] || continue
+		stage=${running##*/} stage=${stage%.running} started=$(<"$running")
+		awk -v now="$(date +%s)" -v started="$started" -v stage="$stage" '
+			FNR == 1 { name = FILENAME; sub(/\.tap$/, "", name); sub(/.*\//, "", name) }
+			/^1\.\./ { plan[name] = substr($1, 4) + 0 }
+			/^(not )?ok / { done[name]++ }
+			/^not ok / && !/# TODO/ { bad++ }
+			END {
+				for (name in plan) {
+					text = text sprintf(", %s %d of %d", name, done[name], plan[name])
+					all += plan[name]; so_far += done[name]
+				}
+				if (!all)
+					exit
+				text = stage text
+				if (bad)
+					text = text sprintf(", %d not ok", bad)
+				if (so_far > 3)
+					text = text sprintf(", about %d min left",
+						((now - started) * (all / so_far - 1) + 59) / 60)
+				print text
+			}' "$logs/$stage"/{c,rust}.tap 2>/dev/null || :
+	done
+}
+
+watch_boots()
+{
+	local line
+	while sleep "${LAB_PROGRESS:-60}"; do
+		while read -r line; do
+			progress "$line"
+		done < <(how_far)
+	done
+}
+
+stages=()
+for s in "${@:-${all[@]}}"; do
+	case $s in
+	selftests|debug) stages+=("$s-1" "$s-2") ;;
+	*) stages+=("$s") ;;
+	esac
+done
 for s in "${stages[@]}"; do
-	[[ $(type -t "stage_$s") = function ]] ||
-		die "no test stage '$s'; the stages are: ${all[*]} ${more[*]}"
+	among "$s" "${all[@]}" "${more[@]}" ||
+		die "no test stage '$s'; the stages are: selftests debug ${all[*]} ${more[*]}"
 done
 # The debug kernel's outcomes are judged by those of the C MMU.
-! wanted debug || wanted selftests || stages+=(selftests)
+for s in 1 2; do
+	! wanted "debug-$s" || wanted "selftests-$s" || stages+=("selftests-$s")
+done
 rm -rf "${logs:?}"
 mkdir -p "$logs"
-# A boot is a process group of its own, so that none of it outlives this.
+# A job is a process group of its own, so that none of it outlives this.
 set -m
 # shellcheck disable=SC2317,SC2329 # called by the trap
-end_boots()
+end_jobs()
 {
 	local job
 	for job in $(jobs -pr); do
 		kill -- "-$job" || :
 	done
 }
-trap end_boots EXIT
+trap end_jobs EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 
-for s in "${all[@]}" "${more[@]}"; do
-	among "$s" "${booting[@]}" || ! wanted "$s" || run_stage "$s"
-done
+"$TOP/scripts/calibrate.sh"
+# Who has a limit says so (LAB_DEADLINE, seconds since the epoch).
+deadline=${LAB_DEADLINE:-$(($(date +%s) + 36000))}
 
-# The debug kernel takes up to 20 minutes to build, and its list up to 45 to run, beside
-# the other. Who has a limit (LAB_DEADLINE, seconds since the epoch) has it built, and
-# run, only if that is sure to end in time, and is told of what was left out.
-minutes_left()
-{
-	echo $(((${LAB_DEADLINE:-0} ? LAB_DEADLINE - $(date +%s) : 36000) / 60))
-}
-
-debug_missing()
-{
-	if (($(minutes_left) < 65)); then
-		echo "not built: $(minutes_left) minutes are left, it wants 65"
-		return
+# The debug kernel is the one thing here that is built: with both processors, before they
+# are shared.
+if wanted debug-1 || wanted debug-2; then
+	left=$(minutes_left) need=$(scaled 45)
+	why=''
+	if ((left < need)); then
+		why="not built: $left minutes are left, it wants $need"
+	else
+		progress "building the debug kernel, which takes up to $(scaled 13) minutes ..."
+		make -C "$TOP" -s debug >"$logs/debug-build.log" 2>&1 || why=failed
 	fi
-	progress "building the debug kernel ..." >&2
-	if ! make -C "$TOP" -s debug >"$logs/debug-build.log" 2>&1; then
-		echo "not built: see $logs/debug-build.log"
-	elif (($(minutes_left) < 46)); then
-		echo "not run: $(minutes_left) minutes are left, it wants 46"
-	fi
-}
-
-if wanted debug; then
-	why=$(debug_missing | tail -n 1)
-	case $why in
-	"not built: see"*)
-		printf '1..1\nnot ok 1 - the debug kernel # %s\n' "$why" >"$logs/debug.tap" ;;
-	"not "*)
-		printf '1..1\nok 1 - the debug kernel # SKIP %s\n' "$why" >"$logs/debug.tap" ;;
-	*) why='' ;;
-	esac
 	if [[ $why ]]; then
-		progress "debug: $why"
-		stages=("${stages[@]/#debug/}")
+		for s in debug-1 debug-2; do
+			wanted "$s" || continue
+			if [[ $why = failed ]]; then
+				printf '1..1\nnot ok 1 - all of %s # not built, see %s\n' \
+					"$s" "$logs/debug-build.log" >"$logs/$s.tap"
+			else
+				skip "$s" "$why"
+			fi
+		done
 	fi
 fi
 
-# One processor is all that a boot uses, so two can be had at a time. What a
-# boot that broke off has not run, the comparison finds missing.
+# One processor is all that a job uses, so two can run at a time.
 free=$(awk '/^MemAvailable:/ { print int($2 / 1048576) }' /proc/meminfo)
 slots=2
 (($(nproc) >= 2 && free >= 14)) || slots=1
-for s in "${booting[@]}"; do
-	wanted "$s" || continue
-	((slots--)) || { wait -n || :; slots=0; }
-	progress "booting for $s ..."
-	"boot_$s" >"$logs/boot-$s.log" 2>&1 &
+watch_boots &
+watcher=$!
+running=0
+for s in "${all[@]}" "${more[@]}"; do
+	pending "$s" || continue
+	if ((running == slots)); then
+		wait -n || :
+		((running--)) || :
+	fi
+	run_job "$s" &
+	((++running))
 done
-wait
+for ((; running; running--)); do
+	wait -n || :
+done
+kill -- "-$watcher"
 for s in "${booting[@]}"; do
-	wanted "$s" || continue
-	run_stage "$s"
-	[[ $s != selftests ]] || run_stage kunit
-	[[ $s != debug ]] || run_stage kunit-debug
+	! pending "$s" || run_stage "$s"
 done
 files=()
 for s in "${all[@]}" kunit kunit-debug "${more[@]}" intel-{pml,ad,noad}.kunit; do

@@ -1,14 +1,23 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# Inside the guest: run the list of KVM selftests on one MMU, TAP on stdout.
-#   run-list.sh [-s SUBSET] [-o ID]... [-p PARAMETER=VALUE]... c|rust LOGDIR
+# Inside the guest: run a list of KVM selftests on one MMU or on several in turn.
+#   run-list.sh [-s SUBSET] [-o ID]... [-p PARAMETER=VALUE]... MMU[,MMU]... DIR
+# MMU is c or rust. With both, a dozen tests run on one, then the same on the other,
+# and so on: a boot that is cut off has the same tests on both.
 # -s runs only the tests whose needs name SUBSET, -o only those with these ids.
 # -p loads kvm with that parameter (kvm.NAME=V, kvm_amd.NAME=V) for each test; what
 # a test needs comes after it, and so wins.
-# LOGDIR gets ID.log (output), ID.splat (kernel reports), dmesg.log, and
-# kunit/SUITE.ktap of the KUnit suites that ran when the module was loaded.
+# DIR gets MMU.tap, and DIR/MMU/ gets ID.log (output), ID.splat (kernel reports),
+# dmesg.log, and kunit/SUITE.ktap of the KUnit suites that ran when the module was
+# loaded first. Each line of a TAP also goes to stdout, behind "MMU.tap| ".
+# LIST is the list (selftests.list).
 # TIMEOUT_FACTOR multiplies the list's time limits, which are for a quiet machine
-# and the lab's kernel (2). PART=K/N runs only the K-th of N parts of what is selected.
+# and the lab's kernel (2). On a machine that is not as fast as the one that they are
+# for, lab_speed (percent of the time it takes there, see scripts/calibrate.sh)
+# multiplies them as well.
+# BUDGET is how many seconds all of this may take: what cannot run by then is named
+# as skipped ("not run: ...").
+# PART=K/N runs only the K-th of N parts of what is selected.
 # SMP=1 gives all processors to every test.
 # Comments in the TAP say on what it was run, for scripts/matrix.py: "# mmu",
 # "# kernel", "# commit", "# date", and "# machine" wherever that changes.
@@ -30,8 +39,15 @@ splats+='Kernel panic|unable to handle|soft lockup|Call Trace:|kvm: .*hung'
 
 die()
 {
-	echo "Bail out! $*"
+	echo "error: run-list.sh: $*"
 	exit 1
+}
+
+# tap LINE: one line of the current MMU's TAP.
+tap()
+{
+	printf '%s\n' "$*" >>"$dir/$mmu.tap"
+	printf '%s.tap| %s\n' "$mmu" "$*"
 }
 
 # KCSAN reports the data races of all the kernel. What is tested here are those of the
@@ -95,7 +111,6 @@ check_dmesg()
 }
 
 # Load kvm with parameters, unless it already has them.
-loaded=none
 load_kvm()
 {
 	[[ $loaded != "$*" ]] || return 0
@@ -147,8 +162,17 @@ setup()
 	echo "$thp" >$mm/transparent_hugepage/enabled
 }
 
+# Undo what the last test needed, but for the module's parameters.
+give_back()
+{
+	reserve 2048 0 &&
+	reserve 1048576 0 &&
+	echo 0 >$mm/lru_gen/enabled &&
+	echo madvise >$mm/transparent_hugepage/enabled
+}
+
 # What page tables guests have now: the vendor and what it makes of them.
-machine=''
+declare -A machine=()
 say_machine()
 {
 	local now m=${MODULES:-/sys/module}
@@ -164,21 +188,33 @@ say_machine()
 	else
 		now=intel-noad
 	fi
-	[[ $now = "$machine" ]] || echo "# machine $now"
-	machine=$now
+	[[ $now = "${machine[$mmu]:-}" ]] || tap "# machine $now"
+	machine[$mmu]=$now
+}
+
+# How many seconds are left of BUDGET.
+seconds_left()
+{
+	echo $((${BUDGET:-1000000} - SECONDS))
 }
 
 # run_test ID TIMEOUT NEEDS COMMAND: sets status, reason and seconds.
 run_test()
 {
-	local log=$logdir/$1.log start=$EPOCHREALTIME command=$4 cpus=0
+	local log=$logdir/$1.log start=$EPOCHREALTIME command=$4 cpus=0 limit=$2 left
 	[[ ,$3, != *,smp,* && ! ${SMP:-} ]] || cpus=$(</sys/devices/system/cpu/online)
 	status=0 reason=
+	left=$(seconds_left)
+	if ((left < 15)); then
+		status=4 reason="not run: no time is left" seconds=0
+		return
+	fi
+	((limit <= left)) || limit=$left
 	if ! setup "$3" >"$log" 2>&1; then
 		status=setup reason="setup failed: $(tail -n 1 "$log")"
 	else
 		# The list's command is words and redirections of ours.
-		(cd "$selftests" && exec timeout -k 5 "$2" taskset -c "$cpus" bash -c "$command") \
+		(cd "$selftests" && exec timeout -k 5 "$limit" taskset -c "$cpus" bash -c "$command") \
 			>>"$log" 2>&1 </dev/null || status=$?
 	fi
 	if ! check_dmesg "$logdir/$1"; then
@@ -189,8 +225,10 @@ run_test()
 			echo "no reason given")
 		reason=${reason#SKIP}
 		reason=${reason# - }
+	elif [[ $status = 124 || $status = 137 ]] && ((limit < $2)); then
+		status=4 reason="not run: cut off after $limit seconds, no time is left"
 	elif [[ $status = 124 || $status = 137 ]]; then
-		reason="timed out after $2 seconds"
+		reason="timed out after $limit seconds"
 	elif [[ $status != 0 && ! $reason ]]; then
 		reason="exit status $status"
 	fi
@@ -200,7 +238,7 @@ run_test()
 }
 
 subset='' only=() common=()
-usage="usage: run-list.sh [-s SUBSET] [-o ID]... [-p PARAMETER=VALUE]... c|rust LOGDIR"
+usage="usage: run-list.sh [-s SUBSET] [-o ID]... [-p PARAMETER=VALUE]... MMU[,MMU]... DIR"
 while getopts s:o:p: opt; do
 	case $opt in
 	s) subset=$OPTARG ;;
@@ -214,16 +252,22 @@ while getopts s:o:p: opt; do
 done
 shift $((OPTIND - 1))
 (($# == 2)) || die "$usage"
-mmu=$1 logdir=$2
-mkdir -p "$logdir"
+IFS=, read -ra mmus <<<"$1"
+dir=$2
+for mmu in "${mmus[@]}"; do
+	[[ $mmu = c || $mmu = rust ]] || die "there is no MMU '$mmu'; $usage"
+	mkdir -p "$dir/$mmu/kunit"
+	rm -f "$dir/$mmu.tap"
+done
 [[ -d $selftests ]] || die "no selftests at $selftests; run 'make selftests'"
 
+factor=$((${TIMEOUT_FACTOR:-2} * ${lab_speed:-100}))
 ids=() timeouts=() needs=() commands=() reasons=()
 while read -r id limit need command; do
 	[[ $id && $id != \#* ]] || continue
 	[[ ! $subset || ,$need, = *,$subset,* ]] || continue
 	[[ ${#only[@]} = 0 || " ${only[*]} " = *" $id "* ]] || continue
-	ids+=("$id") timeouts+=($((limit * ${TIMEOUT_FACTOR:-2}))) needs+=("$need")
+	ids+=("$id") timeouts+=($((limit * factor / 100))) needs+=("$need")
 	commands+=("${command%% # *}") reasons+=("${command#*" # "}")
 done <"$list"
 if [[ ${PART:-} ]]; then
@@ -237,69 +281,115 @@ if [[ ${PART:-} ]]; then
 fi
 ((${#ids[@]})) || die "no test in $list is selected"
 
-echo "TAP version 13"
-echo "1..$((${#ids[@]} + 2))"
-echo "# mmu $mmu"
-echo "# kernel ${lab_flavour:-lab}"
-echo "# commit ${lab_commit:-unknown}"
-echo "# date ${lab_date:-unknown}"
-
 # access_tracking_perf_test moves itself to a memory cgroup.
 mountpoint -q /sys/fs/cgroup || mount -t cgroup2 cgroup2 /sys/fs/cgroup
 echo +memory >/sys/fs/cgroup/cgroup.subtree_control || :
 
-if [[ ${lab_flavour:-} = kcsan ]]; then
-	nm --defined-only "/build/mod-$mmu-kcsan/arch/x86/kvm/mmu/"*.o |
-		awk 'tolower($2) == "t" { print $3 }' >"$logdir/functions"
-	[[ -s $logdir/functions ]] || die "there are no objects of the MMU $mmu"
-	[[ $(</sys/kernel/debug/kcsan) = *"enabled: 1"* ]] || die "KCSAN is switched off"
-fi
-check_dmesg "$logdir/boot" || echo "# kernel report before kvm was loaded, see boot.splat"
-if ! load_kvm >"$logdir/kvm-load.log" 2>&1; then
-	echo "not ok 1 - kvm-load # $(tail -n 1 "$logdir/kvm-load.log")"
-	die "kvm does not load on MMU $mmu"
-fi
-say_machine
-if ! check_dmesg "$logdir/kvm-load"; then
-	echo "not ok 1 - kvm-load # kernel report, see kvm-load.splat"
-else
-	echo "ok 1 - kvm-load"
-fi
-mkdir -p "$logdir/kunit"
-for suite in /sys/kernel/debug/kunit/*/results; do
-	[[ -e $suite ]] || continue
-	name=${suite%/results}
-	cat "$suite" >"$logdir/kunit/${name##*/}.ktap"
-done
+use()
+{
+	mmu=$1 logdir=$dir/$1 loaded=none
+}
 
-for i in "${!ids[@]}"; do
-	run_test "${ids[i]}" "${timeouts[i]}" "${needs[i]}" "${commands[i]}"
+# The first turn of an MMU begins with its module. KUnit's suites run then, and would run
+# again each time it is loaded. Fails if there can be no second turn.
+begin()
+{
+	local suite name
+	if [[ ${lab_flavour:-} = kcsan ]]; then
+		nm --defined-only "/build/mod-$mmu-kcsan/arch/x86/kvm/mmu/"*.o |
+			awk 'tolower($2) == "t" { print $3 }' >"$logdir/functions"
+		[[ -s $logdir/functions ]] || die "there are no objects of the MMU $mmu"
+		[[ $(</sys/kernel/debug/kcsan) = *"enabled: 1"* ]] || die "KCSAN is switched off"
+	fi
+	check_dmesg "$logdir/boot" || tap "# kernel report before kvm was loaded, see boot.splat"
+	if ! load_kvm >"$logdir/kvm-load.log" 2>&1; then
+		tap "not ok 1 - kvm-load # $(tail -n 1 "$logdir/kvm-load.log")"
+		tap "Bail out! kvm does not load on MMU $mmu"
+		return 1
+	fi
 	say_machine
+	if ! check_dmesg "$logdir/kvm-load"; then
+		tap "not ok 1 - kvm-load # kernel report, see kvm-load.splat"
+	else
+		tap "ok 1 - kvm-load"
+	fi
+	for suite in /sys/kernel/debug/kunit/*/results; do
+		[[ -e $suite ]] || continue
+		name=${suite%/results}
+		cat "$suite" >"$logdir/kunit/${name##*/}.ktap"
+	done
+	[[ $mmu != rust || ! -w $kunit_filter ]] || echo none >"$kunit_filter"
+}
+kunit_filter=/sys/module/kunit/parameters/filter_glob
+
+# run_one I: the I-th of the selected tests, and its line of TAP.
+run_one()
+{
+	local i=$1 line
+	run_test "${ids[i]}" "${timeouts[i]}" "${needs[i]}" "${commands[i]}"
+	[[ $reason = "not run: no time is left" ]] || say_machine
 	line="$((i + 2)) - ${ids[i]} #"
 	if [[ ,${needs[i]}, = *,expect=chance,* && $status != setup && $status != splat ]]; then
 		reason="its outcome is chance: ${reasons[i]} (this time: ${reason:-passed})"
 		status=4
 	fi
 	case $status in
-	0) echo "ok $line time=${seconds}s" ;;
-	4) echo "ok $line SKIP $reason" ;;
+	0) tap "ok $line time=${seconds}s" ;;
+	4) tap "ok $line SKIP $reason" ;;
 	*)
 		[[ ,${needs[i]}, != *,expect=cfail,* ]] ||
 			reason="TODO fails on C too: ${reasons[i]} ($reason)"
 		[[ ,${needs[i]}, != *,expect=better,* ]] ||
 			reason="TODO must pass on Rust only: ${reasons[i]} ($reason)"
-		echo "not ok $line $reason time=${seconds}s"
+		tap "not ok $line $reason time=${seconds}s"
 		;;
 	esac
-done
+}
 
-# A reference that leaked, or a page that is freed late, shows up here.
-last="$((${#ids[@]} + 2)) - kvm-unload"
-setup - >"$logdir/kvm-unload.log" 2>&1 || :
-if ! "$kvm_unload" >>"$logdir/kvm-unload.log" 2>&1; then
-	echo "not ok $last # $(tail -n 1 "$logdir/kvm-unload.log")"
-elif ! check_dmesg "$logdir/kvm-unload"; then
-	echo "not ok $last # kernel report, see kvm-unload.splat"
-else
-	echo "ok $last"
-fi
+# Every turn ends with the module unloaded: a reference that leaked, or a page that is
+# freed late, shows up there. The last turn reports what became of it.
+declare -A unloading=()
+end_turn()
+{
+	give_back >"$logdir/kvm-unload.log" 2>&1 || :
+	if ! "$kvm_unload" >>"$logdir/kvm-unload.log" 2>&1; then
+		unloading[$mmu]=$(tail -n 1 "$logdir/kvm-unload.log")
+	elif ! check_dmesg "$logdir/kvm-unload"; then
+		unloading[$mmu]="kernel report, see kvm-unload.splat"
+	fi
+}
+
+at_once=${#ids[@]}
+((${#mmus[@]} == 1)) || at_once=12
+declare -A gone=()
+for mmu in "${mmus[@]}"; do
+	tap "TAP version 13"
+	tap "1..$((${#ids[@]} + 2))"
+	tap "# mmu $mmu"
+	tap "# kernel ${lab_flavour:-lab}"
+	tap "# commit ${lab_commit:-unknown}"
+	tap "# date ${lab_date:-unknown}"
+done
+for ((from = 0; from < ${#ids[@]}; from += at_once)); do
+	for mmu in "${mmus[@]}"; do
+		[[ ! ${gone[$mmu]:-} ]] || continue
+		use "$mmu"
+		if ((from == 0)) && ! begin; then
+			gone[$mmu]=1
+			continue
+		fi
+		for ((i = from; i < from + at_once && i < ${#ids[@]}; i++)); do
+			run_one "$i"
+		done
+		end_turn
+	done
+done
+for mmu in "${mmus[@]}"; do
+	[[ ! ${gone[$mmu]:-} ]] || continue
+	last="$((${#ids[@]} + 2)) - kvm-unload"
+	if [[ ${unloading[$mmu]:-} ]]; then
+		tap "not ok $last # ${unloading[$mmu]}"
+	else
+		tap "ok $last"
+	fi
+done

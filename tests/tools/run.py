@@ -117,9 +117,24 @@ def compare_tests(tmp):
     yield "compare: a boot that broke off fails", compare(ok, ok, plan=2)[0] == 1
     yield "compare: a test without a result fails", \
         tool("compare.py", tap_file(tmp, ok, "ok 2 - u"), tap_file(tmp, ok))[0] == 1
-    status, out = tool("compare.py", "--subset", tap_file(tmp, ok, "ok 2 - u"),
-                       tap_file(tmp, ok))
-    yield "compare: what a subset left out is skipped", status == 0 and "u # SKIP" in out
+    hung = tool("compare.py", tap_file(tmp, ok, "ok 2 - u"), tap_file(tmp, ok, plan=2))
+    yield "compare: a hang is one failure, and what comes after it is named", \
+        hung[0] == 1 and hung[1].count("not ok") == 1 and "u # SKIP not run" in hung[1]
+    status, out = tool("compare.py", tap_file(tmp, "ok 1 - v", plan=2), tap_file(tmp, bad, plan=2))
+    yield "compare: a failure on Rust counts, though C has hung before", \
+        status == 1 and "not ok 4 - t" in out and "ok 3 - v # SKIP not run" in out
+    late = "ok 1 - t # SKIP not run: no time is left"
+    yield "compare: what there was no time for is skipped", \
+        all(compare(*pair)[0] == 0 and "# SKIP not run" in compare(*pair)[1]
+            for pair in ((ok, late), (late, ok), (late, late), (bad, late)))
+    yield "compare: a failure on Rust counts, though there was no time for C", \
+        compare(late, bad)[0] == 1
+    halves = f"{tap_file(tmp, ok)},{tap_file(tmp, 'ok 1 - u')}"
+    status, out = tool("compare.py", "--subset", halves, tap_file(tmp, "ok 1 - u"))
+    yield "compare: a part is compared with its tests only", \
+        status == 0 and "ok 2 - u" in out and "- t\n" not in out
+    yield "compare: a part with a test that fails there only fails", \
+        tool("compare.py", "--subset", halves, tap_file(tmp, "not ok 1 - u"))[0] == 1
 
 
 def summary_tests(tmp):
