@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
-# The front door of the lab. Each step is a script of its own in scripts/;
-# this file only knows their order and when one can be left out.
+# The front door of the lab. Each step is a script of its own: scripts/ builds and boots,
+# tests/ tests and measures; this file only knows their order and when one can be left out.
 
 KVER   ?= 7.3
 JOBS   ?= $(shell nproc)
@@ -20,57 +20,57 @@ help:
 
 ## make run        build all, boot it, print the table C | Rust
 run: lab
-	@scripts/run.sh
+	@tests/dirty_log_perf/run.sh
 
 ## make test       all tests but test-*, which follow; ends in one summary line
 test: lab pristine
-	@scripts/test.sh
+	@tests/run.sh
 
 ## make try        TEST='ID ...': tests of one flow, while it is being changed, C | Rust
 try: lab
-	@scripts/try.sh $(TEST)
+	@tests/selftests/try.sh $(TEST)
 
 ## make host       the tests of the pure core, which need no kernel
 host: root
-	@scripts/host.sh
+	@tests/host/run.sh
 
 ## make bench      what each ioctl on the page tables costs, C | Rust;
 ##                 VENDOR=intel: on EPT with PML
 bench: lab
-	@scripts/bench.sh
+	@tests/bench/run.sh
 
 ## make brownout   how long faults take while the log of another slot is changed
 brownout: lab
-	@scripts/brownout.sh
+	@tests/brownout/run.sh
 
 ## make bench-native  dirty logging on this CPU's silicon, C | Rust
 bench-native: modules
-	@scripts/bench-native.sh
+	@tests/native/run.sh
 
 ## make test-other KVM's selftests that say little about the MMU
 test-other: lab
-	@scripts/test.sh other
+	@tests/run.sh other
 
 ## make test-intel the MMU's tests on emulated Intel processors, in half an hour
 test-intel: lab
-	@scripts/test.sh intel-pml intel-ad intel-noad
+	@tests/run.sh intel-pml intel-ad intel-noad
 
 ## make test-shadow the selftests on shadow paging, without TDP MMU and without NPT
 test-shadow: lab
-	@scripts/test.sh shadow-notdp shadow-nonpt
+	@tests/run.sh shadow-notdp shadow-nonpt
 
 ## make test-debug  the MMU's tests on the kernel that checks itself, and a stress;
 ##                 WHICH=lockdep, kasan or kcsan (lockdep)
 test-debug: $(S)/selftests
-	@scripts/test-debug.sh $(or $(WHICH),lockdep)
+	@tests/selftests/debug.sh $(or $(WHICH),lockdep)
 
 ## make alloc-sites  which allocations of the MMU have been made to fail, of all
 alloc-sites: debug $(S)/selftests
-	@scripts/alloc-sites.sh
+	@tests/selftests/alloc-sites.sh
 
 ## make matrix     which test ran where, of what is in build/logs: results/runs.rst
 matrix:
-	@scripts/in-root python3 -B scripts/matrix.py build/logs >build/runs.rst
+	@scripts/in-root python3 -B tests/selftests/matrix.py build/logs >build/runs.rst
 	@mv build/runs.rst results/runs.rst
 
 ## make check      formats, lints, checkpatch, shellcheck, docs, the series
@@ -79,7 +79,7 @@ check: $(S)/linux
 
 ## make migrate    live-migrate a guest on the fork in a dozen ways, C | Rust
 migrate: lab
-	@scripts/migrate.sh
+	@tests/migrate/run.sh
 
 ## make deb        CONFIG=file: the fork as a Debian package, for a real machine
 deb: deb-config source
@@ -89,7 +89,7 @@ deb-config:
 
 ## make test-deb   package, install, boot and remove it; the first time, a kernel build
 test-deb: lab
-	@scripts/test.sh deb
+	@tests/run.sh deb
 
 ## make kernel     the fork's vmlinux and both sets of kvm modules
 kernel: $(S)/linux $(S)/mod-c $(S)/mod-rust

@@ -14,7 +14,7 @@
 # build/logs/NAME then has: command, status, output, console.log.
 #
 # There is no virtio, so the guest has what its initramfs has: the toolchain
-# root's busybox, kvm-load, both sets of modules, tests/guest, and the selftests
+# root's busybox, kvm-load, both sets of modules, the scripts of tests/, and the selftests
 # that were asked for. Bochs' clock is what it executes (50 instructions are a
 # microsecond) so that what takes long here does not time out there.
 set -euo pipefail
@@ -68,7 +68,7 @@ fs=$run/boot/fs
 mkdir -p "$fs"/{bin,dev,etc,proc,sys,tmp,root,results,lab,build/selftests}
 echo root:x:0:0:root:/root:/bin/sh >"$fs/etc/passwd"
 cp "$root/bin/busybox" "$fs/bin/"
-# What run-list.sh and kvm-load want more of than busybox has.
+# What the tests and kvm-load want more of than busybox has.
 # shellcheck disable=SC2016 # expanded by the inner shell
 "$TOP/scripts/in-root" sh -c '
 	for f in bash chrt dmesg grep mountpoint timeout; do
@@ -86,8 +86,9 @@ for m in c rust; do
 			"$fs/build/mod-$m$suffix/$k.ko" "$BUILD/mod-$m$suffix/$k.ko"
 	done
 done
-cp "$TOP"/scripts/kvm-{load,unload} "$fs/lab/"
-cp -r "$TOP/tests/guest" "$fs/lab/"
+cp "$TOP"/scripts/guest/kvm-{load,unload} "$fs/lab/"
+mkdir -p "$fs/lab/tests"
+cp -r "$TOP"/tests/{selftests,bench} "$fs/lab/tests/"
 for f in "${with[@]}"; do
 	mkdir -p "$fs/build/selftests/kvm/$(dirname "$f")"
 	# shellcheck disable=SC2016 # expanded by the inner shell
@@ -103,7 +104,7 @@ for f in "${files[@]}"; do
 	cp "$BUILD/$f" "$fs/build/$f"
 done
 ln -s /build/selftests "$fs/lab/selftests"
-cp "$TOP/scripts/bochs-init.sh" "$fs/init"
+cp "$TOP/scripts/guest/bochs-init.sh" "$fs/init"
 cp "$run/command" "$fs/command"
 guest_env "$flavour" >"$fs/env"
 

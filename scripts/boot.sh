@@ -12,7 +12,7 @@
 #   --append WORDS        more for the kernel's command line
 #   --plugin SPEC         a QEMU plugin, with its arguments
 #   --timeout S           give up after S seconds (600); on a slow machine, after as
-#                         many more as scripts/calibrate.sh has found that it needs
+#                         many more as tests/calibrate.sh has found that it needs
 #   --stall S             give up when the guest has said nothing for S seconds, as
 #                         many more on a slow machine
 #   --deadline T          give up at T, in seconds since the epoch, on any machine

@@ -8,7 +8,7 @@ set -euo pipefail
 # herd7 is the machine's, if it has one, and not the root's.
 if [[ ! ${LAB_INSIDE:-} ]]; then
 	litmus=0
-	"$TOP/scripts/litmus.sh" || litmus=$?
+	"$TOP/tests/litmus/run.sh" || litmus=$?
 	export litmus LAB_ENV="${LAB_ENV:-} litmus"
 fi
 enter_root "$@"

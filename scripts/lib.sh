@@ -34,7 +34,7 @@ root_key()
 	{
 		echo "$KVER"
 		for f in configs/root.packages configs/root.preferences \
-			 scripts/debian.sh scripts/root.sh scripts/lab-init; do
+			 scripts/debian.sh scripts/root.sh scripts/guest/lab-init; do
 			cat "$TOP/$f"
 		done
 	} | sha256sum | cut -c1-12
@@ -49,7 +49,7 @@ root_dir()
 # rsync there are the ones the lab is tested with.
 enter_root()
 {
-	[[ ${LAB_INSIDE:-} ]] || exec "$TOP/scripts/in-root" "$TOP/scripts/${0##*/}" "$@"
+	[[ ${LAB_INSIDE:-} ]] || exec "$TOP/scripts/in-root" "$(realpath "$0")" "$@"
 }
 
 # suffix_of FLAVOUR: what the build directories of a flavour end in.
@@ -72,7 +72,7 @@ guest_env()
 }
 
 # How long emulated work takes here, in percent of what it takes on the machine that all
-# limits are for. scripts/calibrate.sh measures it.
+# limits are for. tests/calibrate.sh measures it.
 lab_speed()
 {
 	cat "$STAMP/speed" 2>/dev/null || echo 100

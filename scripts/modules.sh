@@ -5,7 +5,7 @@
 #   rust      the MMU in Rust
 #   c         the same tree with CONFIG_KVM_RUST_MMU=n
 #   pristine  upstream's tree, untouched: what "c" is compared with
-#   plant-BUG the MMU in Rust with tests/plants/BUG.patch, which a debug kernel should
+#   plant-BUG the MMU in Rust with tests/mutants/BUG.patch, which a debug kernel should
 #             report: nolock (mmu_lock not taken), sleep (mmu_lock not dropped to
 #             allocate), norcu (a table freed at once), race (an SPTE read without a mark)
 # All of them fit the one vmlinux, so one boot can load each in turn.
@@ -55,7 +55,7 @@ variant()
 # (in-root has made its mounts private).
 plant()
 {
-	local bug=$TOP/tests/plants/$1.patch work=$BUILD/plant-$1 f
+	local bug=$TOP/tests/mutants/$1.patch work=$BUILD/plant-$1 f
 	[[ -e $bug ]] || die "there is no bug $bug to plant"
 	while read -r f; do
 		mkdir -p "$(dirname "$work/$f")"

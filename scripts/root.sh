@@ -34,7 +34,7 @@ say "making the toolchain root (log: $log)"
 debian_tree "the toolchain root" "$work/root" "$log" "$packages" \
 	--setup-hook="upload '$TOP/configs/root.preferences' /etc/apt/preferences.d/lab" \
 	--customize-hook='chroot "$1" sh -c "apt-cache show linux-source-'"$KVER"' >/dev/null 2>&1 && apt-get -y install linux-source-'"$KVER"' || echo no linux-source-'"$KVER"'"' \
-	--customize-hook="upload '$TOP/scripts/lab-init' /sbin/lab-init" \
+	--customize-hook="upload '$TOP/scripts/guest/lab-init' /sbin/lab-init" \
 	--customize-hook='chmod 755 "$1/sbin/lab-init"; mkdir -p "$1/lab" "$1/build" "$1/results"' \
 	--customize-hook='chroot "$1" dpkg-query -W >"$1/etc/lab-packages"'
 # The source is optional: source.sh knows other ways to one, and names them.

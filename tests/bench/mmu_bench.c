@@ -57,7 +57,7 @@ static unsigned long *bitmap;
 static int frames_known;
 
 /*
- * The plugin of scripts/bench.sh (tests/bench/count.c) sees these two, of which
+ * The plugin of tests/bench/run.sh (tests/bench/count.c) sees these two, of which
  * hardware and KVM see no-ops. The last byte tells it what they mean.
  */
 static inline void mark_begin(void)

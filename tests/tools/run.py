@@ -2,14 +2,15 @@
 # SPDX-License-Identifier: GPL-2.0
 """Test the tools that judge test results: they must fail when they should.
 
-Prints TAP. Runs the scripts as they are run by run.sh and test.sh.
+Prints TAP. Runs the scripts as they are run by tests/run.sh and the others.
 """
+import os
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+TESTS = Path(__file__).resolve().parents[1]
 LOG = """Populate memory time: 0.076886939s
 Enabling dirty logging time: 0.{enable:09d}s
 
@@ -24,7 +25,8 @@ CONFIGS = {"legacy": "Y", "default": "Y", "legacy-noeager": "N", "default-noeage
 
 def tool(name, *args):
     """Run a tool; returns its exit status and all that it said."""
-    done = subprocess.run([sys.executable, "-B", SCRIPTS / name, *args], text=True,
+    done = subprocess.run([sys.executable, "-B", TESTS / name, *args], text=True,
+                          env={**os.environ, "PYTHONPATH": str(TESTS)},
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
     return done.returncode, done.stdout
 
@@ -46,7 +48,7 @@ def bench(directory, engine="rust", build="b", eager=None, end=END, failed=False
         (directory / "rust/legacy.1.failed-1.log").write_text("exit status 254\n")
     for number, enable in enumerate(others, 2):
         (directory / f"rust/legacy.{number}.log").write_text(LOG.format(enable=enable) + END)
-    return tool("table.py", directory, "title", directory / "out.json")
+    return tool("dirty_log_perf/report.py", directory, "title", directory / "out.json")
 
 
 def table_tests(tmp):
@@ -95,7 +97,7 @@ def compare_tests(tmp):
     skip = "ok 1 - t # SKIP no hardware"
 
     def compare(c, rust, *args, **kwargs):
-        return tool("compare.py", *args, tap_file(tmp, c), tap_file(tmp, rust, **kwargs))
+        return tool("selftests/compare.py", *args, tap_file(tmp, c), tap_file(tmp, rust, **kwargs))
 
     yield "compare: pass on both passes", compare(ok, ok)[0] == 0
     yield "compare: skip on both skips", "# SKIP no hardware" in compare(skip, skip)[1]
@@ -116,11 +118,11 @@ def compare_tests(tmp):
     yield "compare: a kernel report is not forgiven", compare(ok, splat, *again)[0] == 1
     yield "compare: a boot that broke off fails", compare(ok, ok, plan=2)[0] == 1
     yield "compare: a test without a result fails", \
-        tool("compare.py", tap_file(tmp, ok, "ok 2 - u"), tap_file(tmp, ok))[0] == 1
-    hung = tool("compare.py", tap_file(tmp, ok, "ok 2 - u"), tap_file(tmp, ok, plan=2))
+        tool("selftests/compare.py", tap_file(tmp, ok, "ok 2 - u"), tap_file(tmp, ok))[0] == 1
+    hung = tool("selftests/compare.py", tap_file(tmp, ok, "ok 2 - u"), tap_file(tmp, ok, plan=2))
     yield "compare: a hang is one failure, and what comes after it is named", \
         hung[0] == 1 and hung[1].count("not ok") == 1 and "u # SKIP not run" in hung[1]
-    status, out = tool("compare.py", tap_file(tmp, "ok 1 - v", plan=2), tap_file(tmp, bad, plan=2))
+    status, out = tool("selftests/compare.py", tap_file(tmp, "ok 1 - v", plan=2), tap_file(tmp, bad, plan=2))
     yield "compare: a failure on Rust counts, though C has hung before", \
         status == 1 and "not ok 4 - t" in out and "ok 3 - v # SKIP not run" in out
     late = "ok 1 - t # SKIP not run: no time is left"
@@ -130,11 +132,11 @@ def compare_tests(tmp):
     yield "compare: a failure on Rust counts, though there was no time for C", \
         compare(late, bad)[0] == 1
     halves = f"{tap_file(tmp, ok)},{tap_file(tmp, 'ok 1 - u')}"
-    status, out = tool("compare.py", "--subset", halves, tap_file(tmp, "ok 1 - u"))
+    status, out = tool("selftests/compare.py", "--subset", halves, tap_file(tmp, "ok 1 - u"))
     yield "compare: a part is compared with its tests only", \
         status == 0 and "ok 2 - u" in out and "- t\n" not in out
     yield "compare: a part with a test that fails there only fails", \
-        tool("compare.py", "--subset", halves, tap_file(tmp, "not ok 1 - u"))[0] == 1
+        tool("selftests/compare.py", "--subset", halves, tap_file(tmp, "not ok 1 - u"))[0] == 1
 
 
 def summary_tests(tmp):
@@ -184,7 +186,7 @@ def bench_tests(tmp):
             + f" 1000 {n}" * 3 + "\n" for mmu, _op, n in sides[:counted + len(BENCH_AMD)]))
         (logs / "late").write_text("".join(f"{mmu} 64 {y} {op} {n // 10}\n"
                                            for y in "YN" for mmu, op, n in sides))
-        status, out = tool("bench.py", "--tap", logs)
+        status, out = tool("bench/report.py", "--tap", logs)
         return status, out, out.count("\nok "), out.count("\nnot ok ")
 
     better, same, worse = case(0.001), case(1), case(1.5)
@@ -206,7 +208,7 @@ def brownout_tests(tmp):
             for number, faults in ((1, 10), (2, 0), ("all", 10))))
         (logs / "load").write_text("0.50 1.50\n")
         (logs / "time").write_text("--thread multi\n")
-        return tool("brownout.py", logs)
+        return tool("brownout/report.py", logs)
 
     status, out = case(("idle", "enable", "clear", "disable"))
     yield "brownout: shows both sides, and leaves out what saw no fault", \
@@ -225,7 +227,7 @@ def matrix_tests(tmp):
         return path
 
     def rows():
-        status, out = tool("matrix.py", tmp / "logs")
+        status, out = tool("selftests/matrix.py", tmp / "logs")
         return out if status == 0 else ""
 
     (tmp / "logs").mkdir()

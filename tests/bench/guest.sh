@@ -1,0 +1,67 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+# Inside the guest: mmu_bench on the C MMU and on the Rust MMU, in one boot.
+#   guest.sh RESULTS REPEATS MiB...
+# RESULTS/lines gets lines "MMU MiB RUN OPERATION INSTRUCTIONS", in the order in
+# which things ran; RESULTS/late lines "MMU MiB TDP_MMU OPERATION INSTRUCTIONS" of
+# mmu_bench's second mode, at the first size (AMD).
+set -euo pipefail
+
+(($# >= 3)) || {
+	echo "error: usage: guest.sh RESULTS REPEATS MiB..." >&2
+	exit 1
+}
+results=$1 repeats=$2
+shift 2
+
+# Where a step waits for a kernel thread, that must not wait for the next tick.
+echo full >/sys/kernel/debug/sched/preempt
+# A real-time thread here spins for seconds at most, and must not be throttled.
+echo -1 >/proc/sys/kernel/sched_rt_runtime_us
+
+# Where the functions are that are measured by the call; the plugin reads it.
+functions()
+{
+	local -A names=([c]='__rmap_add pte_list_add pte_list_remove'
+			[rust]='kvm_rs_rmap_add kvm_rs_pte_list_add kvm_rs_pte_list_remove')
+	local name
+	for name in ${names[$1]}; do
+		awk -v name="$name" '$3 == name && $4 == "[kvm]" { print $1; n++ }
+			END { exit n != 1 }' /proc/kallsyms || {
+			echo "error: MMU $1 has no $name" >&2
+			return 1
+		}
+	done
+}
+
+largest=0
+for mib; do
+	((mib <= largest)) || largest=$mib
+done
+echo $((largest / 2)) >/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages
+
+: >"$results/lines"
+: >"$results/late"
+
+for mmu in c rust; do
+	/lab/kvm-load $mmu
+	functions $mmu >"$results/functions"
+	for mib; do
+		for ((run = 1; run <= repeats; run++)); do
+			chrt -f 1 /build/bench/mmu_bench "$mib" |
+				sed "s/^/$mmu $mib $run /" >>"$results/lines"
+		done
+	done
+	# On Bochs' slow clock the thread that wakes up would take most of the processor.
+	if [[ -d /sys/module/kvm_amd ]]; then
+		chrt -f 1 /build/bench/mmu_bench "$1" late |
+			sed "s/^/$mmu $1 Y /" >>"$results/late"
+		/lab/kvm-load $mmu tdp_mmu=N
+		chrt -f 1 /build/bench/mmu_bench "$1" late |
+			sed "s/^/$mmu $1 N /" >>"$results/late"
+	elif ! grep -q Y /sys/module/kvm_intel/parameters/pml; then
+		echo "error: kvm_intel has no PML" >&2
+		exit 1
+	fi
+	/lab/kvm-unload
+done

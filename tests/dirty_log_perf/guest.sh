@@ -1,0 +1,79 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+# Inside the guest: dirty_log_perf_test on the C MMU, then on the Rust MMU.
+#   guest.sh TEST LOGDIR VCPUS BYTES REPEATS
+# TEST is the test's binary, BYTES the memory of each vCPU. LOGDIR gets
+# MMU/CONFIG.N.log, N up to REPEATS, and MMU/CONFIG.identity, what the loaded
+# module says it is.
+set -euo pipefail
+
+(($# == 5)) || {
+	echo "error: usage: guest.sh TEST LOGDIR VCPUS BYTES REPEATS" >&2
+	exit 1
+}
+test=$1 logdir=$2 vcpus=$3 bytes=$4 repeats=$5
+kvm_load=${KVM_LOAD:-/lab/kvm-load}
+kvm_unload=${KVM_UNLOAD:-/lab/kvm-unload}
+params=/sys/module/kvm/parameters
+iterations=2
+
+# Where a step waits for a kernel thread, that must not wait for the next tick.
+echo full >/sys/kernel/debug/sched/preempt
+# A real-time thread here spins for seconds at most, and must not be throttled.
+echo -1 >/proc/sys/kernel/sched_rt_runtime_us
+
+identity()
+{
+	echo "engine=$(cat $params/mmu_engine 2>/dev/null || echo c)"
+	# The build id tells two modules apart, whatever they say.
+	echo "build=$(sha256sum </sys/module/kvm/notes/.note.gnu.build-id | cut -c1-16)"
+	echo "eager_page_split=$(<$params/eager_page_split)"
+	echo "tdp_mmu=$(<$params/tdp_mmu)"
+}
+
+# On two processors the emulator sometimes ends a vCPU for no reason (SHUTDOWN),
+# on upstream's MMU as well. So try again, and leave the evidence.
+bench_once()
+{
+	local name=$1 attempt status
+	shift
+	for attempt in 1 2 3; do
+		# The first touch of memory is not what is compared.
+		echo 3 >/proc/sys/vm/drop_caches
+		status=0
+		timeout 120 "$test" -v "$vcpus" -b "$bytes" -i $iterations \
+			-s anonymous_hugetlb_2mb "$@" >"$dir/$name.log" 2>&1 </dev/null ||
+			status=$?
+		((status)) || return 0
+		echo "exit status $status" >>"$dir/$name.log"
+		mv "$dir/$name.log" "$dir/$name.failed-$attempt.log"
+	done
+	echo "error: $name failed on MMU $mmu, $attempt times; last: exit status $status" >&2
+	return 1
+}
+
+bench()
+{
+	local config=$1 n
+	shift
+	identity >"$dir/$config.identity"
+	for ((n = 1; n <= repeats; n++)); do
+		bench_once "$config.$n" "$@"
+	done
+}
+
+pages=$((vcpus * ${bytes%M} / 2))
+echo $pages >/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages
+for mmu in c rust; do
+	dir=$logdir/$mmu
+	mkdir -p "$dir"
+	for eager in Y N; do
+		"$kvm_load" $mmu eager_page_split=$eager
+		suffix=''
+		[[ $eager = Y ]] || suffix=-noeager
+		bench legacy$suffix -g
+		bench default$suffix
+		"$kvm_unload"
+	done
+done
+dmesg >"$logdir/dmesg.log"

@@ -1,0 +1,168 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+"""Print what dirty_log_perf_test measured on the C and on the Rust MMU.
+
+usage: report.py LOGDIR TITLE [JSON]
+       report.py --markdown JSON...
+
+LOGDIR holds c/CONFIG.N.log and rust/CONFIG.N.log, and next to them the identity
+of the module that ran, as tests/dirty_log_perf/guest.sh leaves them. Of several runs the
+median of each time is shown. There is no table unless the two sides
+demonstrably ran the two modules. From JSON that was kept it makes the README's
+tables.
+"""
+import json
+import re
+import statistics
+import sys
+from pathlib import Path
+
+CONFIGS = {
+    "legacy": "-g (legacy mode: enabling splits and protects)",
+    "default": "default (initially-all-set: clearing splits and protects)",
+    "legacy-noeager": "-g, eager_page_split=N",
+    "default-noeager": "default, eager_page_split=N",
+}
+TIME = r"(\d+)\.(\d{9})s"
+ROWS = [
+    (re.compile(rf"^Populate memory time: {TIME}$"), "populate"),
+    (re.compile(rf"^Enabling dirty logging time: {TIME}$"), "enable"),
+    (re.compile(rf"^Iteration (?P<n>\d+) dirty memory time: {TIME}$"), "pass"),
+    (re.compile(rf"^Iteration (?P<n>\d+) get dirty log time: {TIME}$"), "get"),
+    (re.compile(rf"^Iteration (?P<n>\d+) clear dirty log time: {TIME}$"), "clear"),
+    (re.compile(rf"^Disabling dirty logging time: {TIME}$"), "disable"),
+]
+# Where tests/dirty_log_perf/exclusive.c timed the vCPU, that is exact, and the time at
+# which the test's main thread noticed is not: run 0 populates, n is pass n.
+RUN = re.compile(rf"^KVM_RUN (\d+) time: {TIME}$")
+
+
+def die(message):
+    sys.exit(f"error: {message}")
+
+
+def parse_log(path):
+    """The times in one log, in ns, by row, in the order of the test."""
+    times, runs = {}, {}
+    for line in path.read_text(errors="replace").splitlines():
+        for pattern, row in ROWS:
+            match = pattern.match(line.strip())
+            if match:
+                name = f"{row} {match['n']}" if "n" in pattern.groupindex else row
+                sec, nsec = match.groups()[-2:]
+                times[name] = int(sec) * 10**9 + int(nsec)
+        if match := RUN.match(line.strip()):
+            name = f"pass {match[1]}" if int(match[1]) else "populate"
+            runs[name] = int(match[2]) * 10**9 + int(match[3])
+    if "disable" not in times:
+        die(f"dirty_log_perf_test did not finish, see {path}")
+    if runs and not runs.keys() <= times.keys():
+        die(f"more vCPU runs than passes, see {path}")
+    return times | runs
+
+
+def median_of(logs):
+    """The median of each row over several runs."""
+    runs = [parse_log(log) for log in logs]
+    if any(run.keys() != runs[0].keys() for run in runs):
+        die(f"the runs did not go through the same steps, see {logs[0].parent}")
+    return {row: statistics.median(run[row] for run in runs) for row in runs[0]}
+
+
+def parse_identity(path):
+    if not path.exists():
+        die(f"{path} is missing: nothing says which module ran; run 'make run' again")
+    return dict(line.split("=", 1) for line in path.read_text().splitlines())
+
+
+def check_identities(c, rust, config):
+    if c["engine"] != "c":
+        die(f"{config}: the C side ran a module whose mmu_engine is '{c['engine']}'")
+    if rust["engine"] != "rust":
+        die(f"{config}: the Rust side ran a module that does not say it is Rust "
+            f"(mmu_engine is '{rust['engine']}'); build it with 'make modules'")
+    if c["build"] == rust["build"]:
+        die(f"{config}: both sides ran the same module (build {c['build']})")
+    for key in ("eager_page_split", "tdp_mmu"):
+        if c[key] != rust[key]:
+            die(f"{config}: {key} is {c[key]} with C and {rust[key]} with Rust")
+    want = "N" if config.endswith("-noeager") else "Y"
+    if c["eager_page_split"] != want:
+        die(f"{config}: eager_page_split is {c['eager_page_split']}, not {want}")
+
+
+def load(logdir):
+    results = {}
+    for config in CONFIGS:
+        sides, identities = {}, {}
+        for side in ("c", "rust"):
+            logs = sorted((logdir / side).glob(f"{config}.[0-9].log"))
+            if not logs:
+                die(f"{logdir / side / config}.1.log is missing: the boot ended "
+                    "early, see the console log")
+            identities[side] = parse_identity(logdir / side / f"{config}.identity")
+            sides[side] = median_of(logs)
+        check_identities(identities["c"], identities["rust"], config)
+        if sides["c"].keys() != sides["rust"].keys():
+            die(f"{config}: C and Rust did not go through the same steps, see {logdir}")
+        failed = [str(log) for side in ("c", "rust")
+                  for log in sorted((logdir / side).glob(f"{config}.[0-9].failed-*.log"))]
+        results[config] = {"identity": identities, "ns": sides, "failed": failed}
+    return results
+
+
+def show(results, title, logdir):
+    print(title)
+    print(f"  {'':<12}{'C [ms]':>14}{'Rust [ms]':>14}{'Rust/C':>10}")
+    for config, result in results.items():
+        print(f"  {CONFIGS[config]}")
+        for row, c in result["ns"]["c"].items():
+            rust = result["ns"]["rust"][row]
+            ratio = f"{rust / c:.3f}" if c else "-"
+            print(f"    {row:<10}{c / 1e6:>14.3f}{rust / 1e6:>14.3f}{ratio:>10}")
+        for log in result["failed"]:
+            print(f"    note: this took another attempt, the failed one is {log}")
+    print(f"  raw logs: {logdir}/c/*.log {logdir}/rust/*.log")
+
+
+def markdown(paths):
+    """Kept results, side by side, as the README shows them."""
+    kept = [json.loads(Path(path).read_text()) for path in paths]
+    head = ["dirty_log_perf_test", "step"]
+    for number, boot in enumerate(kept, 1):
+        yield f"{number}. {boot['title']}"
+        head += [f"C ({number})", f"Rust ({number})", "Rust / C"]
+    yield ""
+    yield "Milliseconds:"
+    yield ""
+    yield "| " + " | ".join(head) + " |"
+    yield "|---|---" + "|---:" * (len(head) - 2) + "|"
+    for config in CONFIGS:
+        sides = [boot["configs"][config]["ns"] for boot in kept]
+        name = CONFIGS[config]
+        for row in sides[0]["c"]:
+            cells = [name, row]
+            for side in sides:
+                c, rust = side["c"][row], side["rust"][row]
+                ratio = f"{rust / c:.2f}" if c else "-"
+                cells += [f"{c / 1e6:,.2f}", f"{rust / 1e6:,.2f}", ratio]
+            yield "| " + " | ".join(cells) + " |"
+            name = ""
+
+
+def main():
+    if len(sys.argv) > 2 and sys.argv[1] == "--markdown":
+        print("\n".join(markdown(sys.argv[2:])))
+        return
+    if len(sys.argv) not in (3, 4):
+        sys.exit(__doc__)
+    logdir, title = Path(sys.argv[1]), sys.argv[2]
+    results = load(logdir)
+    show(results, title, logdir)
+    if len(sys.argv) == 4:
+        Path(sys.argv[3]).write_text(
+            json.dumps({"title": title, "configs": results}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+# 'make migrate': live migration between two QEMUs on the booted fork, on the C
+# MMU and on the Rust MMU in one boot. All scenarios in real time, in several
+# boots (parts) of a few minutes; and those that measure stalls where one
+# instruction is one nanosecond.
+#   run.sh                      all parts, then the tables
+#   run.sh     part PART...     only these parts
+#   run.sh     table [FILE]...  the tables of the parts that were run; a document
+#                               FILE.md gets them between its marks, FILE.svg the plot
+#   run.sh     ci               two scenarios on the Rust MMU, for 'make test'
+#   run.sh     SCENARIO...      only these scenarios, without the tables
+# BACKENDS=, of hugetlb and thp: what backs the guest's memory there (both).
+# JSON, plot and logs in build/logs/migrate.
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+. "$(dirname "$0")/../../scripts/lib.sh"
+
+src=$TOP/tests/migrate out=$BUILD/migrate
+build()
+{
+	local flags=(--target=x86_64-elf -ffreestanding -fno-pic -fno-stack-protector
+		     -mno-red-zone -mgeneral-regs-only -Os -Wall -Werror)
+	clang-19 "${flags[@]}" -c "$src/boot.S" -o "$out/boot.o"
+	clang-19 "${flags[@]}" -c "$src/guest.c" -o "$out/guest.o"
+	ld.lld-19 -static -e 0 -T "$src/guest.lds" "$out"/{boot,guest}.o -o "$out/guest.elf"
+	llvm-objcopy-19 -O binary "$out/guest.elf" "$out/guest.rom"
+	[[ $(stat -c %s "$out/guest.rom") = 65536 ]] || die "the guest does not fit 64 KiB"
+}
+if [[ ${LAB_INSIDE:-} ]]; then
+	build
+	exit
+fi
+
+# A boot each: its scenarios, and what backs the guest's memory.
+declare -A scenarios=(
+	[1]="completes cancelled cancel_running eager_off"
+	[2]="back_and_forth eager_flipped dirty_ring"
+	[3]="multifd auto_converge post_copy notifiers hotplug"
+	[exact]="completes cancelled cancel_running"
+)
+parts=({hugetlb,thp}-{1,2,3} hugetlb-exact)
+logs=$BUILD/logs/migrate
+
+# boot NAME SCENARIOS BACKENDS DRIVER-OPTIONS MIB BOOT-OPTIONS...
+boot()
+{
+	local name=$1 options
+	# shellcheck disable=SC2086 # words
+	options="$4 $(printf -- '-o %s ' $2)"
+	rm -rf "${BUILD:?}/logs/$name"
+	mkdir -p "$BUILD/logs/$name"
+	printf '%s\n' "${MMUS:-c rust}" "$3" "$2" >"$BUILD/logs/$name/wanted"
+	"$TOP/scripts/boot.sh" --name "$name" --smp 1 --mem 4G "${@:6}" -- \
+		"MMUS='${MMUS:-c rust}' /lab/tests/migrate/guest.sh '$options' '$3' $5"
+}
+
+part()
+{
+	local wanted=${scenarios[${1#*-}]:-}
+	[[ " ${parts[*]} " = *" $1 "* ]] ||
+		die "migrate/run.sh: no part '$1'; the parts are: ${parts[*]}"
+	case $1 in
+	*-exact)
+		boot "migrate/$1" "$wanted" "${1%-*}" "" 128 --icount --timeout 1200 ;;
+	*)	boot "migrate/$1" "$wanted" "${1%-*}" "-s 40" 64 --thread single --timeout 1200 ;;
+	esac
+}
+
+table()
+{
+	printf '%s\n' "${parts[@]}" >"$logs/parts"
+	"$TOP/scripts/in-root" python3 -B "$TOP/tests/migrate/report.py" "$@" "$logs"
+}
+
+mkdir -p "$out"
+"$TOP/scripts/in-root" "$TOP/tests/migrate/run.sh"
+
+status=0
+case ${1:-} in
+"")
+	rm -rf "${logs:?}"
+	for p in "${parts[@]}"; do
+		part "$p" || status=1
+	done
+	table || status=1 ;;
+part)
+	for p in "${@:2}"; do
+		part "$p" || status=1
+	done ;;
+table)
+	table "${@:2}" || status=1 ;;
+ci)
+	MMUS=rust boot test/migrate "completes cancelled" hugetlb "" 64 --icount --timeout 600 ||
+		status=1 ;;
+*)
+	boot migrate/some "$*" "${BACKENDS:-hugetlb thp}" "-s 40" 64 --thread single \
+		--timeout 1800 || status=1 ;;
+esac
+exit "$status"
