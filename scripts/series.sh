@@ -1,10 +1,15 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# Write the whole fork as a git format-patch series to build/series, and prove
-# it: git am takes it on the pristine tree, and gives what is built here.
+# Write the whole fork as a git format-patch series to build/series, with a cover letter,
+# and prove it: git am takes it on the pristine tree, and gives what is built here.
+# patches/layers says which commits it has. Fixes for upstream's C, in patches/upstream,
+# are not part of it.
+#   VERIFY=1   also compile KVM at each commit, with KVM_RUST_MMU off, and on from the
+#              commit that adds it (an hour)
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
+export LAB_ENV="${LAB_ENV:-} VERIFY"
 enter_root "$@"
 
 [[ -e $STAMP/patches ]] || die "no source in build/src; run 'make source'"
@@ -32,50 +37,115 @@ tree()
 }
 
 me=(-c user.name="KVM Rust MMU team" -c user.email=kvm-mmu-rs@localhost)
-commit()
+author=$work/author
+
+# --- the commits, as patches/layers has them
+
+subject='' body='' patch='' patterns=() not_sent=() taken=0
+declare -A left=()
+while read -r f; do
+	left[$f]=1
+done <"$STAMP/overlay"
+
+# files_of PATTERN: the overlay's files that match and that no commit has taken.
+files_of()
 {
-	local subject=$1 body=$2 f
-	shift 2
-	for f; do
-		mkdir -p "$(dirname "$work/author/$f")"
-		cp "$SRC/$f" "$work/author/$f"
+	printf '%s\n' "${!left[@]}" | grep -E "$1" | sort || :
+}
+
+# Makes the commit whose lines have been read.
+finish()
+{
+	local pattern f found=() hook=()
+	for pattern in "${patterns[@]}"; do
+		mapfile -t -O "${#found[@]}" found < <(files_of "$pattern")
+		for f in "${found[@]}"; do
+			unset "left[$f]"
+		done
+		((${#found[@]} > taken)) ||
+			die "patches/layers: nothing of the overlay that is left matches $pattern"
+		taken=${#found[@]}
 	done
-	git -C "$work/author" add -f -- "$@"
-	git -C "$work/author" "${me[@]}" commit -qs --date=@1767225600 -m "$subject" -m "$body"
+	taken=0
+	for f in "${found[@]}"; do
+		mkdir -p "$(dirname "$author/$f")"
+		cp "$SRC/$f" "$author/$f"
+	done
+	if [[ $patch ]]; then
+		hook=("$TOP/patches/$patch"-*.patch)
+		[[ ${#hook[@]} = 1 && -e ${hook[0]} ]] || die "patches/layers: there is no one patch $patch"
+		git -C "$author" "${me[@]}" am -q --committer-date-is-author-date "${hook[0]}" ||
+			die "patches/layers: ${hook[0]##*/} does not apply in this order"
+		if ((${#found[@]})); then
+			git -C "$author" add -f -- "${found[@]}"
+			git -C "$author" "${me[@]}" commit -q --amend --no-edit
+		fi
+		hooks_taken+=("${hook[0]##*/}")
+	elif [[ $subject ]]; then
+		git -C "$author" add -f -- "${found[@]}"
+		git -C "$author" "${me[@]}" commit -qs --date=@1767225600 -m "$subject" -m "$body"
+	fi
+	subject='' body='' patch='' patterns=()
 }
 
-mapfile -t files <"$STAMP/overlay"
-pick()
-{
-	printf '%s\n' "${files[@]}" | grep -E "$1"
-}
-
-# The overlay first: the hooks refer to its files, so that each step builds.
 tree author pristine-7.3
-mapfile -t pure < <(pick '^arch/x86/kvm/mmu/pure/')
-mapfile -t oracle < <(pick '^arch/x86/kvm/mmu/(kunit\.rs|rust_oracle\.[ch])$')
-mapfile -t mmu < <(pick '^arch/' | grep -vxFf <(printf '%s\n' "${pure[@]}" "${oracle[@]}"))
-mapfile -t tests < <(pick '^tools/')
-mapfile -t docs < <(pick '^Documentation/')
-commit "KVM: x86/mmu: Add the pure core of a TDP MMU in Rust" \
-	"SPTEs, levels, roles and transitions as values, and the decisions about them." \
-	"${pure[@]}"
-commit "KVM: x86/mmu: Add KUnit tests that compare SPTEs with C" \
-	"The oracle is spte.c itself, included under other names." "${oracle[@]}"
-commit "KVM: x86/mmu: Add the TDP MMU in Rust" \
-	"It is not built before the hooks that follow." "${mmu[@]}"
-commit "KVM: selftests: Add tests of the Rust MMU" \
-	"Selftests of dirty logging and of what runs beside it, and host tests of the pure core." \
-	"${tests[@]}"
-commit "Documentation: KVM: Describe the TDP MMU in Rust" \
-	"Layers, types, locking, tests." "${docs[@]}"
-git -C "$work/author" "${me[@]}" am -q --committer-date-is-author-date "$TOP"/patches/*.patch
+hooks_taken=()
+while IFS= read -r line; do
+	case $line in
+	'#'*) ;;
+	'== '*) finish; subject=${line#== } ;;
+	'@ '*) finish; patch=${line#@ } ;;
+	'- '*) finish; not_sent+=("${line#- }") ;;
+	'^'*) patterns+=("$line") ;;
+	*) body+=$line$'\n' ;;
+	esac
+done <"$TOP/patches/layers"
+finish
+
+# What stays here, and must not have been sent.
+stays=0
+for pattern in "${not_sent[@]}"; do
+	while read -r f; do
+		unset "left[$f]"
+		stays=$((stays + 1))
+	done < <(files_of "$pattern")
+done
+((!${#left[@]})) || die "patches/layers does not say where these belong: ${!left[*]}"
+for f in "$TOP"/patches/*.patch; do
+	[[ " ${hooks_taken[*]} " = *" ${f##*/} "* ]] ||
+		die "patches/layers does not have ${f##*/}"
+done
 
 rm -rf "$out"
-git -C "$work/author" format-patch -q --no-signature -o "$out" pristine-7.3
+git -C "$author" format-patch -q --no-signature --cover-letter -o "$out" pristine-7.3
+
+# The letter: our words and the README's table in place of git's marks.
+cover=$out/0000-cover-letter.patch
+awk -v words="$TOP/patches/cover-letter" -v readme="$TOP/README.md" '
+	/\*\*\* SUBJECT HERE \*\*\*/ {
+		getline subject <words
+		sub(/\*\*\* SUBJECT HERE \*\*\*/, subject)
+	}
+	/\*\*\* BLURB HERE \*\*\*/ {
+		while ((getline line <words) > 0) {
+			if (line != "TABLE") { print line; continue }
+			while ((getline row <readme) > 0)
+				if (row ~ /^\| what \| C \| Rust/) inside = 1
+				else if (inside && row !~ /^\|/) break
+				else if (inside && row !~ /^\|-/) {
+					n = split(row, cell, " *\\| *")
+					printf "  %-62s %12s %12s\n", cell[2], cell[3], cell[4]
+				}
+		}
+		next
+	}
+	{ print }' "$cover" >"$work/cover"
+grep -q '^  enable dirty logging' "$work/cover" || die "the README has no table for the cover letter"
+mv "$work/cover" "$cover"
 
 tree proof pristine-7.3
-git -C "$work/proof" "${me[@]}" am -q "$out"/*.patch ||
+mapfile -t sent < <(find "$out" -name '*.patch' ! -name '0000-*' | sort)
+git -C "$work/proof" "${me[@]}" am -q "${sent[@]}" ||
 	die "the series in $out does not apply to the pristine tree; rebase patches/"
 for t in author proof; do
 	git -C "$work/$t" rev-parse 'HEAD^{tree}'
@@ -89,5 +159,37 @@ while read -r f; do
 		die "$f of the series is not what build/src has"
 	checked=$((checked + 1))
 done < <(git -C "$work/proof" diff --name-only pristine-7.3 HEAD)
-((checked >= ${#files[@]})) || die "the series lacks files of the overlay"
-say "$(find "$out" -name '*.patch' | wc -l) patches in build/series, $checked files as built"
+((checked + stays >= $(wc -l <"$STAMP/overlay"))) || die "the series lacks files of the overlay"
+say "${#sent[@]} patches and a cover letter in build/series, $checked files as built, $stays not sent"
+[[ ${VERIFY:-} ]] || exit 0
+
+# --- does each commit compile?
+
+[[ -e $BUILD/linux/Module.symvers && -e $BUILD/out-c/.config ]] ||
+	die "VERIFY=1 needs the kernel and both sets of modules; run 'make kernel' first"
+full=$work/full
+git -C "$SRC" worktree add -q --detach "$full" pristine-7.3
+trap 'git -C "$SRC" worktree remove --force "$full" || :; cleanup' EXIT
+# compile OUT NAME: KVM's modules of the work tree, with the configuration in OUT.
+compile()
+{
+	mkdir -p "$work/$2/arch/x86/kvm" "$work/$2/virt/kvm"
+	make -s -C "$full" O="$1" LLVM=-19 -j"$JOBS" M=arch/x86/kvm \
+		MO="$work/$2/arch/x86/kvm" modules >"$work/$2.log" 2>&1 || {
+		tail -n 30 "$work/$2.log"
+		die "KVM does not compile (option $2) at: $(git -C "$full" log -1 --format=%s)"
+	}
+}
+on=0 n=0
+while read -r commit; do
+	git -C "$full" checkout -q "$commit"
+	n=$((n + 1))
+	if [[ -e $full/arch/x86/kvm/mmu/Kconfig ]] &&
+	   grep -q mmu/Kconfig "$full/arch/x86/kvm/Kconfig"; then
+		compile "$BUILD/linux" on
+		on=$((on + 1))
+	fi
+	compile "$BUILD/out-c" off
+	say "commit $n of ${#sent[@]} compiles: $(git -C "$full" log -1 --format=%s)"
+done < <(git -C "$work/author" rev-list --reverse pristine-7.3..HEAD)
+say "all $n commits compile with the option off, the last $on with it on"
