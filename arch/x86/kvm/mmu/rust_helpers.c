@@ -266,7 +266,7 @@ __kvm_rs bool kvm_rs_slot_dirty_track_enabled(const struct kvm_memory_slot *slot
 
 __kvm_rs void kvm_rs_count_event(struct kvm *kvm, enum kvm_rs_event event)
 {
-	atomic64_inc(&kvm->stat.mmu_events[event]);
+	atomic64_inc(&kvm->rs_stat.mmu_events[event]);
 }
 
 __kvm_rs u64 kvm_rs_clock(void)

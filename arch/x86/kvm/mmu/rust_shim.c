@@ -124,8 +124,8 @@ static_assert(KVM_MAX_HUGEPAGE_LEVEL == 3 && PT64_ROOT_MAX_LEVEL == 5);
 
 /* enum kvm_rs_event */
 #define ASSERT_EVENT(event, name)						\
-	static_assert(offsetof(struct kvm_vm_stat, mmu_events[event]) ==	\
-		      offsetof(struct kvm_vm_stat, name))
+	static_assert(offsetof(struct kvm_rs_vm_stat, mmu_events[event]) ==	\
+		      offsetof(struct kvm_rs_vm_stat, name))
 ASSERT_EVENT(KVM_RS_EAGER_SPLIT, mmu_eager_splits);
 ASSERT_EVENT(KVM_RS_FAULT_SPLIT, mmu_fault_splits);
 ASSERT_EVENT(KVM_RS_PROMOTION, mmu_promotions);

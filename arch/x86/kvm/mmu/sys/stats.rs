@@ -73,7 +73,7 @@ impl<'a> Hold<'a> {
     fn note(&self) {
         let ns = clock().wrapping_sub(self.since);
         // SAFETY: the VM exists; the address of a field.
-        let max = unsafe { &raw mut (*self.vm.as_ptr()).stat.mmu_max_hold_ns };
+        let max = unsafe { &raw mut (*self.vm.as_ptr()).rs_stat.mmu_max_hold_ns };
 
         // SAFETY: the field is valid; it is accessed by marked accesses only.
         if ns > unsafe { atomic_load(max, Relaxed) } {
