@@ -10,7 +10,7 @@
 #include <linux/sched/clock.h>
 #include <linux/sched/signal.h>
 
-#ifdef CONFIG_RUST_INLINE_HELPERS
+#ifdef KVM_RS_INLINE_HELPERS
 /* See rust/helpers/helpers.c: overrides LLVM's cross-language inlining checks. */
 #define __kvm_rs __always_inline
 #else

@@ -29,7 +29,7 @@ int kvm_tdp_mmu_reap_dirty_log(struct kvm *kvm, const struct kvm_memory_slot *sl
 bool kvm_rs_is_host_mmio_pfn(kvm_pfn_t pfn);
 void kvm_rs_track_host_mmio(struct kvm_vcpu *vcpu);
 
-/* rust_helpers.c: inlined into the crate with CONFIG_RUST_INLINE_HELPERS=y. */
+/* rust_helpers.c: inlined into the crate, see Makefile.rust. */
 
 /* mmu_lock and RCU */
 bool kvm_rs_need_break(struct kvm *kvm);
@@ -89,7 +89,7 @@ int kvm_rs_set_external_spte(struct kvm *kvm, gfn_t gfn, u64 old_spte,
 void kvm_rs_free_external_spt(struct kvm *kvm, struct kvm_mmu_page *sp);
 bool kvm_rs_slot_dirty_track_enabled(const struct kvm_memory_slot *slot);
 
-/* statistics, in the order of kvm_vm_stat.mmu_events */
+/* statistics, in the order of kvm_rs_vm_stat.mmu_events */
 enum kvm_rs_event {
 	KVM_RS_EAGER_SPLIT,
 	KVM_RS_FAULT_SPLIT,
@@ -116,6 +116,9 @@ void kvm_rs_preempt_disable(void);
 void kvm_rs_preempt_enable(void);
 void kvm_rs_free_desc(void *desc);
 void kvm_rs_assert_slots_locked(struct kvm *kvm);
+#ifdef CONFIG_BUG_ON_DATA_CORRUPTION
+__noreturn
+#endif
 void kvm_rs_vm_data_corruption(struct kvm *kvm);
 struct kvm_memory_slot *kvm_rs_slot_of_sp(struct kvm *kvm, struct kvm_mmu_page *sp, gfn_t gfn);
 
