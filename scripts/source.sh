@@ -20,6 +20,7 @@ cd "$TOP"
 exec 9>"$BUILD/.source.lock"
 flock 9
 
+upstream=${LAB_UPSTREAM:-configs/upstream.tarball}
 version_of()
 {
 	sed -n 's/^VERSION = //p; s/^PATCHLEVEL = //p' "$1/Makefile" | paste -sd.
@@ -33,29 +34,42 @@ check_version()
 		die "$2 is Linux $v, the hook series is for $KVER; point KSRC= at a $KVER tree"
 }
 
+# fetch ADDRESS SUM: the tarball at an address or in a file, if it has that checksum. Prints
+# where it is.
+fetch()
+{
+	local from=$1 sum=$2 f=$CACHE/${1##*/}
+	case $from in
+	*://*)
+		# What does not end as it should is not used, and downloaded anew.
+		[[ -e $f ]] || { wget -qO "$f.part" "$from" && mv "$f.part" "$f"; } ||
+			{ rm -f "$f.part"; die "cannot download $from; check the network and the address, or name a tarball with KTARBALL= and KSHA256=, or a tree with KSRC="; } ;;
+	*)
+		f=$from
+		[[ -e $f ]] || die "KTARBALL=$f is not there (a local one must be in the checkout or in /tmp)" ;;
+	esac
+	echo "$sum  $f" | sha256sum -c --status ||
+		die "$f does not have the checksum $sum; delete it or correct the checksum (KSHA256= or configs/upstream.tarball)"
+	echo "$f"
+}
+
+# The user's tarball, else the mirror's package, else upstream's release. Where the package
+# is missing, the root was made when the mirror had another kernel.
 tarball()
 {
-	local t f
-	t=/usr/src/linux-source-$KVER.tar.xz
+	local t=${LAB_LINUX_SOURCE:-/usr/src/linux-source-$KVER.tar.xz} version sum address
 	if [[ ${KTARBALL:-} ]]; then
 		[[ ${KSHA256:-} ]] || die "KTARBALL= needs KSHA256=, the checksum that upstream signed for it"
-		f=$CACHE/${KTARBALL##*/}
-		case $KTARBALL in
-		*://*)
-			[[ -e $f ]] || wget -qO "$f.part" "$KTARBALL" ||
-				die "cannot download $KTARBALL; check the network and the address"
-			[[ -e $f ]] || mv "$f.part" "$f" ;;
-		*)
-			f=$KTARBALL
-			[[ -e $f ]] || die "KTARBALL=$f is not there (a local one must be in the checkout or in /tmp)" ;;
-		esac
-		echo "$KSHA256  $f" | sha256sum -c --status ||
-			die "$f does not have the checksum KSHA256=$KSHA256; delete it or correct the checksum"
-		echo "$f"
+		fetch "$KTARBALL" "$KSHA256"
 	elif [[ -e $t ]]; then
 		echo "$t"
 	else
-		die "the mirror has no package linux-source-$KVER; use another MIRROR=, or KTARBALL= (upstream's release tarball, file or address) with KSHA256=, or KSRC= (an unpacked tree)"
+		read -r version sum address < <(grep "^$KVER\." "$upstream") ||
+			die "the mirror has no package linux-source-$KVER and configs/upstream.tarball no release of it; use another MIRROR=, or KTARBALL= (upstream's release tarball, file or address) with KSHA256=, or KSRC= (an unpacked tree)"
+		[[ $sum != - ]] ||
+			die "the mirror has no package linux-source-$KVER, and the checksum of upstream's $version is not recorded; put it into configs/upstream.tarball, or use another MIRROR=, or KTARBALL= with KSHA256=, or KSRC= (an unpacked tree)"
+		say "the mirror has no package linux-source-$KVER; taking upstream's $version"
+		fetch "$address" "$sum"
 	fi
 }
 
