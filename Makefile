@@ -6,7 +6,7 @@ KVER   ?= 7.3
 JOBS   ?= $(shell nproc)
 export KVER JOBS
 # Handed on where the user sets them.
-export KSRC KTARBALL KSHA256 MIRROR VENDOR
+export KSRC KTARBALL KSHA256 MIRROR VENDOR KERNEL
 
 S := build/stamp
 
@@ -18,12 +18,12 @@ S := build/stamp
 help:
 	@sed -n 's/^## //p' Makefile
 
-## make run        build all, boot it, print the table C | Rust
-run: lab
+## make run        Debian's kernel with our modules beside its own, booted; the table C | Rust
+run:
 	@tests/dirty_log_perf/run.sh
 
 ## make test       all tests but test-*, which follow; ends in one summary line
-test: lab pristine
+test: lab pristine modules-deb
 	@tests/run.sh
 
 ## make try        TEST='ID ...': tests of one flow, while it is being changed, C | Rust
@@ -91,6 +91,19 @@ deb-config:
 test-deb: lab
 	@tests/run.sh deb
 
+## make modules-deb  three modules for a kernel of Debian's, as a package; KERNEL=release
+modules-deb: source
+	@release=$$(scripts/debian-kernel.sh $(KERNEL)) && \
+		$(MAKE) -s $(S)/distro-$$release && scripts/modules-deb.sh $$release
+
+## make test-modules  install, load, use and remove it on Debian's kernel, emulated
+test-modules: modules-deb $(S)/run-selftests
+	@tests/run.sh modules
+
+## make build-matrix  compile the MMU with each option switched over, GCC and clang
+build-matrix: modules-deb $(S)/linux
+	@scripts/build-matrix.sh
+
 ## make kernel     the fork's vmlinux and both sets of kvm modules
 kernel: $(S)/linux $(S)/mod-c $(S)/mod-rust
 
@@ -118,6 +131,7 @@ distclean: clean
 ##
 ## variables: KSRC=tree (your own Linux $(KVER) source), JOBS=n, MIRROR=address,
 ##            CONFIG=kernel configuration (make deb),
+##            KERNEL=release of a kernel of Debian's (make run, make modules-deb),
 ##            KVER=7.3, KTARBALL=file-or-address KSHA256=sum (release tarball)
 
 # --- the steps behind them
@@ -160,9 +174,16 @@ endef
 $(foreach f,debug kasan kcsan,$(eval $(call flavour,$(f))))
 $(S)/mod-%: $(S)/linux $(S)/src-kvm scripts/modules.sh
 	$(call step,building the $* modules,modules.sh $*)
+$(S)/distro-%: $(S)/src-kernel $(S)/src-kvm scripts/distro-modules.sh scripts/btf.py
+	$(call step,building the modules for $*,distro-modules.sh $*)
+# The one test that 'make run' needs.
+$(S)/run-selftests: $(S)/src-selftests scripts/selftests.sh tests/dirty_log_perf/link.sh \
+		tests/dirty_log_perf/exclusive.c
+	$(call step,building dirty_log_perf_test,selftests.sh dirty_log_perf_test)
+	@tests/dirty_log_perf/link.sh
 $(S)/selftests: $(S)/src-selftests scripts/selftests.sh
 	$(call step,building the selftests,selftests.sh)
 
 .PHONY: help run test test-intel test-shadow bench brownout bench-native check migrate kernel \
 	shell series paths clean distclean lab debug pristine modules selftests preflight root source \
-	alloc-sites test-debug test-other try host kasan kcsan matrix deb deb-config test-deb
+	alloc-sites test-debug test-other try host kasan kcsan matrix deb deb-config test-deb modules-deb test-modules build-matrix

@@ -45,6 +45,12 @@ root_dir()
 	echo "${LAB_ROOT:-$CACHE/root-$(root_key)}"
 }
 
+# kernel_dir RELEASE: where debian-kernel.sh has unpacked a distribution's kernel.
+kernel_dir()
+{
+	echo "$CACHE/kernel-$1"
+}
+
 # Run the calling script inside the toolchain root: the compilers, git and
 # rsync there are the ones the lab is tested with.
 enter_root()
@@ -57,7 +63,8 @@ suffix_of()
 {
 	case $1 in
 	lab) ;;
-	debug|kasan|kcsan) echo "-$1" ;;
+	# The release of a distribution's kernel is a flavour as well.
+	debug|kasan|kcsan|[0-9]*) echo "-$1" ;;
 	*) die "unknown kernel flavour '$1'; use lab, debug, kasan or kcsan" ;;
 	esac
 }

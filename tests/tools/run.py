@@ -259,11 +259,60 @@ def matrix_tests(tmp):
         "-/xfail a" in rows() and "TODO" not in rows()
 
 
+KERNEL_TYPES = """struct list { struct list *next; };
+union word { long whole; struct { int low, high; }; };
+struct kvm { int users; struct list list; union word word; char name[4]; };
+struct stats { long reads; };
+struct holder { struct stats stats; int id; };
+struct kvm *vm;
+struct holder *held;
+"""
+
+
+def btf_tests(tmp):
+    def compile_c(name, text, base=None):
+        source, made = tmp / f"{name}.c", tmp / f"{name}.ko"
+        source.write_text(text)
+        subprocess.run(["gcc", "-g", "-c", source, "-o", made], check=True)
+        subprocess.run(["pahole", "-J", *(["--btf_base", base] if base else []), made],
+                       check=True, env={**os.environ, "LLVM_OBJCOPY": "objcopy"})
+        return made
+
+    vmlinux = compile_c("vmlinux", KERNEL_TYPES)
+    number = 0
+
+    def module(old="", new="", more=""):
+        nonlocal number
+        number += 1
+        made = compile_c(f"m{number}", KERNEL_TYPES.replace(old, new) + more, vmlinux)
+        return tool("btf.py", vmlinux, "--", made)
+
+    status, out = module(more="struct own { struct kvm *vm; } own;")
+    yield "btf: the same structures agree", status == 0 and "agree" in out
+    status, out = module("int users;", "int users; long mine;")
+    yield "btf: a member in between does not", status == 1 and "struct kvm in" in out
+    status, out = module("int low, high;", "int high, low;")
+    yield "btf: nor do others inside of an anonymous one", status == 1 and "union word in" in out
+    status, out = module("char name[4]", "char name[8]")
+    yield "btf: nor does another type", status == 1 and "name" in out
+    status, out = module("char name[4];", "")
+    yield "btf: nor does one with a member less", status == 1 and "nothing" in out
+    yield "btf: members of our own may come last", \
+        module("char name[4];", "char name[4]; long mine;")[0] == 0
+    status, out = module("long reads;", "long reads, writes;")
+    yield "btf: but not in what lies inside of others", status == 1 and "struct stats in" in out
+    plain = tmp / "plain.ko"
+    subprocess.run(["gcc", "-c", tmp / "vmlinux.c", "-o", plain], check=True)
+    status, out = tool("btf.py", vmlinux, "--", plain)
+    yield "btf: a module without BTF is refused", status == 2 and "has no BTF" in out
+
+
 def main():
     number = failed = 0
     with tempfile.TemporaryDirectory() as name:
         for index, tests in enumerate((table_tests, compare_tests, summary_tests,
-                                       bench_tests, brownout_tests, matrix_tests)):
+                                       bench_tests, brownout_tests, matrix_tests,
+                                       btf_tests)):
             tmp = Path(name) / str(index)
             tmp.mkdir()
             for what, passed in tests(tmp):
