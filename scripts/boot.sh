@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0
 # Boot the fork in QEMU and run a command in it; the exit status is the
 # command's.   boot.sh [options] COMMAND
-#   --kernel FLAVOUR      lab, debug, kasan or kcsan (lab)
+#   --kernel FLAVOUR      lab, debug, kasan or kcsan (lab), or the release of a kernel of
+#                         the distribution's, for which distro-modules.sh has run
 #   --smp N               processors (2; 1 with --icount)
 #   --mem SIZE            memory (4G)
 #   --icount              instruction-exact time: 1 instruction = 1 ns; several
@@ -55,7 +56,17 @@ done
 (($#)) || die "boot.sh: no command; usage: boot.sh [options] COMMAND"
 
 suffix=$(suffix_of "$flavour")
-bzimage=${LAB_BZIMAGE:-$BUILD/linux$suffix/arch/x86/boot/bzImage}
+bzimage=$BUILD/linux$suffix/arch/x86/boot/bzImage initrd=()
+case $flavour in
+[0-9]*)
+	# It has the way to its root in modules, and goes on after an oops.
+	bzimage=$(kernel_dir "$flavour")/lib/modules/$flavour/vmlinuz
+	[[ -e $bzimage ]] || die "no kernel $flavour; run 'make modules-deb KERNEL=$flavour'"
+	[[ -e $BUILD/initrd$suffix ]] || "$TOP/scripts/initrd.sh" "$flavour"
+	initrd=(-initrd "$BUILD/initrd$suffix")
+	append="oops=panic $append" ;;
+esac
+bzimage=${LAB_BZIMAGE:-$bzimage}
 [[ -e $bzimage ]] || die "no kernel at $bzimage; run 'make kernel'"
 root=$(root_dir)
 [[ -e $root/sbin/lab-init ]] || die "no toolchain root at $root; run 'make root'"
@@ -92,7 +103,7 @@ share()
 }
 qemu=(qemu-system-x86_64 -accel "$accel" "${time[@]}" -machine q35 -cpu "$cpu"
       -smp "${smp:-2}" -m "$mem" -nodefaults -no-user-config -display none -no-reboot
-      -kernel "$bzimage"
+      -kernel "$bzimage" "${initrd[@]}"
       -virtfs "$(share root "$root" ,readonly=on)"
       -virtfs "$(share checkout "$TOP" ,readonly=on)"
       -virtfs "$(share results "$run" '')"

@@ -12,6 +12,6 @@ enter_root "$@"
 cd "$BUILD/selftests/kvm"
 clang-19 -O2 -Wall -Wextra -Werror -isystem "$BUILD/selftests/headers/usr/include" \
 	-c "$TOP/tests/dirty_log_perf/exclusive.c" -o exclusive.o
-mapfile -t libs < <(find lib libvfio -name '*.o')
+mapfile -t libs < <(find lib libvfio -name '*.o' 2>/dev/null)
 clang-19 -static -pthread -Wl,--wrap=ioctl,--wrap=clock_gettime -o dirty_log_perf_exclusive \
 	dirty_log_perf_test.o exclusive.o "${libs[@]}" -ldl -luuid

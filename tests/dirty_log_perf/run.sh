@@ -1,42 +1,63 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# 'make run': dirty_log_perf_test on the C MMU and on the Rust MMU, in one boot,
-# side by side; once where the clock counts instructions, once on two real
-# processors. Tables on stdout, raw logs and JSON in build/logs.
+# 'make run': dirty_log_perf_test on Debian's own kernel, on the kvm modules that it comes
+# with and on ours, in one boot, side by side; once where the clock counts instructions,
+# once on two real processors. Builds what is missing for that, and nothing else. Tables on
+# stdout, raw logs and JSON in build/logs. KERNEL= names another release.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/../../scripts/lib.sh"
+# shellcheck source=scripts/progress.sh
+. "$TOP/scripts/progress.sh"
 
-# measure NAME TITLE TEST VCPUS BYTES REPEATS BOOT-OPTIONS...
+steps=7
+# How many runs of the test have ended, for those who wait.
+runs_of()
+{
+	local done
+	done=$(find "$BUILD/logs/$1" -name '*.log' -path '*/*/*' 2>/dev/null | wc -l)
+	echo "$done of $2 runs of the test"
+}
+
+# measure NAME USUAL RUNS TITLE TEST VCPUS BYTES REPEATS BOOT-OPTIONS...
 measure()
 {
-	local name=$1 title=$2 test=$3 vcpus=$4 bytes=$5 repeats=$6 logs=$BUILD/logs/$1
-	local attempt why
-	shift 6
-	say "$title"
+	local name=$1 usual=$2 runs=$3 title=$4 test=$5 vcpus=$6 bytes=$7 repeats=$8
+	local logs=$BUILD/logs/$1 attempt
+	shift 8
 	# The emulator can hang with two processors, on upstream's MMU as well.
 	for attempt in 1 2; do
 		rm -rf "${logs:?}"
-		if "$TOP/scripts/boot.sh" --name "$name" --mem 4G "$@" -- \
-			"/lab/tests/dirty_log_perf/guest.sh /build/selftests/kvm/$test /results $vcpus $bytes $repeats"; then
+		if (progress "$title" "$usual" "$BUILD/logs/$name.boot" "runs_of $name $runs" \
+			"$TOP/scripts/boot.sh" --kernel "$release" --name "$name" --mem 4G "$@" -- \
+			"/lab/tests/dirty_log_perf/guest.sh /build/selftests/kvm/$test /results $vcpus $bytes $repeats"); then
 			break
 		fi
-		why=$(grep -hs '^error: ' "$logs/output" || echo "see above")
-		((attempt < 2)) || die "the boot '$name' failed twice: $why; logs: $logs"
+		((attempt < 2)) || die "the boot '$name' failed twice, see above; logs: $logs"
 		rm -rf "${logs:?}.failed"
 		mv "$logs" "$logs.failed"
-		say "the boot '$name' failed: $why; logs: $logs.failed; once more"
+		say "the boot '$name' failed; logs: $logs.failed; once more"
 	done
-	"$TOP/scripts/in-root" python3 -B "$TOP/tests/dirty_log_perf/report.py" "$logs" "$title" \
-		"$BUILD/logs/$name.json"
+	"$TOP/scripts/in-root" python3 -B "$TOP/tests/dirty_log_perf/report.py" "$logs" \
+		"$title; Linux $release, C: kvm.ko of the distribution" "$BUILD/logs/$name.json"
 	echo
 }
 
-"$TOP/tests/dirty_log_perf/link.sh"
-measure run-exact \
+mkdir -p "$BUILD/logs" "$STAMP"
+export LAB_RUN=1
+"$TOP/scripts/preflight.sh"
+step "the toolchain root, Debian packages" 240 root "$TOP/scripts/root.sh"
+step "the kernel's source and the series" 80 source "$TOP/scripts/source.sh"
+step "Debian's kernel" 20 kernel "$TOP/scripts/debian-kernel.sh" ${KERNEL:+"$KERNEL"}
+release=$("$TOP/scripts/debian-kernel.sh" ${KERNEL:+"$KERNEL"})
+step "KVM's modules for $release" 240 "distro-$release" \
+	make -s -C "$TOP" "build/stamp/distro-$release"
+step "the test" 30 run-selftests make -s -C "$TOP" build/stamp/run-selftests
+
+measure run-exact 60 8 \
 	"exact: 1 vCPU, 128 MiB of 2 MiB hugetlb pages, 1 instruction = 1 ns (-icount)" \
 	dirty_log_perf_exclusive 1 128M 1 --icount --timeout 1200
-measure run-smp \
+measure run-smp 150 24 \
 	"2 vCPUs on 2 processors (MTTCG), 64 MiB of 2 MiB hugetlb pages each, wall time, median of 3" \
 	dirty_log_perf_test 2 64M 3 --smp 2 --thread multi --timeout 900
 say "JSON: $BUILD/logs/run-exact.json $BUILD/logs/run-smp.json"

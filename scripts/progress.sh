@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: GPL-2.0
+# shellcheck shell=bash
+# Show how far a long step is, for those who wait. Sourced after lib.sh.
+
+number=0 job=''
+# Nothing outlives us, whatever ends us.
+# shellcheck disable=SC2317,SC2329 # called by the trap
+end_job()
+{
+	[[ -z $job ]] || kill -- "-$job" 2>/dev/null || :
+}
+
+minutes()
+{
+	printf '%d:%02d' $(($1 / 60)) $(($1 % 60))
+}
+
+# last_of LOG...: the last line of that which was written to last.
+last_of()
+{
+	local log
+	# shellcheck disable=SC2012 # names of our own
+	log=$(ls -t "$@" 2>/dev/null | head -n 1)
+	[[ ! $log ]] || tail -c 2000 "$log" | tr -d '\r' | tail -n 1 | cut -c1-60 | sed 's/^ *//'
+}
+
+# progress TITLE USUAL LOG HOW-FAR COMMAND...: run it, its output to LOG. Says at once what
+# it is and how long it usually takes (USUAL, seconds on two processors), and every 15
+# seconds how far it is, which the command HOW-FAR prints.
+progress()
+{
+	local title=$1 usual=$2 log=$3 far=$4 begin=$SECONDS next=15 status=0
+	shift 4
+	number=$((number + 1))
+	say "[$number/$steps] $title (usually $(minutes "$usual"); log: ${log#"$TOP/"})"
+	# A process group of its own, to be ended as one.
+	set -m
+	"$@" >"$log" 2>&1 </dev/null &
+	job=$!
+	set +m
+	trap end_job EXIT
+	trap 'exit 130' INT
+	trap 'exit 143' TERM HUP
+	while kill -0 "$job" 2>/dev/null; do
+		sleep 1
+		((SECONDS - begin >= next)) || continue
+		next=$((next + 15))
+		say "[$number/$steps] $(minutes $((SECONDS - begin))) of about $(minutes "$usual"): $($far)"
+	done
+	wait "$job" || status=$?
+	job=''
+	return "$status"
+}
+
+# step TITLE USUAL NAME COMMAND...: a step without which there is nothing to go on with.
+# What the command runs may have a log of its own, NAME.log.
+step()
+{
+	local log=$BUILD/logs/step-$3.log begin=$SECONDS
+	progress "$1" "$2" "$log" "last_of $log $BUILD/logs/$3.log" "${@:4}" || {
+		grep -m1 -h '^error: ' "$log" >&2 || {
+			tail -n 20 "$log" >&2
+			die "'$1' failed; the log is $log. Repeat the command when it is mended: what is complete is kept"
+		}
+		exit 1
+	}
+	say "[$number/$steps] done in $(minutes $((SECONDS - begin)))"
+}
