@@ -460,17 +460,16 @@ unsafe extern "C" fn kvm_tdp_mmu_fast_pf_get_last_sptep(
 ) -> *mut u64 {
     let vcpu = wrap!(Vcpu, vcpu);
     let guard = rcu::read_lock();
-    let mut last = core::ptr::null_mut();
 
     // SAFETY: the vCPU has loaded the root, and holds a reference to it.
-    if let Some(root) = unsafe { root::loaded(vcpu.root()) } {
-        lookup::for_each_on_path(vcpu.vm(), &guard, root, Gfn(gfn), |view| {
-            last = view.slot.as_ptr();
-            // SAFETY: C passes a valid pointer.
-            unsafe { spte.write(view.spte.0) };
-        });
-    }
-    last
+    let Some(root) = (unsafe { root::loaded(vcpu.root()) }) else {
+        return core::ptr::null_mut();
+    };
+    let (slot, value) = lookup::last_on_path(vcpu.vm(), &guard, root, Gfn(gfn));
+
+    // SAFETY: C passes a valid pointer.
+    unsafe { spte.write(value.0) };
+    slot.as_ptr()
 }
 
 /// Whether a present SPTE has to be updated atomically.

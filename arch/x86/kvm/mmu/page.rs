@@ -19,7 +19,7 @@ use kernel::{
 use crate::{
     bindings,
     pte::{PtePtr, Table},
-    pure::{Gfn, Hpa, Index, Role, Spte},
+    pure::{Gfn, GfnRange, Hpa, Index, Level, Role, Spte},
     sync::{PagesLock, Unlocked},
     sys::{trace, Node, Vcpu, Vm},
 };
@@ -87,6 +87,16 @@ impl<'a> Sp<'a> {
         let role = unsafe { &raw mut (*self.as_ptr()).role };
         // CAST: all members of the union share its address, and the word is one of them.
         role.cast()
+    }
+
+    /// The frames that the page can map if it is a root; none, with a warning, if its role has no
+    /// level (a bug).
+    #[inline]
+    pub(crate) fn reach(self) -> GfnRange {
+        let level = self.role().level();
+
+        warn_once!(level.is_none());
+        level.map_or(GfnRange::new(Gfn(0), Gfn(0)), Level::reach)
     }
 
     /// The first frame that the table covers.

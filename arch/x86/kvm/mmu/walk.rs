@@ -5,7 +5,9 @@
 //! # The protocol
 //!
 //! A walk goes in pre-order over the entries that cover a range of guest frames (see
-//! [`crate::pure::position`]). It holds the RCU read lock throughout, so every table on its path
+//! [`crate::pure::position`]). Of these the root can map those within its reach
+//! ([`Level::reach`](crate::pure::Level::reach)) only: a walk that begins beyond it is empty, and one
+//! that goes on beyond it ends there. It holds the RCU read lock throughout, so every table on its path
 //! stays readable, even one that another thread unlinks meanwhile. Before it descends it reads the
 //! entry again, so as not to enter a table that is no longer linked *here*.
 //!
@@ -127,9 +129,13 @@ struct Cursor<'r> {
 }
 
 impl<'r> Cursor<'r> {
-    /// A cursor at the root. `None`, with a warning, if the root's level or the range make no sense
-    /// (a bug of the caller).
+    /// A cursor at the root. `None` if the range begins beyond the reach of the root; also, with a
+    /// warning, if the root's level or the range make no sense (a bug of the caller).
     fn new(root: Sp<'r>, min_level: Level, range: GfnRange, alias: u64) -> Option<Self> {
+        if !root.reach().contains(range.start) {
+            return None;
+        }
+
         let position = root
             .role()
             .level()
@@ -226,7 +232,7 @@ impl<'r> Cursor<'r> {
 
 /// A walk under `mmu_lock`, held as `M` says. It gives way to others as it goes.
 pub(crate) struct Walk<'w, 'l, M: MmuLock<'l>> {
-    /// `None` if the walk was senseless from the start.
+    /// `None` if there was nothing to walk from the start.
     cursor: Option<Cursor<'w>>,
     /// `None` only inside of [`Walk::pause`].
     guard: Option<rcu::Guard>,
@@ -405,10 +411,14 @@ struct Path<'r> {
 }
 
 impl<'r> Path<'r> {
-    /// The path to `gfn`, down to `min_level`. `None`, with a warning, if that makes no sense (a bug
-    /// of the caller).
+    /// The path to `gfn`, down to `min_level`. `None` if `gfn` is beyond the reach of the root; also,
+    /// with a warning, if it makes no sense (a bug of the caller).
     #[inline(always)]
     fn new(root: Sp<'r>, min_level: Level, gfn: Gfn, alias: u64) -> Option<Self> {
+        if !root.reach().contains(gfn) {
+            return None;
+        }
+
         let level = root.role().level();
         let possible = (alias == 0 || gfn.0 < alias) && level >= Some(min_level);
 

@@ -10,7 +10,8 @@ use proptest::prelude::*;
 /// A tree: the entries that point to a table, named by level and first frame.
 type Tables = BTreeSet<(Level, u64)>;
 
-/// All entries that a pre-order walk of `range` visits. Recursion, and no arithmetic on positions.
+/// All entries that a pre-order walk of `range` visits: those that the root has, and no others.
+/// Recursion, and no arithmetic on positions.
 fn model(tables: &Tables, root: Level, min: Level, range: GfnRange) -> Vec<(Level, u64)> {
     fn visit(
         tables: &Tables,
@@ -35,8 +36,7 @@ fn model(tables: &Tables, root: Level, min: Level, range: GfnRange) -> Vec<(Leve
     }
 
     let mut out = Vec::new();
-    let base = range.start.0 & !(root.pages() * ENTRIES as u64 - 1);
-    visit(tables, root, base, min, range, &mut out);
+    visit(tables, root, 0, min, range, &mut out);
     out
 }
 
@@ -50,7 +50,11 @@ fn walk(
     mut restart: impl FnMut(&Position) -> bool,
 ) -> Vec<(Level, u64)> {
     let mut out = Vec::new();
-    let mut position = Position::start(root, min, range.start, alias).unwrap();
+    let Some(mut position) = Position::start(root, min, range.start, alias) else {
+        // Nothing else of what `case` makes is refused.
+        assert!(!root.reach().contains(range.start));
+        return out;
+    };
     // After a restart: how far the walk had come, until it is further.
     let mut returning = None;
 
@@ -101,19 +105,22 @@ fn case() -> impl Strategy<Value = (Tables, Level, Level, GfnRange)> {
     ];
 
     let root = prop_oneof![Just(Level::Page512G), Just(Level::Page256T)];
-    // Around a border of entries of each level, and around the end of a four-level root, also.
+    // Around a border of entries of each level, and around the end of the roots' reach, also.
     let base = prop_oneof![
         Just(0),
         Just(Level::Page2M.pages() * 512 * 3),
         Just(Level::Page512G.pages() * 7),
         Just(Level::Page512G.pages() * 512),
+        Just(Level::Page256T.pages() * 512),
     ];
+    // Often across that border.
+    let offset = prop_oneof![0u64..1 << 21, 0u64..1 << 12];
 
     (
         root,
         min,
         base,
-        0u64..1 << 21,
+        offset,
         1u64..3000,
         proptest::collection::vec((0u64..1 << 21, 1usize..5), 0..24),
     )
@@ -214,6 +221,31 @@ fn a_walk_does_not_leave_its_root() {
     let at_root = position;
     assert!(!position.advance() && !position.ascend());
     assert_eq!(position, at_root);
+}
+
+#[test]
+fn a_root_maps_what_it_reaches() {
+    for root in [Level::Page1G, Level::Page512G, Level::Page256T] {
+        let end = root.pages() * ENTRIES as u64;
+        let start = |gfn| Position::start(root, Level::Page4K, Gfn(gfn), 0);
+
+        assert_eq!(root.reach(), GfnRange::new(Gfn(0), Gfn(end)));
+        assert!(start(0).unwrap().index() == Index::FIRST);
+        assert!(start(end - 1).unwrap().index().is_last());
+        for beyond in [
+            end,
+            end + 1,
+            end + root.pages(),
+            2 * end,
+            end << 9,
+            u64::MAX >> 12,
+        ] {
+            assert!(start(beyond).is_none(), "{root:?} {beyond:#x}");
+        }
+    }
+    // Four levels translate 48 bits, five 57.
+    assert_eq!(Level::Page512G.reach().end.0 << 12, 1 << 48);
+    assert_eq!(Level::Page256T.reach().end.0 << 12, 1 << 57);
 }
 
 #[test]

@@ -8,19 +8,20 @@ use kernel::sync::rcu;
 
 use crate::{
     page::Sp,
-    pure::{Gfn, Level},
+    pte::PtePtr,
+    pure::{Gfn, Index, Level, Spte},
     sys::Vm,
     walk::{LocklessDescent, View},
 };
 
 /// Visits the entries on the path to `gfn`, from the root down. The last one is the leaf, or the
-/// entry that is not present.
-pub(crate) fn for_each_on_path<'g>(
-    vm: Vm<'_>,
+/// entry that is not present. There is none if `gfn` is beyond the reach of the root.
+fn for_each_on_path<'g>(
+    vm: Vm<'g>,
     guard: &'g rcu::Guard,
     root: Sp<'g>,
     gfn: Gfn,
-    mut visit: impl FnMut(&View<'_>),
+    mut visit: impl FnMut(&View<'g>),
 ) {
     let masks = vm.masks();
     let mut walk = LocklessDescent::new(vm, guard, root, gfn, masks);
@@ -30,11 +31,28 @@ pub(crate) fn for_each_on_path<'g>(
     }
 }
 
-/// Records the path to `gfn` in `sptes`, indexed by level, and returns the lowest level reached.
-pub(crate) fn record_path(
-    vm: Vm<'_>,
-    guard: &rcu::Guard,
-    root: Sp<'_>,
+/// The last entry on the path to `gfn`, and its value.
+///
+/// If `gfn` is beyond the reach of the root, there is no such entry. C wants one nonetheless, as a root
+/// is always there, and does not look at it if it is not present; so it gets the first, as not present.
+pub(crate) fn last_on_path<'g>(
+    vm: Vm<'g>,
+    guard: &'g rcu::Guard,
+    root: Sp<'g>,
+    gfn: Gfn,
+) -> (PtePtr<'g>, Spte) {
+    let mut last = (root.table().slot(Index::FIRST), Spte::NONPRESENT);
+
+    for_each_on_path(vm, guard, root, gfn, |view| last = (view.slot, view.spte));
+    last
+}
+
+/// Records the path to `gfn` in `sptes`, indexed by level, and returns the lowest level reached; `None`
+/// if `gfn` is beyond the reach of the root.
+pub(crate) fn record_path<'g>(
+    vm: Vm<'g>,
+    guard: &'g rcu::Guard,
+    root: Sp<'g>,
     gfn: Gfn,
     sptes: &mut [MaybeUninit<u64>],
 ) -> Option<Level> {

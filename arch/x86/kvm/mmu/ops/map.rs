@@ -25,7 +25,7 @@ use crate::{
 pub(crate) enum Outcome {
     /// Nothing was decided; let the guest try again.
     Retry,
-    /// The access is MMIO, to be emulated.
+    /// The access is to be emulated: it is MMIO, or nothing can map it.
     Emulate,
     /// The page has to stay write-protected; emulate the write, or unprotect the page.
     WriteProtected,
@@ -36,8 +36,16 @@ pub(crate) enum Outcome {
 }
 
 /// Resolves `fault` in the tree of `root`.
+///
+/// What the root does not reach cannot be mapped, however often the guest tries: it is emulated, as an
+/// access beyond the host's MAXPHYADDR is. Faults of vCPUs end so before they get here (see
+/// `kvm_root_reaches()` in `mmu.c`).
 pub(crate) fn map(vcpu: Vcpu<'_>, fault: Fault<'_>, lock: &Shared<'_>, root: Sp<'_>) -> Outcome {
     prove!(root.role().invalid());
+
+    if !root.reach().contains(fault.gfn()) {
+        return Outcome::Emulate;
+    }
 
     fault.adjust_for_host(vcpu);
     trace::spte_requested(fault, root.role().access());

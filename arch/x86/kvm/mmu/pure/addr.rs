@@ -156,6 +156,16 @@ impl Level {
     pub const fn pages(self) -> u64 {
         1u64.wrapping_shl(self.pages_shift())
     }
+
+    /// The guest frames that a root of this level can map: what its entries cover, counted from
+    /// frame 0.
+    ///
+    /// Memslots are bounded by the host's MAXPHYADDR, which may be larger: 52 bits, where four levels
+    /// translate 48. [`Index::of`] knows of nine bits a level only, so a walk asks for this first.
+    #[inline]
+    pub const fn reach(self) -> GfnRange {
+        GfnRange::new(Gfn(0), Gfn(self.pages().wrapping_shl(LEVEL_BITS)))
+    }
 }
 
 /// The index of an entry in its page table.

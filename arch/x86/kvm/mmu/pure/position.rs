@@ -32,11 +32,15 @@ impl Position {
     /// The position at the root of a walk that begins at frame `start` and goes down to
     /// `min_level` at most.
     ///
-    /// `None` if the start lies outside what a root with alias bits can map, or the levels are in
-    /// the wrong order.
+    /// `None` if the root cannot map `start`, because it is beyond the reach of its level
+    /// ([`Level::reach`]) or not below the alias bits, or if the levels are in the wrong order. A walk
+    /// that goes on beyond the reach ends there by itself, at the last entry of the root.
     #[inline]
     pub fn start(root_level: Level, min_level: Level, start: Gfn, alias: u64) -> Option<Position> {
         if min_level > root_level || (alias != 0 && start.0 >= alias) {
+            return None;
+        }
+        if !root_level.reach().contains(start) {
             return None;
         }
         // INVARIANT: `level` is `root_level`, not below `min_level`; the gfn is rounded to it.
