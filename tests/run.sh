@@ -10,7 +10,7 @@ set -euo pipefail
 logs=$BUILD/logs/test
 in_root=$TOP/scripts/in-root
 # Those that a tight deadline must not leave out come first.
-all=(tools host text-equal series lab bench migrate selftests-1 selftests-2 intel-pml
+all=(tools host text-equal series lab bench migrate reach selftests-1 selftests-2 intel-pml
      debug-1 debug-2)
 # Only by name: another machine in Bochs takes about ten minutes, the list on shadow paging
 # 40, and a package is a kernel. "other" is KVM's selftests that say nothing about the MMU.
@@ -20,7 +20,7 @@ booting=(selftests-{1,2} debug-{1,2} other intel-{pml,ad,noad} shadow-{notdp,non
 # What a stage takes, in minutes of the machine that calibrate.sh knows, if that is more
 # than one. A stage that the deadline leaves less time for is not begun. A list of tests
 # stops by itself in time; it is not begun for less than this.
-declare -A minutes=([host]=2 [lab]=2 [bench]=4 [migrate]=3 [deb]=30
+declare -A minutes=([host]=2 [lab]=2 [bench]=4 [migrate]=3 [reach]=3 [deb]=30
 	[selftests-1]=3 [selftests-2]=3 [debug-1]=4 [debug-2]=4 [other]=3
 	[intel-pml]=12 [intel-ad]=12 [intel-noad]=12 [shadow-notdp]=5 [shadow-nonpt]=5)
 # What is left to do when the last boot has ended.
@@ -105,6 +105,15 @@ stage_migrate()
 {
 	"$TOP/tests/migrate/run.sh" ci >&2 || :
 	tool migrate/report.py --tap "$logs/migrate" || :
+}
+
+# Memslots that no root reaches.
+stage_reach()
+{
+	"$TOP/tests/reach/run.sh" c test/reach-c >&2 || :
+	"$TOP/tests/reach/run.sh" rust test/reach-rust >&2 || :
+	tool selftests/compare.py "$logs/reach-c/c.tap" "$logs/reach-rust/rust.tap" || :
+	cp "$logs/reach-rust/notdp/rust.tap" "$logs/reach-notdp.tap"
 }
 
 stage_deb()
@@ -417,7 +426,7 @@ for s in "${booting[@]}"; do
 	! pending "$s" || run_stage "$s"
 done
 files=()
-for s in "${all[@]}" kunit kunit-debug "${more[@]}" intel-{pml,ad,noad}.kunit; do
+for s in "${all[@]}" reach-notdp kunit kunit-debug "${more[@]}" intel-{pml,ad,noad}.kunit; do
 	[[ ! -e $logs/$s.tap ]] || files+=("$logs/$s.tap")
 done
 
