@@ -1,10 +1,11 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 # Build KVM's modules against a vmlinux:
-#   modules.sh rust|c|pristine|plant-BUG [lab|debug|kasan|kcsan]
+#   modules.sh rust|c|pristine|upstream|plant-BUG [lab|debug|kasan|kcsan]
 #   rust      the MMU in Rust
 #   c         the same tree with CONFIG_KVM_RUST_MMU=n
 #   pristine  upstream's tree, untouched: what "c" is compared with
+#   upstream  that with patches/upstream/: what is to be fixed there
 #   plant-BUG the MMU in Rust with tests/mutants/BUG.patch, which a debug kernel should
 #             report: nolock (mmu_lock not taken), sleep (mmu_lock not dropped to
 #             allocate), norcu (a table freed at once), race (an SPTE read without a mark)
@@ -51,20 +52,32 @@ variant()
 	echo "$v"
 }
 
-# The source with the bug, laid over build/src for this script and what it runs
-# (in-root has made its mounts private).
-plant()
+# lay_over NAME SOURCE PATCH: the source with a patch, laid over it for this script and what
+# it runs (in-root has made its mounts private).
+lay_over()
 {
-	local bug=$TOP/tests/mutants/$1.patch work=$BUILD/plant-$1 f
-	[[ -e $bug ]] || die "there is no bug $bug to plant"
+	local work=$BUILD/$1 src=$2 f
+	rm -rf "$work"
 	while read -r f; do
 		mkdir -p "$(dirname "$work/$f")"
-		cp "$SRC/$f" "$work/$f"
-	done < <(sed -n 's,^+++ b/,,p' "$bug")
-	patch -s -d "$work" -p1 <"$bug" || die "$bug does not apply any more"
+		cp "$src/$f" "$work/$f"
+	done < <(sed -n 's,^+++ b/,,p' "$3" | sort -u)
+	patch -s -d "$work" -p1 <"$3" || die "$3 does not apply any more"
 	while read -r f; do
-		mount --bind "$work/$f" "$SRC/$f"
-	done < <(sed -n 's,^+++ b/,,p' "$bug")
+		mount --bind "$work/$f" "$src/$f"
+	done < <(sed -n 's,^+++ b/,,p' "$3" | sort -u)
+}
+
+# What compiling arch/x86/kvm reads, of the commit below the hook series.
+pristine()
+{
+	[[ ! -e $PRISTINE/.complete ]] || return 0
+	rm -rf "$PRISTINE"
+	mkdir -p "$PRISTINE"
+	git -C "$SRC" archive pristine-7.3 Makefile Kbuild Kconfig scripts \
+		arch/x86 include virt kernel rust tools/include tools/arch |
+		tar -C "$PRISTINE" -x
+	touch "$PRISTINE/.complete"
 }
 
 src=$SRC
@@ -72,21 +85,19 @@ case $which in
 rust)	o=$out ;;
 plant-*)
 	o=$out
-	plant "${which#plant-}" ;;
+	bug=$TOP/tests/mutants/${which#plant-}.patch
+	[[ -e $bug ]] || die "there is no bug $bug to plant"
+	lay_over "$which" "$SRC" "$bug" ;;
 c)	o=$(variant) ;;
-pristine)
+pristine|upstream)
 	o=$(variant)
 	src=$PRISTINE
-	# What compiling arch/x86/kvm reads, of the commit below the hook series.
-	if [[ ! -e $src/.complete ]]; then
-		rm -rf "$src"
-		mkdir -p "$src"
-		git -C "$SRC" archive pristine-7.3 Makefile Kbuild Kconfig scripts \
-			arch/x86 include virt kernel rust tools/include tools/arch |
-			tar -C "$src" -x
-		touch "$src/.complete"
+	pristine
+	if [[ $which = upstream ]]; then
+		cat "$TOP"/patches/upstream/*.patch >"$BUILD/upstream.patch"
+		lay_over upstream "$src" "$BUILD/upstream.patch"
 	fi ;;
-*)	die "modules.sh: '$which' is not rust, c, pristine or plant-BUG" ;;
+*)	die "modules.sh: '$which' is not rust, c, pristine, upstream or plant-BUG" ;;
 esac
 
 # KVM's objects lie at ../../../virt/kvm seen from its directory.
