@@ -10,6 +10,7 @@
 use crate::{
     change::Lost,
     ops::{
+        dirty_log::bit_to_clear,
         split,
         spte::{log_writable, make_leaf, make_mmio, LeafRequest},
     },
@@ -155,7 +156,16 @@ fn install_leaf(
                 synchronizing: false,
                 host_writable: fault.map_writable(),
             };
-            make_leaf(vcpu, sp, &request, masks)
+            let (leaf, write_protected) = make_leaf(vcpu, sp, &request, masks);
+
+            // Nobody writes now. So the leaf is as the log leaves one whose bit it has taken: the first
+            // write is noticed, there is no bit to set, and no moment between the leaf and its bit.
+            if fault.prefetch() && slot.dirty_track_enabled() {
+                let bit = bit_to_clear(vm, sp.role(), masks);
+                (leaf.without(bit), write_protected)
+            } else {
+                (leaf, write_protected)
+            }
         }
     };
 
@@ -176,7 +186,7 @@ fn install_leaf(
         }
     }
 
-    if let Some(slot) = fault.slot() {
+    if let (Some(slot), false) = (fault.slot(), fault.prefetch()) {
         log_writable(vm, slot, step.view.gfn, new, step.view.level);
     }
 

@@ -22,6 +22,10 @@
 //! - A **fault** (read lock) installs a writable leaf by an exchange, and then sets the bit, in this
 //!   order ([`crate::ops::map`]); the same argument holds. Upstream sets the bit before, which only
 //!   the write lock makes right: we could take the bit in between, see no leaf, and miss the page.
+//!   Between the leaf and its bit another vCPU may write the page. Both bits and bytes are right once
+//!   the vCPU that faults is out of the kernel, and who makes the last copy has stopped all vCPUs.
+//!   Nobody stops a thread that **prefetches** (`KVM_PRE_FAULT_MEMORY`). It installs a leaf that needs
+//!   no bit, as the first write to it is noticed.
 //! - A **split** (read lock, by a fault or by us) replaces a huge leaf by a table whose leaves have
 //!   the same rights. Both we and it do that by an exchange on the huge leaf: who loses looks again.
 //! - **NX recovery** and **root invalidation** (read lock) unlink tables and freeze their entries.

@@ -11,6 +11,8 @@
  *  - the dirty log has the pages that were written, and no other,
  *  - no vCPU took a page fault.
  *
+ * The same goes for what is mapped by pre-faulting while it is logged.
+ *
  * The memory is mapped by 4KiB pages, and by 2MiB pages that are split when
  * logging is enabled (eager_page_split): the small pages of a split must be left
  * writable, and clean, as well.
@@ -26,6 +28,7 @@
 #include <linux/sizes.h>
 
 #include "kvm_util.h"
+#include "mmu_stat.h"
 #include "processor.h"
 #include "test_util.h"
 #include "ucall_common.h"
@@ -77,6 +80,30 @@ static void pre_fault(struct kvm_vcpu *vcpu)
 
 	while (range.size)
 		vcpu_ioctl(vcpu, KVM_PRE_FAULT_MEMORY, &range);
+}
+
+/*
+ * What is pre-faulted while it is logged.  The Rust MMU has nothing to log before the
+ * guest writes; upstream logs it at once.  Returns the number of faults of the writes.
+ */
+static u64 pre_fault_logged(struct kvm_vcpu *vcpu, void *mem, unsigned long *bitmap)
+{
+	const u64 stride = 5;
+	u64 page, before;
+
+	kvm_madvise(mem, TEST_SIZE, MADV_DONTNEED);
+	memset(mem, 0, TEST_SIZE);
+	pre_fault(vcpu);
+	before = vcpu_get_stat(vcpu, pf_taken);
+	write_pages(vcpu, 0, stride);
+
+	kvm_vm_get_dirty_log(vcpu->vm, TEST_SLOT, bitmap);
+	for (page = 0; page < TEST_PAGES; page++)
+		TEST_ASSERT(test_bit(page, bitmap) == (page % stride == 0 || !has_mmu_stats()),
+			    "Page %lu was pre-faulted%s, and is %slogged", page,
+			    page % stride ? "" : " and written",
+			    test_bit(page, bitmap) ? "" : "not ");
+	return vcpu_get_stat(vcpu, pf_taken) - before;
 }
 
 /* Returns the number of faults that writing while logging took. */
@@ -131,6 +158,8 @@ static u64 run_case(const char *name, int mmap_flags, bool manual_protect)
 		if (manual_protect)
 			kvm_vm_clear_dirty_log(vm, TEST_SLOT, bitmap, 0, TEST_PAGES);
 	}
+
+	faults += pre_fault_logged(vcpu, mem, bitmap);
 
 	kvm_vm_free(vm);
 	kvm_munmap(mem, TEST_SIZE);
