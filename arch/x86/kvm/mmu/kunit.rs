@@ -63,10 +63,11 @@ enum Case {
     ExecuteRegained,
     Volatile,
     Mmio,
+    StaleWritable,
 }
 
 impl Case {
-    const ALL: [(Case, &'static str); 7] = [
+    const ALL: [(Case, &'static str); 8] = [
         (Case::WriteProtected, "write-protected"),
         (Case::DirtyLogged, "logged as dirty"),
         (Case::AccessTracked, "access-tracked"),
@@ -74,6 +75,10 @@ impl Case {
         (Case::ExecuteRegained, "executable after a split only"),
         (Case::Volatile, "volatile"),
         (Case::Mmio, "MMIO"),
+        (
+            Case::StaleWritable,
+            "in place of one with W that was not present",
+        ),
     ];
 
     /// Whether SPTEs of the format can be so.
@@ -291,10 +296,23 @@ impl Comparison<'_> {
     fn leaf(&mut self) -> Result<Spte> {
         let (oracle, input) = (self.oracle, self.input);
         let mut their_protected = false;
+        // Upstream takes any value with W for a leaf that was writable, also one that is not present,
+        // such as an MMIO SPTE out of date, and then makes a leaf writable whose frame is shadowed. So
+        // it is asked what it makes in place of an empty SPTE: the same, but that it looks.
+        let old = Spte(input.old_spte);
+        let stale = !old.is_present() && old.is_writable();
+        let asked = bindings::kvm_rs_leaf {
+            old_spte: if stale {
+                Spte::NONPRESENT.0
+            } else {
+                input.old_spte
+            },
+            ..*input
+        };
         // SAFETY: the oracle is set up.
         unsafe { bindings::kvm_rs_oracle_prepare(input) };
         // SAFETY: the oracle is set up, and the pointers are valid.
-        let theirs = unsafe { bindings::kvm_rs_oracle_leaf(input, &mut their_protected) };
+        let theirs = unsafe { bindings::kvm_rs_oracle_leaf(&asked, &mut their_protected) };
         // SAFETY: the oracle is set up.
         let their_dirty = unsafe { bindings::kvm_rs_oracle_dirty() };
 
@@ -325,6 +343,7 @@ impl Comparison<'_> {
 
         let encrypted = oracle.setup.me_value != 0 && !is_host_mmio(request.pfn);
         self.tally.meet(Case::WriteProtected, protected);
+        self.tally.meet(Case::StaleWritable, stale && protected);
         self.tally.meet(Case::DirtyLogged, dirty);
         self.tally.meet(Case::Encrypted, encrypted);
         Ok(ours)
@@ -534,6 +553,58 @@ mod tests {
             bindings::kvm_rs_format_KVM_RS_EPT,
             0x2545_f491_4f6c_dd1d,
         )
+    }
+
+    /// The frame is shadowed, so it is write-protected, also if MMIO was cached there before.
+    #[test]
+    fn a_stale_mmio_spte_was_not_writable() -> Result {
+        let random = &mut Random(0x9e6c_63d0_876a_68ee);
+
+        for format in [
+            bindings::kvm_rs_format_KVM_RS_NPT,
+            bindings::kvm_rs_format_KVM_RS_EPT_AD,
+            bindings::kvm_rs_format_KVM_RS_EPT,
+        ] {
+            let oracle = Oracle::new(format, random)?;
+            let (gfn, all) = (
+                Gfn(0x12345),
+                leaf::ACC_READ | leaf::ACC_WRITE | leaf::ACC_EXEC,
+            );
+            let old = make::make_mmio(oracle.vcpu(), gfn, all, &oracle.masks);
+            let input = bindings::kvm_rs_leaf {
+                role: Role(all << 8 | 1 << 8).at_level(Level::Page4K).0,
+                access: all,
+                gfn: gfn.0,
+                pfn: 0x6789a,
+                old_spte: old.0,
+                prefetch: false,
+                synchronizing: false,
+                host_writable: true,
+                cpu_dirty_log: false,
+                nx_opt_out: false,
+                shadowed: true,
+                dirty_log: false,
+            };
+            let request = LeafRequest {
+                slot: oracle.slot(),
+                access: all,
+                gfn,
+                pfn: Pfn(input.pfn),
+                old,
+                prefetch: false,
+                synchronizing: false,
+                host_writable: true,
+            };
+
+            assert!(old.is_mmio(oracle.mmio_value, &oracle.masks));
+            assert!(!old.is_present() && old.is_writable());
+            // SAFETY: the oracle is set up.
+            unsafe { bindings::kvm_rs_oracle_prepare(&input) };
+            let sp = oracle.sp().ok_or(EINVAL)?;
+            let (leaf, protected) = make::make_leaf(oracle.vcpu(), sp, &request, &oracle.masks);
+            assert!(protected && !leaf.is_writable() && !leaf.is_mmu_writable(&oracle.masks));
+        }
+        Ok(())
     }
 
     #[test]

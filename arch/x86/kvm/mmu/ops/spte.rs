@@ -76,8 +76,10 @@ pub(crate) fn make_leaf(
 
     let (protected, may_write) = spec.protected(masks);
     // Where the old leaf is writable, its shadow pages are unsync already: KVM never changes the
-    // frame of a leaf without zapping it first.
-    let was_writable = request.old.is_leaf(level) && request.old.is_writable();
+    // frame of a leaf without zapping it first. What is not present is no leaf, whatever bits it has: an
+    // MMIO SPTE out of date says nothing of the frame. Upstream does not ask.
+    let was_writable =
+        request.old.is_present() && request.old.is_leaf(level) && request.old.is_writable();
     let writable = may_write
         && (was_writable
             || vcpu.try_to_unsync(
