@@ -64,10 +64,8 @@ fn recover_root(lock: &mut Shared<'_>, root: Sp<'_>, slot: Memslot<'_>, masks: &
         if level > Level::MAX_LEAF || !range.contains(gfn) {
             continue;
         }
-        if vm.max_mapping_level(slot, gfn) < Some(level) {
-            continue;
-        }
-
+        // Before anything is asked about the frames: where nothing is mapped they may be private by
+        // now, and then the host has no answer.
         let Some(first) = step
             .view
             .slot
@@ -76,6 +74,9 @@ fn recover_root(lock: &mut Shared<'_>, root: Sp<'_>, slot: Memslot<'_>, masks: &
         else {
             continue;
         };
+        if vm.max_mapping_level(slot, gfn) < Some(level) {
+            continue;
+        }
 
         let huge = unprotected(make_huge(vm, first, level, masks), masks);
         match step.set(huge, masks) {

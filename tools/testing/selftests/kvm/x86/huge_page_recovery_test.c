@@ -700,6 +700,50 @@ static void run_layout(const struct backing *b, enum layout layout, u64 caps)
 		kvm_munmap(mem, size);
 }
 
+/*
+ * Memory that becomes private while it is logged (-P).  Its mappings go, and leave tables
+ * without any; recovery has nothing to ask the host there, which has no answer.
+ */
+static void run_private(void)
+{
+	const struct backing *b = &backings[0];
+	const struct vm_shape shape = {
+		.mode = VM_MODE_DEFAULT,
+		.type = KVM_X86_SW_PROTECTED_VM,
+	};
+	struct test_vm t = { .mode = LOG_LEGACY };
+	struct page_stats empty, want;
+	u8 *mem;
+
+	mem = map_memory(b, nr_whole(b) * b->hugepage_size);
+	__TEST_REQUIRE(mem, "Not enough free huge pages");
+	memset(mem, 1, nr_whole(b) * b->hugepage_size);
+	place_slot(&t, b, LAYOUT_ALIGNED, mem);
+
+	t.vm = vm_create_shape_with_one_vcpu(shape, &t.vcpu, guest_code);
+	set_dirty_logging(&t, false);
+	empty = get_page_stats(&t);
+	pre_fault(&t);
+	want = empty;
+	want.pages_2m += nr_whole(b);
+	assert_page_stats(get_page_stats(&t), want, "After pre-faulting");
+
+	set_dirty_logging(&t, true);
+	vm_mem_set_private(t.vm, t.gfn * PAGE_SIZE, SZ_2M);
+	set_dirty_logging(&t, false);
+	want.pages_2m--;
+	assert_page_stats(get_page_stats(&t), want, "With private memory");
+
+	vm_mem_set_shared(t.vm, t.gfn * PAGE_SIZE, SZ_2M);
+	pre_fault(&t);
+	want.pages_2m++;
+	assert_page_stats(get_page_stats(&t), want, "Shared again");
+
+	kvm_vm_free(t.vm);
+	kvm_munmap(mem, nr_whole(b) * b->hugepage_size);
+	ksft_test_result_pass("private memory\n");
+}
+
 static bool is_selected(const char *only, const char *name)
 {
 	return !only || !strcmp(only, name);
@@ -709,8 +753,9 @@ static void help(const char *name)
 {
 	unsigned int i;
 
-	printf("usage: %s [-h] [-w] [-i toggles] [-l layout] [-n pages]\n"
+	printf("usage: %s [-h] [-P] [-w] [-i toggles] [-l layout] [-n pages]\n"
 	       "          [-p stride] [-s backing]\n"
+	       " -P: only that memory may become private while it is logged\n"
 	       " -w: fail if writing to a recovered huge page takes a fault\n"
 	       " -i: toggles of dirty logging per scenario (default: %u)\n"
 	       " -l: test only this layout: aligned, partial or out-of-step\n"
@@ -727,11 +772,15 @@ int main(int argc, char *argv[])
 {
 	unsigned int i, layout, nr_cases = 0;
 	const char *only = NULL, *only_layout = NULL;
+	bool private = false;
 	u64 caps;
 	int opt;
 
-	while ((opt = getopt(argc, argv, "hwi:l:n:p:s:")) != -1) {
+	while ((opt = getopt(argc, argv, "hPwi:l:n:p:s:")) != -1) {
 		switch (opt) {
+		case 'P':
+			private = true;
+			break;
 		case 'w':
 			require_writable = true;
 			break;
@@ -775,6 +824,12 @@ int main(int argc, char *argv[])
 	eager_page_split = get_kvm_param_bool("eager_page_split");
 
 	ksft_print_header();
+	if (private) {
+		TEST_REQUIRE(kvm_check_cap(KVM_CAP_VM_TYPES) & BIT(KVM_X86_SW_PROTECTED_VM));
+		ksft_set_plan(1);
+		run_private();
+		ksft_finished();
+	}
 	ksft_print_msg("eager_page_split=%c\n", eager_page_split ? 'Y' : 'N');
 	ksft_set_plan(nr_cases);
 
