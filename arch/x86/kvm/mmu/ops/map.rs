@@ -11,6 +11,7 @@ use crate::{
     change::Lost,
     ops::{
         dirty_log::bit_to_clear,
+        promote::has_tables,
         split,
         spte::{log_writable, make_leaf, make_mmio, LeafRequest},
     },
@@ -18,7 +19,7 @@ use crate::{
     pure::{leaf, Entry, Level, Masks, Spte},
     sync::{MmuLock, PagesLock, Shared},
     sys::{stats::Event, trace, Fault, Vcpu},
-    walk::{Descent, Step},
+    walk::{Descent, Step, View},
 };
 
 /// How a fault ended; C's `RET_PF_*`.
@@ -65,7 +66,10 @@ pub(crate) fn map(vcpu: Vcpu<'_>, fault: Fault<'_>, lock: &Shared<'_>, root: Sp<
             return Outcome::Retry;
         }
         if fault.goal_level() == Some(step.view.level) {
-            return install_leaf(vcpu, fault, &mut step, masks);
+            if is_one_table(&step.view, masks) {
+                return install_leaf(vcpu, fault, &mut step, masks);
+            }
+            fault.lower_goal();
         }
 
         match entry {
@@ -80,6 +84,17 @@ pub(crate) fn map(vcpu: Vcpu<'_>, fault: Fault<'_>, lock: &Shared<'_>, root: Sp<
 
     // The walk ended above the goal: an entry was frozen or zapped just as we wanted to descend.
     Outcome::Retry
+}
+
+/// Whether replacing the entry tears down one table at most. It is one step for whoever waits for
+/// `mmu_lock`, and 512 tables with 512 entries each are too much for that. A fault that would do so maps
+/// the next smaller size in place of one of these; the last one of them finds none below.
+fn is_one_table(view: &View<'_>, masks: &Masks) -> bool {
+    view.level <= Level::Page2M
+        || view
+            .slot
+            .child(view.level, masks)
+            .is_none_or(|table| !has_tables(table, view.level, masks))
 }
 
 /// Puts a table where there is none, or where a page is mapped larger than the fault wants.

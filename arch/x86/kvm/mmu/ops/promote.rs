@@ -5,6 +5,10 @@
 //! The huge leaf replaces the table in one exchange. The memory stays mapped at every moment, so no
 //! vCPU faults on its way back to full speed; zapping instead would make each of them fault on
 //! each page. A page that only the log kept from being written becomes writable at once.
+//!
+//! Tearing down a table takes an exchange for each of its entries, and is one step for whoever waits
+//! for `mmu_lock`. So that a step is one table, promotion goes from small to large: first 2 MiB pages
+//! replace their tables, and then 1 GiB pages replace tables that have no others below them.
 
 use crate::{
     change::lost_errno,
@@ -28,22 +32,23 @@ pub(crate) fn recover_huge_pages(lock: &mut Shared<'_>, slot: Memslot<'_>) {
     let masks = lock.vm().masks();
     let mut roots = Roots::new(lock.vm(), Selection::valid(slot.as_id()));
 
-    while let Some(root) = roots.next(lock) {
-        recover_root(lock, root, slot, masks);
-    }
-}
-
-/// Promotes in one root.
-fn recover_root(lock: &mut Shared<'_>, root: Sp<'_>, slot: Memslot<'_>, masks: &Masks) {
     // A huge page in a logged slot would lose writes.
     if warn_once!(slot.dirty_track_enabled()) {
         return;
     }
+    while let Some(root) = roots.next(lock) {
+        for to in [Level::Page2M, Level::Page1G] {
+            recover_level(lock, root, slot, to, masks);
+        }
+    }
+}
 
+/// Promotes to pages of level `to` in one root, where nothing smaller than the level below is left.
+fn recover_level(lock: &mut Shared<'_>, root: Sp<'_>, slot: Memslot<'_>, to: Level, masks: &Masks) {
     let vm = lock.vm();
     let range = slot.range();
     let mut flush = Flush::new(false);
-    let mut walk = Walk::new(lock, root, Level::Page2M, range, masks);
+    let mut walk = Walk::new(lock, root, to, range, masks);
 
     while let Some(mut step) = walk.next_flushing(&mut flush) {
         // Small pages are as good for a VM that dies.
@@ -61,20 +66,29 @@ fn recover_root(lock: &mut Shared<'_>, root: Sp<'_>, slot: Memslot<'_>, masks: &
         // A page that begins before the slot is only partly the slot's, and asking C for its
         // level would look beyond the slot's arrays. One that ends after it has no level above
         // 4 KiB there.
-        if level > Level::MAX_LEAF || !range.contains(gfn) {
+        if level != to || !range.contains(gfn) {
             continue;
         }
         // Before anything is asked about the frames: where nothing is mapped they may be private by
         // now, and then the host has no answer.
-        let Some(first) = step
-            .view
-            .slot
-            .child(level, masks)
-            .and_then(|table| first_leaf(table, level, masks))
-        else {
+        let Some(table) = step.view.slot.child(level, masks) else {
+            continue;
+        };
+        let Some(first) = first_leaf(table, level, masks) else {
+            // An empty table is of no use, and would be in the way of a 1 GiB page.
+            if level == Level::Page2M
+                && !root.role().mirror()
+                && step.set(Spte::NONPRESENT, masks).is_ok()
+            {
+                flush.note();
+            }
             continue;
         };
         if vm.max_mapping_level(slot, gfn) < Some(level) {
+            continue;
+        }
+        // Whoever has made one since wants small pages there.
+        if has_tables(table, level, masks) {
             continue;
         }
 
@@ -98,6 +112,22 @@ fn recover_root(lock: &mut Shared<'_>, root: Sp<'_>, slot: Memslot<'_>, masks: &
         vm.flush_tlbs_memslot(slot);
     }
     drop(walk);
+}
+
+/// Whether there is a table below `table`, to which an entry of `parent_level` points.
+pub(super) fn has_tables(table: Table<'_>, parent_level: Level, masks: &Masks) -> bool {
+    let is_table = |level, index| {
+        matches!(
+            table.slot(index).read().decode(level, masks),
+            Entry::Table(_)
+        )
+    };
+
+    match parent_level.down() {
+        // The entries of the last level are leaves.
+        None | Some(Level::Page4K) => false,
+        Some(level) => Index::all().any(|index| is_table(level, index)),
+    }
 }
 
 /// The first leaf below an entry of `parent_level` that points to `table`.

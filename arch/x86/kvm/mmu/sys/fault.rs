@@ -114,6 +114,24 @@ impl<'a> Fault<'a> {
         unsafe { bindings::kvm_mmu_hugepage_adjust(vcpu.as_ptr(), self.as_ptr()) }
     }
 
+    /// Maps a page of the next smaller size than the goal level's, which is above 4 KiB.
+    ///
+    /// As C does in `disallowed_hugepage_adjust()`: the frame was that of the larger page.
+    pub(crate) fn lower_goal(self) {
+        let Some(level) = self.goal_level() else {
+            return;
+        };
+        let Some(below) = level.down() else {
+            return;
+        };
+        let offset = self.gfn().0 & level.pages().wrapping_sub(below.pages());
+
+        // SAFETY: by the type invariant, no other thread accesses the fault.
+        unsafe { (*self.0.as_ptr()).pfn |= offset };
+        // SAFETY: as above.
+        unsafe { (*self.0.as_ptr()).goal_level = below as u8 };
+    }
+
     /// Lowers the goal level where an existing table stands for an executable small page.
     pub(crate) fn adjust_for_nx(self, spte: Spte, level: Level) {
         // SAFETY: the fault exists.
