@@ -4,7 +4,7 @@
 #   guest.sh RESULTS REPEATS MiB...
 # RESULTS/lines gets lines "MMU MiB RUN OPERATION INSTRUCTIONS", in the order in
 # which things ran; RESULTS/late lines "MMU MiB TDP_MMU OPERATION INSTRUCTIONS" of
-# mmu_bench's second mode, at the first size (AMD).
+# mmu_bench's second mode, at the first size, and with pages of 1 GiB (AMD).
 set -euo pipefail
 
 (($# >= 3)) || {
@@ -56,6 +56,10 @@ for mmu in c rust; do
 	if [[ -d /sys/module/kvm_amd ]]; then
 		chrt -f 1 /build/bench/mmu_bench "$1" late |
 			sed "s/^/$mmu $1 Y /" >>"$results/late"
+		echo 1 >/sys/kernel/mm/hugepages/hugepages-1048576kB/nr_hugepages
+		chrt -f 1 /build/bench/mmu_bench 1024 late-1g |
+			sed "s/^/$mmu 1024 Y /" >>"$results/late"
+		echo 0 >/sys/kernel/mm/hugepages/hugepages-1048576kB/nr_hugepages
 		/lab/kvm-load $mmu tdp_mmu=N
 		chrt -f 1 /build/bench/mmu_bench "$1" late |
 			sed "s/^/$mmu $1 N /" >>"$results/late"

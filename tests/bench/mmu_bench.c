@@ -2,7 +2,7 @@
 /*
  * What each ioctl that concerns the page tables costs its caller, by itself.
  *
- *   mmu_bench MiB [late]
+ *   mmu_bench MiB [late|late-1g]
  *
  * One VM, one vCPU, one memslot of MiB megabytes. KVM_PRE_FAULT_MEMORY maps the
  * slot, and the guest, where it runs at all, writes one byte of each page; in the
@@ -13,7 +13,8 @@
  *
  * With "late" the number is how long a thread of higher priority, which wakes up
  * in the middle of the operation, waits at most for the CPU: how long KVM does
- * not give way. Both threads have to be on one CPU, with SCHED_FIFO.
+ * not give way. Both threads have to be on one CPU, with SCHED_FIFO. With
+ * "late-1g" it is that for a memslot of 1 GiB pages.
  *
  * Errors end the program with a message and status 1; nothing is retried.
  */
@@ -301,6 +302,34 @@ static void make_vm(void)
 	set_mode();
 }
 
+/*
+ * Takes the vCPU from L2 to where set_mode() has put it. The shadow pages of L2 stay,
+ * until a memslot is deleted, whichever.
+ */
+static void leave_nested(void)
+{
+	struct kvm_nested_state state = {
+		.flags = KVM_STATE_NESTED_GIF_SET,
+		.format = KVM_STATE_NESTED_FORMAT_SVM,
+		.size = sizeof(state),
+	};
+	struct kvm_sregs sregs;
+
+	if (ioctl(vcpu, KVM_SET_NESTED_STATE, &state))
+		err(1, "KVM_SET_NESTED_STATE");
+	if (ioctl(vcpu, KVM_GET_SREGS, &sregs))
+		err(1, "KVM_GET_SREGS");
+	sregs.cr0 &= ~(1ul << 31);
+	sregs.cr4 = 0;
+	/* LME, LMA */
+	sregs.efer &= ~(1ul << 8 | 1ul << 10);
+	sregs.cs.l = 0;
+	sregs.cs.db = 1;
+	if (ioctl(vcpu, KVM_SET_SREGS, &sregs))
+		err(1, "32-bit mode");
+	set_mode();
+}
+
 /* 64-bit mode, with SVM on. */
 static void set_long_mode(void)
 {
@@ -565,6 +594,45 @@ static void bench_nested(void)
 	close_vm();
 }
 
+/* L2 ran once, but nothing is left of it: a memslot was deleted since. */
+static void bench_after_nested(void)
+{
+	make_nested_vm(0);
+	manual_protect(KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE | KVM_DIRTY_LOG_INITIALLY_SET);
+	dirty_all();
+	leave_nested();
+	if (set_slot(SLOT + 1, ALIAS_GPA, mem, HUGE_PAGE, 0) ||
+	    set_slot(SLOT + 1, ALIAS_GPA, mem, 0, 0))
+		err(1, "another memslot");
+	if (populate())
+		err(1, "KVM_PRE_FAULT_MEMORY after L2");
+	set_logging(1);
+	memset(bitmap, 0xff, size / PAGE / 8);
+	TIME("nested-gone-clear-first", clear_log());
+	dirty_all();
+	get_log();
+	check_all_dirty("before the second clear, after L2");
+	TIME("nested-gone-clear-all-dirty", clear_log());
+	set_logging(0);
+	close_vm();
+}
+
+/* Legacy mode, with pages of 1 GiB, which split and promote in two steps. */
+static void bench_1g(void)
+{
+	mem = mmap(NULL, size, PROT_READ | PROT_WRITE,
+		   MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | 30 << MAP_HUGE_SHIFT, -1, 0);
+	if (mem == MAP_FAILED)
+		err(1, "no %zu MiB of 1 GiB hugetlb memory", size / MIB);
+	memset(mem, 1, size);
+	make_vm();
+	TIME("map-1g", populate());
+	TIME("enable-1g", set_logging(1));
+	TIME("disable-1g", set_logging(0));
+	close_vm();
+	munmap(mem, size);
+}
+
 static void bench_nested_small(void)
 {
 	mem = map_memory(0);
@@ -605,9 +673,12 @@ int main(int argc, char **argv)
 {
 	int svm = !access("/sys/module/kvm_amd", F_OK);
 
-	late = argc == 3 && !strcmp(argv[2], "late");
-	if (argc != 2 + late || atol(argv[1]) < 2 || atol(argv[1]) % 2 || atol(argv[1]) > 2048)
-		errx(1, "usage: mmu_bench MiB [late] (MiB even, at most 2048)");
+	int gigantic = argc == 3 && !strcmp(argv[2], "late-1g");
+
+	late = gigantic || (argc == 3 && !strcmp(argv[2], "late"));
+	if (argc != 2 + late || atol(argv[1]) < 2 || atol(argv[1]) % (gigantic ? 1024 : 2) ||
+	    atol(argv[1]) > 2048)
+		errx(1, "usage: mmu_bench MiB [late|late-1g] (MiB even, at most 2048; for 1g, of 1024)");
 	size = atol(argv[1]) * MIB;
 
 	kvm = open("/dev/kvm", O_RDWR);
@@ -621,12 +692,17 @@ int main(int argc, char **argv)
 	memset(bitmap, 0, size / PAGE / 8);
 
 	mark_functions();
+	if (gigantic) {
+		bench_1g();
+		return 0;
+	}
 	mem = map_memory(1);
 	bench_legacy();
 	bench_manual();
 	/* It costs two orders more, and shows nothing new where there is more of it. */
 	if (size <= 64 * MIB && !late && svm) {
 		bench_nested();
+		bench_after_nested();
 		bench_aliases(1);
 		bench_aliases(14);
 		bench_aliases(200);

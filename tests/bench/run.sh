@@ -48,7 +48,8 @@ done
 
 say "bench: $sizes MiB, $repeats times each, C and Rust (log: $logs)"
 rm -rf "${logs:?}"
-"$TOP/scripts/boot.sh" --name "$name" --icount --mem 5G --append nokaslr --timeout 1800 \
+"$TOP/scripts/boot.sh" --name "$name" --icount --mem 6G --append "nokaslr hugetlb_cma=1G" \
+	--timeout 1800 \
 	--plugin "$plugin" -- "/lab/tests/bench/guest.sh /results $repeats $sizes"
 mv "$bench/counts.$$" "$logs/counts"
 "$TOP/scripts/in-root" python3 -B "$TOP/tests/bench/report.py" "$logs"

@@ -457,6 +457,7 @@ static void create(enum native_mmu mmu, void *bitmap)
 		c_kvm_mmu_init_tdp_mmu(&vm->kvm);
 		c_kvm_tdp_mmu_alloc_root(&vm->vcpu, false);
 	} else {
+		rust_init_vm(&vm->kvm);
 		r_kvm_rs_create_vm();
 		r_kvm_mmu_init_tdp_mmu(&vm->kvm);
 		r_kvm_tdp_mmu_alloc_root(&vm->vcpu, false);

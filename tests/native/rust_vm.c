@@ -10,6 +10,12 @@
 
 const unsigned long rust_kvm_bytes = sizeof(struct kvm);
 
+/* There are no shadow pages. */
+void rust_init_vm(struct kvm *kvm)
+{
+	INIT_LIST_HEAD(&kvm->arch.active_mmu_pages);
+}
+
 void rust_set_cpu_dirty_log_size(struct kvm *kvm, int entries)
 {
 	kvm->arch.cpu_dirty_log_size = entries;

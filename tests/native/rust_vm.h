@@ -9,6 +9,7 @@ struct kvm;
 
 extern const unsigned long rust_kvm_bytes;
 
+void rust_init_vm(struct kvm *kvm);
 void rust_set_cpu_dirty_log_size(struct kvm *kvm, int entries);
 void rust_set_manual_protect(struct kvm *kvm, u64 caps);
 

@@ -215,7 +215,7 @@ __kvm_rs u64 kvm_rs_base_addr_mask(void)
 
 __kvm_rs bool kvm_rs_has_shadow_pages(struct kvm *kvm)
 {
-	return kvm_memslots_have_rmaps(kvm);
+	return !tdp_mmu_enabled || !list_empty(&kvm->arch.active_mmu_pages);
 }
 
 __kvm_rs void kvm_rs_update_page_stats(struct kvm *kvm, int level, int count)

@@ -120,7 +120,7 @@ pub(crate) fn reap(
     let mut flush = false;
     let mut progress = Progress::Shadowed(0);
 
-    if !vm.has_shadow_pages() {
+    if vm.uses_tdp_mmu() {
         progress = with_shared(vm, |lock| shared(lock, slot, log, huge, &mut flush));
     }
     if let Progress::Shadowed(from) = progress {
@@ -254,7 +254,7 @@ fn protect_words(
     }
 }
 
-/// Without shadow pages.
+/// With a TDP MMU, and as long as there are no shadow pages.
 fn shared(
     lock: &mut Shared<'_>,
     slot: Memslot<'_>,
@@ -270,7 +270,7 @@ fn shared(
         if fatal_signal_pending() {
             return Progress::Interrupted(from);
         }
-        if lock.vm().has_shadow_pages() {
+        if lock.vm().has_shadow_pages(lock) {
             return Progress::Shadowed(from);
         }
 

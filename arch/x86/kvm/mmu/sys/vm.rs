@@ -9,6 +9,7 @@ use kernel::error::{to_result, Result};
 use crate::{
     bindings,
     pure::{Gfn, GfnRange, Level, Role, Spte},
+    sync::MmuLock,
     sys::Memslot,
 };
 
@@ -118,13 +119,15 @@ impl<'a> Vm<'a> {
         unsafe { bindings::tdp_mmu_enabled }
     }
 
-    /// Whether shadow pages, which rmaps find, may map memory as well. Stays true once it is.
+    /// Whether there are shadow pages, which rmaps find and which may map memory as well; or may be,
+    /// because there is no TDP MMU.
     ///
-    /// If it is false under `mmu_lock`, no shadow page maps anything before the lock is dropped:
-    /// that takes the lock for write. Corresponds to `kvm_memslots_have_rmaps()`.
+    /// They come and go under `mmu_lock` held for write, so if there is none, there will be none before
+    /// the lock is dropped. (`kvm_memslots_have_rmaps()` says whether there ever was one.) A root that
+    /// was zapped and is still loaded does not count: nothing is below it.
     #[inline]
-    pub(crate) fn has_shadow_pages(self) -> bool {
-        // SAFETY: the VM exists.
+    pub(crate) fn has_shadow_pages(self, _lock: &impl MmuLock<'a>) -> bool {
+        // SAFETY: the VM exists, and its `mmu_lock` is held.
         unsafe { bindings::kvm_rs_has_shadow_pages(self.as_ptr()) }
     }
 
