@@ -357,6 +357,12 @@ void untrack_possible_nx_huge_page(struct kvm *kvm, struct kvm_mmu_page *sp,
 {
 }
 
+/* No shadow pages, and nobody else. */
+bool kvm_page_track_write_tracking_enabled(struct kvm *kvm)
+{
+	return false;
+}
+
 static long pagetable_pages;
 
 void lruvec_stat_mod_folio(struct folio *folio, enum node_stat_item item, int val)

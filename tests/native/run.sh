@@ -99,7 +99,7 @@ clang-19 -O2 -Wall -Wextra -Werror -fno-pie -c -o main.o "$TOP/tests/native/main
 		queued_*_slowpath|__cond_resched_rwlock_*|kvm_make_all_cpus_request|\
 		disallowed_hugepage_adjust|mark_page_dirty_in_slot|e820__mapped_raw_any|\
 		kvm_arch_mmu_enable_log_dirty_pt_masked|pat_*|*kvm_mmu_topup_memory_cache|\
-		kvm_rs_get_split_sp|kvm_rs_link_sp|kvm_rs_shadow_pages_left)
+		kvm_rs_get_split_sp|kvm_rs_link_sp|kvm_rs_shadow_pages_left|rb_next|rb_prev)
 			echo "trap $symbol" ;;
 		*) die "the MMU's objects need '$symbol', which is not in tests/native/glue.c; has the kernel changed?" ;;
 		esac

@@ -15,6 +15,8 @@ struct kvm_page_fault;
 void kvm_rs_create_vm(void);
 void kvm_rs_init_vm(struct kvm *kvm);
 bool kvm_rs_start_dirty_log(struct kvm *kvm, const struct kvm_memory_slot *slot);
+bool kvm_rs_other_slots_allow(struct kvm *kvm, const struct kvm_memory_slot *slot, gfn_t gfn,
+			      int level);
 
 /* exports.rs: what C does not have. */
 void kvm_tdp_mmu_refresh_masks(void);

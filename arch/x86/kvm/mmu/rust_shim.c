@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * What has to be C: what needs static storage (lock classes, the module parameter
- * that names the MMU), what the hooks in C call, and assertions on constants that
- * bindgen cannot express.
+ * that names the MMU), what the hooks in C call, what goes through memslots, and
+ * assertions on constants that bindgen cannot express.
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
 #include "rust_bindings.h"
+#include "page_track.h"
 
 #include <linux/moduleparam.h>
 #include <linux/mutex.h>
@@ -88,6 +89,30 @@ int kvm_rs_clear_dirty_log(struct kvm *kvm, const struct kvm_memory_slot *slot,
 					  buffer, true,
 					  kvm_dirty_log_manual_protect_and_init_set(kvm),
 					  READ_ONCE(eager_page_split));
+}
+
+/*
+ * Whether the other address space (SMM, or not) allows a page of @level at @gfn, which
+ * is in @slot. A frame of which writes are tracked there forbids it, as it does in its
+ * own address space; see kvm_gfn_is_lpage_allowed(). slots_lock or kvm->srcu is held,
+ * and mmu_lock.
+ */
+bool kvm_rs_other_slots_allow(struct kvm *kvm, const struct kvm_memory_slot *slot, gfn_t gfn,
+			      int level)
+{
+	gfn_t end = gfn + KVM_PAGES_PER_HPAGE(level), base, at;
+	struct kvm_memslot_iter iter;
+
+	if (kvm_arch_nr_memslot_as_ids(kvm) == 1 || !kvm_page_track_write_tracking_enabled(kvm))
+		return true;
+
+	kvm_for_each_memslot_in_gfn_range(&iter, __kvm_memslots(kvm, slot->as_id ^ 1), gfn, end) {
+		base = iter.slot->base_gfn;
+		at = gfn_to_index(max(gfn, base), base, level);
+		if (iter.slot->arch.lpage_info[level - PG_LEVEL_2M][at].disallow_lpage)
+			return false;
+	}
+	return true;
 }
 
 /* pure/spte.rs */

@@ -50,6 +50,14 @@ pub(crate) fn map(vcpu: Vcpu<'_>, fault: Fault<'_>, lock: &Shared<'_>, root: Sp<
     }
 
     fault.adjust_for_host(vcpu);
+    while let (Some(slot), Some(level)) = (fault.slot(), fault.goal_level()) {
+        let gfn = fault.gfn().round_down(level);
+
+        if level == Level::Page4K || lock.vm().other_slots_allow(slot, gfn, level) {
+            break;
+        }
+        fault.lower_goal();
+    }
     trace::spte_requested(fault, root.role().access());
 
     let masks = lock.vm().masks();

@@ -84,7 +84,8 @@ fn recover_level(lock: &mut Shared<'_>, root: Sp<'_>, slot: Memslot<'_>, to: Lev
             }
             continue;
         };
-        if vm.max_mapping_level(slot, gfn) < Some(level) {
+        if vm.max_mapping_level(slot, gfn) < Some(level) || !vm.other_slots_allow(slot, gfn, level)
+        {
             continue;
         }
         // Whoever has made one since wants small pages there.
@@ -135,8 +136,8 @@ pub(super) fn has_tables(table: Table<'_>, parent_level: Level, masks: &Masks) -
 /// It shows the rights and the frame of the huge page to be. The host maps the whole huge page by one
 /// entry, so if this leaf is MMU-writable, each page below may be, also one whose leaf is not, or
 /// that has none: the host grants rights by the huge page, and to take one back its notifier zaps all
-/// of these leaves; and a frame that is write-tracked forbids a huge page
-/// ([`Vm::max_mapping_level`](crate::sys::Vm)). MMU-writable is only ever cleared under `mmu_lock`
+/// of these leaves; and a frame that is write-tracked, in either address space, forbids a huge page
+/// ([`Vm::max_mapping_level`](crate::sys::Vm), [`Vm::other_slots_allow`](crate::sys::Vm)). MMU-writable is only ever cleared under `mmu_lock`
 /// held for write, so the leaf still is when the huge one goes in. Everything else that a leaf says
 /// is the same all over a slot, but for the bits that logging and aging change.
 ///
