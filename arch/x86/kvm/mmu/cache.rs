@@ -9,13 +9,18 @@
 //! A table is allocated on the NUMA node of the memory that it will map, rather than on that of the
 //! thread that splits: the CPUs that walk it are most likely near its pages.
 
-use crate::{page::OwnedSp, sync::Unlocked, sys::Node};
+use crate::{
+    page::OwnedSp,
+    sync::{MmuLock, Unlocked},
+    sys::Node,
+};
 
 /// How many tables a cache holds at most: enough that the pauses cost nothing, few enough that
 /// nobody misses the 256 KiB.
 const CAPACITY: usize = 64;
 
-/// Tables that nothing points to yet. Those that are left are freed when the cache is dropped.
+/// Tables that nothing points to yet. Those that are left are freed by [`SplitCache::free`], or when the
+/// cache is dropped.
 ///
 /// # Invariants
 ///
@@ -35,6 +40,14 @@ impl SplitCache {
             pages: [const { None }; CAPACITY],
             nodes: [Node::ANY; CAPACITY],
             len: 0,
+        }
+    }
+
+    /// Frees what is left, with `mmu_lock` dropped: that may be 64 tables, and nobody should have to
+    /// wait for it.
+    pub(crate) fn free<'l>(self, lock: &mut impl MmuLock<'l>) {
+        if self.len != 0 {
+            lock.unlocked(|_| drop(self));
         }
     }
 

@@ -35,7 +35,7 @@ use crate::{
     root::{self, Root, RootTypes},
     shadow_cache::SplitCaches,
     sync::{Exclusive, Shared},
-    sys::{self, masks, DirtyBitmap, Fault, Memslot, NotifierRange, Vcpu, Vm, Wanted},
+    sys::{self, with_masks, DirtyBitmap, Fault, Memslot, NotifierRange, Vcpu, Vm, Wanted},
     walk::Flush,
 };
 
@@ -475,7 +475,7 @@ unsafe extern "C" fn kvm_tdp_mmu_fast_pf_get_last_sptep(
 /// Whether a present SPTE has to be updated atomically.
 #[no_mangle]
 unsafe extern "C" fn spte_needs_atomic_update(spte: u64) -> bool {
-    Spte(spte).is_volatile(&masks())
+    with_masks(|masks| Spte(spte).is_volatile(masks))
 }
 
 /// Makes a leaf. `mmu_lock` is held. Returns whether it was write-protected for shadow paging.
@@ -525,8 +525,9 @@ unsafe extern "C" fn make_small_spte(
     index: c_int,
 ) -> u64 {
     let index = usize::try_from(index).unwrap_or(usize::MAX);
+    let vm = wrap!(Vm, kvm);
 
-    spte::make_small(wrap!(Vm, kvm), Spte(huge_spte), word(role), index, &masks()).0
+    spte::make_small(vm, Spte(huge_spte), word(role), index, vm.masks()).0
 }
 
 /// Makes the huge leaf that replaces a table.
@@ -538,8 +539,9 @@ unsafe extern "C" fn make_huge_spte(
 ) -> u64 {
     // An impossible level is a bug, which `make_huge` reports for 4 KiB.
     let level = level(huge_level).unwrap_or(Level::Page4K);
+    let vm = wrap!(Vm, kvm);
 
-    spte::make_huge(wrap!(Vm, kvm), Spte(small_spte), level, &masks()).0
+    spte::make_huge(vm, Spte(small_spte), level, vm.masks()).0
 }
 
 /// Makes an entry that points to a table.
@@ -548,7 +550,7 @@ unsafe extern "C" fn make_nonleaf_spte(child_pt: *mut u64, ad_disabled: bool) ->
     // SAFETY: an address computation on an address in the direct map, where tables live.
     let hpa = Hpa(unsafe { bindings::kvm_rs_pa(child_pt) });
 
-    leaf::table(hpa, ad_disabled, &masks()).0
+    with_masks(|masks| leaf::table(hpa, ad_disabled, masks)).0
 }
 
 /// Makes an entry that caches MMIO.
@@ -558,13 +560,15 @@ unsafe extern "C" fn make_mmio_spte(
     gfn: u64,
     access: c_uint,
 ) -> u64 {
-    spte::make_mmio(wrap!(Vcpu, vcpu), Gfn(gfn), access, &masks()).0
+    let vcpu = wrap!(Vcpu, vcpu);
+
+    spte::make_mmio(vcpu, Gfn(gfn), access, vcpu.vm().masks()).0
 }
 
 /// Takes the accessed state away from a leaf.
 #[no_mangle]
 unsafe extern "C" fn mark_spte_for_access_track(spte: u64) -> u64 {
-    change::mark_access_track(Spte(spte), &masks()).0
+    with_masks(|masks| change::mark_access_track(Spte(spte), masks)).0
 }
 
 as_declared_in_c! {

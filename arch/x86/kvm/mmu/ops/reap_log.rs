@@ -119,9 +119,13 @@ pub(crate) fn reap(
 ) -> Result {
     let mut flush = false;
     let mut progress = Progress::Shadowed(0);
+    // What is left of it is freed at the end, where no lock is held.
+    let mut cache = None;
 
     if vm.uses_tdp_mmu() {
-        progress = with_shared(vm, |lock| shared(lock, slot, log, huge, &mut flush));
+        progress = with_shared(vm, |lock| {
+            shared(lock, slot, log, &mut cache, huge, &mut flush)
+        });
     }
     if let Progress::Shadowed(from) = progress {
         progress = with_exclusive(vm, |lock| {
@@ -259,11 +263,11 @@ fn shared(
     lock: &mut Shared<'_>,
     slot: Memslot<'_>,
     log: &mut DirtyBitmap<'_>,
+    cache: &mut Option<SplitCache>,
     huge: HugePages,
     flush: &mut bool,
 ) -> Progress {
     let masks = lock.vm().masks();
-    let mut cache = None;
 
     for from in (0..log.len()).step_by(BATCH) {
         lock.give_way();
@@ -282,16 +286,7 @@ fn shared(
 
         let mut roots = Roots::new(lock.vm(), Selection::valid(slot.as_id()));
         while let Some(root) = roots.next(lock) {
-            protect_in_root(
-                lock,
-                root,
-                slot,
-                log,
-                batch.clone(),
-                huge,
-                &mut cache,
-                masks,
-            );
+            protect_in_root(lock, root, slot, log, batch.clone(), huge, cache, masks);
         }
     }
     Progress::Done

@@ -142,31 +142,34 @@ pub(crate) fn try_split_huge_pages<'l, M: Update<'l>>(
 ) {
     let masks = lock.vm().masks();
     let mut roots = Roots::new(lock.vm(), Selection::valid(slot.as_id()));
+    // CLEAR_DIRTY_LOG comes here for each 64 pages, and mostly there is nothing to split.
+    let mut cache = None;
 
     while let Some(root) = roots.next(lock) {
-        if split_root(lock, root, range, target, masks).is_err() {
-            return;
+        if split_root(lock, root, range, target, &mut cache, masks).is_err() {
+            break;
         }
+    }
+    if let Some(cache) = cache {
+        cache.free(lock);
     }
 }
 
 /// Splits in one root.
 ///
 /// The walk meets an entry before those below it, so a 1 GiB page is split to 2 MiB first, and then
-/// each of these. Tables are allocated with the lock dropped, after which the walk starts again;
-/// those that are left over are freed at the end.
+/// each of these. Tables are allocated with the lock dropped, after which the walk starts again.
 fn split_root<'l, M: Update<'l>>(
     lock: &mut M,
     root: Sp<'_>,
     range: GfnRange,
     target: Level,
+    cache: &mut Option<SplitCache>,
     masks: &Masks,
 ) -> Result {
     let Some(min_level) = target.up() else {
         return Ok(());
     };
-    // CLEAR_DIRTY_LOG comes here for each 64 pages, and mostly there is nothing to split.
-    let mut cache = None;
     let mut walk = Walk::new(lock, root, min_level, range, masks);
 
     while let Some(mut step) = walk.next() {

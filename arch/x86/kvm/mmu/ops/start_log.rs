@@ -51,10 +51,12 @@ use crate::{
 pub(crate) fn start(lock: &mut Shared<'_>, slot: Memslot<'_>, split: bool) {
     let masks = lock.vm().masks();
     let mut roots = Roots::new(lock.vm(), Selection::valid(slot.as_id()));
+    let mut cache = SplitCache::new();
 
     while let Some(root) = roots.next(lock) {
-        start_in_root(lock, root, slot, split, masks);
+        start_in_root(lock, root, slot, split, &mut cache, masks);
     }
+    cache.free(lock);
 }
 
 fn start_in_root(
@@ -62,12 +64,12 @@ fn start_in_root(
     root: Sp<'_>,
     slot: Memslot<'_>,
     mut split: bool,
+    cache: &mut SplitCache,
     masks: &Masks,
 ) {
     let vm = lock.vm();
     let bit = bit_to_clear(vm, root.role(), masks);
     let range = slot.range();
-    let mut cache = SplitCache::new();
     let mut walk = Walk::new(lock, root, Level::Page4K, range, masks);
 
     while let Some(mut step) = walk.next() {
@@ -84,7 +86,7 @@ fn start_in_root(
                 let huge = Huge::of(&view, node);
 
                 split = !fatal_signal_pending()
-                    && refill(&mut walk, &mut cache, &huge, range.end, Level::Page2M);
+                    && refill(&mut walk, cache, &huge, range.end, Level::Page2M);
                 walk.revisit();
                 continue;
             };

@@ -66,14 +66,8 @@ pub(crate) unsafe fn refresh_masks() {
     }
 }
 
-/// The format, where C asks on behalf of a VM that it does not name.
-#[inline(always)]
-pub(crate) fn masks() -> Masks {
-    // SAFETY: a VM exists, so nobody writes the snapshot.
-    unsafe { *SNAPSHOT.0.get() }
-}
-
-/// The same, without a copy.
+/// Runs `f` with the format, where C asks on behalf of a VM that it does not name. Without a copy, which
+/// would be 140 bytes.
 #[inline(always)]
 pub(crate) fn with_masks<R>(f: impl FnOnce(&Masks) -> R) -> R {
     // SAFETY: a VM exists during the call, so nobody writes the snapshot.

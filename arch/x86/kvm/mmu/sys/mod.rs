@@ -18,7 +18,7 @@ mod vm;
 
 pub(crate) use dirty_bitmap::{DirtyBitmap, Wanted};
 pub(crate) use fault::Fault;
-pub(crate) use format::{masks, refresh_masks, with_masks};
+pub(crate) use format::{refresh_masks, with_masks};
 pub(crate) use memslot::{Memslot, NotifierRange};
 pub(crate) use vcpu::Vcpu;
 pub(crate) use vm::Vm;
