@@ -30,7 +30,7 @@ use crate::{
         addr::ENTRIES, leaf, transition::Transition, Gfn, Hpa, Index, Level, Masks, Role, Settled,
         Spte,
     },
-    sync::{Exclusive, MmuLock, Shared},
+    sync::{Exclusive, MmuLock, Shared, SlotsLock},
     sys::{cpu_relax, trace, Vm},
     walk::{Step, View},
 };
@@ -378,8 +378,8 @@ impl<'l> Step<'_, Exclusive<'l>> {
 }
 
 /// Clears bits of the 4 KiB leaf that maps `gfn` in `table`, if there is one, without bookkeeping but
-/// for the trace: for bits whose loss nobody counts (W and D, when the dirty log has them). The
-/// caller holds `slots_lock`, as everybody does who reaps a dirty log.
+/// for the trace: for bits whose loss nobody counts (W and D, when the dirty log has them). Everybody
+/// who reaps a dirty log holds `slots_lock`, so there is only one.
 ///
 /// Where nothing can be lost, a plain store does it, as in upstream's `tdp_mmu_clear_spte_bits()`,
 /// although the lock is held for read only. In a settled entry (`settled` is that of `masks`) W and D
@@ -398,8 +398,10 @@ impl<'l> Step<'_, Exclusive<'l>> {
 ///
 /// Otherwise the exchange is repeated until it succeeds, or there is nothing to clear.
 #[inline(always)]
+#[expect(clippy::too_many_arguments)]
 pub(crate) fn clear_leaf_bits(
     _lock: &Shared<'_>,
+    _slots: &SlotsLock<'_>,
     table: Table<'_>,
     gfn: Gfn,
     as_id: u16,

@@ -33,8 +33,7 @@ use crate::{
     page::Sp,
     pure::{leaf, Gfn, GfnRange, Hpa, Level, Pfn, Role, Spte},
     root::{self, Root, RootTypes},
-    shadow_cache::SplitCaches,
-    sync::{Exclusive, Shared},
+    sync::{Exclusive, Shared, SlotsLock},
     sys::{self, with_masks, DirtyBitmap, Fault, Memslot, NotifierRange, Vcpu, Vm, Wanted},
     walk::Flush,
 };
@@ -107,10 +106,14 @@ unsafe extern "C" fn kvm_mmu_init_tdp_mmu(kvm: *mut bindings::kvm) {
 unsafe extern "C" fn kvm_mmu_uninit_tdp_mmu(kvm: *mut bindings::kvm) {
     let vm = wrap!(Vm, kvm);
     // SAFETY: the VM has no users left, or its creation failed.
-    let alone = unsafe { Exclusive::assume_unreachable(vm) };
+    let slots = unsafe { SlotsLock::assume_unreachable(vm) };
+    {
+        // SAFETY: the same; and nothing below makes another token before this one is gone.
+        let lock = unsafe { Exclusive::assume_unreachable(vm) };
 
-    roots::invalidate(&alone, RootTypes::VALID);
-    zap::zap_invalidated_roots(vm, false);
+        roots::invalidate(&lock, &slots, RootTypes::VALID);
+    }
+    zap::zap_invalidated_roots(&slots, false);
 
     #[cfg(CONFIG_KVM_PROVE_MMU)]
     warn_once!(vm.has_tables());
@@ -146,27 +149,23 @@ unsafe extern "C" fn kvm_tdp_mmu_put_root(
     drop(unsafe { Root::from_counted(vm, sp) });
 }
 
-/// Invalidates the roots of some kinds.
+/// Invalidates the roots of some kinds. `slots_lock` is held, and `mmu_lock` for write.
 #[no_mangle]
 unsafe extern "C" fn kvm_tdp_mmu_invalidate_roots(
     kvm: *mut bindings::kvm,
     types: bindings::kvm_tdp_mmu_root_types,
 ) {
     let vm = wrap!(Vm, kvm);
-    let lock = if vm.has_users_and_vcpus() {
-        held!(Exclusive, vm)
-    } else {
-        // SAFETY: without users or vCPUs, nobody can get at the roots.
-        unsafe { Exclusive::assume_unreachable(vm) }
-    };
+    let slots = held!(SlotsLock, vm);
+    let lock = held!(Exclusive, vm);
 
-    roots::invalidate(&lock, RootTypes::from_raw(types));
+    roots::invalidate(&lock, &slots, RootTypes::from_raw(types));
 }
 
-/// Zaps the roots that were invalidated. Takes `mmu_lock`.
+/// Zaps the roots that were invalidated. `slots_lock` is held; takes `mmu_lock`.
 #[no_mangle]
 unsafe extern "C" fn kvm_tdp_mmu_zap_invalidated_roots(kvm: *mut bindings::kvm, shared: bool) {
-    zap::zap_invalidated_roots(wrap!(Vm, kvm), shared);
+    zap::zap_invalidated_roots(&held!(SlotsLock, wrap!(Vm, kvm)), shared);
 }
 
 /// Zaps everything. `mmu_lock` is held for write.
@@ -405,11 +404,9 @@ unsafe extern "C" fn kvm_tdp_mmu_reap_dirty_log(
     // SAFETY: C has checked that the slot has a bitmap, and the range against the slot.
     let mut log = unsafe { DirtyBitmap::new(slot, first_word, buffer, wanted) };
 
-    let vm = wrap!(Vm, kvm);
-    // SAFETY: the prototype says so, lockdep checks it, and the handle ends with the call.
-    let mut caches = unsafe { SplitCaches::assume_locked(vm) };
+    let mut slots = held!(SlotsLock, wrap!(Vm, kvm));
 
-    match reap_log::reap(vm, slot, &mut log, &mut caches, huge) {
+    match reap_log::reap(&mut slots, slot, &mut log, huge) {
         Ok(()) => 0,
         Err(error) => error.to_errno(),
     }

@@ -30,7 +30,7 @@ use crate::{
     pure::{Gfn, GfnRange, Level},
     rmap::{self, DescCache, List, RawCursor, Rmap},
     shadow_cache::SplitCaches,
-    sync::Exclusive,
+    sync::{Exclusive, SlotsLock},
     sys::{Memslot, NotifierRange, Vm},
     walk::Flush,
 };
@@ -235,8 +235,8 @@ unsafe extern "C" fn kvm_rs_rmap_split(
 ) {
     let vm = wrap!(Vm, kvm);
     let range = GfnRange::new(Gfn(start), Gfn(end));
-    // SAFETY: the prototype says so, lockdep checks it, and the handle ends with the call.
-    let mut caches = unsafe { SplitCaches::assume_locked(vm) };
+    let mut slots = held!(SlotsLock, vm);
+    let mut caches = SplitCaches::new(&mut slots);
 
     if let Some(target) = level(target_level) {
         let mut lock = held!(Exclusive, vm);
@@ -261,8 +261,8 @@ unsafe extern "C" fn kvm_rs_rmap_start_dirty_log(
     split: bool,
 ) {
     let vm = wrap!(Vm, kvm);
-    // SAFETY: the prototype says so, lockdep checks it, and the handle ends with the call.
-    let mut caches = unsafe { SplitCaches::assume_locked(vm) };
+    let mut slots = held!(SlotsLock, vm);
+    let mut caches = SplitCaches::new(&mut slots);
 
     start_log::start(
         &mut held!(Exclusive, vm),

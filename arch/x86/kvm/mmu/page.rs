@@ -20,7 +20,7 @@ use crate::{
     bindings,
     pte::{PtePtr, Table},
     pure::{Gfn, GfnRange, Hpa, Index, Level, Role, Spte},
-    sync::{PagesLock, Unlocked},
+    sync::{Exclusive, PagesLock, SlotsLock, Unlocked},
     sys::{trace, Node, Vcpu, Vm},
 };
 
@@ -142,19 +142,15 @@ impl<'a> Sp<'a> {
     }
 
     /// Marks a root as invalid: no vCPU may load it any more.
-    ///
-    /// The caller holds `mmu_lock` for write, or is alone with the VM.
-    pub(crate) fn mark_invalid(self) {
+    pub(crate) fn mark_invalid(self, _lock: &Exclusive<'_>) {
         let role = self.role().as_invalid();
         // SAFETY: the field is valid and aligned; readers use marked accesses.
         unsafe { atomic_store(self.role_word(), role.0, Relaxed) };
     }
 
     /// Whether the root waits to be zapped by the flow that invalidated it.
-    ///
-    /// The caller holds `slots_lock`, or is alone with the VM.
     #[inline]
-    pub(crate) fn is_scheduled_to_zap(self) -> bool {
+    pub(crate) fn is_scheduled_to_zap(self, _slots: &SlotsLock<'_>) -> bool {
         // SAFETY: the page exists; `slots_lock` serializes all accesses.
         unsafe {
             *(*self.as_ptr())
@@ -163,9 +159,9 @@ impl<'a> Sp<'a> {
         }
     }
 
-    /// Sets what [`Sp::is_scheduled_to_zap`] returns, under the same rule.
+    /// Sets what [`Sp::is_scheduled_to_zap`] returns.
     #[inline]
-    pub(crate) fn set_scheduled_to_zap(self, scheduled: bool) {
+    pub(crate) fn set_scheduled_to_zap(self, _slots: &SlotsLock<'_>, scheduled: bool) {
         let flag = ManuallyDrop::new(scheduled);
         // SAFETY: the page exists; `slots_lock` serializes all accesses.
         unsafe {

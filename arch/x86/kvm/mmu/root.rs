@@ -17,7 +17,7 @@ use crate::{
     bindings,
     page::{OwnedSp, RemovedSp, Sp},
     pure::{Hpa, Role},
-    sync::{Exclusive, MmuLock, PagesLock},
+    sync::{Exclusive, MmuLock, PagesLock, SlotsLock},
     sys::{NotifierRange, Vm},
 };
 
@@ -170,24 +170,23 @@ impl<'vm> Root<'vm> {
     ///
     /// Whoever takes a root off the schedule of roots to zap inherits that reference: the
     /// schedule has an entry exactly once, when the root is invalidated.
-    pub(crate) fn take_scheduled(vm: Vm<'vm>, sp: Sp<'vm>) -> Option<Self> {
-        if !sp.is_scheduled_to_zap() {
+    pub(crate) fn take_scheduled(slots: &SlotsLock<'vm>, sp: Sp<'vm>) -> Option<Self> {
+        if !sp.is_scheduled_to_zap(slots) {
             return None;
         }
-        sp.set_scheduled_to_zap(false);
+        sp.set_scheduled_to_zap(slots, false);
         // INVARIANT: the count comes with the schedule's entry.
-        Some(Root { vm, sp })
+        Some(Root { vm: slots.vm(), sp })
     }
 
     /// Marks a valid root as invalid, and puts it on the schedule of roots to zap, to which the
     /// TDP MMU's own reference goes over.
     ///
-    /// The lock shows that nobody walks the root as a valid one meanwhile; the schedule is
-    /// `slots_lock`'s.
-    pub(crate) fn invalidate(_lock: &Exclusive<'_>, sp: Sp<'_>) {
+    /// With `mmu_lock` held for write, nobody walks the root as a valid one meanwhile.
+    pub(crate) fn invalidate(lock: &Exclusive<'_>, slots: &SlotsLock<'_>, sp: Sp<'_>) {
         if !sp.role().invalid() {
-            sp.set_scheduled_to_zap(true);
-            sp.mark_invalid();
+            sp.set_scheduled_to_zap(slots, true);
+            sp.mark_invalid(lock);
         }
     }
 

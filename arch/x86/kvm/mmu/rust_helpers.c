@@ -62,11 +62,6 @@ __kvm_rs void kvm_rs_assert_write_held(struct kvm *kvm)
 	lockdep_assert_held_write(&kvm->mmu_lock);
 }
 
-__kvm_rs bool kvm_rs_invalidate_needs_lock(struct kvm *kvm)
-{
-	return refcount_read(&kvm->users_count) && kvm->created_vcpus;
-}
-
 __kvm_rs void kvm_rs_pages_lock(struct kvm *kvm)
 {
 	spin_lock(&kvm->arch.tdp_mmu_pages_lock);

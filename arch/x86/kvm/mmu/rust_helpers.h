@@ -43,7 +43,6 @@ void kvm_rs_write_lock(struct kvm *kvm);
 void kvm_rs_write_unlock(struct kvm *kvm);
 void kvm_rs_assert_read_held(struct kvm *kvm);
 void kvm_rs_assert_write_held(struct kvm *kvm);
-bool kvm_rs_invalidate_needs_lock(struct kvm *kvm);
 void kvm_rs_pages_lock(struct kvm *kvm);
 void kvm_rs_pages_unlock(struct kvm *kvm);
 void kvm_rs_cpu_relax(void);

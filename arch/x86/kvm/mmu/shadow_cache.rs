@@ -13,7 +13,7 @@
 
 #![expect(unsafe_code)]
 
-use core::ptr::NonNull;
+use core::{marker::PhantomData, ptr::NonNull};
 
 use kernel::error::{to_result, Result};
 
@@ -23,7 +23,7 @@ use crate::{
     pte::PtePtr,
     pure::{addr::ENTRIES, Gfn},
     rmap::DescCache,
-    sync::Unlocked,
+    sync::{SlotsLock, Unlocked},
     sys::Vm,
 };
 
@@ -38,19 +38,13 @@ const DESC_CAPACITY: i32 = DESC_MIN + bindings::KVM_ARCH_NR_OBJS_PER_MEMORY_CACH
 /// # Invariants
 ///
 /// `slots_lock` of the VM, which guards them, is held during `'v`.
-pub(crate) struct SplitCaches<'v>(Vm<'v>);
+pub(crate) struct SplitCaches<'v>(Vm<'v>, PhantomData<&'v mut ()>);
 
 impl<'v> SplitCaches<'v> {
-    /// The caches of a VM. Lockdep checks the claim.
-    ///
-    /// # Safety
-    ///
-    /// The calling thread must hold `slots_lock` during `'v`.
-    pub(crate) unsafe fn assume_locked(vm: Vm<'v>) -> Self {
-        // SAFETY: the VM exists.
-        unsafe { bindings::kvm_rs_assert_slots_locked(vm.as_ptr()) };
-        // INVARIANT: by this function's safety requirement.
-        SplitCaches(vm)
+    /// The caches of the VM whose lock is held.
+    pub(crate) fn new(lock: &'v mut SlotsLock<'_>) -> Self {
+        // INVARIANT: the token is borrowed exclusively for `'v`.
+        SplitCaches(lock.vm(), PhantomData)
     }
 
     fn descs(&self) -> *mut bindings::kvm_mmu_memory_cache {

@@ -20,6 +20,9 @@
 //! A multi-step change under the read lock (tearing a subtree down, or updating an external TDX
 //! table) claims entries by the frozen value. Others never touch a frozen entry: they retry.
 //!
+//! `slots_lock` is a mutex, outside of `mmu_lock`. Those who begin or end the logging of a memslot, or
+//! reap its log, hold it ([`SlotsLock`]), so each of them is the only one.
+//!
 //! `tdp_mmu_pages_lock` nests inside `mmu_lock`; it guards the list of roots against other holders
 //! of the read lock, and the tracking of NX huge pages. Memory is allocated with GFP_KERNEL only
 //! where `mmu_lock` is not held, which [`Unlocked`] proves.
@@ -183,6 +186,47 @@ pub(crate) fn with_exclusive<'l, R>(vm: Vm<'l>, f: impl FnOnce(&mut Exclusive<'l
 pub(crate) fn should_give_way(vm: Vm<'_>) -> bool {
     // SAFETY: the VM exists; the helper reads the state of the lock and of this thread.
     unsafe { bindings::kvm_rs_need_break(vm.as_ptr()) }
+}
+
+/// `slots_lock` is held: nobody else begins or ends the logging of a memslot, reaps a dirty log, uses
+/// the VM's caches for splitting, or schedules roots to be zapped.
+///
+/// # Invariants
+///
+/// The calling thread holds `slots_lock` of the VM for as long as the value exists, or nobody else
+/// can reach the VM.
+pub(crate) struct SlotsLock<'l>(Vm<'l>, NotThreadSafe);
+
+impl<'l> SlotsLock<'l> {
+    /// Makes the token where C has taken the lock. Lockdep checks the claim.
+    ///
+    /// # Safety
+    ///
+    /// The calling thread must hold `slots_lock` until the token is gone.
+    #[inline]
+    pub(crate) unsafe fn assume_held(vm: Vm<'l>) -> Self {
+        // SAFETY: the VM exists.
+        unsafe { bindings::kvm_rs_assert_slots_locked(vm.as_ptr()) };
+        // INVARIANT: by this function's safety requirement.
+        SlotsLock(vm, NotThreadSafe)
+    }
+
+    /// Makes the token for a VM that nobody else can reach, whose lock C does not take.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Exclusive::assume_unreachable`], for `slots_lock`.
+    #[inline]
+    pub(crate) unsafe fn assume_unreachable(vm: Vm<'l>) -> Self {
+        // INVARIANT: by this function's safety requirement.
+        SlotsLock(vm, NotThreadSafe)
+    }
+
+    /// The VM whose lock it is.
+    #[inline]
+    pub(crate) fn vm(&self) -> Vm<'l> {
+        self.0
+    }
 }
 
 /// `tdp_mmu_pages_lock`, held.

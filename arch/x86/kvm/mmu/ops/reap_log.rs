@@ -75,8 +75,8 @@ use crate::{
     },
     root::{Roots, Selection},
     shadow_cache::SplitCaches,
-    sync::{with_exclusive, with_shared, Exclusive, MmuLock, Shared},
-    sys::{fatal_signal_pending, stats::Event, DirtyBitmap, Memslot, Node, Vm, Wanted},
+    sync::{with_exclusive, with_shared, Exclusive, MmuLock, Shared, SlotsLock},
+    sys::{fatal_signal_pending, stats::Event, DirtyBitmap, Memslot, Node, Wanted},
     walk::Walk,
 };
 
@@ -111,12 +111,12 @@ enum Progress {
 ///
 /// Errors: `EINTR` after a fatal signal; see above.
 pub(crate) fn reap(
-    vm: Vm<'_>,
+    slots: &mut SlotsLock<'_>,
     slot: Memslot<'_>,
     log: &mut DirtyBitmap<'_>,
-    caches: &mut SplitCaches<'_>,
     huge: HugePages,
 ) -> Result {
+    let vm = slots.vm();
     let mut flush = false;
     let mut progress = Progress::Shadowed(0);
     // What is left of it is freed at the end, where no lock is held.
@@ -124,12 +124,14 @@ pub(crate) fn reap(
 
     if vm.uses_tdp_mmu() {
         progress = with_shared(vm, |lock| {
-            shared(lock, slot, log, &mut cache, huge, &mut flush)
+            shared(lock, slots, slot, log, &mut cache, huge, &mut flush)
         });
     }
     if let Progress::Shadowed(from) = progress {
         progress = with_exclusive(vm, |lock| {
-            exclusive(lock, slot, log, caches, from, huge, &mut flush)
+            let mut caches = SplitCaches::new(slots);
+
+            exclusive(lock, slot, log, &mut caches, from, huge, &mut flush)
         });
     }
 
@@ -261,6 +263,7 @@ fn protect_words(
 /// With a TDP MMU, and as long as there are no shadow pages.
 fn shared(
     lock: &mut Shared<'_>,
+    slots: &SlotsLock<'_>,
     slot: Memslot<'_>,
     log: &mut DirtyBitmap<'_>,
     cache: &mut Option<SplitCache>,
@@ -286,7 +289,17 @@ fn shared(
 
         let mut roots = Roots::new(lock.vm(), Selection::valid(slot.as_id()));
         while let Some(root) = roots.next(lock) {
-            protect_in_root(lock, root, slot, log, batch.clone(), huge, cache, masks);
+            protect_in_root(
+                lock,
+                slots,
+                root,
+                slot,
+                log,
+                batch.clone(),
+                huge,
+                cache,
+                masks,
+            );
         }
     }
     Progress::Done
@@ -296,6 +309,7 @@ fn shared(
 #[expect(clippy::too_many_arguments)]
 fn protect_in_root(
     lock: &mut Shared<'_>,
+    slots: &SlotsLock<'_>,
     root: Sp<'_>,
     slot: Memslot<'_>,
     log: &DirtyBitmap<'_>,
@@ -316,7 +330,7 @@ fn protect_in_root(
         match view.entry(masks) {
             Entry::Table(_) if view.level == Level::Page2M => {
                 if let Some(table) = view.slot.child(view.level, masks) {
-                    protect_pages(step.lock, table, view.sp(), within, log, bit, masks);
+                    protect_pages(step.lock, slots, table, view.sp(), within, log, bit, masks);
                 }
             }
             Entry::Leaf(pfn) if huge != HugePages::Protected && log.any_taken(within) => {
@@ -375,8 +389,10 @@ fn protect_in_root(
 /// Clears `bit` in the leaves of `table` that map the pages of `within` whose bits were taken.
 // A function of its own, so that its loop has all registers.
 #[inline(never)]
+#[expect(clippy::too_many_arguments)]
 fn protect_pages(
     lock: &Shared<'_>,
+    slots: &SlotsLock<'_>,
     table: Table<'_>,
     parent: Sp<'_>,
     within: GfnRange,
@@ -389,7 +405,7 @@ fn protect_pages(
 
     for part in parts(log.gfn(0), within) {
         for gfn in frames(part.first, log.taken(part.word) & part.bits) {
-            clear_leaf_bits(lock, table, gfn, as_id, bit, settled, masks);
+            clear_leaf_bits(lock, slots, table, gfn, as_id, bit, settled, masks);
         }
     }
 }

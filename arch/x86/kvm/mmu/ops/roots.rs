@@ -6,7 +6,7 @@ use crate::{
     page::OwnedSp,
     pure::{Gfn, Role},
     root::{find_locked, stable_roots, Root, RootTypes, Roots, Selection},
-    sync::{with_shared, Exclusive, PagesLock},
+    sync::{with_shared, Exclusive, PagesLock, SlotsLock},
     sys::Vcpu,
 };
 
@@ -43,7 +43,7 @@ pub(crate) fn get_or_create<'vm>(vcpu: Vcpu<'vm>, role: Role) -> Root<'vm> {
 
 /// Invalidates the roots of some kinds: no vCPU will load one again, and each is scheduled to be
 /// zapped, later, under `mmu_lock` held for read.
-pub(crate) fn invalidate(lock: &Exclusive<'_>, types: RootTypes) {
+pub(crate) fn invalidate(lock: &Exclusive<'_>, slots: &SlotsLock<'_>, types: RootTypes) {
     // To invalidate what is invalid makes no sense.
     warn_once!(types.has_invalid());
 
@@ -52,6 +52,6 @@ pub(crate) fn invalidate(lock: &Exclusive<'_>, types: RootTypes) {
         as_id: None,
     };
     for root in stable_roots(lock, selection) {
-        Root::invalidate(lock, root);
+        Root::invalidate(lock, slots, root);
     }
 }

@@ -7,8 +7,8 @@ use crate::{
     page::Sp,
     pure::{Entry, GfnRange, Level, Masks, Spte},
     root::{self, Root, RootTypes, Roots, Selection},
-    sync::{with_exclusive, with_shared, Exclusive, MmuLock, Shared},
-    sys::{max_gfn_exclusive, NotifierRange, Vm},
+    sync::{with_exclusive, with_shared, Exclusive, MmuLock, Shared, SlotsLock},
+    sys::{max_gfn_exclusive, NotifierRange},
     walk::{Flush, Step, View, Walk},
 };
 
@@ -95,15 +95,15 @@ pub(crate) fn zap_all(lock: &mut Exclusive<'_>) {
 /// to them. Takes `mmu_lock` itself, for read if `shared`.
 ///
 /// No flush: a vCPU flushes locally when it loads a new root, and when it moves to another CPU.
-pub(crate) fn zap_invalidated_roots(vm: Vm<'_>, shared: bool) {
+pub(crate) fn zap_invalidated_roots(slots: &SlotsLock<'_>, shared: bool) {
     if shared {
-        with_shared(vm, zap_scheduled);
+        with_shared(slots.vm(), |lock| zap_scheduled(lock, slots));
     } else {
-        with_exclusive(vm, zap_scheduled);
+        with_exclusive(slots.vm(), |lock| zap_scheduled(lock, slots));
     }
 }
 
-fn zap_scheduled<'l, M: Update<'l>>(lock: &mut M) {
+fn zap_scheduled<'l, M: Update<'l>>(lock: &mut M, slots: &SlotsLock<'l>) {
     let vm = lock.vm();
     let masks = vm.masks();
     let selection = Selection {
@@ -113,7 +113,7 @@ fn zap_scheduled<'l, M: Update<'l>>(lock: &mut M) {
     let mut roots = Roots::new(vm, selection);
 
     while let Some(root) = roots.next(lock) {
-        let Some(scheduled) = Root::take_scheduled(vm, root) else {
+        let Some(scheduled) = Root::take_scheduled(slots, root) else {
             continue;
         };
 

@@ -103,14 +103,6 @@ impl<'a> Vm<'a> {
         unsafe { bindings::kvm_rs_is_addr_direct(self.as_ptr(), gpa) }
     }
 
-    /// Whether somebody could race with an invalidation of roots: the VM still has users, and has
-    /// vCPUs, without which there are no roots.
-    #[inline]
-    pub(crate) fn has_users_and_vcpus(self) -> bool {
-        // SAFETY: the VM exists, if only for its destruction.
-        unsafe { bindings::kvm_rs_invalidate_needs_lock(self.as_ptr()) }
-    }
-
     /// Whether the VM's own memory is mapped by the TDP MMU. Nothing of the TDP MMU may be used where
     /// it is not. The same for all VMs, and constant while there are any.
     #[inline]
