@@ -64,31 +64,35 @@ unsafe extern "C" fn kvm_rs_pte_list_remove(
     Rmap::new(&mut lock, wrap_non_null!(List, head)).remove(wrap_non_null!(PtePtr, spte));
 }
 
-/// The length of a list.
+/// The length of a list of leaves.
 #[no_mangle]
 unsafe extern "C" fn pte_list_count(head: *mut bindings::kvm_rmap_head) -> c_uint {
     let list = wrap_non_null!(List, head);
-    // SAFETY: C holds `mmu_lock` for write, so the list does not change.
+    // SAFETY: C's only caller, in debugfs, holds `mmu_lock` for write.
     unsafe { rmap::count(list) }
 }
 
-/// The first SPTE of a list, or null. `iter` then is behind it.
+/// The first SPTE of a list, or null. `iter` then is behind it. `mmu_lock` is held, for read at least:
+/// `kvm_mmu_mark_parents_unsync()` comes here in faults of the TDP MMU.
 #[no_mangle]
 unsafe extern "C" fn kvm_rs_rmap_first(
     head: *mut bindings::kvm_rmap_head,
     iter: *mut RawCursor,
 ) -> *mut u64 {
     let list = wrap_non_null!(List, head);
-    // SAFETY: C holds `mmu_lock` for write, so the list does not change.
+    // SAFETY: C holds `mmu_lock`, and lists change only where it is held for write. A holder for write
+    // does not change the list before it is done with what it gets here.
     write_cursor(iter, unsafe { rmap::first(list) })
 }
 
-/// The next SPTE of a list, or null. The list has not changed since the one before.
+/// The next SPTE of a list, or null. The list has not changed since the one before, as `mmu_lock` has
+/// been held, for read at least.
 #[no_mangle]
 unsafe extern "C" fn kvm_rs_rmap_next(iter: *mut RawCursor) -> *mut u64 {
     // SAFETY: C passes what `kvm_rs_rmap_first()` has written.
     let at = unsafe { iter.read() };
-    // SAFETY: C holds `mmu_lock` for write, and has not changed the list.
+    // SAFETY: C has held `mmu_lock` since, for read at least, and has not changed the list. Nor does it
+    // before it is done with what it gets here.
     write_cursor(iter, unsafe { rmap::next(at) })
 }
 

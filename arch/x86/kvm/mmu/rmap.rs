@@ -5,8 +5,8 @@
 //!
 //! # Who may do what
 //!
-//! A list changes under `mmu_lock` held for write *and* its own lock bit. So there are two ways to
-//! look at one in peace:
+//! A list changes under `mmu_lock` held for write *and* its own lock bit. C may therefore iterate with
+//! `mmu_lock` held for read. Rust has two ways to look at a list in peace:
 //!
 //! - [`Rmap`], with `mmu_lock` held for write. It borrows the lock's token exclusively: while it
 //!   exists nobody drops the lock, and it is the only handle that changes lists. A loop over a list
