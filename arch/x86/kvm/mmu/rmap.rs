@@ -40,7 +40,7 @@ use crate::{
     },
     shadow,
     sync::{Exclusive, MmuLock},
-    sys::{cpu_relax, Memslot, Vm},
+    sys::{cpu_relax, Memslot},
 };
 
 /// A descriptor of a list.
@@ -321,11 +321,11 @@ impl<'s> Iterator for Sptes<'s> {
 ///
 /// # Invariants
 ///
-/// `mmu_lock` of the VM is held for write during `'a`, and no other `Rmap` of that VM exists.
+/// `lock` was borrowed exclusively for `'a`: it is not dropped before, and no other `Rmap` of the VM
+/// exists.
 pub(crate) struct Rmap<'a> {
     list: List<'a>,
-    vm: Vm<'a>,
-    lock: PhantomData<&'a mut ()>,
+    lock: &'a Exclusive<'a>,
 }
 
 impl<'a> Rmap<'a> {
@@ -333,11 +333,13 @@ impl<'a> Rmap<'a> {
     #[inline]
     pub(crate) fn new(lock: &'a mut Exclusive<'_>, list: List<'a>) -> Self {
         // INVARIANT: the token is borrowed exclusively for `'a`.
-        Rmap {
-            list,
-            vm: lock.vm(),
-            lock: PhantomData,
-        }
+        Rmap { list, lock }
+    }
+
+    /// The lock that is held.
+    #[inline]
+    pub(crate) fn lock(&self) -> &Exclusive<'a> {
+        self.lock
     }
 
     /// The word without the lock bit, which a reader may have set.
@@ -394,19 +396,20 @@ impl<'a> Rmap<'a> {
             })
         });
         if !found {
-            self.vm.data_corruption();
+            self.lock.vm().data_corruption();
         }
     }
 
     /// Removes the SPTEs for which `keep` is false. It has zapped them.
     ///
     /// The lock bit is held for each removal only, as `keep` may take its time.
-    pub(crate) fn retain(&mut self, mut keep: impl FnMut(PtePtr<'_>) -> bool) {
+    pub(crate) fn retain(&mut self, mut keep: impl FnMut(&Exclusive<'_>, PtePtr<'_>) -> bool) {
+        let lock = self.lock;
         let mut cursor = Cursor::new(self.head());
 
         while let Some(entry) = cursor.peek(&Descs) {
             // SAFETY: the entry is in the list, which does not change before it is removed below.
-            if keep(unsafe { slot_at(entry) }) {
+            if keep(lock, unsafe { slot_at(entry) }) {
                 cursor.step();
             } else {
                 self.change(|descs, head| rmap::remove_at(descs, head, &mut cursor));
@@ -415,13 +418,15 @@ impl<'a> Rmap<'a> {
     }
 
     /// Empties the list. `zap` is called for each SPTE, with the lock bit held, and must zap it.
-    pub(crate) fn clear(&mut self, mut zap: impl FnMut(PtePtr<'_>)) {
+    pub(crate) fn clear(&mut self, mut zap: impl FnMut(&Exclusive<'_>, PtePtr<'_>)) {
+        let lock = self.lock;
+
         self.change(|descs, head| {
             let mut cursor = Cursor::new(head);
 
             while let Some(entry) = cursor.next(descs) {
                 // SAFETY: the entry is in the list, which is locked.
-                zap(unsafe { slot_at(entry) });
+                zap(lock, unsafe { slot_at(entry) });
             }
             rmap::free_all(descs, head);
             Head::Empty
@@ -445,11 +450,11 @@ impl<'a, 'l> Found<'a, 'l> {
     pub(crate) fn first(
         lock: &'a mut Exclusive<'l>,
         list: List<'_>,
-        mut wanted: impl FnMut(PtePtr<'_>) -> bool,
+        mut wanted: impl FnMut(&Exclusive<'_>, PtePtr<'_>) -> bool,
     ) -> Option<Self> {
         // SAFETY: the lock is held for write, so the list does not change before the result exists.
         let mut sptes: Sptes<'a> = unsafe { Sptes::new(list.load().unlocked()) };
-        let slot = sptes.find(|slot| wanted(*slot))?;
+        let slot = sptes.find(|slot| wanted(lock, *slot))?;
 
         // INVARIANT: the lock is borrowed for `'a`, so it is not dropped; who changes lists here
         // frees no tables.
@@ -460,6 +465,12 @@ impl<'a, 'l> Found<'a, 'l> {
     #[inline]
     pub(crate) fn slot(&self) -> PtePtr<'a> {
         self.slot
+    }
+
+    /// The lock that is held.
+    #[inline]
+    pub(crate) fn lock(&self) -> &Exclusive<'l> {
+        self.lock
     }
 
     /// Another list, or the same, to change.
@@ -477,7 +488,7 @@ pub(crate) use bindings::rmap_iterator as RawCursor;
 ///
 /// # Safety
 ///
-/// The list must not change during the call.
+/// `mmu_lock` must be held for write.
 pub(crate) unsafe fn count(list: List<'_>) -> u32 {
     let word = list.load().unlocked();
     // SAFETY: by this function's safety requirement.
@@ -491,7 +502,8 @@ pub(crate) unsafe fn count(list: List<'_>) -> u32 {
         for slot in unsafe { Sptes::new(word) } {
             let sp = Sp::of_slot(slot);
             let level = sp.role().level();
-            let gfn = sp.gfn_at(shadow::index_of(slot));
+            // SAFETY: by this function's safety requirement.
+            let gfn = unsafe { sp.gfn_at_locked(shadow::index_of(slot)) };
             let place = (level, level.map(|level| gfn.round_down(level)));
 
             found = found.wrapping_add(1);

@@ -43,7 +43,10 @@ impl<'l> RmapStep<'_, 'l> {
     /// The first SPTE in the list for which `wanted` is true, for a change that concerns other
     /// lists as well.
     #[inline]
-    pub(crate) fn find(&mut self, wanted: impl FnMut(PtePtr<'_>) -> bool) -> Option<Found<'_, 'l>> {
+    pub(crate) fn find(
+        &mut self,
+        wanted: impl FnMut(&Exclusive<'_>, PtePtr<'_>) -> bool,
+    ) -> Option<Found<'_, 'l>> {
         Found::first(self.lock, self.list, wanted)
     }
 

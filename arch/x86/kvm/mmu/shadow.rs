@@ -19,7 +19,8 @@ use crate::{
         addr::{ENTRIES, PAGE_SHIFT},
         Gfn, Index, Masks, Spte,
     },
-    sys::{Memslot, Vm},
+    sync::{Exclusive, MmuLock},
+    sys::Memslot,
 };
 
 /// The `ACC_*` bits in a recorded translation.
@@ -50,16 +51,28 @@ impl<'a> Sp<'a> {
         Some(unsafe { first.add(index.get()) })
     }
 
-    /// The guest frame that the SPTE at `index` maps; `kvm_mmu_page_get_gfn()`. `mmu_lock` is held.
+    /// The guest frame that the SPTE at `index` maps; `kvm_mmu_page_get_gfn()`.
     #[inline]
-    pub(crate) fn gfn_at(self, index: Index) -> Gfn {
+    pub(crate) fn gfn_at(self, _lock: &Exclusive<'_>, index: Index) -> Gfn {
+        // SAFETY: the token shows it.
+        unsafe { self.gfn_at_locked(index) }
+    }
+
+    /// As [`Sp::gfn_at`], where C holds the lock of a VM that it does not name.
+    ///
+    /// # Safety
+    ///
+    /// `mmu_lock` must be held for write.
+    #[inline]
+    pub(crate) unsafe fn gfn_at_locked(self, index: Index) -> Gfn {
         let role = self.role();
 
         if role.passthrough() {
             return self.gfn();
         }
         if let Some(translation) = self.translation(index) {
-            // SAFETY: valid as long as the page; `mmu_lock` is held.
+            // SAFETY: valid as long as the page; `mmu_lock` is held, by this function's safety
+            // requirement.
             return Gfn(unsafe { translation.read() } >> PAGE_SHIFT);
         }
         let pages = role.level().map_or(0, |level| level.pages());
@@ -67,9 +80,9 @@ impl<'a> Sp<'a> {
     }
 
     /// The guest's access rights (`ACC_*`) to what the SPTE at `index` maps;
-    /// `kvm_mmu_page_get_access()`. `mmu_lock` is held.
+    /// `kvm_mmu_page_get_access()`.
     #[inline]
-    pub(crate) fn access_at(self, index: Index) -> u32 {
+    pub(crate) fn access_at(self, _lock: &Exclusive<'_>, index: Index) -> u32 {
         match self.translation(index) {
             // SAFETY: valid as long as the page; `mmu_lock` is held.
             Some(translation) => (unsafe { translation.read() } & ACCESS) as u32,
@@ -78,30 +91,29 @@ impl<'a> Sp<'a> {
     }
 
     /// Records what the SPTE at `index` translates to; a page that records nothing must agree.
-    /// `kvm_mmu_page_set_translation()`. `mmu_lock` is held for write.
+    /// `kvm_mmu_page_set_translation()`.
     #[inline]
-    pub(crate) fn set_translation(self, index: Index, gfn: Gfn, access: u32) {
+    pub(crate) fn set_translation(self, lock: &Exclusive<'_>, index: Index, gfn: Gfn, access: u32) {
         if let Some(translation) = self.translation(index) {
             // SAFETY: valid as long as the page; `mmu_lock` is held for write.
             unsafe { translation.write(gfn.0 << PAGE_SHIFT | u64::from(access)) };
             return;
         }
-        warn_once!(access != self.access_at(index));
-        warn_once!(gfn != self.gfn_at(index));
+        warn_once!(access != self.access_at(lock, index));
+        warn_once!(gfn != self.gfn_at(lock, index));
     }
 
-    /// Whether the page may be out of date with the guest page table that it shadows. `mmu_lock` is
-    /// held for write.
+    /// Whether the page may be out of date with the guest page table that it shadows.
     #[inline]
-    pub(crate) fn is_unsync(self) -> bool {
-        // SAFETY: the page exists; the field changes under `mmu_lock` held for write, or for read
-        // while a leaf page's is set, which is not asked for here.
+    pub(crate) fn is_unsync(self, _lock: &Exclusive<'_>) -> bool {
+        // SAFETY: the page exists; the field changes under `mmu_lock` only.
         unsafe { (*self.as_ptr()).unsync }
     }
 
     /// The memslot that holds `gfn`, in the address space that the page belongs to.
     #[inline]
-    pub(crate) fn memslot(self, vm: Vm<'a>, gfn: Gfn) -> Option<Memslot<'a>> {
+    pub(crate) fn memslot<'l>(self, lock: &Exclusive<'l>, gfn: Gfn) -> Option<Memslot<'l>> {
+        let vm = lock.vm();
         // SAFETY: both exist. Memslots are freed after all their leaves are zapped, which takes
         // `mmu_lock` for write.
         let slot = unsafe { bindings::kvm_rs_slot_of_sp(vm.as_ptr(), self.as_ptr(), gfn.0) };
@@ -115,9 +127,15 @@ impl<'a> Sp<'a> {
 }
 
 /// Writes a present leaf in place of another, atomically if the old one is volatile, and returns
-/// what was replaced. `mmu_lock` is held for write.
+/// what was replaced.
 #[inline]
-pub(crate) fn replace(slot: PtePtr<'_>, old: Spte, new: Spte, masks: &Masks) -> Spte {
+pub(crate) fn replace(
+    _lock: &Exclusive<'_>,
+    slot: PtePtr<'_>,
+    old: Spte,
+    new: Spte,
+    masks: &Masks,
+) -> Spte {
     prove!(new.is_ve_possible(masks));
 
     if old.is_volatile(masks) {
@@ -131,10 +149,16 @@ pub(crate) fn replace(slot: PtePtr<'_>, old: Spte, new: Spte, masks: &Masks) -> 
 /// Changes a present leaf, which goes on mapping the same frame; `mmu_spte_update()`. Returns
 /// whether that leaves stale TLB entries that matter.
 #[inline]
-pub(crate) fn update(slot: PtePtr<'_>, old: Spte, new: Spte, masks: &Masks) -> bool {
+pub(crate) fn update(
+    lock: &Exclusive<'_>,
+    slot: PtePtr<'_>,
+    old: Spte,
+    new: Spte,
+    masks: &Masks,
+) -> bool {
     warn_once!(!new.write_state_is_valid(masks));
 
-    let old = replace(slot, old, new, masks);
+    let old = replace(lock, slot, old, new, masks);
     warn_once!(!old.is_present() || old.pfn(masks) != new.pfn(masks));
 
     old.change_needs_flush(new, masks)
@@ -143,12 +167,33 @@ pub(crate) fn update(slot: PtePtr<'_>, old: Spte, new: Spte, masks: &Masks) -> b
 /// Zaps a leaf; `mmu_spte_clear_track_bits()`. Returns whether it was present; the caller accounts
 /// for it, and takes it out of its list.
 #[inline]
-pub(crate) fn zap(slot: PtePtr<'_>, masks: &Masks) -> bool {
+pub(crate) fn zap(lock: &Exclusive<'_>, slot: PtePtr<'_>, masks: &Masks) -> bool {
     let old = slot.read();
 
     if !old.is_present() {
         slot.write(Spte::NONPRESENT);
         return false;
     }
-    replace(slot, old, Spte::NONPRESENT, masks).is_present()
+    replace(lock, slot, old, Spte::NONPRESENT, masks).is_present()
+}
+
+/// Whether the VM may have more shadow pages, and keep some for its faults.
+#[inline]
+pub(crate) fn has_pages_left(lock: &Exclusive<'_>) -> bool {
+    // SAFETY: the VM exists, and `mmu_lock` is held.
+    unsafe { bindings::kvm_rs_shadow_pages_left(lock.vm().as_ptr()) }
+}
+
+/// Notes the length of a list of the reverse map, of which statistics have the maximum.
+#[inline]
+pub(crate) fn note_rmap_count(lock: &Exclusive<'_>, count: u32) {
+    let count = u64::from(count);
+    // SAFETY: the VM exists; the address of a field.
+    let max = unsafe { &raw mut (*lock.vm().as_ptr()).stat.max_mmu_rmap_size };
+
+    // SAFETY: the field is valid, and changes under `mmu_lock` held for write only.
+    if count > unsafe { max.read() } {
+        // SAFETY: as above.
+        unsafe { max.write(count) };
+    }
 }

@@ -23,7 +23,7 @@ use crate::{
     pte::PtePtr,
     pure::{addr::ENTRIES, Gfn},
     rmap::DescCache,
-    sync::{SlotsLock, Unlocked},
+    sync::{Exclusive, SlotsLock, Unlocked},
     sys::Vm,
 };
 
@@ -95,8 +95,14 @@ impl<'v> SplitCaches<'v> {
 
     /// The direct page that can take the place of the huge leaf at `huge`, which maps `gfn` with
     /// `access`: a new one, or one that is there already, because the frames are mapped in the same
-    /// way elsewhere. `mmu_lock` is held for write.
-    pub(crate) fn page_for<'s>(&mut self, huge: PtePtr<'s>, gfn: Gfn, access: u32) -> Sp<'s> {
+    /// way elsewhere.
+    pub(crate) fn page_for<'s>(
+        &mut self,
+        _lock: &Exclusive<'_>,
+        huge: PtePtr<'s>,
+        gfn: Gfn,
+        access: u32,
+    ) -> Sp<'s> {
         // SAFETY: the VM and the leaf exist, and the locks are held; the caches are filled, or C
         // warns and allocates atomically.
         let sp =
@@ -111,8 +117,14 @@ impl<'v> SplitCaches<'v> {
     }
 
     /// Replaces the huge leaf at `huge` by the table of `sp`; flushes if `flush`. The leaf leaves its
-    /// list. `mmu_lock` is held for write.
-    pub(crate) fn link(&mut self, huge: PtePtr<'_>, sp: Sp<'_>, flush: bool) {
+    /// list.
+    pub(crate) fn link(
+        &mut self,
+        _lock: &Exclusive<'_>,
+        huge: PtePtr<'_>,
+        sp: Sp<'_>,
+        flush: bool,
+    ) {
         // SAFETY: all exist, and the locks are held.
         unsafe { bindings::kvm_rs_link_sp(self.0.as_ptr(), huge.as_ptr(), sp.as_ptr(), flush) }
     }

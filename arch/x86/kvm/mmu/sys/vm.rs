@@ -154,29 +154,6 @@ impl<'a> Vm<'a> {
         unsafe { bindings::kvm_rs_vm_data_corruption(self.as_ptr()) }
     }
 
-    /// Whether the VM may have more shadow pages, and keep some for its faults. `mmu_lock` is held
-    /// for write.
-    #[inline]
-    pub(crate) fn has_shadow_pages_left(self) -> bool {
-        // SAFETY: the VM exists.
-        unsafe { bindings::kvm_rs_shadow_pages_left(self.as_ptr()) }
-    }
-
-    /// Notes the length of a list of the reverse map, of which statistics have the maximum.
-    /// `mmu_lock` is held for write.
-    #[inline]
-    pub(crate) fn note_rmap_count(self, count: u32) {
-        let count = u64::from(count);
-        // SAFETY: the VM exists; the address of a field.
-        let max = unsafe { &raw mut (*self.as_ptr()).stat.max_mmu_rmap_size };
-
-        // SAFETY: the field is valid, and changes under `mmu_lock` only.
-        if count > unsafe { max.read() } {
-            // SAFETY: as above.
-            unsafe { max.write(count) };
-        }
-    }
-
     /// Flushes the TLBs of all vCPUs, for all guest addresses.
     pub(crate) fn flush_tlbs(self) {
         // SAFETY: the VM exists.

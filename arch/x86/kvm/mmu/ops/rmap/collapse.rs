@@ -31,7 +31,7 @@ pub(crate) fn zap_collapsible(lock: &mut Exclusive<'_>, slot: Memslot<'_>) {
         let level = step.level;
         let mut zapped = 0i32;
 
-        step.rmap().retain(|pte| {
+        step.rmap().retain(|lock, pte| {
             let sp = Sp::of_slot(pte);
 
             // The size of a page that shadows a guest page table is the guest's choice. A direct
@@ -51,7 +51,7 @@ pub(crate) fn zap_collapsible(lock: &mut Exclusive<'_>, slot: Memslot<'_>) {
             if max.is_none_or(|max| max <= level) {
                 return true;
             }
-            zapped = zapped.wrapping_add(i32::from(shadow::zap(pte, masks)));
+            zapped = zapped.wrapping_add(i32::from(shadow::zap(lock, pte, masks)));
             flush.note();
             false
         });

@@ -53,7 +53,7 @@ pub(crate) fn add(
         return;
     };
 
-    sp.set_translation(shadow::index_of(slot), gfn, access);
+    sp.set_translation(lock, shadow::index_of(slot), gfn, access);
     vm.add_leaves(level, 1);
 
     let Some(list) = list_of(lock, Some(memslot), gfn, level) else {
@@ -62,7 +62,7 @@ pub(crate) fn add(
     let mut rmap = Rmap::new(lock, list);
     let count = rmap.add(cache, slot);
 
-    vm.note_rmap_count(count);
+    shadow::note_rmap_count(rmap.lock(), count);
     if count > TOO_LONG {
         recycle(&mut rmap, vm, gfn, level, vm.masks());
     }
@@ -82,14 +82,14 @@ pub(super) fn recycle(rmap: &mut Rmap<'_>, vm: Vm<'_>, gfn: Gfn, level: Level, m
 pub(crate) fn remove(lock: &mut Exclusive<'_>, slot: PtePtr<'_>) {
     let vm = lock.vm();
     let sp = Sp::of_slot(slot);
-    let gfn = sp.gfn_at(shadow::index_of(slot));
+    let gfn = sp.gfn_at(lock, shadow::index_of(slot));
     let Some(level) = sp.role().level() else {
         vm.bugged();
         return;
     };
 
     // Not in the context of a vCPU, so the page says which address space it is.
-    if let Some(list) = list_of(lock, sp.memslot(vm, gfn), gfn, level) {
+    if let Some(list) = list_of(lock, sp.memslot(lock, gfn), gfn, level) {
         Rmap::new(lock, list).remove(slot);
     }
 }

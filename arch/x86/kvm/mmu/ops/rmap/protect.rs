@@ -49,7 +49,7 @@ pub(in crate::ops) fn protected(leaf: Spte, how: Protect, masks: &Masks) -> Spte
 /// Protects a present leaf. Returns whether a TLB flush is due for more than the log: who protects
 /// for the log flushes in any case.
 #[inline(always)]
-fn protect(slot: PtePtr<'_>, how: Protect, masks: &Masks) -> bool {
+fn protect(lock: &Exclusive<'_>, slot: PtePtr<'_>, how: Protect, masks: &Masks) -> bool {
     let old = slot.read();
 
     if warn_once!(!old.is_present()) {
@@ -58,28 +58,28 @@ fn protect(slot: PtePtr<'_>, how: Protect, masks: &Masks) -> bool {
     match how {
         Protect::Log => {
             if old.is_writable() {
-                shadow::replace(slot, old, old.without(WRITABLE), masks);
+                shadow::replace(lock, slot, old, old.without(WRITABLE), masks);
             }
             false
         }
         Protect::Tracking => {
             let new = protected(old, how, masks);
 
-            new != old && shadow::update(slot, old, new, masks)
+            new != old && shadow::update(lock, slot, old, new, masks)
         }
-        Protect::ClearDirty => clear_dirty(slot, old, masks),
+        Protect::ClearDirty => clear_dirty(lock, slot, old, masks),
     }
 }
 
 #[inline]
-fn clear_dirty(slot: PtePtr<'_>, old: Spte, masks: &Masks) -> bool {
+fn clear_dirty(lock: &Exclusive<'_>, slot: PtePtr<'_>, old: Spte, masks: &Masks) -> bool {
     if old.ad_need_write_protect() {
         return slot.fetch_clear(WRITABLE).is_writable();
     }
     prove!(!old.ad_enabled());
 
     let new = old.without(masks.dirty);
-    new != old && shadow::update(slot, old, new, masks)
+    new != old && shadow::update(lock, slot, old, new, masks)
 }
 
 /// Protects all leaves in a list. Returns whether a TLB flush is due.
@@ -88,7 +88,7 @@ fn protect_list(rmap: &Rmap<'_>, how: Protect, masks: &Masks) -> bool {
     let mut flush = false;
 
     for slot in rmap.sptes() {
-        flush |= protect(slot, how, masks);
+        flush |= protect(rmap.lock(), slot, how, masks);
     }
     flush
 }

@@ -85,12 +85,12 @@ fn split_level(
             let Some(found) = step.find(can_split) else {
                 break;
             };
-            let huge = Huge::new(found.slot());
+            let huge = Huge::new(&found);
 
             if fatal_signal_pending() {
                 return Err(EINTR);
             }
-            if !vm.has_shadow_pages_left() {
+            if !shadow::has_pages_left(found.lock()) {
                 stats::count(vm, Event::SplitNoBudget);
                 huge.trace(ENOSPC.to_errno());
                 return Err(ENOSPC);
@@ -116,7 +116,7 @@ fn split_level(
 }
 
 /// Whether a huge leaf can be split.
-fn can_split(slot: PtePtr<'_>) -> bool {
+fn can_split(lock: &Exclusive<'_>, slot: PtePtr<'_>) -> bool {
     let sp = Sp::of_slot(slot);
     let spte = slot.read();
 
@@ -124,7 +124,7 @@ fn can_split(slot: PtePtr<'_>) -> bool {
     // pages of the last level are ever out of date.
     if warn_once!(!sp.role().guest_mode())
         || warn_once!(!spte.is_present() || !spte.is_large())
-        || warn_once!(sp.is_unsync())
+        || warn_once!(sp.is_unsync(lock))
     {
         return false;
     }
@@ -140,11 +140,12 @@ struct Huge {
 }
 
 impl Huge {
-    fn new(slot: PtePtr<'_>) -> Self {
+    fn new(found: &Found<'_, '_>) -> Self {
+        let slot = found.slot();
         let sp = Sp::of_slot(slot);
 
         Huge {
-            gfn: sp.gfn_at(shadow::index_of(slot)),
+            gfn: sp.gfn_at(found.lock(), shadow::index_of(slot)),
             spte: slot.read(),
             level: sp.role().level(),
         }
@@ -171,7 +172,9 @@ fn split_one(
     let huge = pte.read();
     let huge_sp = Sp::of_slot(pte);
     let index = shadow::index_of(pte);
-    let sp = caches.page_for(pte, huge_sp.gfn_at(index), huge_sp.access_at(index));
+    let lock = found.lock();
+    let gfn = huge_sp.gfn_at(lock, index);
+    let sp = caches.page_for(lock, pte, gfn, huge_sp.access_at(lock, index));
     let role = sp.role();
 
     // The page is direct, so its leaves are those of consecutive frames, and so are their lists.
@@ -220,7 +223,7 @@ fn split_one(
     }
 
     vm.add_leaves(level, new);
-    vm.note_rmap_count(longest);
-    caches.link(pte, sp, flush);
+    shadow::note_rmap_count(found.lock(), longest);
+    caches.link(found.lock(), pte, sp, flush);
     Ok(())
 }
