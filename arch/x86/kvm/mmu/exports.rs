@@ -475,7 +475,7 @@ unsafe extern "C" fn spte_needs_atomic_update(spte: u64) -> bool {
     with_masks(|masks| Spte(spte).is_volatile(masks))
 }
 
-/// Makes a leaf. `mmu_lock` is held. Returns whether it was write-protected for shadow paging.
+/// Makes a leaf for the shadow MMU. `mmu_lock` is held for write. Returns whether it was write-protected for shadow paging.
 #[no_mangle]
 unsafe extern "C" fn make_spte(
     vcpu: *mut bindings::kvm_vcpu,
@@ -501,9 +501,10 @@ unsafe extern "C" fn make_spte(
         host_writable,
     };
     let (vcpu, sp) = (wrap!(Vcpu, vcpu), wrap_non_null!(Sp, sp));
-    let (spte, write_protected) = spte::make_leaf(vcpu, sp, &request, vcpu.vm().masks());
+    let lock = held!(Exclusive, vcpu.vm());
+    let (spte, write_protected) = spte::make_leaf(&lock, vcpu, sp, &request, vcpu.vm().masks());
 
-    // Before the leaf is installed, as in C: the shadow MMU holds mmu_lock for write.
+    // Before the leaf is installed, as in C, which only the write lock makes right.
     if let Some(level) = sp.role().level() {
         spte::log_writable(vcpu.vm(), request.slot, request.gfn, spte, level);
     }

@@ -17,6 +17,7 @@ use crate::{
     ops::spte::{self as make, LeafRequest},
     page::Sp,
     pure::{leaf, spte, Gfn, Hpa, Level, Masks, Pfn, Role, Spte},
+    sync::Exclusive,
     sys::{is_host_mmio, Memslot, Vcpu, Vm},
 };
 
@@ -329,7 +330,9 @@ impl Comparison<'_> {
             host_writable: input.host_writable,
         };
         let sp = oracle.sp().ok_or(EINVAL)?;
-        let (ours, protected) = make::make_leaf(oracle.vcpu(), sp, &request, &oracle.masks);
+        // SAFETY: nobody else can reach the fake VM.
+        let lock = unsafe { Exclusive::assume_unreachable(oracle.vm()) };
+        let (ours, protected) = make::make_leaf(&lock, oracle.vcpu(), sp, &request, &oracle.masks);
         // Upstream does this inside, before the leaf is installed; here it may have to come after.
         if let Some(level) = sp.role().level() {
             make::log_writable(oracle.vm(), request.slot, request.gfn, ours, level);
@@ -601,7 +604,10 @@ mod tests {
             // SAFETY: the oracle is set up.
             unsafe { bindings::kvm_rs_oracle_prepare(&input) };
             let sp = oracle.sp().ok_or(EINVAL)?;
-            let (leaf, protected) = make::make_leaf(oracle.vcpu(), sp, &request, &oracle.masks);
+            // SAFETY: nobody else can reach the fake VM.
+            let lock = unsafe { Exclusive::assume_unreachable(oracle.vm()) };
+            let (leaf, protected) =
+                make::make_leaf(&lock, oracle.vcpu(), sp, &request, &oracle.masks);
             assert!(protected && !leaf.is_writable() && !leaf.is_mmu_writable(&oracle.masks));
         }
         Ok(())

@@ -177,6 +177,33 @@ pub(crate) fn zap(lock: &Exclusive<'_>, slot: PtePtr<'_>, masks: &Masks) -> bool
     replace(lock, slot, old, Spte::NONPRESENT, masks).is_present()
 }
 
+/// Lets go of write protection that shadow paging has on `gfn`, if it can be. Returns false if the
+/// page has to stay write-protected, or `gfn` is not in `slot`. Corresponds to
+/// `mmu_try_to_unsync_pages()`.
+pub(crate) fn try_to_unsync<'l>(
+    lock: &impl MmuLock<'l>,
+    slot: Memslot<'_>,
+    gfn: Gfn,
+    synchronizing: bool,
+    prefetch: bool,
+) -> bool {
+    let vm = lock.vm();
+
+    if warn_once!(!slot.range().contains(gfn)) {
+        return false;
+    }
+    // SAFETY: the VM and its slot exist, `gfn` is in the slot, and `mmu_lock` is held.
+    0 == unsafe {
+        bindings::mmu_try_to_unsync_pages(
+            vm.as_ptr(),
+            slot.as_ptr(),
+            gfn.0,
+            synchronizing,
+            prefetch,
+        )
+    }
+}
+
 /// Whether the VM may have more shadow pages, and keep some for its faults.
 #[inline]
 pub(crate) fn has_pages_left(lock: &Exclusive<'_>) -> bool {

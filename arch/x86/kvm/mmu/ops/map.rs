@@ -49,11 +49,11 @@ pub(crate) fn map(vcpu: Vcpu<'_>, fault: Fault<'_>, lock: &Shared<'_>, root: Sp<
         return Outcome::Emulate;
     }
 
-    fault.adjust_for_host(vcpu);
+    fault.adjust_for_host(lock, vcpu);
     while let (Some(slot), Some(level)) = (fault.slot(), fault.goal_level()) {
         let gfn = fault.gfn().round_down(level);
 
-        if level == Level::Page4K || lock.vm().other_slots_allow(slot, gfn, level) {
+        if level == Level::Page4K || lock.vm().other_slots_allow(lock, slot, gfn, level) {
             break;
         }
         fault.lower_goal();
@@ -179,7 +179,7 @@ fn install_leaf(
                 synchronizing: false,
                 host_writable: fault.map_writable(),
             };
-            let (leaf, write_protected) = make_leaf(vcpu, sp, &request, masks);
+            let (leaf, write_protected) = make_leaf(step.lock, vcpu, sp, &request, masks);
 
             // Nobody writes now. So the leaf is as the log leaves one whose bit it has taken: the first
             // write is noticed, there is no bit to set, and no moment between the leaf and its bit.

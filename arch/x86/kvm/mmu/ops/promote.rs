@@ -63,9 +63,8 @@ fn recover_level(lock: &mut Shared<'_>, root: Sp<'_>, slot: Memslot<'_>, to: Lev
         let Entry::Table(_) = step.view.entry(masks) else {
             continue;
         };
-        // A page that begins before the slot is only partly the slot's, and asking C for its
-        // level would look beyond the slot's arrays. One that ends after it has no level above
-        // 4 KiB there.
+        // A page that begins before the slot is only partly the slot's. One that ends after it has no
+        // level above 4 KiB there.
         if level != to || !range.contains(gfn) {
             continue;
         }
@@ -84,7 +83,7 @@ fn recover_level(lock: &mut Shared<'_>, root: Sp<'_>, slot: Memslot<'_>, to: Lev
             }
             continue;
         };
-        if vm.max_mapping_level(slot, gfn) < Some(level) || !vm.other_slots_allow(slot, gfn, level)
+        if vm.max_mapping_level(step.lock, slot, gfn) < Some(level) || !vm.other_slots_allow(step.lock, slot, gfn, level)
         {
             continue;
         }

@@ -10,6 +10,8 @@ use crate::{
         leaf::{self, AdMode, LeafSpec},
         Gfn, Level, Masks, Pfn, Role, Spte,
     },
+    shadow,
+    sync::MmuLock,
     sys::{self, Memslot, Vcpu, Vm},
 };
 
@@ -42,7 +44,8 @@ pub(crate) struct LeafRequest<'a> {
 ///
 /// Inlined, or the request would be written to memory and read from there on each fault.
 #[inline(always)]
-pub(crate) fn make_leaf(
+pub(crate) fn make_leaf<'l>(
+    lock: &impl MmuLock<'l>,
     vcpu: Vcpu<'_>,
     sp: Sp<'_>,
     request: &LeafRequest<'_>,
@@ -82,7 +85,8 @@ pub(crate) fn make_leaf(
         request.old.is_present() && request.old.is_leaf(level) && request.old.is_writable();
     let writable = may_write
         && (was_writable
-            || vcpu.try_to_unsync(
+            || shadow::try_to_unsync(
+                lock,
                 request.slot,
                 request.gfn,
                 request.synchronizing,

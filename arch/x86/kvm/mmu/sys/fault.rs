@@ -7,6 +7,7 @@ use core::{marker::PhantomData, ptr::NonNull};
 use crate::{
     bindings,
     pure::{Gfn, Level, Pfn, Spte},
+    sync::Shared,
     sys::{Memslot, Vcpu},
 };
 
@@ -109,8 +110,8 @@ impl<'a> Fault<'a> {
     }
 
     /// Chooses the goal level by the host's mapping and the slot.
-    pub(crate) fn adjust_for_host(self, vcpu: Vcpu<'_>) {
-        // SAFETY: the vCPU and its fault exist; mmu_lock is held by every caller of the map path.
+    pub(crate) fn adjust_for_host(self, _lock: &Shared<'_>, vcpu: Vcpu<'_>) {
+        // SAFETY: the vCPU and its fault exist, and `mmu_lock` is held.
         unsafe { bindings::kvm_mmu_hugepage_adjust(vcpu.as_ptr(), self.as_ptr()) }
     }
 

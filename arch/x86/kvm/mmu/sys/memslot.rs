@@ -63,8 +63,12 @@ impl Memslot<'_> {
         unsafe { bindings::kvm_rs_slot_dirty_track_enabled(self.as_ptr()) }
     }
 
-    /// Records in the dirty log that `gfn` is written.
+    /// Records in the dirty log that `gfn` is written. Warns, and does nothing, if that is not in the
+    /// slot.
     pub(crate) fn mark_dirty(self, vm: Vm<'_>, gfn: Gfn) {
+        if warn_once!(!self.range().contains(gfn)) {
+            return;
+        }
         // SAFETY: the VM and its slot exist, and `gfn` is in the slot.
         unsafe { bindings::mark_page_dirty_in_slot(vm.as_ptr(), self.as_ptr(), gfn.0) }
     }

@@ -7,7 +7,7 @@ use core::{marker::PhantomData, ptr::NonNull};
 use crate::{
     bindings,
     pure::{Gfn, Hpa, Level, Role, Spte},
-    sys::{Memslot, Vm},
+    sys::Vm,
 };
 
 /// A vCPU, on whose thread the MMU runs.
@@ -140,27 +140,6 @@ impl<'a> Vcpu<'a> {
     pub(crate) fn is_reserved(self, spte: Spte, level: Level) -> bool {
         // SAFETY: by the type invariant there is an MMU.
         unsafe { bindings::kvm_rs_is_rsvd_spte(self.as_ptr(), spte.0, level.raw()) }
-    }
-
-    /// Lets go of write protection that shadow paging has on `gfn`, if it can be. Returns false if
-    /// the page has to stay write-protected. Corresponds to `mmu_try_to_unsync_pages()`.
-    pub(crate) fn try_to_unsync(
-        self,
-        slot: Memslot<'_>,
-        gfn: Gfn,
-        synchronizing: bool,
-        prefetch: bool,
-    ) -> bool {
-        // SAFETY: the VM and its slot exist; the caller holds mmu_lock, as every fault does.
-        0 == unsafe {
-            bindings::mmu_try_to_unsync_pages(
-                self.vm().as_ptr(),
-                slot.as_ptr(),
-                gfn.0,
-                synchronizing,
-                prefetch,
-            )
-        }
     }
 
     /// Counts an MMIO SPTE.

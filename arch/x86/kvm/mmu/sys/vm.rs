@@ -176,19 +176,35 @@ impl<'a> Vm<'a> {
     /// Whether the other address space (SMM, or not) allows a page of `level`, which is above 4 KiB,
     /// at `gfn`, which is in the slot. It does not where writes to a frame are tracked there: a page
     /// table of L1's that KVM shadows is not to be written unnoticed through either. Corresponds to
-    /// the second half of `kvm_gfn_is_lpage_allowed()`. `mmu_lock` is held, so no tracking begins.
+    /// the second half of `kvm_gfn_is_lpage_allowed()`.
     #[inline]
-    pub(crate) fn other_slots_allow(self, slot: Memslot<'_>, gfn: Gfn, level: Level) -> bool {
-        // SAFETY: both exist, and who has a slot keeps the memslots from being freed.
+    pub(crate) fn other_slots_allow<'l>(
+        self,
+        _lock: &impl MmuLock<'l>,
+        slot: Memslot<'_>,
+        gfn: Gfn,
+        level: Level,
+    ) -> bool {
+        // SAFETY: both exist, and who has a slot keeps the memslots from being freed. `mmu_lock` is
+        // held, so no tracking begins.
         unsafe {
             bindings::kvm_rs_other_slots_allow(self.as_ptr(), slot.as_ptr(), gfn.0, level.raw())
         }
     }
 
-    /// The largest page that the host's mapping, the slot and the guest's attributes allow at
-    /// `gfn`, which must be in the slot.
-    pub(crate) fn max_mapping_level(self, slot: Memslot<'_>, gfn: Gfn) -> Option<Level> {
-        // SAFETY: both exist; without a fault, C looks up the frame itself.
+    /// The largest page that the host's mapping, the slot and the guest's attributes allow at `gfn`;
+    /// `None` if that is not in the slot.
+    pub(crate) fn max_mapping_level<'l>(
+        self,
+        _lock: &impl MmuLock<'l>,
+        slot: Memslot<'_>,
+        gfn: Gfn,
+    ) -> Option<Level> {
+        if !slot.range().contains(gfn) {
+            return None;
+        }
+        // SAFETY: both exist, `gfn` is in the slot, and `mmu_lock` is held; without a fault, C looks up
+        // the frame itself.
         let level = unsafe {
             bindings::kvm_mmu_max_mapping_level(
                 self.as_ptr(),

@@ -34,20 +34,20 @@ pub(crate) fn zap_collapsible(lock: &mut Exclusive<'_>, slot: Memslot<'_>) {
         step.rmap().retain(|lock, pte| {
             let sp = Sp::of_slot(pte);
 
-            // The size of a page that shadows a guest page table is the guest's choice. A direct
-            // page may begin before the slot, and then no huge page fits.
-            if !sp.role().direct() || !range.contains(sp.gfn()) {
+            // The size of a page that shadows a guest page table is the guest's choice.
+            if !sp.role().direct() {
                 return true;
             }
             let max = match known {
                 Some((gfn, max)) if gfn == sp.gfn() => max,
                 _ => {
-                    let max = vm.max_mapping_level(slot, sp.gfn());
+                    let max = vm.max_mapping_level(lock, slot, sp.gfn());
 
                     known = Some((sp.gfn(), max));
                     max
                 }
             };
+            // A direct page may begin before the slot; then there is no level, as no huge page fits.
             if max.is_none_or(|max| max <= level) {
                 return true;
             }
