@@ -25,14 +25,14 @@ use kernel::{error::code::EBUSY, prelude::*, sync::rcu};
 
 use crate::{
     page::{OwnedSp, RemovedSp, Sp},
-    pte::{PtePtr, Table},
+    pte::{PtePtr, Table, View},
     pure::{
         addr::ENTRIES, leaf, transition::Transition, Gfn, Hpa, Index, Level, Masks, Role, Settled,
         Spte,
     },
     sync::{Exclusive, MmuLock, Shared, SlotsLock},
     sys::{cpu_relax, trace, Vm},
-    walk::{Step, View},
+    walk::Step,
 };
 
 /// Another CPU changed the entry first, or the external table refused the change. Look again.
@@ -41,9 +41,9 @@ pub(crate) struct Lost;
 
 /// A mode of `mmu_lock`, as far as it decides how SPTEs are changed.
 pub(crate) trait Update<'l>: MmuLock<'l> + Sized {
-    /// Changes the entry from `view.spte` to `new`, and does the bookkeeping.
+    /// Changes the entry from what was seen to `new`, and does the bookkeeping.
     ///
-    /// On success `view.spte` is the value that was replaced; otherwise, the value that is there.
+    /// On success the view then has the value that was replaced; otherwise, the value that is there.
     fn update(&self, view: &mut View<'_>, new: Spte, masks: &Masks) -> Result<(), Lost>;
 
     /// Freezes an entry of a table that is being torn down, and returns what it was; `None` if
@@ -58,15 +58,14 @@ impl<'l> Update<'l> for Shared<'l> {
         let mirror = role.mirror();
 
         // A frozen entry belongs to somebody else; frozen is no state to leave an entry in.
-        warn_once!(view.spte.is_frozen());
+        warn_once!(view.spte().is_frozen());
         prove!(new.is_frozen());
 
         // A mirror entry stays frozen while the external table is being changed, so that nobody
         // installs a child in a table that the external side does not have yet.
         let first = if mirror { Spte::FROZEN } else { new };
         prove!(first.is_ve_possible(masks));
-        if let Err(now) = view.slot.compare_exchange(view.spte, first) {
-            view.spte = now;
+        if !view.compare_exchange(first) {
             return Err(Lost);
         }
 
@@ -74,8 +73,8 @@ impl<'l> Update<'l> for Shared<'l> {
 
         if mirror {
             // Thaw, with the old value if the external table could not be changed.
-            let last = if result.is_ok() { new } else { view.spte };
-            view.slot.write(last);
+            let last = if result.is_ok() { new } else { view.spte() };
+            view.write(last);
         } else if result.is_err() {
             // Only external tables can fail.
             self.vm().bugged();
@@ -99,9 +98,14 @@ impl<'l> Update<'l> for Exclusive<'l> {
     #[inline]
     fn update(&self, view: &mut View<'_>, new: Spte, masks: &Masks) -> Result<(), Lost> {
         // Nobody else is there to freeze an entry, or to be kept off one.
-        warn_once!(view.spte.is_frozen() || new.is_frozen());
+        warn_once!(view.spte().is_frozen() || new.is_frozen());
+        prove!(new.is_ve_possible(masks));
 
-        view.spte = write(view.slot, view.spte, new, view.level, masks);
+        if view.spte().needs_atomic_update(view.level(), masks) {
+            view.swap(new);
+        } else {
+            view.write(new);
+        }
         if commit(self, view.sp().role(), view, new, masks).is_err() {
             // There is no way back, and the vendor code promises that there is no need.
             self.vm().bugged();
@@ -121,7 +125,11 @@ impl<'l> Update<'l> for Exclusive<'l> {
         // Atomically if volatile: until the TLBs are flushed, the CPU may still set the D bit
         // through a cached upper-level entry, and a fast page fault may have made the leaf
         // writable since we read it. Frozen rather than empty only for the sake of one `commit`.
-        Some(write(slot, old, Spte::FROZEN, level, masks))
+        if old.needs_atomic_update(level, masks) {
+            return Some(slot.swap(Spte::FROZEN));
+        }
+        slot.write(Spte::FROZEN);
+        Some(old)
     }
 }
 
@@ -135,19 +143,6 @@ fn wait_for_thaw(slot: PtePtr<'_>, mut old: Spte) -> Spte {
         old = slot.swap(Spte::FROZEN);
     }
     old
-}
-
-/// Writes an entry where `mmu_lock` is held for write, and returns the value that was replaced.
-#[inline]
-fn write(slot: PtePtr<'_>, old: Spte, new: Spte, level: Level, masks: &Masks) -> Spte {
-    prove!(new.is_ve_possible(masks));
-
-    if old.needs_atomic_update(level, masks) {
-        slot.swap(new)
-    } else {
-        slot.write(new);
-        old
-    }
 }
 
 /// What all entries of a table have in common, as far as their bookkeeping goes.
@@ -232,12 +227,12 @@ fn commit<'l, M: Update<'l>>(
 ) -> Result {
     let vm = lock.vm();
 
-    warn_once!(!view.gfn.is_aligned(view.level));
+    warn_once!(!view.gfn().is_aligned(view.level()));
 
-    let place = Place::new(vm, view.level, role);
-    let leaves = place.apply(lock, view.gfn, view.spte, new, masks)?;
+    let place = Place::new(vm, view.level(), role);
+    let leaves = place.apply(lock, view.gfn(), view.spte(), new, masks)?;
     if leaves != 0 {
-        vm.add_leaves(view.level, leaves);
+        vm.add_leaves(view.level(), leaves);
     }
     Ok(())
 }
@@ -362,18 +357,13 @@ impl<'l> Step<'_, Exclusive<'l>> {
     pub(crate) fn clear_bits(&mut self, bits: u64, as_id: u16, masks: &Masks) {
         let view = &mut self.view;
 
-        if view.spte.needs_atomic_update(view.level, masks) {
-            view.spte = view.slot.fetch_clear(bits);
+        if view.spte().needs_atomic_update(view.level(), masks) {
+            view.fetch_clear(bits);
         } else {
-            view.slot.write(view.spte.without(bits));
+            view.write(view.spte().without(bits));
         }
-        trace::spte_changed(
-            as_id,
-            view.gfn,
-            view.level,
-            view.spte,
-            view.spte.without(bits),
-        );
+        let old = view.spte();
+        trace::spte_changed(as_id, view.gfn(), view.level(), old, old.without(bits));
     }
 }
 
@@ -456,25 +446,29 @@ impl View<'_> {
             return;
         }
 
-        let new = mark_access_track(self.spte, masks);
-        if self.slot.compare_exchange(self.spte, new).is_ok() {
-            trace::spte_changed(role.as_id(), self.gfn, self.level, self.spte, new);
+        let old = self.spte();
+        let new = mark_access_track(old, masks);
+        if self.slot().compare_exchange(old, new).is_ok() {
+            trace::spte_changed(role.as_id(), self.gfn(), self.level(), old, new);
         }
     }
 }
 
 impl OwnedSp {
-    /// Links the page: makes the entry point to it. Gives the page back if somebody else changed
-    /// the entry first.
+    /// Links the page: makes it the entry's child, and the entry point to it. Gives the page back if
+    /// somebody else changed the entry first.
     ///
     /// No flush where the entry was a huge leaf: until the CPUs see the new table they use the old
     /// translation, which is the same.
     pub(crate) fn link<'s, 'l, M: Update<'l>>(
-        self,
+        mut self,
         step: &mut Step<'s, M>,
         masks: &Masks,
     ) -> Result<Sp<'s>, OwnedSp> {
         let vm: Vm<'_> = step.lock.vm();
+
+        self.init_child(&step.view);
+
         let table: Hpa = self.as_sp().hpa();
         let spte = leaf::table(table, !masks.ad_enabled, masks);
 

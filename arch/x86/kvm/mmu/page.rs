@@ -18,7 +18,7 @@ use kernel::{
 
 use crate::{
     bindings,
-    pte::{PtePtr, Table},
+    pte::{PtePtr, Table, View},
     pure::{Gfn, GfnRange, Hpa, Index, Level, Role, Spte},
     sync::{Exclusive, PagesLock, SlotsLock, Unlocked},
     sys::{trace, Node, Vcpu, Vm},
@@ -106,32 +106,46 @@ impl<'a> Sp<'a> {
         Gfn(unsafe { (*self.as_ptr()).gfn })
     }
 
+    /// The address of the table.
+    #[inline]
+    fn spt(self) -> *mut u64 {
+        // SAFETY: the page exists; the field is constant.
+        unsafe { (*self.as_ptr()).spt }
+    }
+
     /// The table.
     #[inline]
     pub(crate) fn table(self) -> Table<'a> {
-        // SAFETY: the page exists; the field is constant.
-        let spt = unsafe { (*self.as_ptr()).spt };
+        // The role of a page that nothing points to yet may have no level. Then no entry leads on.
+        let level = self.role().level().unwrap_or(Level::Page4K);
         // SAFETY: a shadow page always has a table.
-        let ptr = unsafe { NonNull::new_unchecked(spt) };
-        // SAFETY: the table lives as long as its header.
-        unsafe { Table::from_raw(ptr) }
+        let ptr = unsafe { NonNull::new_unchecked(self.spt()) };
+        // SAFETY: the table lives as long as its header, whose role says what it is.
+        unsafe { Table::from_raw(ptr, level) }
     }
 
     /// The host physical address of the table.
     #[inline]
     pub(crate) fn hpa(self) -> Hpa {
         // SAFETY: an address computation on an address in the direct map, where tables live.
-        Hpa(unsafe { bindings::kvm_rs_pa(self.table().as_ptr()) })
+        Hpa(unsafe { bindings::kvm_rs_pa(self.spt()) })
     }
 
-    /// The slot that points to this page; `None` for a root.
+    /// The entry that points to this page, if it is the TDP MMU's; `None` for a root.
     #[inline]
-    pub(crate) fn parent_slot(self) -> Option<PtePtr<'a>> {
+    pub(crate) fn parent(self) -> Option<View<'a>> {
+        // The shadow MMU has a list there.
+        if !self.is_tdp_mmu_page() {
+            return None;
+        }
+        let level = self.role().level().and_then(Level::up)?;
         // SAFETY: the page exists; the field is constant once it is linked.
-        let ptep = unsafe { *(*self.as_ptr()).__bindgen_anon_4.ptep };
+        let ptep = NonNull::new(unsafe { *(*self.as_ptr()).__bindgen_anon_4.ptep })?;
         // SAFETY: a parent is freed after its children, because tearing it down unlinks them first
         // and their grace periods start before its own.
-        NonNull::new(ptep).map(|ptr| unsafe { PtePtr::from_raw(ptr) })
+        let slot = unsafe { PtePtr::from_raw(ptep) };
+        // SAFETY: `OwnedSp::link` links a page where its header says, one level below.
+        Some(unsafe { View::new(slot, level, self.gfn()) })
     }
 
     /// Whether the page belongs to the TDP MMU rather than to the shadow MMU.
@@ -216,13 +230,21 @@ impl<'a> Sp<'a> {
     #[inline]
     fn account(self, vm: Vm<'_>, nr: i32) {
         // SAFETY: both exist.
-        unsafe { bindings::kvm_rs_account_table(vm.as_ptr(), self.table().as_ptr(), nr) }
+        unsafe { bindings::kvm_rs_account_table(vm.as_ptr(), self.spt(), nr) }
     }
 
     /// Accounts a page that was just linked.
     #[inline]
     pub(crate) fn account_linked(self, vm: Vm<'_>) {
         self.account(vm, 1);
+    }
+}
+
+impl<'w> View<'w> {
+    /// The page of the table that holds the entry.
+    #[inline]
+    pub(crate) fn sp(&self) -> Sp<'w> {
+        Sp::of_slot(self.slot())
     }
 }
 
@@ -271,10 +293,25 @@ impl OwnedSp {
         unsafe { (*self.0.as_ptr()).__bindgen_anon_3.external_spt = table };
     }
 
-    /// Says what the page will be: a root, or the child that `parent` will point to.
-    pub(crate) fn init(&mut self, parent: Option<PtePtr<'_>>, gfn: Gfn, role: Role) {
+    /// Makes the page a root.
+    pub(crate) fn init_root(&mut self, role: Role) {
+        self.init(core::ptr::null_mut(), Gfn(0), role);
+    }
+
+    /// Makes the page the child-to-be of the entry at `view`.
+    pub(crate) fn init_child(&mut self, view: &View<'_>) {
+        // An entry that gets a child is above the last level.
+        let level = view.level().down().unwrap_or(Level::Page4K);
+
+        self.init(
+            view.slot().as_ptr(),
+            view.gfn(),
+            view.sp().role().at_level(level),
+        );
+    }
+
+    fn init(&mut self, ptep: *mut u64, gfn: Gfn, role: Role) {
         let sp = self.0.as_ptr();
-        let ptep = parent.map_or(core::ptr::null_mut(), |slot| slot.as_ptr());
 
         // SAFETY: header and table are ours.
         unsafe { bindings::kvm_rs_bind_sp(sp) };
@@ -300,7 +337,7 @@ impl OwnedSp {
     /// `stride` bytes from that of `first`. No atomics: nobody else can see it yet.
     #[inline]
     pub(crate) fn fill(&mut self, first: Spte, stride: u64) {
-        let table = self.as_sp().table().as_ptr();
+        let table = self.as_sp().spt();
         let mut offset = 0u64;
 
         for index in Index::all() {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The slot of an SPTE in a live page table.
+//! Live page tables, the slots of their SPTEs, and what was seen in one.
 //!
 //! A slot is never a reference: while the table is linked, other CPUs change it, and hardware sets
 //! its accessed and dirty bits. All access goes through single-copy-atomic operations, of which
@@ -17,44 +17,60 @@ use kernel::sync::atomic::{
 
 use crate::{
     bindings,
-    pure::{addr::ENTRIES, Hpa, Index, Level, Masks, Spte},
+    pure::{addr::ENTRIES, Entry, Gfn, GfnRange, Hpa, Index, Level, Masks, Spte},
 };
 
 /// A page table that may be read during `'r`.
 ///
 /// # Invariants
 ///
-/// Points to a page of [`ENTRIES`] SPTEs that is not freed before `'r` ends: an RCU read-side
-/// critical section, or exclusive ownership, lasts as long.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Table<'r>(NonNull<u64>, PhantomData<&'r ()>);
+/// - Points to a page of [`ENTRIES`] SPTEs that is not freed before `'r` ends: an RCU read-side
+///   critical section, or exclusive ownership, lasts as long.
+/// - The SPTEs are those of a table of `level`, so one that is not a leaf there points to a table of
+///   the next lower level; or `level` is 4 KiB, where there are only leaves.
+#[derive(Clone, Copy)]
+pub(crate) struct Table<'r> {
+    ptr: NonNull<u64>,
+    level: Level,
+    life: PhantomData<&'r ()>,
+}
 
 impl<'r> Table<'r> {
     /// Wraps the table at `ptr`.
     ///
     /// # Safety
     ///
-    /// `ptr` must satisfy the type invariant.
+    /// `ptr` and `level` must satisfy the type invariants.
     #[inline]
-    pub(crate) unsafe fn from_raw(ptr: NonNull<u64>) -> Self {
+    pub(crate) unsafe fn from_raw(ptr: NonNull<u64>, level: Level) -> Self {
         // INVARIANT: by this function's safety requirement.
-        Table(ptr, PhantomData)
+        Table {
+            ptr,
+            level,
+            life: PhantomData,
+        }
     }
 
     /// Wraps the table at the host physical address `hpa`.
     ///
     /// # Safety
     ///
-    /// As for [`Table::from_raw`]. The address must come from a present non-leaf SPTE, or from a
-    /// root, so that it is that of a kernel page in the direct map.
+    /// As for [`Table::from_raw`]. The address must come from a present non-leaf SPTE, so that it is
+    /// that of a kernel page in the direct map.
     #[inline]
-    pub(crate) unsafe fn from_hpa(hpa: Hpa) -> Self {
+    unsafe fn from_hpa(hpa: Hpa, level: Level) -> Self {
         // SAFETY: an address computation with no requirement of its own.
         let va = unsafe { bindings::kvm_rs_va(hpa.0) };
         // SAFETY: the direct map does not contain the null page.
         let ptr = unsafe { NonNull::new_unchecked(va) };
-        // INVARIANT: by this function's safety requirement.
-        Table(ptr, PhantomData)
+        // SAFETY: by this function's safety requirement.
+        unsafe { Table::from_raw(ptr, level) }
+    }
+
+    /// The level of the table.
+    #[inline]
+    pub(crate) fn level(self) -> Level {
+        self.level
     }
 
     /// The slot at `index`.
@@ -62,15 +78,139 @@ impl<'r> Table<'r> {
     pub(crate) fn slot(self, index: Index) -> PtePtr<'r> {
         const { assert!(ENTRIES * size_of::<u64>() == 4096) };
         // SAFETY: `index` is below `ENTRIES` by its invariant, so the result stays in the page.
-        let ptr = unsafe { self.0.add(index.get()) };
+        let ptr = unsafe { self.ptr.add(index.get()) };
         // INVARIANT: part of a table that is valid for `'r`.
         PtePtr(ptr, PhantomData)
     }
 
-    /// The address, for comparing and for C.
+    /// The entry at `index`, as it is now. `gfn` is the first frame that it covers.
     #[inline]
-    pub(crate) fn as_ptr(self) -> *mut u64 {
-        self.0.as_ptr()
+    pub(crate) fn view(self, index: Index, gfn: Gfn) -> View<'r> {
+        let slot = self.slot(index);
+
+        // INVARIANT: the slot is in this table, and was just read.
+        View {
+            slot,
+            spte: slot.read(),
+            gfn,
+            level: self.level,
+        }
+    }
+
+    /// Reads the entry at `index` and, if it points to a table, gives that table.
+    #[inline]
+    pub(crate) fn child(self, index: Index, masks: &Masks) -> Option<Table<'r>> {
+        // SAFETY: the slot is in a table of that level.
+        unsafe { self.slot(index).child(self.level, masks) }
+    }
+}
+
+/// An entry of a live table, and what was seen in it.
+///
+/// # Invariants
+///
+/// `slot` is in a [`Table`] of `level` that may be read during `'w`; `spte` is a value that the entry
+/// has had since `'w` began.
+#[derive(Clone, Copy)]
+pub(crate) struct View<'w> {
+    slot: PtePtr<'w>,
+    spte: Spte,
+    gfn: Gfn,
+    level: Level,
+}
+
+impl<'w> View<'w> {
+    /// Looks at the entry at `slot`. `gfn` is the first frame that it covers.
+    ///
+    /// # Safety
+    ///
+    /// `slot` must be in a table of `level`.
+    #[inline]
+    pub(crate) unsafe fn new(slot: PtePtr<'w>, level: Level, gfn: Gfn) -> Self {
+        // INVARIANT: by this function's safety requirement; the slot was just read.
+        View {
+            slot,
+            spte: slot.read(),
+            gfn,
+            level,
+        }
+    }
+
+    /// Where the entry is.
+    #[inline]
+    pub(crate) fn slot(&self) -> PtePtr<'w> {
+        self.slot
+    }
+
+    /// Its value when it was last looked at. Others may have changed it since.
+    #[inline]
+    pub(crate) fn spte(&self) -> Spte {
+        self.spte
+    }
+
+    /// The first guest frame that it covers.
+    #[inline]
+    pub(crate) fn gfn(&self) -> Gfn {
+        self.gfn
+    }
+
+    /// The level of its table.
+    #[inline]
+    pub(crate) fn level(&self) -> Level {
+        self.level
+    }
+
+    /// What the entry was when last looked at.
+    #[inline]
+    pub(crate) fn entry(&self, masks: &Masks) -> Entry {
+        self.spte.decode(self.level, masks)
+    }
+
+    /// The frames that the entry covers.
+    #[inline]
+    pub(crate) fn range(&self) -> GfnRange {
+        GfnRange::new(self.gfn, self.gfn.add(self.level.pages()))
+    }
+
+    /// Reads the entry anew and, if it points to a table, gives that table.
+    #[inline]
+    pub(crate) fn child(&self, masks: &Masks) -> Option<Table<'w>> {
+        // SAFETY: by the type invariant, the slot is in a table of that level.
+        unsafe { self.slot.child(self.level, masks) }
+    }
+
+    /// Overwrites the entry; see [`PtePtr::write`]. What was seen stays what it is.
+    #[inline]
+    pub(crate) fn write(&self, new: Spte) {
+        self.slot.write(new);
+    }
+
+    /// Replaces the entry, and looks at what was there.
+    #[inline]
+    pub(crate) fn swap(&mut self, new: Spte) {
+        // INVARIANT: the entry had that value just now.
+        self.spte = self.slot.swap(new);
+    }
+
+    /// Replaces the entry if it still is what was seen, and otherwise looks at what it is. Returns
+    /// whether it was replaced.
+    #[inline]
+    pub(crate) fn compare_exchange(&mut self, new: Spte) -> bool {
+        match self.slot.compare_exchange(self.spte, new) {
+            Ok(()) => true,
+            Err(now) => {
+                // INVARIANT: the entry had that value just now.
+                self.spte = now;
+                false
+            }
+        }
+    }
+
+    /// Clears bits of the entry, and looks at what was there.
+    #[inline]
+    pub(crate) fn fetch_clear(&mut self, bits: u64) {
+        // INVARIANT: the entry had that value just now.
+        self.spte = self.slot.fetch_clear(bits);
     }
 }
 
@@ -112,12 +252,18 @@ impl<'r> PtePtr<'r> {
     /// The result may be used as long as the slot: whoever unlinks a table frees it after a grace
     /// period, and `'r` lies in one read-side critical section (or the slot's own table, and with it
     /// everything below, belongs to this thread alone).
+    ///
+    /// # Safety
+    ///
+    /// The slot must be in a table of `level`.
     #[inline]
-    pub(crate) fn child(&self, level: Level, masks: &Masks) -> Option<Table<'r>> {
+    unsafe fn child(&self, level: Level, masks: &Masks) -> Option<Table<'r>> {
         let hpa = self.read().child_table(level, masks)?;
+        let below = level.down()?;
 
-        // SAFETY: the entry was linked after `'r` began, or is ours; see above.
-        Some(unsafe { Table::from_hpa(hpa) })
+        // SAFETY: the entry was linked after `'r` began, or is ours; see above. It is no leaf, so the
+        // table is of the next lower level.
+        Some(unsafe { Table::from_hpa(hpa, below) })
     }
 
     /// Overwrites the entry. Loses whatever another CPU or hardware has just set.

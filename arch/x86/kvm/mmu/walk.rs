@@ -26,8 +26,8 @@ use kernel::sync::rcu;
 
 use crate::{
     page::Sp,
-    pte::{PtePtr, Table},
-    pure::{position::Position, Entry, Gfn, GfnRange, Index, Level, Masks, Spte},
+    pte::{Table, View},
+    pure::{position::Position, Gfn, GfnRange, Index, Level, Masks},
     sync::{should_give_way, MmuLock, Unlocked},
     sys::{
         stats::{self, Event, Hold},
@@ -72,39 +72,6 @@ impl Flush {
     }
 }
 
-/// An entry that a walk stands on.
-#[derive(Clone, Copy)]
-pub(crate) struct View<'w> {
-    /// Where the entry is.
-    pub(crate) slot: PtePtr<'w>,
-    /// Its value when it was last looked at. Others may have changed it since.
-    pub(crate) spte: Spte,
-    /// The first guest frame that it covers.
-    pub(crate) gfn: Gfn,
-    /// The level of its table.
-    pub(crate) level: Level,
-}
-
-impl<'w> View<'w> {
-    /// What the entry was when last looked at.
-    #[inline]
-    pub(crate) fn entry(&self, masks: &Masks) -> Entry {
-        self.spte.decode(self.level, masks)
-    }
-
-    /// The page of the table that holds the entry.
-    #[inline]
-    pub(crate) fn sp(&self) -> Sp<'w> {
-        Sp::of_slot(self.slot)
-    }
-
-    /// The frames that the entry covers.
-    #[inline]
-    pub(crate) fn range(&self) -> GfnRange {
-        GfnRange::new(self.gfn, self.gfn.add(self.level.pages()))
-    }
-}
-
 /// What the cursor does when it is asked to move.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Motion {
@@ -123,7 +90,6 @@ struct Cursor<'r> {
     position: Position,
     /// The tables on the path; those below the current level are stale.
     path: [Table<'r>; LEVELS],
-    spte: Spte,
     end: Gfn,
     motion: Motion,
 }
@@ -147,20 +113,18 @@ impl<'r> Cursor<'r> {
         Some(Cursor {
             position: position?,
             path: [root.table(); LEVELS],
-            spte: Spte::NONPRESENT,
             end: range.end,
             motion: Motion::Stay,
         })
     }
 
-    /// The slot of the current entry.
+    /// The table of the current entry.
     #[inline]
-    fn slot(&self) -> PtePtr<'r> {
+    fn table(&self) -> Table<'r> {
         // A level is at most `LEVELS`; the fallback is never taken, and costs less than a panic.
         let depth = self.position.level() as usize - 1;
-        let table = self.path.get(depth).unwrap_or(&self.path[0]);
 
-        table.slot(self.position.index())
+        *self.path.get(depth).unwrap_or(&self.path[0])
     }
 
     /// Moves to the next entry, and reads it.
@@ -189,14 +153,10 @@ impl<'r> Cursor<'r> {
             return None;
         }
 
-        let slot = self.slot();
-        self.spte = slot.read();
-        Some(View {
-            slot,
-            spte: self.spte,
-            gfn: self.position.gfn(),
-            level: self.position.level(),
-        })
+        Some(
+            self.table()
+                .view(self.position.index(), self.position.gfn()),
+        )
     }
 
     /// Steps into the table that the current entry points to, if it does.
@@ -207,7 +167,7 @@ impl<'r> Cursor<'r> {
         }
 
         // Read the entry anew: the table may have been unlinked from here.
-        let Some(table) = self.slot().child(self.position.level(), masks) else {
+        let Some(table) = self.table().child(self.position.index(), masks) else {
             return false;
         };
         if !self.position.descend() {
@@ -400,11 +360,10 @@ pub(crate) struct Step<'s, M> {
 /// The entries that cover one frame, from the root down. A walk over a single frame without what
 /// only other walks need; faults live on it.
 struct Path<'r> {
-    /// The current entry; `None` before the first.
-    slot: Option<PtePtr<'r>>,
-    /// The table to look into next.
+    /// The table of the current entry.
     table: Table<'r>,
-    level: Level,
+    /// Whether that entry has been visited.
+    visited: bool,
     min_level: Level,
     gfn: Gfn,
     alias: u64,
@@ -426,9 +385,8 @@ impl<'r> Path<'r> {
             return None;
         }
         Some(Path {
-            slot: None,
             table: root.table(),
-            level: level?,
+            visited: false,
             min_level,
             gfn,
             alias,
@@ -439,24 +397,22 @@ impl<'r> Path<'r> {
     /// read anew: the table may have been unlinked, or be there only now.
     #[inline(always)]
     fn next(&mut self, masks: &Masks) -> Option<View<'r>> {
-        if let Some(slot) = self.slot {
-            if self.level <= self.min_level {
+        if self.visited {
+            if self.table.level() <= self.min_level {
                 return None;
             }
-            self.table = slot.child(self.level, masks)?;
-            self.level = self.level.down()?;
+            self.table = self.table.child(self.index(), masks)?;
         }
+        self.visited = true;
 
-        let slot = self
-            .table
-            .slot(Index::of(Gfn(self.gfn.0 | self.alias), self.level));
-        self.slot = Some(slot);
-        Some(View {
-            slot,
-            spte: slot.read(),
-            gfn: self.gfn.round_down(self.level),
-            level: self.level,
-        })
+        let gfn = self.gfn.round_down(self.table.level());
+        Some(self.table.view(self.index(), gfn))
+    }
+
+    /// The index of the current entry.
+    #[inline]
+    fn index(&self) -> Index {
+        Index::of(Gfn(self.gfn.0 | self.alias), self.table.level())
     }
 }
 

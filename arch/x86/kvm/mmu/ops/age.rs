@@ -43,7 +43,7 @@ pub(crate) fn age(vm: Vm<'_>, range: NotifierRange<'_>, what: Age) -> bool {
             let Entry::Leaf(_) = view.entry(masks) else {
                 continue;
             };
-            if !view.spte.is_accessed(masks) {
+            if !view.spte().is_accessed(masks) {
                 continue;
             }
             if what == Age::Test {

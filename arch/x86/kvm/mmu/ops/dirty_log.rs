@@ -67,7 +67,7 @@ fn clear_in_root(
         let Entry::Leaf(_) = step.view.entry(masks) else {
             continue;
         };
-        let spte = step.view.spte;
+        let spte = step.view.spte();
 
         prove!(bit == masks.dirty && spte.ad_need_write_protect());
         if spte.0 & bit == 0 {
@@ -144,18 +144,18 @@ fn clear_masked_in_root(
         let Entry::Leaf(_) = step.view.entry(masks) else {
             continue;
         };
-        prove!(bit == masks.dirty && step.view.spte.ad_need_write_protect());
+        prove!(bit == masks.dirty && step.view.spte().ad_need_write_protect());
 
-        if step.view.level > Level::Page4K {
+        if step.view.level() > Level::Page4K {
             continue;
         }
-        let page = 1u64.wrapping_shl(step.view.gfn.0.wrapping_sub(first.0) as u32);
+        let page = 1u64.wrapping_shl(step.view.gfn().0.wrapping_sub(first.0) as u32);
         if left & page == 0 {
             continue;
         }
         left &= !page;
 
-        if step.view.spte.0 & bit != 0 {
+        if step.view.spte().0 & bit != 0 {
             step.clear_bits(bit, as_id, masks);
         }
     }
@@ -185,9 +185,9 @@ pub(crate) fn protect_gfn(
             let Entry::Leaf(_) = step.view.entry(masks) else {
                 continue;
             };
-            let new = protected(step.view.spte, how, masks);
+            let new = protected(step.view.spte(), how, masks);
 
-            if new == step.view.spte {
+            if new == step.view.spte() {
                 break;
             }
             step.write(new, masks);

@@ -8,10 +8,10 @@ use kernel::sync::rcu;
 
 use crate::{
     page::Sp,
-    pte::PtePtr,
+    pte::{PtePtr, View},
     pure::{Gfn, Index, Level, Spte},
     sys::Vm,
-    walk::{LocklessDescent, View},
+    walk::LocklessDescent,
 };
 
 /// Visits the entries on the path to `gfn`, from the root down. The last one is the leaf, or the
@@ -43,7 +43,7 @@ pub(crate) fn last_on_path<'g>(
 ) -> (PtePtr<'g>, Spte) {
     let mut last = (root.table().slot(Index::FIRST), Spte::NONPRESENT);
 
-    for_each_on_path(vm, guard, root, gfn, |view| last = (view.slot, view.spte));
+    for_each_on_path(vm, guard, root, gfn, |view| last = (view.slot(), view.spte()));
     last
 }
 
@@ -59,9 +59,9 @@ pub(crate) fn record_path<'g>(
     let mut lowest = None;
 
     for_each_on_path(vm, guard, root, gfn, |view| {
-        if let Some(slot) = sptes.get_mut(view.level as usize) {
-            slot.write(view.spte.0);
-            lowest = Some(view.level);
+        if let Some(slot) = sptes.get_mut(view.level() as usize) {
+            slot.write(view.spte().0);
+            lowest = Some(view.level());
         }
     });
     lowest

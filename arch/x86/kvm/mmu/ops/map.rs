@@ -16,10 +16,11 @@ use crate::{
         spte::{log_writable, make_leaf, make_mmio, LeafRequest},
     },
     page::{OwnedSp, Sp},
+    pte::View,
     pure::{leaf, Entry, Level, Masks, Spte},
     sync::{MmuLock, PagesLock, Shared},
     sys::{stats::Event, trace, Fault, Vcpu},
-    walk::{Descent, Step, View},
+    walk::{Descent, Step},
 };
 
 /// How a fault ended; C's `RET_PF_*`.
@@ -65,7 +66,7 @@ pub(crate) fn map(vcpu: Vcpu<'_>, fault: Fault<'_>, lock: &Shared<'_>, root: Sp<
 
     while let Some(mut step) = walk.next() {
         if fault.nx_huge_page_workaround_enabled() {
-            fault.adjust_for_nx(step.view.spte, step.view.level);
+            fault.adjust_for_nx(&step.view);
         }
 
         let entry = step.view.entry(masks);
@@ -73,7 +74,7 @@ pub(crate) fn map(vcpu: Vcpu<'_>, fault: Fault<'_>, lock: &Shared<'_>, root: Sp<
             // Do not even allocate.
             return Outcome::Retry;
         }
-        if fault.goal_level() == Some(step.view.level) {
+        if fault.goal_level() == Some(step.view.level()) {
             if is_one_table(&step.view, masks) {
                 return install_leaf(vcpu, fault, &mut step, masks);
             }
@@ -98,11 +99,10 @@ pub(crate) fn map(vcpu: Vcpu<'_>, fault: Fault<'_>, lock: &Shared<'_>, root: Sp<
 /// `mmu_lock`, and 512 tables with 512 entries each are too much for that. A fault that would do so maps
 /// the next smaller size in place of one of these; the last one of them finds none below.
 fn is_one_table(view: &View<'_>, masks: &Masks) -> bool {
-    view.level <= Level::Page2M
+    view.level() <= Level::Page2M
         || view
-            .slot
-            .child(view.level, masks)
-            .is_none_or(|table| !has_tables(table, view.level, masks))
+            .child(masks)
+            .is_none_or(|table| !has_tables(table, masks))
 }
 
 /// Puts a table where there is none, or where a page is mapped larger than the fault wants.
@@ -114,11 +114,10 @@ fn add_table(
     masks: &Masks,
 ) -> Result<(), Lost> {
     let vm = step.lock.vm();
-    let level = step.view.level;
+    let level = step.view.level();
     let role = step.view.sp().role();
     let mut page = OwnedSp::from_vcpu(vcpu);
 
-    split::init_child(&mut page, &step.view);
     if role.mirror() {
         page.add_external_table(vcpu);
     }
@@ -153,7 +152,7 @@ fn install_leaf(
     let sp = step.view.sp();
     let access = sp.role().access();
     let old = step.view.entry(masks);
-    let old_spte = step.view.spte;
+    let old_spte = step.view.spte();
 
     if warn_once!(sp.role().level() != fault.goal_level()) {
         return Outcome::Retry;
@@ -167,12 +166,12 @@ fn install_leaf(
     }
 
     let (new, write_protected) = match fault.slot() {
-        None => (make_mmio(vcpu, step.view.gfn, access, masks), false),
+        None => (make_mmio(vcpu, step.view.gfn(), access, masks), false),
         Some(slot) => {
             let request = LeafRequest {
                 slot,
                 access,
-                gfn: step.view.gfn,
+                gfn: step.view.gfn(),
                 pfn: fault.pfn(),
                 old: old_spte,
                 prefetch: fault.prefetch(),
@@ -210,7 +209,7 @@ fn install_leaf(
     }
 
     if let (Some(slot), false) = (fault.slot(), fault.prefetch()) {
-        log_writable(vm, slot, step.view.gfn, new, step.view.level);
+        log_writable(vm, slot, step.view.gfn(), new, step.view.level());
     }
 
     if write_protected && fault.write() {
@@ -220,10 +219,10 @@ fn install_leaf(
 
     if new.is_mmio(vm.mmio_value(), masks) {
         vcpu.count_mmio_spte();
-        trace::mark_mmio_spte(step.view.slot, step.view.gfn, new);
+        trace::mark_mmio_spte(step.view.slot(), step.view.gfn(), new);
         outcome = Outcome::Emulate;
     } else {
-        trace::set_spte(step.view.level, step.view.gfn, step.view.slot);
+        trace::set_spte(step.view.level(), step.view.gfn(), step.view.slot());
     }
     outcome
 }

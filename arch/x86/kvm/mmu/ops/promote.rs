@@ -56,8 +56,8 @@ fn recover_level(lock: &mut Shared<'_>, root: Sp<'_>, slot: Memslot<'_>, to: Lev
             break;
         }
 
-        let level = step.view.level;
-        let gfn = step.view.gfn;
+        let level = step.view.level();
+        let gfn = step.view.gfn();
 
         // Tables only: a leaf that could be larger has been replaced together with its table.
         let Entry::Table(_) = step.view.entry(masks) else {
@@ -70,10 +70,10 @@ fn recover_level(lock: &mut Shared<'_>, root: Sp<'_>, slot: Memslot<'_>, to: Lev
         }
         // Before anything is asked about the frames: where nothing is mapped they may be private by
         // now, and then the host has no answer.
-        let Some(table) = step.view.slot.child(level, masks) else {
+        let Some(table) = step.view.child(masks) else {
             continue;
         };
-        let Some(first) = first_leaf(table, level, masks) else {
+        let Some(first) = first_leaf(table, masks) else {
             // An empty table is of no use, and would be in the way of a 1 GiB page.
             if level == Level::Page2M
                 && !root.role().mirror()
@@ -88,7 +88,7 @@ fn recover_level(lock: &mut Shared<'_>, root: Sp<'_>, slot: Memslot<'_>, to: Lev
             continue;
         }
         // Whoever has made one since wants small pages there.
-        if has_tables(table, level, masks) {
+        if has_tables(table, masks) {
             continue;
         }
 
@@ -114,23 +114,20 @@ fn recover_level(lock: &mut Shared<'_>, root: Sp<'_>, slot: Memslot<'_>, to: Lev
     drop(walk);
 }
 
-/// Whether there is a table below `table`, to which an entry of `parent_level` points.
-pub(super) fn has_tables(table: Table<'_>, parent_level: Level, masks: &Masks) -> bool {
-    let is_table = |level, index| {
+/// Whether there is a table below `table`.
+pub(super) fn has_tables(table: Table<'_>, masks: &Masks) -> bool {
+    let is_table = |index| {
         matches!(
-            table.slot(index).read().decode(level, masks),
+            table.slot(index).read().decode(table.level(), masks),
             Entry::Table(_)
         )
     };
 
-    match parent_level.down() {
-        // The entries of the last level are leaves.
-        None | Some(Level::Page4K) => false,
-        Some(level) => Index::all().any(|index| is_table(level, index)),
-    }
+    // The entries of the last level are leaves.
+    table.level() > Level::Page4K && Index::all().any(is_table)
 }
 
-/// The first leaf below an entry of `parent_level` that points to `table`.
+/// The first leaf in `table`, or in the tables below it.
 ///
 /// It shows the rights and the frame of the huge page to be. The host maps the whole huge page by one
 /// entry, so if this leaf is MMU-writable, each page below may be, also one whose leaf is not, or
@@ -143,16 +140,13 @@ pub(super) fn has_tables(table: Table<'_>, parent_level: Level, masks: &Masks) -
 /// Upstream copies the leaf as it is. Then a page that was write-protected for logging, and not
 /// written since, costs a fault on the next write, once the log is long gone; the fast page fault
 /// makes the huge page writable then, on the word of the same leaf.
-fn first_leaf(table: Table<'_>, parent_level: Level, masks: &Masks) -> Option<Spte> {
-    let level = parent_level.down()?;
-
+fn first_leaf(table: Table<'_>, masks: &Masks) -> Option<Spte> {
     Index::all().find_map(|index| {
-        let slot = table.slot(index);
-        let spte = slot.read();
+        let spte = table.slot(index).read();
 
-        match spte.decode(level, masks) {
+        match spte.decode(table.level(), masks) {
             Entry::Leaf(_) => Some(spte),
-            Entry::Table(_) => first_leaf(slot.child(level, masks)?, level, masks),
+            Entry::Table(_) => first_leaf(table.child(index, masks)?, masks),
             Entry::NonPresent | Entry::Frozen => None,
         }
     })

@@ -328,8 +328,8 @@ fn protect_in_root(
         let within = view.range().intersection(range);
 
         match view.entry(masks) {
-            Entry::Table(_) if view.level == Level::Page2M => {
-                if let Some(table) = view.slot.child(view.level, masks) {
+            Entry::Table(_) if view.level() == Level::Page2M => {
+                if let Some(table) = view.child(masks) {
                     protect_pages(step.lock, slots, table, view.sp(), within, log, bit, masks);
                 }
             }
@@ -337,7 +337,7 @@ fn protect_in_root(
                 if huge == HugePages::Split {
                     let cache = cache.get_or_insert_with(SplitCache::new);
                     let node = Node::of(pfn);
-                    let Some(mut page) = cache.take(node) else {
+                    let Some(page) = cache.take(node) else {
                         let leaf = Huge::of(&view, node);
 
                         if fatal_signal_pending()
@@ -350,16 +350,15 @@ fn protect_in_root(
                     };
 
                     // Born protected, if all of its pages are to be.
-                    let whole = view.level == Level::Page2M
+                    let whole = view.level() == Level::Page2M
                         && within == view.range()
                         && log.all_taken(within);
                     let like = if whole {
-                        view.spte.without(bit)
+                        view.spte().without(bit)
                     } else {
-                        view.spte
+                        view.spte()
                     };
 
-                    split::init_child(&mut page, &view);
                     match split::split_as(page, &mut step, like, Event::EagerSplit, masks) {
                         Ok(_) if whole => walk.skip_table(),
                         Ok(_) => {
@@ -374,8 +373,8 @@ fn protect_in_root(
                 } else {
                     let clear = bit | WRITABLE;
 
-                    if view.spte.0 & clear != 0
-                        && step.set(view.spte.without(clear), masks).is_err()
+                    if view.spte().0 & clear != 0
+                        && step.set(view.spte().without(clear), masks).is_err()
                     {
                         walk.revisit();
                     }

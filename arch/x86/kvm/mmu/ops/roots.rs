@@ -4,7 +4,7 @@
 
 use crate::{
     page::OwnedSp,
-    pure::{Gfn, Role},
+    pure::Role,
     root::{find_locked, stable_roots, Root, RootTypes, Roots, Selection},
     sync::{with_shared, Exclusive, PagesLock, SlotsLock},
     sys::Vcpu,
@@ -36,7 +36,7 @@ pub(crate) fn get_or_create<'vm>(vcpu: Vcpu<'vm>, role: Role) -> Root<'vm> {
         }
 
         let mut page = OwnedSp::from_vcpu(vcpu);
-        page.init(None, Gfn(0), role);
+        page.init_root(role);
         Root::publish(page, &pages)
     })
 }

@@ -13,36 +13,28 @@ use crate::{
     cache::SplitCache,
     change::{lost_errno, Update},
     page::{OwnedSp, Sp},
+    pte::View,
     pure::{addr::ENTRIES, leaf, Entry, Gfn, GfnRange, Index, Level, Masks, Spte},
     root::{Roots, Selection},
     sys::{
         stats::{self, Event},
         trace, Memslot, Node,
     },
-    walk::{Step, View, Walk},
+    walk::{Step, Walk},
 };
-
-/// Makes `page` the child-to-be of the entry at `view`.
-pub(crate) fn init_child(page: &mut OwnedSp, view: &View<'_>) {
-    let role = view.sp().role();
-    // An entry that gets a child is above the last level.
-    let level = view.level.down().unwrap_or(Level::Page4K);
-
-    page.init(Some(view.slot), view.gfn, role.at_level(level));
-}
 
 /// Replaces the huge leaf that `step` stands on by the table of `page`, which maps the same memory
 /// with the same rights, and counts that as `event`. Gives the page back if somebody else changed
 /// the entry first.
 ///
-/// The caller has matched the entry as a leaf, and has called [`init_child`] with its view.
+/// The caller has matched the entry as a leaf.
 pub(crate) fn split<'s, 'l, M: Update<'l>>(
     page: OwnedSp,
     step: &mut Step<'s, M>,
     event: Event,
     masks: &Masks,
 ) -> Result<Sp<'s>, OwnedSp> {
-    let huge = step.view.spte;
+    let huge = step.view.spte();
 
     split_as(page, step, huge, event, masks)
 }
@@ -57,16 +49,11 @@ pub(crate) fn split_as<'s, 'l, M: Update<'l>>(
     masks: &Masks,
 ) -> Result<Sp<'s>, OwnedSp> {
     let vm = step.lock.vm();
-    let View {
-        gfn,
-        spte: huge,
-        level: huge_level,
-        ..
-    } = step.view;
-    let role = page.as_sp().role();
-    let Some(level) = role.level() else {
+    let view = step.view;
+    let Some(level) = view.level().down() else {
         return Err(page);
     };
+    let role = view.sp().role().at_level(level);
     let nx_huge_pages = vm.nx_huge_pages();
     let first = leaf::split_child(like, role, level, Index::FIRST, nx_huge_pages, masks);
 
@@ -86,7 +73,7 @@ pub(crate) fn split_as<'s, 'l, M: Update<'l>>(
         }
     };
 
-    trace::split_huge_page(gfn, huge, huge_level, errno);
+    trace::split_huge_page(view.gfn(), view.spte(), view.level(), errno);
     result
 }
 
@@ -103,9 +90,9 @@ impl Huge {
     /// page lies.
     pub(super) fn of(view: &View<'_>, node: Node) -> Self {
         Huge {
-            gfn: view.gfn,
-            spte: view.spte,
-            level: view.level,
+            gfn: view.gfn(),
+            spte: view.spte(),
+            level: view.level(),
             node,
         }
     }
@@ -178,7 +165,7 @@ fn split_root<'l, M: Update<'l>>(
         };
         let node = Node::of(pfn);
         let cache = cache.get_or_insert_with(SplitCache::new);
-        let Some(mut page) = cache.take(node) else {
+        let Some(page) = cache.take(node) else {
             let huge = Huge::of(&step.view, node);
 
             if !refill(&mut walk, cache, &huge, range.end, min_level) {
@@ -187,7 +174,6 @@ fn split_root<'l, M: Update<'l>>(
             continue;
         };
 
-        init_child(&mut page, &step.view);
         if let Err(page) = split(page, &mut step, Event::EagerSplit, masks) {
             cache.put(page, node);
             walk.revisit();

@@ -43,7 +43,7 @@ use crate::{
     root::{Roots, Selection},
     sync::{MmuLock, Shared},
     sys::{fatal_signal_pending, stats::Event, Memslot, Node},
-    walk::{View, Walk},
+    walk::Walk,
 };
 
 /// Makes every write to `slot` noticed, from the caller's TLB flush on; and splits its huge pages
@@ -77,12 +77,12 @@ fn start_in_root(
             continue;
         };
         let view = step.view;
-        let View { spte, level, .. } = view;
+        let (spte, level) = (view.spte(), view.level());
         let huge = level > Level::Page4K;
 
         if huge && split {
             let node = Node::of(pfn);
-            let Some(mut page) = cache.take(node) else {
+            let Some(page) = cache.take(node) else {
                 let huge = Huge::of(&view, node);
 
                 split = !fatal_signal_pending()
@@ -91,7 +91,6 @@ fn start_in_root(
                 continue;
             };
 
-            split::init_child(&mut page, &view);
             match split::split_as(page, &mut step, spte.without(bit), Event::EagerSplit, masks) {
                 // The leaves of the new table are as they should be, if they are 4 KiB.
                 Ok(_) if level == Level::Page2M => walk.skip_table(),

@@ -5,11 +5,12 @@
 use crate::{
     change::Update,
     page::Sp,
+    pte::View,
     pure::{Entry, GfnRange, Level, Masks, Spte},
     root::{self, Root, RootTypes, Roots, Selection},
     sync::{with_exclusive, with_shared, Exclusive, MmuLock, Shared, SlotsLock},
     sys::{max_gfn_exclusive, NotifierRange},
-    walk::{Flush, Step, View, Walk},
+    walk::{Flush, Step, Walk},
 };
 
 /// Zaps the leaves of `range` in one root. Tables stay.
@@ -152,7 +153,7 @@ fn zap_level<'l, M: Update<'l>>(lock: &mut M, root: Sp<'_>, level: Level, masks:
     let mut walk = Walk::whole(lock, root, level, masks);
 
     while let Some(mut step) = walk.next() {
-        if !step.view.spte.is_present() || step.view.level > level {
+        if !step.view.spte().is_present() || step.view.level() > level {
             continue;
         }
         if step.set(Spte::NONPRESENT, masks).is_err() {
@@ -170,17 +171,9 @@ pub(crate) fn zap_possible_nx_huge_page(lock: &Shared<'_>, sp: Sp<'_>) -> bool {
         return false;
     }
     // A root has no parent, and never stands for a huge page.
-    let (Some(slot), Some(level)) = (sp.parent_slot(), sp.role().level().and_then(Level::up))
-    else {
+    let Some(view) = sp.parent() else {
         warn_once!(true);
         return false;
-    };
-
-    let view = View {
-        slot,
-        spte: slot.read(),
-        gfn: sp.gfn(),
-        level,
     };
     // Present is not enough: the entry may hold a leaf by now, or another table.
     if !points_to(&view, sp, masks) {
@@ -198,5 +191,5 @@ pub(crate) fn zap_possible_nx_huge_page(lock: &Shared<'_>, sp: Sp<'_>) -> bool {
 
 /// Whether the entry, as last seen, points to the table of `sp`.
 fn points_to(view: &View<'_>, sp: Sp<'_>, masks: &Masks) -> bool {
-    view.spte.child_table(view.level, masks) == Some(sp.hpa())
+    view.spte().child_table(view.level(), masks) == Some(sp.hpa())
 }

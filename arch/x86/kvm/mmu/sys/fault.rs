@@ -6,7 +6,8 @@ use core::{marker::PhantomData, ptr::NonNull};
 
 use crate::{
     bindings,
-    pure::{Gfn, Level, Pfn, Spte},
+    pte::View,
+    pure::{Gfn, Level, Pfn},
     sync::Shared,
     sys::{Memslot, Vcpu},
 };
@@ -134,8 +135,10 @@ impl<'a> Fault<'a> {
     }
 
     /// Lowers the goal level where an existing table stands for an executable small page.
-    pub(crate) fn adjust_for_nx(self, spte: Spte, level: Level) {
-        // SAFETY: the fault exists.
-        unsafe { bindings::disallowed_hugepage_adjust(self.as_ptr(), spte.0, level.raw()) }
+    pub(crate) fn adjust_for_nx(self, view: &View<'_>) {
+        let level = view.level().raw();
+        // SAFETY: the fault exists; and so does the table that the entry, seen at this level, points
+        // to, if it does.
+        unsafe { bindings::disallowed_hugepage_adjust(self.as_ptr(), view.spte().0, level) }
     }
 }
