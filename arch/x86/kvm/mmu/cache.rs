@@ -10,7 +10,7 @@
 //! thread that splits: the CPUs that walk it are most likely near its pages.
 
 use crate::{
-    page::OwnedSp,
+    page::BlankSp,
     sync::{MmuLock, Unlocked},
     sys::Node,
 };
@@ -26,7 +26,7 @@ const CAPACITY: usize = 64;
 ///
 /// The first `len` places are taken, the others are not.
 pub(crate) struct SplitCache {
-    pages: [Option<OwnedSp>; CAPACITY],
+    pages: [Option<BlankSp>; CAPACITY],
     /// The node that each was asked for. It may lie on another, if that one has no memory.
     nodes: [Node; CAPACITY],
     len: usize,
@@ -53,7 +53,7 @@ impl SplitCache {
 
     /// Takes out a table that was allocated for `node`.
     #[inline]
-    pub(crate) fn take(&mut self, node: Node) -> Option<OwnedSp> {
+    pub(crate) fn take(&mut self, node: Node) -> Option<BlankSp> {
         let taken = self.nodes.get(..self.len)?;
         let place = taken.iter().rposition(|&n| n == node)?;
         let last = self.len.checked_sub(1)?;
@@ -67,7 +67,7 @@ impl SplitCache {
 
     /// Puts in a table that was allocated for `node`. One that does not fit is freed.
     #[inline]
-    pub(crate) fn put(&mut self, page: OwnedSp, node: Node) {
+    pub(crate) fn put(&mut self, page: BlankSp, node: Node) {
         if let (Some(place), Some(of)) =
             (self.pages.get_mut(self.len), self.nodes.get_mut(self.len))
         {
@@ -94,7 +94,7 @@ impl SplitCache {
         let want = usize::try_from(want).map_or(room, |want| want.min(room));
 
         for n in 0..want {
-            let Some(page) = OwnedSp::alloc(unlocked, node) else {
+            let Some(page) = BlankSp::alloc(unlocked, node) else {
                 return n != 0;
             };
             self.put(page, node);

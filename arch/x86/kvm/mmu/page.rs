@@ -3,7 +3,7 @@
 //! Shadow pages: the life of a page table and its header.
 //!
 //! A page is *owned* ([`OwnedSp`]) from its allocation until an SPTE points to it; dropping it then
-//! frees it. Linked, it belongs to the tree, and is seen as [`Sp`]. Whoever unlinks it tears it
+//! frees it. What its table holds at first is undefined where a split fills it ([`BlankSp`]). Linked, it belongs to the tree, and is seen as [`Sp`]. Whoever unlinks it tears it
 //! down ([`RemovedSp`]), and RCU frees it. A transition takes the old state and gives the new one,
 //! so that a page can neither be freed twice nor be forgotten.
 
@@ -252,7 +252,7 @@ impl<'w> View<'w> {
 ///
 /// # Invariants
 ///
-/// The header and the table exist, and belong to this value alone.
+/// The header and the table exist, and belong to this value alone. The table holds SPTEs.
 pub(crate) struct OwnedSp(NonNull<bindings::kvm_mmu_page>);
 
 impl OwnedSp {
@@ -265,25 +265,6 @@ impl OwnedSp {
         unsafe { (*sp).spt = vcpu.alloc_table() };
         // INVARIANT: header and table were just allocated.
         OwnedSp(ptr)
-    }
-
-    /// Allocates a page whose table is *not* initialised, preferably on `node`, charged to the
-    /// caller's memcg. `None` if there is no memory.
-    pub(crate) fn alloc(_unlocked: &Unlocked, node: Node) -> Option<Self> {
-        // SAFETY: may sleep, as `mmu_lock` is not held.
-        let sp = NonNull::new(unsafe { bindings::kvm_rs_alloc_header() })?;
-        // SAFETY: may sleep, as `mmu_lock` is not held.
-        let spt = unsafe { bindings::kvm_rs_alloc_table(node.raw()) };
-
-        if spt.is_null() {
-            // SAFETY: just allocated.
-            unsafe { bindings::kvm_rs_free_header(sp.as_ptr()) };
-            return None;
-        }
-        // SAFETY: the header is ours.
-        unsafe { (*sp.as_ptr()).spt = spt };
-        // INVARIANT: header and table were just allocated.
-        Some(OwnedSp(sp))
     }
 
     /// Adds a page for the external (TDX) table that the page will mirror.
@@ -333,20 +314,10 @@ impl OwnedSp {
         unsafe { (*self.0.as_ptr()).nx_huge_page_disallowed = disallowed };
     }
 
-    /// Fills the whole table with leaves that differ only in their address, which grows by
-    /// `stride` bytes from that of `first`. No atomics: nobody else can see it yet.
+    /// Forgets what the table holds, to use the page for another split.
     #[inline]
-    pub(crate) fn fill(&mut self, first: Spte, stride: u64) {
-        let table = self.as_sp().spt();
-        let mut offset = 0u64;
-
-        for index in Index::all() {
-            // SAFETY: the index is within the table by its invariant.
-            let slot = unsafe { table.add(index.get()) };
-            // SAFETY: the table is ours.
-            unsafe { slot.write(first.0 | offset) };
-            offset = offset.wrapping_add(stride);
-        }
+    pub(crate) fn into_blank(self) -> BlankSp {
+        BlankSp(self)
     }
 
     /// The page, to look at.
@@ -368,6 +339,49 @@ impl OwnedSp {
         core::mem::forget(self);
         // INVARIANT: by this function's safety requirement.
         Sp(ptr, PhantomData)
+    }
+}
+
+/// An [`OwnedSp`] whose table is not initialised.
+pub(crate) struct BlankSp(OwnedSp);
+
+impl BlankSp {
+    /// Allocates a page, preferably on `node`, charged to the caller's memcg. `None` if there is no
+    /// memory.
+    pub(crate) fn alloc(_unlocked: &Unlocked, node: Node) -> Option<Self> {
+        // SAFETY: may sleep, as `mmu_lock` is not held.
+        let sp = NonNull::new(unsafe { bindings::kvm_rs_alloc_header() })?;
+        // SAFETY: may sleep, as `mmu_lock` is not held.
+        let spt = unsafe { bindings::kvm_rs_alloc_table(node.raw()) };
+
+        if spt.is_null() {
+            // SAFETY: just allocated.
+            unsafe { bindings::kvm_rs_free_header(sp.as_ptr()) };
+            return None;
+        }
+        // SAFETY: the header is ours.
+        unsafe { (*sp.as_ptr()).spt = spt };
+        // INVARIANT: header and table were just allocated; the table is filled before anybody but
+        // `drop` gets at it.
+        Some(BlankSp(OwnedSp(sp)))
+    }
+
+    /// Fills the whole table with leaves that differ only in their address, which grows by
+    /// `stride` bytes from that of `first`. No atomics: nobody else can see it yet.
+    #[inline]
+    pub(crate) fn fill(self, first: Spte, stride: u64) -> OwnedSp {
+        let table = self.0.as_sp().spt();
+        let mut offset = 0u64;
+
+        for index in Index::all() {
+            // SAFETY: the index is within the table by its invariant.
+            let slot = unsafe { table.add(index.get()) };
+            // SAFETY: the table is ours.
+            unsafe { slot.write(first.0 | offset) };
+            offset = offset.wrapping_add(stride);
+        }
+        // INVARIANT: now the table holds SPTEs.
+        self.0
     }
 }
 

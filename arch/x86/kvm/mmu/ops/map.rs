@@ -128,7 +128,7 @@ fn add_table(
             // TDX has no huge pages to split.
             vm.bugged();
         }
-        split::split(page, step, Event::FaultSplit, masks)
+        split::split(page.into_blank(), step, Event::FaultSplit, masks)
     } else {
         page.link(step, masks)
     };

@@ -366,7 +366,7 @@ fn protect_in_root(
                             walk.revisit();
                         }
                         Err(page) => {
-                            cache.put(page, node);
+                            cache.put(page.into_blank(), node);
                             walk.revisit();
                         }
                     }

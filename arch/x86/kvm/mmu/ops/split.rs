@@ -12,7 +12,7 @@ use kernel::error::{code::ENOMEM, Result};
 use crate::{
     cache::SplitCache,
     change::{lost_errno, Update},
-    page::{OwnedSp, Sp},
+    page::{BlankSp, OwnedSp, Sp},
     pte::View,
     pure::{addr::ENTRIES, leaf, Entry, Gfn, GfnRange, Index, Level, Masks, Spte},
     root::{Roots, Selection},
@@ -29,7 +29,7 @@ use crate::{
 ///
 /// The caller has matched the entry as a leaf.
 pub(crate) fn split<'s, 'l, M: Update<'l>>(
-    page: OwnedSp,
+    page: BlankSp,
     step: &mut Step<'s, M>,
     event: Event,
     masks: &Masks,
@@ -42,7 +42,7 @@ pub(crate) fn split<'s, 'l, M: Update<'l>>(
 /// As [`split`], but the small pages are those of the huge leaf `like`, which may have fewer rights
 /// than the one that is replaced.
 pub(crate) fn split_as<'s, 'l, M: Update<'l>>(
-    mut page: OwnedSp,
+    page: BlankSp,
     step: &mut Step<'s, M>,
     like: Spte,
     event: Event,
@@ -50,16 +50,15 @@ pub(crate) fn split_as<'s, 'l, M: Update<'l>>(
 ) -> Result<Sp<'s>, OwnedSp> {
     let vm = step.lock.vm();
     let view = step.view;
-    let Some(level) = view.level().down() else {
-        return Err(page);
-    };
+    // A huge leaf is above the last level.
+    let level = view.level().down().unwrap_or(Level::Page4K);
     let role = view.sp().role().at_level(level);
     let nx_huge_pages = vm.nx_huge_pages();
     let first = leaf::split_child(like, role, level, Index::FIRST, nx_huge_pages, masks);
 
-    page.fill(first, leaf::child_stride(level));
-
-    let result = page.link(step, masks);
+    let result = page
+        .fill(first, leaf::child_stride(level))
+        .link(step, masks);
     let errno = match result {
         Ok(_) => {
             // Linking has accounted for the huge leaf that went.
@@ -175,7 +174,7 @@ fn split_root<'l, M: Update<'l>>(
         };
 
         if let Err(page) = split(page, &mut step, Event::EagerSplit, masks) {
-            cache.put(page, node);
+            cache.put(page.into_blank(), node);
             walk.revisit();
         }
     }

@@ -96,7 +96,7 @@ fn start_in_root(
                 Ok(_) if level == Level::Page2M => walk.skip_table(),
                 Ok(_) => {}
                 Err(page) => {
-                    cache.put(page, node);
+                    cache.put(page.into_blank(), node);
                     walk.revisit();
                 }
             }
