@@ -58,13 +58,13 @@ impl<'l> Update<'l> for Shared<'l> {
         let mirror = role.mirror();
 
         // A frozen entry belongs to somebody else; frozen is no state to leave an entry in.
-        warn_once!(view.spte().is_frozen());
-        prove!(new.is_frozen());
+        warn_on_once!(view.spte().is_frozen());
+        kvm_mmu_warn_on!(new.is_frozen());
 
         // A mirror entry stays frozen while the external table is being changed, so that nobody
         // installs a child in a table that the external side does not have yet.
         let first = if mirror { Spte::FROZEN } else { new };
-        prove!(first.is_ve_possible(masks));
+        kvm_mmu_warn_on!(first.is_ve_possible(masks));
         if !view.compare_exchange(first) {
             return Err(Lost);
         }
@@ -98,8 +98,8 @@ impl<'l> Update<'l> for Exclusive<'l> {
     #[inline]
     fn update(&self, view: &mut View<'_>, new: Spte, masks: &Masks) -> Result<(), Lost> {
         // Nobody else is there to freeze an entry, or to be kept off one.
-        warn_once!(view.spte().is_frozen() || new.is_frozen());
-        prove!(new.is_ve_possible(masks));
+        warn_on_once!(view.spte().is_frozen() || new.is_frozen());
+        kvm_mmu_warn_on!(new.is_ve_possible(masks));
 
         if view.spte().needs_atomic_update(view.level(), masks) {
             view.swap(new);
@@ -186,7 +186,7 @@ impl<'a> Place<'a> {
             Transition::Unchanged => return Ok(0),
             Transition::Corrupt => die("leaf changes its frame", self, gfn, old, new),
             Transition::NonPresent { expected } => {
-                if warn_once!(!expected) {
+                if warn_on_once!(!expected) {
                     report(
                         "unexpected change of a non-present SPTE",
                         self,
@@ -197,8 +197,8 @@ impl<'a> Place<'a> {
                 }
             }
             Transition::Present(effects) => {
-                warn_once!(effects.bad_write_state);
-                warn_once!(effects.table_moved);
+                warn_on_once!(effects.bad_write_state);
+                warn_on_once!(effects.table_moved);
 
                 if let Some(table) = effects.removed {
                     // The vendor code learns of it when the table's external twin is freed.
@@ -227,7 +227,7 @@ fn commit<'l, M: Update<'l>>(
 ) -> Result {
     let vm = lock.vm();
 
-    warn_once!(!view.gfn().is_aligned(view.level()));
+    warn_on_once!(!view.gfn().is_aligned(view.level()));
 
     let place = Place::new(vm, view.level(), role);
     let leaves = place.apply(lock, view.gfn(), view.spte(), new, masks)?;
@@ -348,7 +348,7 @@ impl<'l> Step<'_, Exclusive<'l>> {
     pub(crate) fn write(&mut self, new: Spte, masks: &Masks) {
         let result = self.set(new, masks);
 
-        warn_once!(result.is_err());
+        warn_on_once!(result.is_err());
     }
 
     /// Clears bits of a leaf without bookkeeping, but for the trace: for bits whose loss nobody
@@ -405,7 +405,7 @@ pub(crate) fn clear_leaf_bits(
     if settled.matches(old) {
         let new = old.without(bits);
 
-        prove!(bits == masks.dirty && old.ad_need_write_protect());
+        kvm_mmu_warn_on!(bits == masks.dirty && old.ad_need_write_protect());
         slot.write(new);
         trace::spte_changed(as_id, gfn, Level::Page4K, old, new);
         return;
@@ -413,7 +413,7 @@ pub(crate) fn clear_leaf_bits(
     while old.is_present() && old.0 & bits != 0 {
         let new = old.without(bits);
 
-        prove!(bits == masks.dirty && old.ad_need_write_protect());
+        kvm_mmu_warn_on!(bits == masks.dirty && old.ad_need_write_protect());
         match slot.compare_exchange(old, new) {
             Ok(()) => {
                 trace::spte_changed(as_id, gfn, Level::Page4K, old, new);
@@ -428,8 +428,8 @@ pub(crate) fn clear_leaf_bits(
 /// Corresponds to `mark_spte_for_access_track()`.
 pub(crate) fn mark_access_track(leaf: Spte, masks: &Masks) -> Spte {
     if !leaf.ad_enabled() && !leaf.is_access_tracked(masks) {
-        warn_once!(!leaf.write_state_is_valid(masks));
-        warn_once!(!leaf.acc_track_bits_free());
+        warn_on_once!(!leaf.write_state_is_valid(masks));
+        warn_on_once!(!leaf.acc_track_bits_free());
     }
     leaf.mark_access_track(masks)
 }
@@ -442,7 +442,7 @@ impl View<'_> {
         let role = self.sp().role();
 
         // External tables have no aging yet.
-        if warn_once!(role.mirror()) {
+        if warn_on_once!(role.mirror()) {
             return;
         }
 

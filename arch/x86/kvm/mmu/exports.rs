@@ -116,8 +116,8 @@ unsafe extern "C" fn kvm_mmu_uninit_tdp_mmu(kvm: *mut bindings::kvm) {
     zap::zap_invalidated_roots(&slots, false);
 
     #[cfg(CONFIG_KVM_PROVE_MMU)]
-    warn_once!(vm.has_tables());
-    warn_once!(!root::list_is_empty(vm));
+    warn_on_once!(vm.has_tables());
+    warn_on_once!(!root::list_is_empty(vm));
 
     // Callbacks of the last roots may just have been queued.
     rcu::rcu_barrier();
@@ -234,7 +234,7 @@ unsafe extern "C" fn kvm_tdp_mmu_map(
     let outcome = match unsafe { root::loaded(root) } {
         Some(root) => map::map(vcpu, fault, &held!(Shared, vm), root),
         None => {
-            warn_once!(true);
+            warn_on_once!(true);
             Outcome::Retry
         }
     };

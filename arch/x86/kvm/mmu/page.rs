@@ -95,7 +95,7 @@ impl<'a> Sp<'a> {
     pub(crate) fn reach(self) -> GfnRange {
         let level = self.role().level();
 
-        warn_once!(level.is_none());
+        warn_on_once!(level.is_none());
         level.map_or(GfnRange::new(Gfn(0), Gfn(0)), Level::reach)
     }
 
@@ -474,7 +474,7 @@ unsafe extern "C" fn free_rcu(head: *mut callback_head) {
     let external = unsafe { *(*sp).__bindgen_anon_3.external_spt };
 
     // The vendor code has taken the external table when the page was torn down.
-    warn_once!(!external.is_null());
+    warn_on_once!(!external.is_null());
 
     // SAFETY: not null, as it holds `head`.
     let ptr = unsafe { NonNull::new_unchecked(sp) };

@@ -272,7 +272,7 @@ impl LockedList<'_> {
 impl Drop for LockedList<'_> {
     #[inline]
     fn drop(&mut self) {
-        prove!(self.list.load().unlocked() != self.word);
+        kvm_mmu_warn_on!(self.list.load().unlocked() != self.word);
         rmap::unlock(&self.list, self.word);
         // SAFETY: by the type invariant.
         unsafe { bindings::kvm_rs_preempt_enable() };
@@ -507,10 +507,10 @@ pub(crate) unsafe fn count(list: List<'_>) -> u32 {
             let place = (level, level.map(|level| gfn.round_down(level)));
 
             found = found.wrapping_add(1);
-            prove!(!slot.read().is_present());
-            prove!(*first.get_or_insert(place) != place);
+            kvm_mmu_warn_on!(!slot.read().is_present());
+            kvm_mmu_warn_on!(*first.get_or_insert(place) != place);
         }
-        prove!(found != count);
+        kvm_mmu_warn_on!(found != count);
     }
     count
 }

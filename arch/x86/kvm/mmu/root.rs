@@ -69,7 +69,7 @@ impl RootTypes {
             mirror: range.affects_private(),
             invalid: false,
         };
-        warn_once!(!types.direct && !types.mirror);
+        warn_on_once!(!types.direct && !types.mirror);
         types
     }
 
@@ -96,7 +96,7 @@ impl RootTypes {
 
     /// Whether a root with this role is in the set.
     pub(crate) fn matches(self, role: Role) -> bool {
-        if warn_once!(!self.direct && !self.mirror) {
+        if warn_on_once!(!self.direct && !self.mirror) {
             return false;
         }
         if role.invalid() && !self.invalid {
@@ -361,7 +361,7 @@ pub(crate) fn find_locked<'vm>(lock: &PagesLock<'vm>, role: Role) -> Option<Root
         if sp.role() == role {
             // A valid root cannot lose its last reference while somebody holds mmu_lock.
             let root = Root::try_get(lock.vm(), sp);
-            if !warn_once!(root.is_none()) {
+            if !warn_on_once!(root.is_none()) {
                 return root;
             }
         }

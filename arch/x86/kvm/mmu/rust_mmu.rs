@@ -22,7 +22,7 @@
 const __LOG_PREFIX: &[u8] = b"kvm\0";
 
 /// Warns, the first time that the condition is true, and returns it.
-macro_rules! warn_once {
+macro_rules! warn_on_once {
     ($cond:expr) => {{
         let cond: bool = $cond;
 
@@ -42,11 +42,11 @@ macro_rules! warn_once {
     }};
 }
 
-/// As [`warn_once`], in kernels that prove the MMU only; `KVM_MMU_WARN_ON()`.
-macro_rules! prove {
+/// As [`warn_on_once`], in kernels that prove the MMU only; `KVM_MMU_WARN_ON()`.
+macro_rules! kvm_mmu_warn_on {
     ($cond:expr) => {
         if cfg!(CONFIG_KVM_PROVE_MMU) {
-            warn_once!($cond);
+            warn_on_once!($cond);
         }
     };
 }

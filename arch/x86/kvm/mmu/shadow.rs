@@ -99,8 +99,8 @@ impl<'a> Sp<'a> {
             unsafe { translation.write(gfn.0 << PAGE_SHIFT | u64::from(access)) };
             return;
         }
-        warn_once!(access != self.access_at(lock, index));
-        warn_once!(gfn != self.gfn_at(lock, index));
+        warn_on_once!(access != self.access_at(lock, index));
+        warn_on_once!(gfn != self.gfn_at(lock, index));
     }
 
     /// Whether the page may be out of date with the guest page table that it shadows.
@@ -136,7 +136,7 @@ pub(crate) fn replace(
     new: Spte,
     masks: &Masks,
 ) -> Spte {
-    prove!(new.is_ve_possible(masks));
+    kvm_mmu_warn_on!(new.is_ve_possible(masks));
 
     if old.is_volatile(masks) {
         slot.swap(new)
@@ -156,10 +156,10 @@ pub(crate) fn update(
     new: Spte,
     masks: &Masks,
 ) -> bool {
-    warn_once!(!new.write_state_is_valid(masks));
+    warn_on_once!(!new.write_state_is_valid(masks));
 
     let old = replace(lock, slot, old, new, masks);
-    warn_once!(!old.is_present() || old.pfn(masks) != new.pfn(masks));
+    warn_on_once!(!old.is_present() || old.pfn(masks) != new.pfn(masks));
 
     old.change_needs_flush(new, masks)
 }
@@ -189,7 +189,7 @@ pub(crate) fn try_to_unsync<'l>(
 ) -> bool {
     let vm = lock.vm();
 
-    if warn_once!(!slot.range().contains(gfn)) {
+    if warn_on_once!(!slot.range().contains(gfn)) {
         return false;
     }
     // SAFETY: the VM and its slot exist, `gfn` is in the slot, and `mmu_lock` is held.

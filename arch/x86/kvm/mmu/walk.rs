@@ -107,7 +107,7 @@ impl<'r> Cursor<'r> {
             .level()
             .and_then(|level| Position::start(level, min_level, range.start, alias));
 
-        if warn_once!(position.is_none()) {
+        if warn_on_once!(position.is_none()) {
             return None;
         }
         Some(Cursor {
@@ -381,7 +381,7 @@ impl<'r> Path<'r> {
         let level = root.role().level();
         let possible = (alias == 0 || gfn.0 < alias) && level >= Some(min_level);
 
-        if warn_once!(!possible) {
+        if warn_on_once!(!possible) {
             return None;
         }
         Some(Path {

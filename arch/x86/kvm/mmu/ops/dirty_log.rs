@@ -69,7 +69,7 @@ fn clear_in_root(
         };
         let spte = step.view.spte();
 
-        prove!(bit == masks.dirty && spte.ad_need_write_protect());
+        kvm_mmu_warn_on!(bit == masks.dirty && spte.ad_need_write_protect());
         if spte.0 & bit == 0 {
             continue;
         }
@@ -144,7 +144,7 @@ fn clear_masked_in_root(
         let Entry::Leaf(_) = step.view.entry(masks) else {
             continue;
         };
-        prove!(bit == masks.dirty && step.view.spte().ad_need_write_protect());
+        kvm_mmu_warn_on!(bit == masks.dirty && step.view.spte().ad_need_write_protect());
 
         if step.view.level() > Level::Page4K {
             continue;

@@ -44,7 +44,7 @@ pub(crate) enum Outcome {
 /// access beyond the host's MAXPHYADDR is. Faults of vCPUs end so before they get here (see
 /// `kvm_root_reaches()` in `mmu.c`).
 pub(crate) fn map(vcpu: Vcpu<'_>, fault: Fault<'_>, lock: &Shared<'_>, root: Sp<'_>) -> Outcome {
-    prove!(root.role().invalid());
+    kvm_mmu_warn_on!(root.role().invalid());
 
     if !root.reach().contains(fault.gfn()) {
         return Outcome::Emulate;
@@ -154,13 +154,13 @@ fn install_leaf(
     let old = step.view.entry(masks);
     let old_spte = step.view.spte();
 
-    if warn_once!(sp.role().level() != fault.goal_level()) {
+    if warn_on_once!(sp.role().level() != fault.goal_level()) {
         return Outcome::Retry;
     }
 
     if let Entry::Leaf(pfn) = old {
         if fault.prefetch() || !is_denied(vcpu, fault, old_spte, masks) {
-            warn_once!(pfn != fault.pfn());
+            warn_on_once!(pfn != fault.pfn());
             return Outcome::Spurious;
         }
     }
@@ -200,7 +200,7 @@ fn install_leaf(
         let flush = match old {
             // A table gave way to a huge page: CPUs may have cached its entries.
             Entry::Table(_) => true,
-            Entry::Leaf(_) => warn_once!(old_spte.change_needs_flush(new, masks)),
+            Entry::Leaf(_) => warn_on_once!(old_spte.change_needs_flush(new, masks)),
             Entry::NonPresent | Entry::Frozen => false,
         };
         if flush {

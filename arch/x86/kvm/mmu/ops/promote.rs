@@ -33,7 +33,7 @@ pub(crate) fn recover_huge_pages(lock: &mut Shared<'_>, slot: Memslot<'_>) {
     let mut roots = Roots::new(lock.vm(), Selection::valid(slot.as_id()));
 
     // A huge page in a logged slot would lose writes.
-    if warn_once!(slot.dirty_track_enabled()) {
+    if warn_on_once!(slot.dirty_track_enabled()) {
         return;
     }
     while let Some(root) = roots.next(lock) {

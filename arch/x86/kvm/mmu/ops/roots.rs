@@ -45,7 +45,7 @@ pub(crate) fn get_or_create<'vm>(vcpu: Vcpu<'vm>, role: Role) -> Root<'vm> {
 /// zapped, later, under `mmu_lock` held for read.
 pub(crate) fn invalidate(lock: &Exclusive<'_>, slots: &SlotsLock<'_>, types: RootTypes) {
     // To invalidate what is invalid makes no sense.
-    warn_once!(types.has_invalid());
+    warn_on_once!(types.has_invalid());
 
     let selection = Selection {
         types: types.only_valid(),

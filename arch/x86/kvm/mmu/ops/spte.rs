@@ -55,11 +55,11 @@ pub(crate) fn make_leaf<'l>(
     let role = sp.role();
     // The shadow MMU may pass PAE pages, whose levels are the same 1 to 3.
     let Some(level) = role.level() else {
-        warn_once!(true);
+        warn_on_once!(true);
         return (Spte::NONPRESENT, false);
     };
 
-    warn_once!(u64::from(request.access) | masks.present == Spte::NONPRESENT.0);
+    warn_on_once!(u64::from(request.access) | masks.present == Spte::NONPRESENT.0);
 
     // Costly to find out, and needed up to three times, or not at all.
     let host_mmio = OnceCell::new();
@@ -94,7 +94,7 @@ pub(crate) fn make_leaf<'l>(
             ));
     let spte = spec.finish(protected, writable, masks);
 
-    warn_once!(vcpu.is_reserved(spte, level));
+    warn_on_once!(vcpu.is_reserved(spte, level));
 
     if vcpu.needs_host_mmio_tracking() && is_host_mmio() {
         vcpu.track_host_mmio();
@@ -112,7 +112,7 @@ pub(crate) fn log_writable(vm: Vm<'_>, slot: Memslot<'_>, gfn: Gfn, leaf: Spte, 
     // Access tracking may have taken W away.
     if leaf.is_writable() && slot.dirty_track_enabled() {
         // Huge pages of a logged slot are never mapped writable.
-        warn_once!(level > Level::Page4K);
+        warn_on_once!(level > Level::Page4K);
         slot.mark_dirty(vm, gfn);
     }
 }

@@ -137,7 +137,7 @@ fn zap_scheduled<'l, M: Update<'l>>(lock: &mut M, slots: &SlotsLock<'l>) {
 /// full 1 GiB table by a huge page.
 fn zap_root<'l, M: Update<'l>>(lock: &mut M, root: Sp<'_>, masks: &Masks) {
     // Unreachable for notifiers, its pages could be used after they were freed.
-    warn_once!(!root::is_live(root));
+    warn_on_once!(!root::is_live(root));
 
     if cfg!(not(CONFIG_KVM_PROVE_MMU)) {
         zap_level(lock, root, Level::Page2M, masks);
@@ -167,12 +167,12 @@ fn zap_level<'l, M: Update<'l>>(lock: &mut M, root: Sp<'_>, level: Level, masks:
 pub(crate) fn zap_possible_nx_huge_page(lock: &Shared<'_>, sp: Sp<'_>) -> bool {
     let masks = lock.vm().masks();
 
-    if warn_once!(!sp.is_tdp_mmu_page()) {
+    if warn_on_once!(!sp.is_tdp_mmu_page()) {
         return false;
     }
     // A root has no parent, and never stands for a huge page.
     let Some(view) = sp.parent() else {
-        warn_once!(true);
+        warn_on_once!(true);
         return false;
     };
     // Present is not enough: the entry may hold a leaf by now, or another table.
@@ -183,7 +183,7 @@ pub(crate) fn zap_possible_nx_huge_page(lock: &Shared<'_>, sp: Sp<'_>) -> bool {
     let mut step = Step { view, lock };
     if step.set(Spte::NONPRESENT, masks).is_err() {
         // An entry that points to a table is only ever zapped or replaced.
-        warn_once!(points_to(&step.view, sp, masks));
+        warn_on_once!(points_to(&step.view, sp, masks));
         return false;
     }
     true

@@ -66,7 +66,7 @@ impl Memslot<'_> {
     /// Records in the dirty log that `gfn` is written. Warns, and does nothing, if that is not in the
     /// slot.
     pub(crate) fn mark_dirty(self, vm: Vm<'_>, gfn: Gfn) {
-        if warn_once!(!self.range().contains(gfn)) {
+        if warn_on_once!(!self.range().contains(gfn)) {
             return;
         }
         // SAFETY: the VM and its slot exist, and `gfn` is in the slot.

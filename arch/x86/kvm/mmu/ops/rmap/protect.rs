@@ -52,7 +52,7 @@ pub(in crate::ops) fn protected(leaf: Spte, how: Protect, masks: &Masks) -> Spte
 fn protect(lock: &Exclusive<'_>, slot: PtePtr<'_>, how: Protect, masks: &Masks) -> bool {
     let old = slot.read();
 
-    if warn_once!(!old.is_present()) {
+    if warn_on_once!(!old.is_present()) {
         return false;
     }
     match how {
@@ -76,7 +76,7 @@ fn clear_dirty(lock: &Exclusive<'_>, slot: PtePtr<'_>, old: Spte, masks: &Masks)
     if old.ad_need_write_protect() {
         return slot.fetch_clear(WRITABLE).is_writable();
     }
-    prove!(!old.ad_enabled());
+    kvm_mmu_warn_on!(!old.ad_enabled());
 
     let new = old.without(masks.dirty);
     new != old && shadow::update(lock, slot, old, new, masks)

@@ -122,9 +122,9 @@ fn can_split(lock: &Exclusive<'_>, slot: PtePtr<'_>) -> bool {
 
     // With the TDP MMU in use, shadow pages are those of nested guests. Lists hold leaves only. Only
     // pages of the last level are ever out of date.
-    if warn_once!(!sp.role().guest_mode())
-        || warn_once!(!spte.is_present() || !spte.is_large())
-        || warn_once!(sp.is_unsync(lock))
+    if warn_on_once!(!sp.role().guest_mode())
+        || warn_on_once!(!spte.is_present() || !spte.is_large())
+        || warn_on_once!(sp.is_unsync(lock))
     {
         return false;
     }
