@@ -14,7 +14,7 @@ use crate::{
     pte::PtePtr,
     pure::{GfnRange, Level},
     rmap::{Found, List, Lists, Rmap, SlotRmaps},
-    sync::{should_give_way, Exclusive, MmuLock, Unlocked},
+    sync::{need_break, Exclusive, MmuLock, Unlocked},
     sys::{
         stats::{self, Event},
         Memslot,
@@ -56,10 +56,10 @@ impl<'l> RmapStep<'_, 'l> {
     }
 
     /// Gives way if somebody waits. The list may be another afterwards.
-    pub(crate) fn give_way(&mut self) {
-        if should_give_way(self.lock.vm()) {
+    pub(crate) fn cond_resched(&mut self) {
+        if need_break(self.lock.vm()) {
             stats::count(self.lock.vm(), Event::Yield);
-            self.lock.give_way();
+            self.lock.cond_resched();
         }
     }
 }
@@ -142,8 +142,8 @@ impl<'w, 'l> RmapWalk<'w, 'l> {
                     continue;
                 }
             }
-            if self.may_yield && should_give_way(self.lock.vm()) {
-                self.give_way(flush.as_deref_mut());
+            if self.may_yield && need_break(self.lock.vm()) {
+                self.cond_resched(flush.as_deref_mut());
             }
             if empty {
                 // Whatever was added meanwhile is no concern of this walk: it would not have found
@@ -162,11 +162,11 @@ impl<'w, 'l> RmapWalk<'w, 'l> {
 
     /// Does the flush, and lets others have the lock.
     #[cold]
-    fn give_way(&mut self, flush: Option<&mut Flush>) {
+    fn cond_resched(&mut self, flush: Option<&mut Flush>) {
         if let Some(flush) = flush {
             flush.now(self.lock.vm());
         }
         stats::count(self.lock.vm(), Event::Yield);
-        self.lock.give_way();
+        self.lock.cond_resched();
     }
 }

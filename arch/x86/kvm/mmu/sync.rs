@@ -40,7 +40,7 @@ use crate::{bindings, sys::Vm};
 /// # Invariants
 ///
 /// The lock of the VM is held for read by this thread for as long as the value exists, except while
-/// [`MmuLock::unlocked`] or [`MmuLock::give_way`] has it borrowed.
+/// [`MmuLock::unlocked`] or [`MmuLock::cond_resched`] has it borrowed.
 pub(crate) struct Shared<'l>(Vm<'l>, NotThreadSafe);
 
 /// `mmu_lock` is held for write.
@@ -59,7 +59,7 @@ pub(crate) trait MmuLock<'l> {
     fn vm(&self) -> Vm<'l>;
 
     /// Drops the lock and retakes it, if somebody waits for it or the scheduler wants the CPU.
-    fn give_way(&mut self);
+    fn cond_resched(&mut self);
 
     /// Runs `f` without the lock.
     fn unlocked<R>(&mut self, f: impl FnOnce(&Unlocked) -> R) -> R;
@@ -114,7 +114,7 @@ impl<'l> MmuLock<'l> for Shared<'l> {
     }
 
     #[inline]
-    fn give_way(&mut self) {
+    fn cond_resched(&mut self) {
         // SAFETY: by the type invariant the lock is held for read; the exclusive borrow shows that
         // nothing relies on it meanwhile.
         unsafe { bindings::kvm_rs_cond_resched_read(self.0.as_ptr()) }
@@ -139,7 +139,7 @@ impl<'l> MmuLock<'l> for Exclusive<'l> {
     }
 
     #[inline]
-    fn give_way(&mut self) {
+    fn cond_resched(&mut self) {
         // SAFETY: by the type invariant the lock is held for write; the exclusive borrow shows
         // that nothing relies on it meanwhile.
         unsafe { bindings::kvm_rs_cond_resched_write(self.0.as_ptr()) }
@@ -183,7 +183,7 @@ pub(crate) fn with_exclusive<'l, R>(vm: Vm<'l>, f: impl FnOnce(&mut Exclusive<'l
 
 /// Whether somebody waits for `mmu_lock`, or the scheduler wants the CPU.
 #[inline]
-pub(crate) fn should_give_way(vm: Vm<'_>) -> bool {
+pub(crate) fn need_break(vm: Vm<'_>) -> bool {
     // SAFETY: the VM exists; the helper reads the state of the lock and of this thread.
     unsafe { bindings::kvm_rs_need_break(vm.as_ptr()) }
 }

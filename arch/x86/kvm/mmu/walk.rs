@@ -28,7 +28,7 @@ use crate::{
     page::Sp,
     pte::{Table, View},
     pure::{position::Position, Gfn, GfnRange, Index, Level, Masks},
-    sync::{should_give_way, MmuLock, Unlocked},
+    sync::{need_break, MmuLock, Unlocked},
     sys::{
         stats::{self, Event, Hold},
         Vm,
@@ -260,9 +260,9 @@ impl<'w, 'l, M: MmuLock<'l>> Walk<'w, 'l, M> {
     pub(crate) fn next(&mut self) -> Option<Step<'_, M>> {
         let mut view = self.cursor.as_mut()?.next(self.masks)?;
 
-        if self.should_give_way() {
+        if self.need_break() {
             stats::count(self.vm, Event::Yield);
-            self.pause(|lock| lock.give_way());
+            self.pause(|lock| lock.cond_resched());
             view = self.cursor.as_mut()?.next(self.masks)?;
         }
         Some(self.step(view))
@@ -273,10 +273,10 @@ impl<'w, 'l, M: MmuLock<'l>> Walk<'w, 'l, M> {
     pub(crate) fn next_flushing(&mut self, flush: &mut Flush) -> Option<Step<'_, M>> {
         let mut view = self.cursor.as_mut()?.next(self.masks)?;
 
-        if self.should_give_way() {
+        if self.need_break() {
             flush.now(self.vm);
             stats::count(self.vm, Event::Yield);
-            self.pause(|lock| lock.give_way());
+            self.pause(|lock| lock.cond_resched());
             view = self.cursor.as_mut()?.next(self.masks)?;
         }
         Some(self.step(view))
@@ -323,11 +323,11 @@ impl<'w, 'l, M: MmuLock<'l>> Walk<'w, 'l, M> {
     /// Whether the walk should give way, and has moved on since its last start, so that giving way
     /// cannot keep it in place.
     #[inline]
-    pub(crate) fn should_give_way(&self) -> bool {
+    pub(crate) fn need_break(&self) -> bool {
         self.cursor
             .as_ref()
             .is_some_and(|cursor| cursor.position.has_progressed())
-            && should_give_way(self.vm)
+            && need_break(self.vm)
     }
 
     /// Runs `f` with `mmu_lock` dropped, and starts again from the root.

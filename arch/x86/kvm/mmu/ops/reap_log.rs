@@ -173,7 +173,7 @@ fn exclusive(
             *flush = true;
             protect_words(lock, slot, log, caches, words, huge);
         }
-        lock.give_way();
+        lock.cond_resched();
         if fatal_signal_pending() {
             return Progress::Interrupted(next);
         }
@@ -273,7 +273,7 @@ fn shared(
     let masks = lock.vm().masks();
 
     for from in (0..log.len()).step_by(BATCH) {
-        lock.give_way();
+        lock.cond_resched();
         if fatal_signal_pending() {
             return Progress::Interrupted(from);
         }

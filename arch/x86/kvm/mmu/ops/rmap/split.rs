@@ -80,7 +80,7 @@ fn split_level(
 
         loop {
             if moved {
-                step.give_way();
+                step.cond_resched();
             }
             let Some(found) = step.find(can_split) else {
                 break;
