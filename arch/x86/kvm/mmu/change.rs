@@ -3,7 +3,7 @@
 //! Changing an SPTE: the write, and everything that follows from it.
 //!
 //! [`Transition::classify`] decides what a change implies; this file does it, once. The two modes
-//! of `mmu_lock` differ in how the value gets into the slot:
+//! of `mmu_lock` differ in how the value gets into the SPTE:
 //!
 //! - Under [`Shared`], by compare-and-exchange. The loser learns the value that beat it, and has
 //!   changed nothing.
@@ -14,7 +14,7 @@
 //!
 //! A table that has just been unlinked can still be found by those who read its parent's entry
 //! before. Under [`Shared`] they may even install an entry in it: a fault that is on its way down
-//! holds a slot in this table and knows nothing. So each entry is exchanged for the frozen value,
+//! has a pointer into this table and knows nothing. So each entry is exchanged for the frozen value,
 //! which nobody overwrites, and what the exchange returns is accounted. Whoever comes later finds
 //! the entry frozen, fails, and starts again from the root. Under [`Exclusive`] there is nobody on
 //! the way; only the CPU may still use the old translation until the flush, and set a D bit.
@@ -25,7 +25,7 @@ use kernel::{error::code::EBUSY, prelude::*, sync::rcu};
 
 use crate::{
     page::{OwnedSp, RemovedSp, Sp},
-    pte::{PtePtr, Table, View},
+    pte::{Sptep, Table, View},
     pure::{
         addr::ENTRIES, leaf, transition::Transition, Gfn, Hpa, Index, Level, Masks, Role, Settled,
         Spte,
@@ -48,7 +48,7 @@ pub(crate) trait Update<'l>: MmuLock<'l> + Sized {
 
     /// Freezes an entry of a table that is being torn down, and returns what it was; `None` if
     /// nothing has to be accounted.
-    fn freeze(&self, slot: PtePtr<'_>, level: Level, masks: &Masks) -> Option<Spte>;
+    fn freeze(&self, sptep: Sptep<'_>, level: Level, masks: &Masks) -> Option<Spte>;
 }
 
 impl<'l> Update<'l> for Shared<'l> {
@@ -83,13 +83,13 @@ impl<'l> Update<'l> for Shared<'l> {
     }
 
     #[inline]
-    fn freeze(&self, slot: PtePtr<'_>, _level: Level, _masks: &Masks) -> Option<Spte> {
-        let old = slot.swap(Spte::FROZEN);
+    fn freeze(&self, sptep: Sptep<'_>, _level: Level, _masks: &Masks) -> Option<Spte> {
+        let old = sptep.swap(Spte::FROZEN);
 
         if old.is_present() {
             Some(old)
         } else {
-            Some(wait_for_thaw(slot, old))
+            Some(wait_for_thaw(sptep, old))
         }
     }
 }
@@ -114,10 +114,10 @@ impl<'l> Update<'l> for Exclusive<'l> {
     }
 
     #[inline]
-    fn freeze(&self, slot: PtePtr<'_>, level: Level, masks: &Masks) -> Option<Spte> {
+    fn freeze(&self, sptep: Sptep<'_>, level: Level, masks: &Masks) -> Option<Spte> {
         // What is not present maps nothing, and cannot become present. MMIO entries go by their
         // memslot generation, not by being reachable.
-        let old = slot.read();
+        let old = sptep.read();
         if !old.is_present() {
             return None;
         }
@@ -126,9 +126,9 @@ impl<'l> Update<'l> for Exclusive<'l> {
         // through a cached upper-level entry, and a fast page fault may have made the leaf
         // writable since we read it. Frozen rather than empty only for the sake of one `commit`.
         if old.needs_atomic_update(level, masks) {
-            return Some(slot.swap(Spte::FROZEN));
+            return Some(sptep.swap(Spte::FROZEN));
         }
-        slot.write(Spte::FROZEN);
+        sptep.write(Spte::FROZEN);
         Some(old)
     }
 }
@@ -137,10 +137,10 @@ impl<'l> Update<'l> for Exclusive<'l> {
 /// then. A frozen value is a fault's in the middle of a change that ends with a plain store, which
 /// would undo ours.
 #[cold]
-fn wait_for_thaw(slot: PtePtr<'_>, mut old: Spte) -> Spte {
+fn wait_for_thaw(sptep: Sptep<'_>, mut old: Spte) -> Spte {
     while old.is_frozen() {
         cpu_relax();
-        old = slot.swap(Spte::FROZEN);
+        old = sptep.swap(Spte::FROZEN);
     }
     old
 }
@@ -281,7 +281,7 @@ fn freeze_leaves<'l, M: Update<'l>>(lock: &M, sp: Sp<'_>, masks: &Masks) -> i32 
 
     for group in Index::groups() {
         for index in group {
-            let old = lock.freeze(table.slot(index), Level::Page4K, masks);
+            let old = lock.freeze(table.sptep(index), Level::Page4K, masks);
 
             if !old.is_some_and(Spte::is_present) {
                 absent = absent.wrapping_add(1);
@@ -299,7 +299,7 @@ fn freeze_all<'l, M: Update<'l>>(lock: &M, place: &Place<'_>, sp: Sp<'_>, masks:
     let mut leaves: i32 = 0;
 
     for index in Index::all() {
-        if let Some(old) = lock.freeze(table.slot(index), place.level, masks) {
+        if let Some(old) = lock.freeze(table.sptep(index), place.level, masks) {
             match place.apply(lock, gfn, old, Spte::FROZEN, masks) {
                 Ok(change) => leaves = leaves.wrapping_add(change),
                 // Removing a mapping cannot be refused.
@@ -399,14 +399,14 @@ pub(crate) fn clear_leaf_bits(
     settled: Settled,
     masks: &Masks,
 ) {
-    let slot = table.slot(Index::of(gfn, Level::Page4K));
-    let mut old = slot.read();
+    let sptep = table.sptep(Index::of(gfn, Level::Page4K));
+    let mut old = sptep.read();
 
     if settled.matches(old) {
         let new = old.without(bits);
 
         kvm_mmu_warn_on!(bits == masks.dirty && old.ad_need_write_protect());
-        slot.write(new);
+        sptep.write(new);
         trace::spte_changed(as_id, gfn, Level::Page4K, old, new);
         return;
     }
@@ -414,7 +414,7 @@ pub(crate) fn clear_leaf_bits(
         let new = old.without(bits);
 
         kvm_mmu_warn_on!(bits == masks.dirty && old.ad_need_write_protect());
-        match slot.compare_exchange(old, new) {
+        match sptep.compare_exchange(old, new) {
             Ok(()) => {
                 trace::spte_changed(as_id, gfn, Level::Page4K, old, new);
                 break;
@@ -448,7 +448,7 @@ impl View<'_> {
 
         let old = self.spte();
         let new = mark_access_track(old, masks);
-        if self.slot().compare_exchange(old, new).is_ok() {
+        if self.sptep().compare_exchange(old, new).is_ok() {
             trace::spte_changed(role.as_id(), self.gfn(), self.level(), old, new);
         }
     }

@@ -462,11 +462,11 @@ unsafe extern "C" fn kvm_tdp_mmu_fast_pf_get_last_sptep(
     let Some(root) = (unsafe { root::loaded(vcpu.root()) }) else {
         return core::ptr::null_mut();
     };
-    let (slot, value) = lookup::last_on_path(vcpu.vm(), &guard, root, Gfn(gfn));
+    let (sptep, value) = lookup::last_on_path(vcpu.vm(), &guard, root, Gfn(gfn));
 
     // SAFETY: C passes a valid pointer.
     unsafe { spte.write(value.0) };
-    slot.as_ptr()
+    sptep.as_ptr()
 }
 
 /// Whether a present SPTE has to be updated atomically.

@@ -26,7 +26,7 @@ use crate::{
             split, start_log, zap,
         },
     },
-    pte::PtePtr,
+    pte::Sptep,
     pure::{Gfn, GfnRange, Level},
     rmap::{self, DescCache, List, RawCursor, Rmap},
     shadow_cache::SplitCaches,
@@ -46,7 +46,7 @@ unsafe extern "C" fn kvm_rs_pte_list_add(
     let mut lock = held!(Exclusive, wrap!(Vm, kvm));
     let count = Rmap::new(&mut lock, wrap_non_null!(List, head)).add(
         &mut wrap_non_null!(DescCache, cache),
-        wrap_non_null!(PtePtr, spte),
+        wrap_non_null!(Sptep, spte),
     );
 
     count as c_int
@@ -61,7 +61,7 @@ unsafe extern "C" fn kvm_rs_pte_list_remove(
 ) {
     let mut lock = held!(Exclusive, wrap!(Vm, kvm));
 
-    Rmap::new(&mut lock, wrap_non_null!(List, head)).remove(wrap_non_null!(PtePtr, spte));
+    Rmap::new(&mut lock, wrap_non_null!(List, head)).remove(wrap_non_null!(Sptep, spte));
 }
 
 /// The length of a list of leaves.
@@ -97,14 +97,14 @@ unsafe extern "C" fn kvm_rs_rmap_next(iter: *mut RawCursor) -> *mut u64 {
 }
 
 /// Gives C what an iteration has found.
-fn write_cursor(iter: *mut RawCursor, found: Option<(PtePtr<'_>, RawCursor)>) -> *mut u64 {
-    let Some((slot, at)) = found else {
+fn write_cursor(iter: *mut RawCursor, found: Option<(Sptep<'_>, RawCursor)>) -> *mut u64 {
+    let Some((sptep, at)) = found else {
         return ptr::null_mut();
     };
 
     // SAFETY: C passes a valid pointer.
     unsafe { iter.write(at) };
-    slot.as_ptr()
+    sptep.as_ptr()
 }
 
 /// Adds a new leaf to the list of its frame, and accounts for it.
@@ -121,7 +121,7 @@ unsafe extern "C" fn kvm_rs_rmap_add(
         &mut held!(Exclusive, wrap!(Vm, kvm)),
         &mut wrap_non_null!(DescCache, cache),
         wrap!(Memslot, slot),
-        wrap_non_null!(PtePtr, spte),
+        wrap_non_null!(Sptep, spte),
         Gfn(gfn),
         access,
     );
@@ -132,7 +132,7 @@ unsafe extern "C" fn kvm_rs_rmap_add(
 unsafe extern "C" fn kvm_rs_rmap_remove(kvm: *mut bindings::kvm, spte: *mut u64) {
     link::remove(
         &mut held!(Exclusive, wrap!(Vm, kvm)),
-        wrap_non_null!(PtePtr, spte),
+        wrap_non_null!(Sptep, spte),
     );
 }
 

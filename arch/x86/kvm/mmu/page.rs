@@ -18,7 +18,7 @@ use kernel::{
 
 use crate::{
     bindings,
-    pte::{PtePtr, Table, View},
+    pte::{Sptep, Table, View},
     pure::{Gfn, GfnRange, Hpa, Index, Level, Role, Spte},
     sync::{Exclusive, PagesLock, SlotsLock, Unlocked},
     sys::{trace, Node, Vcpu, Vm},
@@ -59,12 +59,12 @@ impl<'a> Sp<'a> {
         Sp(ptr, PhantomData)
     }
 
-    /// The page of the table that holds `slot`.
+    /// The page of the table that `sptep` points into; `sptep_to_sp()`.
     #[inline]
-    pub(crate) fn of_slot(slot: PtePtr<'a>) -> Self {
-        // SAFETY: a slot is part of a table that is valid for `'a`; header and table are freed
+    pub(crate) fn of_sptep(sptep: Sptep<'a>) -> Self {
+        // SAFETY: an SPTE is part of a table that is valid for `'a`; header and table are freed
         // together.
-        unsafe { Sp::from_hpa(slot.hpa()) }
+        unsafe { Sp::from_hpa(sptep.hpa()) }
     }
 
     /// C's pointer.
@@ -143,9 +143,9 @@ impl<'a> Sp<'a> {
         let ptep = NonNull::new(unsafe { *(*self.as_ptr()).__bindgen_anon_4.ptep })?;
         // SAFETY: a parent is freed after its children, because tearing it down unlinks them first
         // and their grace periods start before its own.
-        let slot = unsafe { PtePtr::from_raw(ptep) };
+        let sptep = unsafe { Sptep::from_raw(ptep) };
         // SAFETY: `OwnedSp::link` links a page where its header says, one level below.
-        Some(unsafe { View::new(slot, level, self.gfn()) })
+        Some(unsafe { View::new(sptep, level, self.gfn()) })
     }
 
     /// Whether the page belongs to the TDP MMU rather than to the shadow MMU.
@@ -244,7 +244,7 @@ impl<'w> View<'w> {
     /// The page of the table that holds the entry.
     #[inline]
     pub(crate) fn sp(&self) -> Sp<'w> {
-        Sp::of_slot(self.slot())
+        Sp::of_sptep(self.sptep())
     }
 }
 
@@ -285,7 +285,7 @@ impl OwnedSp {
         let level = view.level().down().unwrap_or(Level::Page4K);
 
         self.init(
-            view.slot().as_ptr(),
+            view.sptep().as_ptr(),
             view.gfn(),
             view.sp().role().at_level(level),
         );
@@ -375,9 +375,9 @@ impl BlankSp {
 
         for index in Index::all() {
             // SAFETY: the index is within the table by its invariant.
-            let slot = unsafe { table.add(index.get()) };
+            let sptep = unsafe { table.add(index.get()) };
             // SAFETY: the table is ours.
-            unsafe { slot.write(first.0 | offset) };
+            unsafe { sptep.write(first.0 | offset) };
             offset = offset.wrapping_add(stride);
         }
         // INVARIANT: now the table holds SPTEs.

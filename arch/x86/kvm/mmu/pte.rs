@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Live page tables, the slots of their SPTEs, and what was seen in one.
+//! Live page tables, pointers to their SPTEs, and what was seen in one.
 //!
-//! A slot is never a reference: while the table is linked, other CPUs change it, and hardware sets
-//! its accessed and dirty bits. All access goes through single-copy-atomic operations, of which
+//! A pointer to an SPTE never becomes a reference: while the table is linked, other CPUs change the
+//! SPTE, and hardware sets its accessed and dirty bits. All access goes through single-copy-atomic operations, of which
 //! there are few. [`crate::change`] decides which of them a change needs.
 
 #![expect(unsafe_code)]
@@ -73,25 +73,25 @@ impl<'r> Table<'r> {
         self.level
     }
 
-    /// The slot at `index`.
+    /// The pointer to the SPTE at `index`.
     #[inline]
-    pub(crate) fn slot(self, index: Index) -> PtePtr<'r> {
+    pub(crate) fn sptep(self, index: Index) -> Sptep<'r> {
         const { assert!(ENTRIES * size_of::<u64>() == 4096) };
         // SAFETY: `index` is below `ENTRIES` by its invariant, so the result stays in the page.
         let ptr = unsafe { self.ptr.add(index.get()) };
         // INVARIANT: part of a table that is valid for `'r`.
-        PtePtr(ptr, PhantomData)
+        Sptep(ptr, PhantomData)
     }
 
     /// The entry at `index`, as it is now. `gfn` is the first frame that it covers.
     #[inline]
     pub(crate) fn view(self, index: Index, gfn: Gfn) -> View<'r> {
-        let slot = self.slot(index);
+        let sptep = self.sptep(index);
 
-        // INVARIANT: the slot is in this table, and was just read.
+        // INVARIANT: the SPTE is in this table, and was just read.
         View {
-            slot,
-            spte: slot.read(),
+            sptep,
+            spte: sptep.read(),
             gfn,
             level: self.level,
         }
@@ -100,8 +100,8 @@ impl<'r> Table<'r> {
     /// Reads the entry at `index` and, if it points to a table, gives that table.
     #[inline]
     pub(crate) fn child(self, index: Index, masks: &Masks) -> Option<Table<'r>> {
-        // SAFETY: the slot is in a table of that level.
-        unsafe { self.slot(index).child(self.level, masks) }
+        // SAFETY: the SPTE is in a table of that level.
+        unsafe { self.sptep(index).child(self.level, masks) }
     }
 }
 
@@ -109,28 +109,28 @@ impl<'r> Table<'r> {
 ///
 /// # Invariants
 ///
-/// `slot` is in a [`Table`] of `level` that may be read during `'w`; `spte` is a value that the entry
+/// `sptep` points into a [`Table`] of `level` that may be read during `'w`; `spte` is a value that the entry
 /// has had since `'w` began.
 #[derive(Clone, Copy)]
 pub(crate) struct View<'w> {
-    slot: PtePtr<'w>,
+    sptep: Sptep<'w>,
     spte: Spte,
     gfn: Gfn,
     level: Level,
 }
 
 impl<'w> View<'w> {
-    /// Looks at the entry at `slot`. `gfn` is the first frame that it covers.
+    /// Looks at the entry at `sptep`. `gfn` is the first frame that it covers.
     ///
     /// # Safety
     ///
-    /// `slot` must be in a table of `level`.
+    /// `sptep` must point into a table of `level`.
     #[inline]
-    pub(crate) unsafe fn new(slot: PtePtr<'w>, level: Level, gfn: Gfn) -> Self {
-        // INVARIANT: by this function's safety requirement; the slot was just read.
+    pub(crate) unsafe fn new(sptep: Sptep<'w>, level: Level, gfn: Gfn) -> Self {
+        // INVARIANT: by this function's safety requirement; the SPTE was just read.
         View {
-            slot,
-            spte: slot.read(),
+            sptep,
+            spte: sptep.read(),
             gfn,
             level,
         }
@@ -138,8 +138,8 @@ impl<'w> View<'w> {
 
     /// Where the entry is.
     #[inline]
-    pub(crate) fn slot(&self) -> PtePtr<'w> {
-        self.slot
+    pub(crate) fn sptep(&self) -> Sptep<'w> {
+        self.sptep
     }
 
     /// Its value when it was last looked at. Others may have changed it since.
@@ -175,28 +175,28 @@ impl<'w> View<'w> {
     /// Reads the entry anew and, if it points to a table, gives that table.
     #[inline]
     pub(crate) fn child(&self, masks: &Masks) -> Option<Table<'w>> {
-        // SAFETY: by the type invariant, the slot is in a table of that level.
-        unsafe { self.slot.child(self.level, masks) }
+        // SAFETY: by the type invariant, the SPTE is in a table of that level.
+        unsafe { self.sptep.child(self.level, masks) }
     }
 
-    /// Overwrites the entry; see [`PtePtr::write`]. What was seen stays what it is.
+    /// Overwrites the entry; see [`Sptep::write`]. What was seen stays what it is.
     #[inline]
     pub(crate) fn write(&self, new: Spte) {
-        self.slot.write(new);
+        self.sptep.write(new);
     }
 
     /// Replaces the entry, and looks at what was there.
     #[inline]
     pub(crate) fn swap(&mut self, new: Spte) {
         // INVARIANT: the entry had that value just now.
-        self.spte = self.slot.swap(new);
+        self.spte = self.sptep.swap(new);
     }
 
     /// Replaces the entry if it still is what was seen, and otherwise looks at what it is. Returns
     /// whether it was replaced.
     #[inline]
     pub(crate) fn compare_exchange(&mut self, new: Spte) -> bool {
-        match self.slot.compare_exchange(self.spte, new) {
+        match self.sptep.compare_exchange(self.spte, new) {
             Ok(()) => true,
             Err(now) => {
                 // INVARIANT: the entry had that value just now.
@@ -210,20 +210,20 @@ impl<'w> View<'w> {
     #[inline]
     pub(crate) fn fetch_clear(&mut self, bits: u64) {
         // INVARIANT: the entry had that value just now.
-        self.spte = self.slot.fetch_clear(bits);
+        self.spte = self.sptep.fetch_clear(bits);
     }
 }
 
-/// The slot of one SPTE in a table that may be read during `'r`.
+/// A pointer to an SPTE in a table that may be read during `'r`; C's `tdp_ptep_t`.
 ///
 /// # Invariants
 ///
 /// As for [`Table`], of which it is an element; aligned to 8 bytes.
 #[derive(Clone, Copy)]
-pub(crate) struct PtePtr<'r>(NonNull<u64>, PhantomData<&'r ()>);
+pub(crate) struct Sptep<'r>(NonNull<u64>, PhantomData<&'r ()>);
 
-impl<'r> PtePtr<'r> {
-    /// Wraps the slot at `ptr`.
+impl<'r> Sptep<'r> {
+    /// Wraps C's pointer.
     ///
     /// # Safety
     ///
@@ -231,12 +231,12 @@ impl<'r> PtePtr<'r> {
     #[inline]
     pub(crate) unsafe fn from_raw(ptr: NonNull<u64>) -> Self {
         // INVARIANT: by this function's safety requirement.
-        PtePtr(ptr, PhantomData)
+        Sptep(ptr, PhantomData)
     }
 
     #[inline]
     fn atomic(&self) -> &Atomic<u64> {
-        // SAFETY: by the type invariant the slot is valid and aligned while `self` is. Everybody
+        // SAFETY: by the type invariant the SPTE is valid and aligned while `self` is. Everybody
         // accesses it by marked accesses; hardware's A/D updates are atomic as well.
         unsafe { Atomic::from_ptr(self.0.as_ptr()) }
     }
@@ -249,13 +249,13 @@ impl<'r> PtePtr<'r> {
 
     /// Reads the entry and, if it points to a table, gives that table.
     ///
-    /// The result may be used as long as the slot: whoever unlinks a table frees it after a grace
-    /// period, and `'r` lies in one read-side critical section (or the slot's own table, and with it
+    /// The result may be used as long as the SPTE: whoever unlinks a table frees it after a grace
+    /// period, and `'r` lies in one read-side critical section (or the SPTE's own table, and with it
     /// everything below, belongs to this thread alone).
     ///
     /// # Safety
     ///
-    /// The slot must be in a table of `level`.
+    /// The SPTE must be in a table of `level`.
     #[inline]
     unsafe fn child(&self, level: Level, masks: &Masks) -> Option<Table<'r>> {
         let hpa = self.read().child_table(level, masks)?;
@@ -293,7 +293,7 @@ impl<'r> PtePtr<'r> {
     /// Clears bits of the entry and returns what was there.
     #[inline]
     pub(crate) fn fetch_clear(&self, bits: u64) -> Spte {
-        // SAFETY: by the type invariant the slot is valid and aligned.
+        // SAFETY: by the type invariant the SPTE is valid and aligned.
         Spte(unsafe { bindings::kvm_rs_fetch_and(self.0.as_ptr(), !bits) })
     }
 
@@ -303,7 +303,7 @@ impl<'r> PtePtr<'r> {
         self.0.as_ptr()
     }
 
-    /// The host physical address of the slot.
+    /// The host physical address of the SPTE.
     #[inline]
     pub(crate) fn hpa(&self) -> Hpa {
         // SAFETY: an address computation on an address in the direct map, where tables live.

@@ -33,7 +33,7 @@ use kernel::sync::atomic::{
 use crate::{
     bindings,
     page::Sp,
-    pte::PtePtr,
+    pte::Sptep,
     pure::{
         rmap::{self, Cell, Cursor, Desc, Head, Store, Word},
         Gfn, GfnRange, Level,
@@ -228,25 +228,25 @@ fn encode(head: Head<DescPtr>) -> Word {
     }
 }
 
-/// The slot at an address that is in a list.
+/// The pointer to the SPTE at an address that is in a list.
 ///
 /// # Safety
 ///
 /// The address must be in a list that does not change during `'s`: an SPTE is removed from its
 /// lists before its table is freed.
 #[inline]
-unsafe fn slot_at<'s>(entry: u64) -> PtePtr<'s> {
+unsafe fn sptep_at<'s>(entry: u64) -> Sptep<'s> {
     let ptr = ptr::with_exposed_provenance_mut(entry as usize);
     // SAFETY: lists have no null entries.
     let ptr = unsafe { NonNull::new_unchecked(ptr) };
     // SAFETY: by this function's safety requirement.
-    unsafe { PtePtr::from_raw(ptr) }
+    unsafe { Sptep::from_raw(ptr) }
 }
 
-/// The address of a slot, as lists have it.
+/// The address of an SPTE, as lists have it.
 #[inline]
-fn address_of(slot: PtePtr<'_>) -> u64 {
-    slot.as_ptr().expose_provenance() as u64
+fn address_of(sptep: Sptep<'_>) -> u64 {
+    sptep.as_ptr().expose_provenance() as u64
 }
 
 /// A list that is locked for reading, by its lock bit alone.
@@ -306,14 +306,14 @@ impl Sptes<'_> {
 }
 
 impl<'s> Iterator for Sptes<'s> {
-    type Item = PtePtr<'s>;
+    type Item = Sptep<'s>;
 
     #[inline]
-    fn next(&mut self) -> Option<PtePtr<'s>> {
+    fn next(&mut self) -> Option<Sptep<'s>> {
         let entry = self.cursor.next(&Descs)?;
 
         // SAFETY: by the type invariant.
-        Some(unsafe { slot_at(entry) })
+        Some(unsafe { sptep_at(entry) })
     }
 }
 
@@ -374,23 +374,23 @@ impl<'a> Rmap<'a> {
 
     /// Adds an SPTE, and returns how many there were before; `pte_list_add()`.
     #[inline]
-    pub(crate) fn add(&mut self, cache: &mut DescCache<'_>, slot: PtePtr<'_>) -> u32 {
+    pub(crate) fn add(&mut self, cache: &mut DescCache<'_>, sptep: Sptep<'_>) -> u32 {
         let mut count = 0;
 
         self.change(|descs, head| {
             count = rmap::count(descs, head);
-            rmap::add(descs, head, address_of(slot), |_| cache.take())
+            rmap::add(descs, head, address_of(sptep), |_| cache.take())
         });
         count
     }
 
     /// Removes an SPTE, which must be in the list; `pte_list_remove()`.
     #[inline]
-    pub(crate) fn remove(&mut self, slot: PtePtr<'_>) {
+    pub(crate) fn remove(&mut self, sptep: Sptep<'_>) {
         let mut found = true;
 
         self.change(|descs, head| {
-            rmap::remove(descs, head, address_of(slot)).unwrap_or_else(|| {
+            rmap::remove(descs, head, address_of(sptep)).unwrap_or_else(|| {
                 found = false;
                 head
             })
@@ -403,13 +403,13 @@ impl<'a> Rmap<'a> {
     /// Removes the SPTEs for which `keep` is false. It has zapped them.
     ///
     /// The lock bit is held for each removal only, as `keep` may take its time.
-    pub(crate) fn retain(&mut self, mut keep: impl FnMut(&Exclusive<'_>, PtePtr<'_>) -> bool) {
+    pub(crate) fn retain(&mut self, mut keep: impl FnMut(&Exclusive<'_>, Sptep<'_>) -> bool) {
         let lock = self.lock;
         let mut cursor = Cursor::new(self.head());
 
         while let Some(entry) = cursor.peek(&Descs) {
             // SAFETY: the entry is in the list, which does not change before it is removed below.
-            if keep(lock, unsafe { slot_at(entry) }) {
+            if keep(lock, unsafe { sptep_at(entry) }) {
                 cursor.step();
             } else {
                 self.change(|descs, head| rmap::remove_at(descs, head, &mut cursor));
@@ -418,7 +418,7 @@ impl<'a> Rmap<'a> {
     }
 
     /// Empties the list. `zap` is called for each SPTE, with the lock bit held, and must zap it.
-    pub(crate) fn clear(&mut self, mut zap: impl FnMut(&Exclusive<'_>, PtePtr<'_>)) {
+    pub(crate) fn clear(&mut self, mut zap: impl FnMut(&Exclusive<'_>, Sptep<'_>)) {
         let lock = self.lock;
 
         self.change(|descs, head| {
@@ -426,7 +426,7 @@ impl<'a> Rmap<'a> {
 
             while let Some(entry) = cursor.next(descs) {
                 // SAFETY: the entry is in the list, which is locked.
-                zap(lock, unsafe { slot_at(entry) });
+                zap(lock, unsafe { sptep_at(entry) });
             }
             rmap::free_all(descs, head);
             Head::Empty
@@ -441,7 +441,7 @@ impl<'a> Rmap<'a> {
 /// `mmu_lock` is held for write during `'a`, and nobody else changes lists; the SPTE's table is not
 /// freed before `'a` ends.
 pub(crate) struct Found<'a, 'l> {
-    slot: PtePtr<'a>,
+    sptep: Sptep<'a>,
     lock: &'a mut Exclusive<'l>,
 }
 
@@ -450,21 +450,21 @@ impl<'a, 'l> Found<'a, 'l> {
     pub(crate) fn first(
         lock: &'a mut Exclusive<'l>,
         list: List<'_>,
-        mut wanted: impl FnMut(&Exclusive<'_>, PtePtr<'_>) -> bool,
+        mut wanted: impl FnMut(&Exclusive<'_>, Sptep<'_>) -> bool,
     ) -> Option<Self> {
         // SAFETY: the lock is held for write, so the list does not change before the result exists.
         let mut sptes: Sptes<'a> = unsafe { Sptes::new(list.load().unlocked()) };
-        let slot = sptes.find(|slot| wanted(lock, *slot))?;
+        let sptep = sptes.find(|sptep| wanted(lock, *sptep))?;
 
         // INVARIANT: the lock is borrowed for `'a`, so it is not dropped; who changes lists here
         // frees no tables.
-        Some(Found { slot, lock })
+        Some(Found { sptep, lock })
     }
 
     /// The SPTE.
     #[inline]
-    pub(crate) fn slot(&self) -> PtePtr<'a> {
-        self.slot
+    pub(crate) fn sptep(&self) -> Sptep<'a> {
+        self.sptep
     }
 
     /// The lock that is held.
@@ -499,15 +499,15 @@ pub(crate) unsafe fn count(list: List<'_>) -> u32 {
         let mut first = None;
 
         // SAFETY: by this function's safety requirement.
-        for slot in unsafe { Sptes::new(word) } {
-            let sp = Sp::of_slot(slot);
+        for sptep in unsafe { Sptes::new(word) } {
+            let sp = Sp::of_sptep(sptep);
             let level = sp.role().level();
             // SAFETY: by this function's safety requirement.
-            let gfn = unsafe { sp.gfn_at_locked(shadow::index_of(slot)) };
+            let gfn = unsafe { sp.gfn_at_locked(shadow::index_of(sptep)) };
             let place = (level, level.map(|level| gfn.round_down(level)));
 
             found = found.wrapping_add(1);
-            kvm_mmu_warn_on!(!slot.read().is_present());
+            kvm_mmu_warn_on!(!sptep.read().is_present());
             kvm_mmu_warn_on!(*first.get_or_insert(place) != place);
         }
         kvm_mmu_warn_on!(found != count);
@@ -520,7 +520,7 @@ pub(crate) unsafe fn count(list: List<'_>) -> u32 {
 /// # Safety
 ///
 /// The list must not change during `'s`.
-pub(crate) unsafe fn first<'s>(list: List<'s>) -> Option<(PtePtr<'s>, RawCursor)> {
+pub(crate) unsafe fn first<'s>(list: List<'s>) -> Option<(Sptep<'s>, RawCursor)> {
     // SAFETY: by this function's safety requirement.
     let head = unsafe { decode(list.load().unlocked()) };
     // SAFETY: by this function's safety requirement.
@@ -533,7 +533,7 @@ pub(crate) unsafe fn first<'s>(list: List<'s>) -> Option<(PtePtr<'s>, RawCursor)
 ///
 /// `at` must come from [`first`] or from here, and the list must not have changed since, and not
 /// change during `'s`.
-pub(crate) unsafe fn next<'s>(at: RawCursor) -> Option<(PtePtr<'s>, RawCursor)> {
+pub(crate) unsafe fn next<'s>(at: RawCursor) -> Option<(Sptep<'s>, RawCursor)> {
     // INVARIANT: the list does not change.
     let desc = NonNull::new(at.desc.cast()).map(DescPtr);
     // SAFETY: by this function's safety requirement.
@@ -545,7 +545,7 @@ pub(crate) unsafe fn next<'s>(at: RawCursor) -> Option<(PtePtr<'s>, RawCursor)> 
 /// # Safety
 ///
 /// The list must not change during `'s`.
-unsafe fn step<'s>(mut cursor: Cursor<DescPtr>) -> Option<(PtePtr<'s>, RawCursor)> {
+unsafe fn step<'s>(mut cursor: Cursor<DescPtr>) -> Option<(Sptep<'s>, RawCursor)> {
     let entry = cursor.next(&Descs)?;
     let (desc, index) = cursor.parts();
     let at = RawCursor {
@@ -554,7 +554,7 @@ unsafe fn step<'s>(mut cursor: Cursor<DescPtr>) -> Option<(PtePtr<'s>, RawCursor
     };
 
     // SAFETY: by this function's safety requirement.
-    Some((unsafe { slot_at(entry) }, at))
+    Some((unsafe { sptep_at(entry) }, at))
 }
 
 /// The lists of one level of a memslot, one for each page of that size that the slot touches.

@@ -11,7 +11,7 @@
 //! memslot, and stay where they are; what is in them may be another after a pause.
 
 use crate::{
-    pte::PtePtr,
+    pte::Sptep,
     pure::{GfnRange, Level},
     rmap::{Found, List, Lists, Rmap, SlotRmaps},
     sync::{need_break, Exclusive, MmuLock, Unlocked},
@@ -45,7 +45,7 @@ impl<'l> RmapStep<'_, 'l> {
     #[inline]
     pub(crate) fn find(
         &mut self,
-        wanted: impl FnMut(&Exclusive<'_>, PtePtr<'_>) -> bool,
+        wanted: impl FnMut(&Exclusive<'_>, Sptep<'_>) -> bool,
     ) -> Option<Found<'_, 'l>> {
         Found::first(self.lock, self.list, wanted)
     }

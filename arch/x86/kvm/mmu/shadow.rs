@@ -14,7 +14,7 @@ use core::ptr::NonNull;
 use crate::{
     bindings,
     page::Sp,
-    pte::PtePtr,
+    pte::Sptep,
     pure::{
         addr::{ENTRIES, PAGE_SHIFT},
         Gfn, Index, Masks, Spte,
@@ -26,10 +26,10 @@ use crate::{
 /// The `ACC_*` bits in a recorded translation.
 const ACCESS: u64 = 0xf;
 
-/// The index of a slot in its table.
+/// The index of an entry in its table.
 #[inline]
-pub(crate) fn index_of(slot: PtePtr<'_>) -> Index {
-    let index = slot.as_ptr().addr() / size_of::<u64>() % ENTRIES;
+pub(crate) fn index_of(sptep: Sptep<'_>) -> Index {
+    let index = sptep.as_ptr().addr() / size_of::<u64>() % ENTRIES;
 
     Index::new(index).unwrap_or(Index::FIRST)
 }
@@ -131,7 +131,7 @@ impl<'a> Sp<'a> {
 #[inline]
 pub(crate) fn replace(
     _lock: &Exclusive<'_>,
-    slot: PtePtr<'_>,
+    sptep: Sptep<'_>,
     old: Spte,
     new: Spte,
     masks: &Masks,
@@ -139,9 +139,9 @@ pub(crate) fn replace(
     kvm_mmu_warn_on!(new.is_ve_possible(masks));
 
     if old.is_volatile(masks) {
-        slot.swap(new)
+        sptep.swap(new)
     } else {
-        slot.write(new);
+        sptep.write(new);
         old
     }
 }
@@ -151,14 +151,14 @@ pub(crate) fn replace(
 #[inline]
 pub(crate) fn update(
     lock: &Exclusive<'_>,
-    slot: PtePtr<'_>,
+    sptep: Sptep<'_>,
     old: Spte,
     new: Spte,
     masks: &Masks,
 ) -> bool {
     warn_on_once!(!new.write_state_is_valid(masks));
 
-    let old = replace(lock, slot, old, new, masks);
+    let old = replace(lock, sptep, old, new, masks);
     warn_on_once!(!old.is_present() || old.pfn(masks) != new.pfn(masks));
 
     old.change_needs_flush(new, masks)
@@ -167,14 +167,14 @@ pub(crate) fn update(
 /// Zaps a leaf; `mmu_spte_clear_track_bits()`. Returns whether it was present; the caller accounts
 /// for it, and takes it out of its list.
 #[inline]
-pub(crate) fn zap(lock: &Exclusive<'_>, slot: PtePtr<'_>, masks: &Masks) -> bool {
-    let old = slot.read();
+pub(crate) fn zap(lock: &Exclusive<'_>, sptep: Sptep<'_>, masks: &Masks) -> bool {
+    let old = sptep.read();
 
     if !old.is_present() {
-        slot.write(Spte::NONPRESENT);
+        sptep.write(Spte::NONPRESENT);
         return false;
     }
-    replace(lock, slot, old, Spte::NONPRESENT, masks).is_present()
+    replace(lock, sptep, old, Spte::NONPRESENT, masks).is_present()
 }
 
 /// Lets go of write protection that shadow paging has on `gfn`, if it can be. Returns false if the

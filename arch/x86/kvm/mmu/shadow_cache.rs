@@ -20,7 +20,7 @@ use kernel::error::{to_result, Result};
 use crate::{
     bindings,
     page::Sp,
-    pte::PtePtr,
+    pte::Sptep,
     pure::{addr::ENTRIES, Gfn},
     rmap::DescCache,
     sync::{Exclusive, SlotsLock, Unlocked},
@@ -99,7 +99,7 @@ impl<'v> SplitCaches<'v> {
     pub(crate) fn page_for<'s>(
         &mut self,
         _lock: &Exclusive<'_>,
-        huge: PtePtr<'s>,
+        huge: Sptep<'s>,
         gfn: Gfn,
         access: u32,
     ) -> Sp<'s> {
@@ -118,13 +118,7 @@ impl<'v> SplitCaches<'v> {
 
     /// Replaces the huge leaf at `huge` by the table of `sp`; flushes if `flush`. The leaf leaves its
     /// list.
-    pub(crate) fn link(
-        &mut self,
-        _lock: &Exclusive<'_>,
-        huge: PtePtr<'_>,
-        sp: Sp<'_>,
-        flush: bool,
-    ) {
+    pub(crate) fn link(&mut self, _lock: &Exclusive<'_>, huge: Sptep<'_>, sp: Sp<'_>, flush: bool) {
         // SAFETY: all exist, and the locks are held.
         unsafe { bindings::kvm_rs_link_sp(self.0.as_ptr(), huge.as_ptr(), sp.as_ptr(), flush) }
     }

@@ -8,7 +8,7 @@ use kernel::sync::rcu;
 
 use crate::{
     page::Sp,
-    pte::{PtePtr, View},
+    pte::{Sptep, View},
     pure::{Gfn, Index, Level, Spte},
     sys::Vm,
     walk::LocklessDescent,
@@ -40,10 +40,10 @@ pub(crate) fn last_on_path<'g>(
     guard: &'g rcu::Guard,
     root: Sp<'g>,
     gfn: Gfn,
-) -> (PtePtr<'g>, Spte) {
-    let mut last = (root.table().slot(Index::FIRST), Spte::NONPRESENT);
+) -> (Sptep<'g>, Spte) {
+    let mut last = (root.table().sptep(Index::FIRST), Spte::NONPRESENT);
 
-    for_each_on_path(vm, guard, root, gfn, |view| last = (view.slot(), view.spte()));
+    for_each_on_path(vm, guard, root, gfn, |view| last = (view.sptep(), view.spte()));
     last
 }
 
@@ -59,8 +59,8 @@ pub(crate) fn record_path<'g>(
     let mut lowest = None;
 
     for_each_on_path(vm, guard, root, gfn, |view| {
-        if let Some(slot) = sptes.get_mut(view.level() as usize) {
-            slot.write(view.spte().0);
+        if let Some(place) = sptes.get_mut(view.level() as usize) {
+            place.write(view.spte().0);
             lowest = Some(view.level());
         }
     });

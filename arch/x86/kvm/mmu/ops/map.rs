@@ -219,10 +219,10 @@ fn install_leaf(
 
     if new.is_mmio(vm.mmio_value(), masks) {
         vcpu.count_mmio_spte();
-        trace::mark_mmio_spte(step.view.slot(), step.view.gfn(), new);
+        trace::mark_mmio_spte(step.view.sptep(), step.view.gfn(), new);
         outcome = Outcome::Emulate;
     } else {
-        trace::set_spte(step.view.level(), step.view.gfn(), step.view.slot());
+        trace::set_spte(step.view.level(), step.view.gfn(), step.view.sptep());
     }
     outcome
 }

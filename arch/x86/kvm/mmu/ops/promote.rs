@@ -118,7 +118,7 @@ fn recover_level(lock: &mut Shared<'_>, root: Sp<'_>, slot: Memslot<'_>, to: Lev
 pub(super) fn has_tables(table: Table<'_>, masks: &Masks) -> bool {
     let is_table = |index| {
         matches!(
-            table.slot(index).read().decode(table.level(), masks),
+            table.sptep(index).read().decode(table.level(), masks),
             Entry::Table(_)
         )
     };
@@ -142,7 +142,7 @@ pub(super) fn has_tables(table: Table<'_>, masks: &Masks) -> bool {
 /// makes the huge page writable then, on the word of the same leaf.
 fn first_leaf(table: Table<'_>, masks: &Masks) -> Option<Spte> {
     Index::all().find_map(|index| {
-        let spte = table.slot(index).read();
+        let spte = table.sptep(index).read();
 
         match spte.decode(table.level(), masks) {
             Entry::Leaf(_) => Some(spte),

@@ -7,7 +7,7 @@
 use crate::{
     bindings,
     page::Sp,
-    pte::PtePtr,
+    pte::Sptep,
     pure::{Gfn, Level, Spte},
     sys::Fault,
 };
@@ -56,16 +56,16 @@ pub(crate) fn promote_huge_page(gfn: Gfn, huge: Spte, level: Level, errno: i32) 
 
 /// An MMIO SPTE has been installed.
 #[inline]
-pub(crate) fn mark_mmio_spte(slot: PtePtr<'_>, gfn: Gfn, spte: Spte) {
-    // SAFETY: the slot can be read.
-    unsafe { bindings::kvm_rs_trace_mark_mmio(slot.as_ptr(), gfn.0, spte.0) }
+pub(crate) fn mark_mmio_spte(sptep: Sptep<'_>, gfn: Gfn, spte: Spte) {
+    // SAFETY: the SPTE can be read.
+    unsafe { bindings::kvm_rs_trace_mark_mmio(sptep.as_ptr(), gfn.0, spte.0) }
 }
 
 /// A fault has installed a leaf.
 #[inline]
-pub(crate) fn set_spte(level: Level, gfn: Gfn, slot: PtePtr<'_>) {
-    // SAFETY: the slot can be read.
-    unsafe { bindings::kvm_rs_trace_set_spte(level.raw(), gfn.0, slot.as_ptr()) }
+pub(crate) fn set_spte(level: Level, gfn: Gfn, sptep: Sptep<'_>) {
+    // SAFETY: the SPTE can be read.
+    unsafe { bindings::kvm_rs_trace_set_spte(level.raw(), gfn.0, sptep.as_ptr()) }
 }
 
 /// A fault is about to be resolved.

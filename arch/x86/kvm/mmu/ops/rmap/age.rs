@@ -36,8 +36,8 @@ fn age_leaves(slot: Memslot<'_>, range: GfnRange, what: Age, masks: &Masks) -> b
                 continue;
             };
 
-            for slot in list.sptes() {
-                let old = slot.read();
+            for sptep in list.sptes() {
+                let old = sptep.read();
 
                 if !old.is_present() || !old.is_accessed(masks) {
                     continue;
@@ -47,7 +47,7 @@ fn age_leaves(slot: Memslot<'_>, range: GfnRange, what: Age, masks: &Masks) -> b
                 }
                 young = true;
                 // If another CPU has changed the SPTE, it is zapped, or in use and young.
-                let _ = slot.compare_exchange(old, mark_access_track(old, masks));
+                let _ = sptep.compare_exchange(old, mark_access_track(old, masks));
             }
         }
     }

@@ -31,8 +31,8 @@ pub(crate) fn zap_collapsible(lock: &mut Exclusive<'_>, slot: Memslot<'_>) {
         let level = step.level;
         let mut zapped = 0i32;
 
-        step.rmap().retain(|lock, pte| {
-            let sp = Sp::of_slot(pte);
+        step.rmap().retain(|lock, sptep| {
+            let sp = Sp::of_sptep(sptep);
 
             // The size of a page that shadows a guest page table is the guest's choice.
             if !sp.role().direct() {
@@ -51,7 +51,7 @@ pub(crate) fn zap_collapsible(lock: &mut Exclusive<'_>, slot: Memslot<'_>) {
             if max.is_none_or(|max| max <= level) {
                 return true;
             }
-            zapped = zapped.wrapping_add(i32::from(shadow::zap(lock, pte, masks)));
+            zapped = zapped.wrapping_add(i32::from(shadow::zap(lock, sptep, masks)));
             flush.note();
             false
         });

@@ -4,7 +4,7 @@
 
 use crate::{
     page::Sp,
-    pte::PtePtr,
+    pte::Sptep,
     pure::{Gfn, GfnRange, Level, Masks},
     rmap::{DescCache, List, Rmap, SlotRmaps},
     shadow,
@@ -35,32 +35,32 @@ fn list_of<'a>(
     list
 }
 
-/// Accounts for a leaf that was just installed in `slot`, and adds it to the list of `gfn`, which is
-/// in `memslot`; `__rmap_add()`. `access` are the guest's rights (`ACC_*`).
+/// Accounts for a leaf that was just installed at `sptep`, and adds it to the list of `gfn`, which is
+/// in `slot`; `__rmap_add()`. `access` are the guest's rights (`ACC_*`).
 #[inline]
 pub(crate) fn add(
     lock: &mut Exclusive<'_>,
     cache: &mut DescCache<'_>,
-    memslot: Memslot<'_>,
-    slot: PtePtr<'_>,
+    slot: Memslot<'_>,
+    sptep: Sptep<'_>,
     gfn: Gfn,
     access: u32,
 ) {
     let vm = lock.vm();
-    let sp = Sp::of_slot(slot);
+    let sp = Sp::of_sptep(sptep);
     let Some(level) = sp.role().level() else {
         vm.bugged();
         return;
     };
 
-    sp.set_translation(lock, shadow::index_of(slot), gfn, access);
+    sp.set_translation(lock, shadow::index_of(sptep), gfn, access);
     vm.add_leaves(level, 1);
 
-    let Some(list) = list_of(lock, Some(memslot), gfn, level) else {
+    let Some(list) = list_of(lock, Some(slot), gfn, level) else {
         return;
     };
     let mut rmap = Rmap::new(lock, list);
-    let count = rmap.add(cache, slot);
+    let count = rmap.add(cache, sptep);
 
     shadow::note_rmap_count(rmap.lock(), count);
     if count > TOO_LONG {
@@ -79,10 +79,10 @@ pub(super) fn recycle(rmap: &mut Rmap<'_>, vm: Vm<'_>, gfn: Gfn, level: Level, m
 
 /// Removes a leaf that was just zapped from its list; `rmap_remove()`.
 #[inline]
-pub(crate) fn remove(lock: &mut Exclusive<'_>, slot: PtePtr<'_>) {
+pub(crate) fn remove(lock: &mut Exclusive<'_>, sptep: Sptep<'_>) {
     let vm = lock.vm();
-    let sp = Sp::of_slot(slot);
-    let gfn = sp.gfn_at(lock, shadow::index_of(slot));
+    let sp = Sp::of_sptep(sptep);
+    let gfn = sp.gfn_at(lock, shadow::index_of(sptep));
     let Some(level) = sp.role().level() else {
         vm.bugged();
         return;
@@ -90,6 +90,6 @@ pub(crate) fn remove(lock: &mut Exclusive<'_>, slot: PtePtr<'_>) {
 
     // Not in the context of a vCPU, so the page says which address space it is.
     if let Some(list) = list_of(lock, sp.memslot(lock, gfn), gfn, level) {
-        Rmap::new(lock, list).remove(slot);
+        Rmap::new(lock, list).remove(sptep);
     }
 }

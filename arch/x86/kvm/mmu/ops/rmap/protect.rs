@@ -3,7 +3,7 @@
 //! Write protection and dirty bits of shadow pages, for the dirty log and for page tracking.
 
 use crate::{
-    pte::PtePtr,
+    pte::Sptep,
     pure::{spte::WRITABLE, Gfn, GfnRange, Level, Masks, Spte},
     rmap::{Rmap, SlotRmaps},
     rmap_walk::RmapWalk,
@@ -49,8 +49,8 @@ pub(in crate::ops) fn protected(leaf: Spte, how: Protect, masks: &Masks) -> Spte
 /// Protects a present leaf. Returns whether a TLB flush is due for more than the log: who protects
 /// for the log flushes in any case.
 #[inline(always)]
-fn protect(lock: &Exclusive<'_>, slot: PtePtr<'_>, how: Protect, masks: &Masks) -> bool {
-    let old = slot.read();
+fn protect(lock: &Exclusive<'_>, sptep: Sptep<'_>, how: Protect, masks: &Masks) -> bool {
+    let old = sptep.read();
 
     if warn_on_once!(!old.is_present()) {
         return false;
@@ -58,28 +58,28 @@ fn protect(lock: &Exclusive<'_>, slot: PtePtr<'_>, how: Protect, masks: &Masks) 
     match how {
         Protect::Log => {
             if old.is_writable() {
-                shadow::replace(lock, slot, old, old.without(WRITABLE), masks);
+                shadow::replace(lock, sptep, old, old.without(WRITABLE), masks);
             }
             false
         }
         Protect::Tracking => {
             let new = protected(old, how, masks);
 
-            new != old && shadow::update(lock, slot, old, new, masks)
+            new != old && shadow::update(lock, sptep, old, new, masks)
         }
-        Protect::ClearDirty => clear_dirty(lock, slot, old, masks),
+        Protect::ClearDirty => clear_dirty(lock, sptep, old, masks),
     }
 }
 
 #[inline]
-fn clear_dirty(lock: &Exclusive<'_>, slot: PtePtr<'_>, old: Spte, masks: &Masks) -> bool {
+fn clear_dirty(lock: &Exclusive<'_>, sptep: Sptep<'_>, old: Spte, masks: &Masks) -> bool {
     if old.ad_need_write_protect() {
-        return slot.fetch_clear(WRITABLE).is_writable();
+        return sptep.fetch_clear(WRITABLE).is_writable();
     }
     kvm_mmu_warn_on!(!old.ad_enabled());
 
     let new = old.without(masks.dirty);
-    new != old && shadow::update(lock, slot, old, new, masks)
+    new != old && shadow::update(lock, sptep, old, new, masks)
 }
 
 /// Protects all leaves in a list. Returns whether a TLB flush is due.
@@ -87,8 +87,8 @@ fn clear_dirty(lock: &Exclusive<'_>, slot: PtePtr<'_>, old: Spte, masks: &Masks)
 fn protect_list(rmap: &Rmap<'_>, how: Protect, masks: &Masks) -> bool {
     let mut flush = false;
 
-    for slot in rmap.sptes() {
-        flush |= protect(rmap.lock(), slot, how, masks);
+    for sptep in rmap.sptes() {
+        flush |= protect(rmap.lock(), sptep, how, masks);
     }
     flush
 }

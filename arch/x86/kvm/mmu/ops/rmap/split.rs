@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     page::Sp,
-    pte::PtePtr,
+    pte::Sptep,
     pure::{leaf, Gfn, GfnRange, Index, Level, Masks, Spte},
     rmap::{Found, SlotRmaps},
     rmap_walk::RmapWalk,
@@ -116,9 +116,9 @@ fn split_level(
 }
 
 /// Whether a huge leaf can be split.
-fn can_split(lock: &Exclusive<'_>, slot: PtePtr<'_>) -> bool {
-    let sp = Sp::of_slot(slot);
-    let spte = slot.read();
+fn can_split(lock: &Exclusive<'_>, sptep: Sptep<'_>) -> bool {
+    let sp = Sp::of_sptep(sptep);
+    let spte = sptep.read();
 
     // With the TDP MMU in use, shadow pages are those of nested guests. Lists hold leaves only. Only
     // pages of the last level are ever out of date.
@@ -141,12 +141,12 @@ struct Huge {
 
 impl Huge {
     fn new(found: &Found<'_, '_>) -> Self {
-        let slot = found.slot();
-        let sp = Sp::of_slot(slot);
+        let sptep = found.sptep();
+        let sp = Sp::of_sptep(sptep);
 
         Huge {
-            gfn: sp.gfn_at(found.lock(), shadow::index_of(slot)),
-            spte: slot.read(),
+            gfn: sp.gfn_at(found.lock(), shadow::index_of(sptep)),
+            spte: sptep.read(),
             level: sp.role().level(),
         }
     }
@@ -168,13 +168,13 @@ fn split_one(
     caches: &mut SplitCaches<'_>,
     masks: &Masks,
 ) -> Result<(), Error> {
-    let pte = found.slot();
-    let huge = pte.read();
-    let huge_sp = Sp::of_slot(pte);
-    let index = shadow::index_of(pte);
+    let sptep = found.sptep();
+    let huge = sptep.read();
+    let huge_sp = Sp::of_sptep(sptep);
+    let index = shadow::index_of(sptep);
     let lock = found.lock();
     let gfn = huge_sp.gfn_at(lock, index);
-    let sp = caches.page_for(lock, pte, gfn, huge_sp.access_at(lock, index));
+    let sp = caches.page_for(lock, sptep, gfn, huge_sp.access_at(lock, index));
     let role = sp.role();
 
     // The page is direct, so its leaves are those of consecutive frames, and so are their lists.
@@ -199,7 +199,7 @@ fn split_one(
     let mut flush = false;
 
     for index in Index::all() {
-        let child = table.slot(index);
+        let child = table.sptep(index);
         let old = child.read();
 
         if old.is_present() {
@@ -224,6 +224,6 @@ fn split_one(
 
     vm.add_leaves(level, new);
     shadow::note_rmap_count(found.lock(), longest);
-    caches.link(found.lock(), pte, sp, flush);
+    caches.link(found.lock(), sptep, sp, flush);
     Ok(())
 }

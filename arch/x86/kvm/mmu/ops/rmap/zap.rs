@@ -17,8 +17,8 @@ use crate::{
 pub(crate) fn zap_list(rmap: &mut Rmap<'_>, vm: Vm<'_>, level: Level, masks: &Masks) {
     let mut zapped = 0i32;
 
-    rmap.clear(|lock, slot| {
-        zapped = zapped.wrapping_add(i32::from(shadow::zap(lock, slot, masks)))
+    rmap.clear(|lock, sptep| {
+        zapped = zapped.wrapping_add(i32::from(shadow::zap(lock, sptep, masks)))
     });
     vm.add_leaves(level, zapped.wrapping_neg());
 }
