@@ -19,24 +19,24 @@ use crate::{
 /// nobody misses the 256 KiB.
 const CAPACITY: usize = 64;
 
-/// Tables that nothing points to yet. Those that are left are freed by [`SplitCache::free`], or when the
+/// Tables that nothing points to yet. Those that are left are freed by [`TdpSplitCache::free`], or when the
 /// cache is dropped.
 ///
 /// # Invariants
 ///
 /// The first `len` places are taken, the others are not.
-pub(crate) struct SplitCache {
+pub(crate) struct TdpSplitCache {
     pages: [Option<BlankSp>; CAPACITY],
     /// The node that each was asked for. It may lie on another, if that one has no memory.
     nodes: [Node; CAPACITY],
     len: usize,
 }
 
-impl SplitCache {
+impl TdpSplitCache {
     /// An empty cache.
     pub(crate) fn new() -> Self {
         // INVARIANT: no place is taken.
-        SplitCache {
+        TdpSplitCache {
             pages: [const { None }; CAPACITY],
             nodes: [Node::ANY; CAPACITY],
             len: 0,

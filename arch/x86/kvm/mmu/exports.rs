@@ -22,7 +22,7 @@ use crate::{
     ops::{
         age::{age, Age},
         dirty_log, lookup,
-        map::{self, Outcome},
+        map::{self, RetPf},
         promote,
         reap_log::{self, HugePages},
         rmap::protect::Protect,
@@ -235,16 +235,16 @@ unsafe extern "C" fn kvm_tdp_mmu_map(
         Some(root) => map::map(vcpu, fault, &held!(Shared, vm), root),
         None => {
             warn_on_once!(true);
-            Outcome::Retry
+            RetPf::Retry
         }
     };
 
     let code = match outcome {
-        Outcome::Retry => bindings::RET_PF_RETRY,
-        Outcome::Emulate => bindings::RET_PF_EMULATE,
-        Outcome::WriteProtected => bindings::RET_PF_WRITE_PROTECTED,
-        Outcome::Fixed => bindings::RET_PF_FIXED,
-        Outcome::Spurious => bindings::RET_PF_SPURIOUS,
+        RetPf::Retry => bindings::RET_PF_RETRY,
+        RetPf::Emulate => bindings::RET_PF_EMULATE,
+        RetPf::WriteProtected => bindings::RET_PF_WRITE_PROTECTED,
+        RetPf::Fixed => bindings::RET_PF_FIXED,
+        RetPf::Spurious => bindings::RET_PF_SPURIOUS,
     };
     code as c_int
 }

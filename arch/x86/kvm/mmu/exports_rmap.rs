@@ -28,8 +28,8 @@ use crate::{
     },
     pte::Sptep,
     pure::{Gfn, GfnRange, Level},
-    rmap::{self, DescCache, List, RawCursor, Rmap},
-    shadow_cache::SplitCaches,
+    rmap::{self, DescCache, List, Rmap, RmapIterator},
+    shadow_cache::ShadowSplitCaches,
     sync::{Exclusive, SlotsLock},
     sys::{Memslot, NotifierRange, Vm},
     walk::Flush,
@@ -77,7 +77,7 @@ unsafe extern "C" fn pte_list_count(head: *mut bindings::kvm_rmap_head) -> c_uin
 #[no_mangle]
 unsafe extern "C" fn kvm_rs_rmap_first(
     head: *mut bindings::kvm_rmap_head,
-    iter: *mut RawCursor,
+    iter: *mut RmapIterator,
 ) -> *mut u64 {
     let list = wrap_non_null!(List, head);
     // SAFETY: C holds `mmu_lock`, and lists change only where it is held for write. A holder for write
@@ -88,7 +88,7 @@ unsafe extern "C" fn kvm_rs_rmap_first(
 /// The next SPTE of a list, or null. The list has not changed since the one before, as `mmu_lock` has
 /// been held, for read at least.
 #[no_mangle]
-unsafe extern "C" fn kvm_rs_rmap_next(iter: *mut RawCursor) -> *mut u64 {
+unsafe extern "C" fn kvm_rs_rmap_next(iter: *mut RmapIterator) -> *mut u64 {
     // SAFETY: C passes what `kvm_rs_rmap_first()` has written.
     let at = unsafe { iter.read() };
     // SAFETY: C has held `mmu_lock` since, for read at least, and has not changed the list. Nor does it
@@ -97,7 +97,7 @@ unsafe extern "C" fn kvm_rs_rmap_next(iter: *mut RawCursor) -> *mut u64 {
 }
 
 /// Gives C what an iteration has found.
-fn write_cursor(iter: *mut RawCursor, found: Option<(Sptep<'_>, RawCursor)>) -> *mut u64 {
+fn write_cursor(iter: *mut RmapIterator, found: Option<(Sptep<'_>, RmapIterator)>) -> *mut u64 {
     let Some((sptep, at)) = found else {
         return ptr::null_mut();
     };
@@ -240,7 +240,7 @@ unsafe extern "C" fn kvm_rs_rmap_split(
     let vm = wrap!(Vm, kvm);
     let range = GfnRange::new(Gfn(start), Gfn(end));
     let mut slots = held!(SlotsLock, vm);
-    let mut caches = SplitCaches::new(&mut slots);
+    let mut caches = ShadowSplitCaches::new(&mut slots);
 
     if let Some(target) = level(target_level) {
         let mut lock = held!(Exclusive, vm);
@@ -266,7 +266,7 @@ unsafe extern "C" fn kvm_rs_rmap_start_dirty_log(
 ) {
     let vm = wrap!(Vm, kvm);
     let mut slots = held!(SlotsLock, vm);
-    let mut caches = SplitCaches::new(&mut slots);
+    let mut caches = ShadowSplitCaches::new(&mut slots);
 
     start_log::start(
         &mut held!(Exclusive, vm),

@@ -35,7 +35,7 @@ use crate::{
     page::Sp,
     pte::Sptep,
     pure::{
-        rmap::{self, Cell, Cursor, Desc, Head, Store, Word},
+        rmap::{self, Cell, Desc, Head, ListCursor, Store, Word},
         Gfn, GfnRange, Level,
     },
     shadow,
@@ -285,7 +285,7 @@ impl Drop for LockedList<'_> {
 ///
 /// The list does not change during `'s`.
 pub(crate) struct Sptes<'s> {
-    cursor: Cursor<DescPtr>,
+    cursor: ListCursor<DescPtr>,
     list: PhantomData<&'s ()>,
 }
 
@@ -299,7 +299,7 @@ impl Sptes<'_> {
         let head = unsafe { decode(word) };
         // INVARIANT: by this function's safety requirement.
         Sptes {
-            cursor: Cursor::new(head),
+            cursor: ListCursor::new(head),
             list: PhantomData,
         }
     }
@@ -405,7 +405,7 @@ impl<'a> Rmap<'a> {
     /// The lock bit is held for each removal only, as `keep` may take its time.
     pub(crate) fn retain(&mut self, mut keep: impl FnMut(&Exclusive<'_>, Sptep<'_>) -> bool) {
         let lock = self.lock;
-        let mut cursor = Cursor::new(self.head());
+        let mut cursor = ListCursor::new(self.head());
 
         while let Some(entry) = cursor.peek(&Descs) {
             // SAFETY: the entry is in the list, which does not change before it is removed below.
@@ -422,7 +422,7 @@ impl<'a> Rmap<'a> {
         let lock = self.lock;
 
         self.change(|descs, head| {
-            let mut cursor = Cursor::new(head);
+            let mut cursor = ListCursor::new(head);
 
             while let Some(entry) = cursor.next(descs) {
                 // SAFETY: the entry is in the list, which is locked.
@@ -481,7 +481,7 @@ impl<'a, 'l> Found<'a, 'l> {
 }
 
 /// C's view of a place in a list.
-pub(crate) use bindings::rmap_iterator as RawCursor;
+pub(crate) use bindings::rmap_iterator as RmapIterator;
 
 /// The length of a list of leaves, for C; `pte_list_count()`. It is for debugfs, so this is where
 /// `CONFIG_KVM_PROVE_MMU=y` checks the list: all its leaves are present, and map the same frame.
@@ -520,11 +520,11 @@ pub(crate) unsafe fn count(list: List<'_>) -> u32 {
 /// # Safety
 ///
 /// The list must not change during `'s`.
-pub(crate) unsafe fn first<'s>(list: List<'s>) -> Option<(Sptep<'s>, RawCursor)> {
+pub(crate) unsafe fn first<'s>(list: List<'s>) -> Option<(Sptep<'s>, RmapIterator)> {
     // SAFETY: by this function's safety requirement.
     let head = unsafe { decode(list.load().unlocked()) };
     // SAFETY: by this function's safety requirement.
-    unsafe { step(Cursor::new(head)) }
+    unsafe { step(ListCursor::new(head)) }
 }
 
 /// The entry at a place, and the place behind it, for C.
@@ -533,11 +533,11 @@ pub(crate) unsafe fn first<'s>(list: List<'s>) -> Option<(Sptep<'s>, RawCursor)>
 ///
 /// `at` must come from [`first`] or from here, and the list must not have changed since, and not
 /// change during `'s`.
-pub(crate) unsafe fn next<'s>(at: RawCursor) -> Option<(Sptep<'s>, RawCursor)> {
+pub(crate) unsafe fn next<'s>(at: RmapIterator) -> Option<(Sptep<'s>, RmapIterator)> {
     // INVARIANT: the list does not change.
     let desc = NonNull::new(at.desc.cast()).map(DescPtr);
     // SAFETY: by this function's safety requirement.
-    unsafe { step(Cursor::from_parts(desc, at.index as usize)) }
+    unsafe { step(ListCursor::from_parts(desc, at.index as usize)) }
 }
 
 /// The entry at a cursor, and the place behind it, for C.
@@ -545,10 +545,10 @@ pub(crate) unsafe fn next<'s>(at: RawCursor) -> Option<(Sptep<'s>, RawCursor)> {
 /// # Safety
 ///
 /// The list must not change during `'s`.
-unsafe fn step<'s>(mut cursor: Cursor<DescPtr>) -> Option<(Sptep<'s>, RawCursor)> {
+unsafe fn step<'s>(mut cursor: ListCursor<DescPtr>) -> Option<(Sptep<'s>, RmapIterator)> {
     let entry = cursor.next(&Descs)?;
     let (desc, index) = cursor.parts();
-    let at = RawCursor {
+    let at = RmapIterator {
         desc: desc.map_or(ptr::null_mut(), |d| d.0.as_ptr().cast()),
         index: index as u32,
     };

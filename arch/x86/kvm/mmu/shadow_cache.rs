@@ -38,13 +38,13 @@ const DESC_CAPACITY: i32 = DESC_MIN + bindings::KVM_ARCH_NR_OBJS_PER_MEMORY_CACH
 /// # Invariants
 ///
 /// `slots_lock` of the VM, which guards them, is held during `'v`.
-pub(crate) struct SplitCaches<'v>(Vm<'v>, PhantomData<&'v mut ()>);
+pub(crate) struct ShadowSplitCaches<'v>(Vm<'v>, PhantomData<&'v mut ()>);
 
-impl<'v> SplitCaches<'v> {
+impl<'v> ShadowSplitCaches<'v> {
     /// The caches of the VM whose lock is held.
     pub(crate) fn new(lock: &'v mut SlotsLock<'_>) -> Self {
         // INVARIANT: the token is borrowed exclusively for `'v`.
-        SplitCaches(lock.vm(), PhantomData)
+        ShadowSplitCaches(lock.vm(), PhantomData)
     }
 
     fn descs(&self) -> *mut bindings::kvm_mmu_memory_cache {
@@ -72,7 +72,7 @@ impl<'v> SplitCaches<'v> {
         has(self.descs(), DESC_MIN) && has(self.headers(), 1) && has(self.tables(), 1)
     }
 
-    /// Makes [`SplitCaches::is_ready`] true, or fails. What was allocated stays in the caches.
+    /// Makes [`ShadowSplitCaches::is_ready`] true, or fails. What was allocated stays in the caches.
     pub(crate) fn top_up(&mut self, _unlocked: &Unlocked) -> Result {
         // SAFETY: may sleep, as `mmu_lock` is not held; `slots_lock` is.
         to_result(unsafe {

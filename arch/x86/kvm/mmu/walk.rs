@@ -86,7 +86,7 @@ enum Motion {
 }
 
 /// The path to an entry, and how to get to the next.
-struct Cursor<'r> {
+struct TreeCursor<'r> {
     position: Position,
     /// The tables on the path; those below the current level are stale.
     path: [Table<'r>; LEVELS],
@@ -94,7 +94,7 @@ struct Cursor<'r> {
     motion: Motion,
 }
 
-impl<'r> Cursor<'r> {
+impl<'r> TreeCursor<'r> {
     /// A cursor at the root. `None` if the range begins beyond the reach of the root; also, with a
     /// warning, if the root's level or the range make no sense (a bug of the caller).
     fn new(root: Sp<'r>, min_level: Level, range: GfnRange, alias: u64) -> Option<Self> {
@@ -110,7 +110,7 @@ impl<'r> Cursor<'r> {
         if warn_on_once!(position.is_none()) {
             return None;
         }
-        Some(Cursor {
+        Some(TreeCursor {
             position: position?,
             path: [root.table(); LEVELS],
             end: range.end,
@@ -193,7 +193,7 @@ impl<'r> Cursor<'r> {
 /// A walk under `mmu_lock`, held as `M` says. It gives way to others as it goes.
 pub(crate) struct Walk<'w, 'l, M: MmuLock<'l>> {
     /// `None` if there was nothing to walk from the start.
-    cursor: Option<Cursor<'w>>,
+    cursor: Option<TreeCursor<'w>>,
     /// `None` only inside of [`Walk::pause`].
     guard: Option<rcu::Guard>,
     lock: &'w mut M,
@@ -245,7 +245,7 @@ impl<'w, 'l, M: MmuLock<'l>> Walk<'w, 'l, M> {
         let guard = rcu::read_lock();
 
         Walk {
-            cursor: Cursor::new(root, min_level, range, alias),
+            cursor: TreeCursor::new(root, min_level, range, alias),
             guard: Some(guard),
             lock,
             vm,
@@ -491,7 +491,7 @@ impl<'g> LocklessDescent<'g> {
 
 /// A walk over a few entries, under `mmu_lock`. It never gives way.
 pub(crate) struct ShortWalk<'w, M> {
-    cursor: Option<Cursor<'w>>,
+    cursor: Option<TreeCursor<'w>>,
     lock: &'w M,
     masks: &'w Masks,
     _guard: rcu::Guard,
@@ -513,7 +513,7 @@ impl<'w, M> ShortWalk<'w, M> {
         let alias = lock.vm().alias_bits(root.role());
 
         ShortWalk {
-            cursor: Cursor::new(root, min_level, range, alias),
+            cursor: TreeCursor::new(root, min_level, range, alias),
             lock,
             masks,
             _guard: guard,
@@ -534,7 +534,7 @@ impl<'w, M> ShortWalk<'w, M> {
 
 /// A walk of readers that hold nothing but the RCU read lock. It never gives way.
 pub(crate) struct LocklessWalk<'g> {
-    cursor: Option<Cursor<'g>>,
+    cursor: Option<TreeCursor<'g>>,
     masks: &'g Masks,
 }
 
@@ -548,7 +548,7 @@ impl<'g> LocklessWalk<'g> {
         masks: &'g Masks,
     ) -> Self {
         LocklessWalk {
-            cursor: Cursor::new(root, Level::Page4K, range, vm.alias_bits(root.role())),
+            cursor: TreeCursor::new(root, Level::Page4K, range, vm.alias_bits(root.role())),
             masks,
         }
     }

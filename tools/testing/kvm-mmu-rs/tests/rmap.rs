@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use kvm_mmu_rs::pure::rmap::{
-    add, count, free_all, remove, remove_at, Cursor, Desc, Head, Store, Word, DESC_ENTRIES,
+    add, count, free_all, remove, remove_at, Desc, Head, ListCursor, Store, Word, DESC_ENTRIES,
 };
 use proptest::prelude::*;
 
@@ -43,7 +43,7 @@ impl Arena {
 }
 
 fn entries(store: &Arena, head: Head<usize>) -> Vec<u64> {
-    let mut cursor = Cursor::new(head);
+    let mut cursor = ListCursor::new(head);
 
     std::iter::from_fn(|| cursor.next(store)).collect()
 }
@@ -133,7 +133,7 @@ proptest! {
                 }
                 Op::Retain(remainder) => {
                     let mut visits: BTreeMap<u64, usize> = BTreeMap::new();
-                    let mut cursor = Cursor::new(head);
+                    let mut cursor = ListCursor::new(head);
 
                     while let Some(entry) = cursor.peek(&store) {
                         *visits.entry(entry).or_default() += 1;
@@ -170,14 +170,14 @@ proptest! {
             head = add(&mut store, head, address(n), Arena::alloc);
         }
         let all = entries(&store, head);
-        let mut cursor = Cursor::new(head);
+        let mut cursor = ListCursor::new(head);
         let mut seen = Vec::new();
 
         while let Some(entry) = cursor.next(&store) {
             seen.push(entry);
             if seen.len() == stop {
                 let (desc, index) = cursor.parts();
-                cursor = Cursor::from_parts(desc, index);
+                cursor = ListCursor::from_parts(desc, index);
             }
         }
         prop_assert_eq!(seen, all);

@@ -25,7 +25,7 @@ use crate::{
 
 /// How a fault ended; C's `RET_PF_*`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Outcome {
+pub(crate) enum RetPf {
     /// Nothing was decided; let the guest try again.
     Retry,
     /// The access is to be emulated: it is MMIO, or nothing can map it.
@@ -43,11 +43,11 @@ pub(crate) enum Outcome {
 /// What the root does not reach cannot be mapped, however often the guest tries: it is emulated, as an
 /// access beyond the host's MAXPHYADDR is. Faults of vCPUs end so before they get here (see
 /// `kvm_root_reaches()` in `mmu.c`).
-pub(crate) fn map(vcpu: Vcpu<'_>, fault: Fault<'_>, lock: &Shared<'_>, root: Sp<'_>) -> Outcome {
+pub(crate) fn map(vcpu: Vcpu<'_>, fault: Fault<'_>, lock: &Shared<'_>, root: Sp<'_>) -> RetPf {
     kvm_mmu_warn_on!(root.role().invalid());
 
     if !root.reach().contains(fault.gfn()) {
-        return Outcome::Emulate;
+        return RetPf::Emulate;
     }
 
     fault.adjust_for_host(lock, vcpu);
@@ -72,7 +72,7 @@ pub(crate) fn map(vcpu: Vcpu<'_>, fault: Fault<'_>, lock: &Shared<'_>, root: Sp<
         let entry = step.view.entry(masks);
         if entry == Entry::Frozen {
             // Do not even allocate.
-            return Outcome::Retry;
+            return RetPf::Retry;
         }
         if fault.goal_level() == Some(step.view.level()) {
             if is_one_table(&step.view, masks) {
@@ -85,14 +85,14 @@ pub(crate) fn map(vcpu: Vcpu<'_>, fault: Fault<'_>, lock: &Shared<'_>, root: Sp<
             Entry::Table(_) => {}
             Entry::NonPresent | Entry::Leaf(_) | Entry::Frozen => {
                 if add_table(vcpu, fault, &mut step, entry, masks).is_err() {
-                    return Outcome::Retry;
+                    return RetPf::Retry;
                 }
             }
         }
     }
 
     // The walk ended above the goal: an entry was frozen or zapped just as we wanted to descend.
-    Outcome::Retry
+    RetPf::Retry
 }
 
 /// Whether replacing the entry tears down one table at most. It is one step for whoever waits for
@@ -147,7 +147,7 @@ fn install_leaf(
     fault: Fault<'_>,
     step: &mut Step<'_, Shared<'_>>,
     masks: &Masks,
-) -> Outcome {
+) -> RetPf {
     let vm = step.lock.vm();
     let sp = step.view.sp();
     let access = sp.role().access();
@@ -155,13 +155,13 @@ fn install_leaf(
     let old_spte = step.view.spte();
 
     if warn_on_once!(sp.role().level() != fault.goal_level()) {
-        return Outcome::Retry;
+        return RetPf::Retry;
     }
 
     if let Entry::Leaf(pfn) = old {
         if fault.prefetch() || !is_denied(vcpu, fault, old_spte, masks) {
             warn_on_once!(pfn != fault.pfn());
-            return Outcome::Spurious;
+            return RetPf::Spurious;
         }
     }
 
@@ -191,11 +191,11 @@ fn install_leaf(
         }
     };
 
-    let mut outcome = Outcome::Fixed;
+    let mut outcome = RetPf::Fixed;
     if new == old_spte {
-        outcome = Outcome::Spurious;
+        outcome = RetPf::Spurious;
     } else if step.set(new, masks).is_err() {
-        return Outcome::Retry;
+        return RetPf::Retry;
     } else {
         let flush = match old {
             // A table gave way to a huge page: CPUs may have cached its entries.
@@ -214,13 +214,13 @@ fn install_leaf(
 
     if write_protected && fault.write() {
         // To return to the guest would only bring the same fault again.
-        outcome = Outcome::WriteProtected;
+        outcome = RetPf::WriteProtected;
     }
 
     if new.is_mmio(vm.mmio_value(), masks) {
         vcpu.count_mmio_spte();
         trace::mark_mmio_spte(step.view.sptep(), step.view.gfn(), new);
-        outcome = Outcome::Emulate;
+        outcome = RetPf::Emulate;
     } else {
         trace::set_spte(step.view.level(), step.view.gfn(), step.view.sptep());
     }

@@ -59,12 +59,12 @@ use core::ops::Range;
 use kernel::error::{code::EINTR, Result};
 
 use crate::{
-    cache::SplitCache,
+    cache::TdpSplitCache,
     change::clear_leaf_bits,
     ops::{
         dirty_log::{self, bit_to_clear},
         rmap::{self, protect::Protect},
-        split::{self, refill, Huge},
+        split::{self, refill, HugeLeaf},
     },
     page::Sp,
     pte::Table,
@@ -74,7 +74,7 @@ use crate::{
         Entry, Gfn, GfnRange, Level, Masks, Settled,
     },
     root::{Roots, Selection},
-    shadow_cache::SplitCaches,
+    shadow_cache::ShadowSplitCaches,
     sync::{with_exclusive, with_shared, Exclusive, MmuLock, Shared, SlotsLock},
     sys::{fatal_signal_pending, stats::Event, DirtyBitmap, Memslot, Node, Wanted},
     walk::Walk,
@@ -129,7 +129,7 @@ pub(crate) fn reap(
     }
     if let Progress::Shadowed(from) = progress {
         progress = with_exclusive(vm, |lock| {
-            let mut caches = SplitCaches::new(slots);
+            let mut caches = ShadowSplitCaches::new(slots);
 
             exclusive(lock, slot, log, &mut caches, from, huge, &mut flush)
         });
@@ -158,7 +158,7 @@ fn exclusive(
     lock: &mut Exclusive<'_>,
     slot: Memslot<'_>,
     log: &mut DirtyBitmap<'_>,
-    caches: &mut SplitCaches<'_>,
+    caches: &mut ShadowSplitCaches<'_>,
     from: usize,
     huge: HugePages,
     flush: &mut bool,
@@ -197,7 +197,7 @@ fn protect_words(
     lock: &mut Exclusive<'_>,
     slot: Memslot<'_>,
     log: &DirtyBitmap<'_>,
-    caches: &mut SplitCaches<'_>,
+    caches: &mut ShadowSplitCaches<'_>,
     words: Range<usize>,
     huge: HugePages,
 ) {
@@ -266,7 +266,7 @@ fn shared(
     slots: &SlotsLock<'_>,
     slot: Memslot<'_>,
     log: &mut DirtyBitmap<'_>,
-    cache: &mut Option<SplitCache>,
+    cache: &mut Option<TdpSplitCache>,
     huge: HugePages,
     flush: &mut bool,
 ) -> Progress {
@@ -315,7 +315,7 @@ fn protect_in_root(
     log: &DirtyBitmap<'_>,
     batch: Range<usize>,
     mut huge: HugePages,
-    cache: &mut Option<SplitCache>,
+    cache: &mut Option<TdpSplitCache>,
     masks: &Masks,
 ) {
     let bit = bit_to_clear(lock.vm(), root.role(), masks);
@@ -335,10 +335,10 @@ fn protect_in_root(
             }
             Entry::Leaf(pfn) if huge != HugePages::Protected && log.any_taken(within) => {
                 if huge == HugePages::Split {
-                    let cache = cache.get_or_insert_with(SplitCache::new);
+                    let cache = cache.get_or_insert_with(TdpSplitCache::new);
                     let node = Node::of(pfn);
                     let Some(page) = cache.take(node) else {
-                        let leaf = Huge::of(&view, node);
+                        let leaf = HugeLeaf::of(&view, node);
 
                         if fatal_signal_pending()
                             || !refill(&mut walk, cache, &leaf, range.end, Level::Page2M)

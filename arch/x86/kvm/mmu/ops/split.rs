@@ -10,7 +10,7 @@
 use kernel::error::{code::ENOMEM, Result};
 
 use crate::{
-    cache::SplitCache,
+    cache::TdpSplitCache,
     change::{lost_errno, Update},
     page::{BlankSp, OwnedSp, Sp},
     pte::View,
@@ -77,18 +77,18 @@ pub(crate) fn split_as<'s, 'l, M: Update<'l>>(
 }
 
 /// The huge leaf that a walk stands on, when it finds that it has no table to split it with.
-pub(super) struct Huge {
+pub(super) struct HugeLeaf {
     gfn: Gfn,
     spte: Spte,
     level: Level,
     node: Node,
 }
 
-impl Huge {
+impl HugeLeaf {
     /// Takes what is needed from a view, which does not outlast the refill. `node` is where the
     /// page lies.
     pub(super) fn of(view: &View<'_>, node: Node) -> Self {
-        Huge {
+        HugeLeaf {
             gfn: view.gfn(),
             spte: view.spte(),
             level: view.level(),
@@ -102,8 +102,8 @@ impl Huge {
 /// `huge` has to stay huge.
 pub(super) fn refill<'l, M: Update<'l>>(
     walk: &mut Walk<'_, 'l, M>,
-    cache: &mut SplitCache,
-    huge: &Huge,
+    cache: &mut TdpSplitCache,
+    huge: &HugeLeaf,
     end: Gfn,
     size: Level,
 ) -> bool {
@@ -150,7 +150,7 @@ fn split_root<'l, M: Update<'l>>(
     root: Sp<'_>,
     range: GfnRange,
     target: Level,
-    cache: &mut Option<SplitCache>,
+    cache: &mut Option<TdpSplitCache>,
     masks: &Masks,
 ) -> Result {
     let Some(min_level) = target.up() else {
@@ -163,9 +163,9 @@ fn split_root<'l, M: Update<'l>>(
             continue;
         };
         let node = Node::of(pfn);
-        let cache = cache.get_or_insert_with(SplitCache::new);
+        let cache = cache.get_or_insert_with(TdpSplitCache::new);
         let Some(page) = cache.take(node) else {
-            let huge = Huge::of(&step.view, node);
+            let huge = HugeLeaf::of(&step.view, node);
 
             if !refill(&mut walk, cache, &huge, range.end, min_level) {
                 return Err(ENOMEM);

@@ -33,10 +33,10 @@
 //! the log need not be exact before the ioctl returns.
 
 use crate::{
-    cache::SplitCache,
+    cache::TdpSplitCache,
     ops::{
         dirty_log::bit_to_clear,
-        split::{self, refill, Huge},
+        split::{self, refill, HugeLeaf},
     },
     page::Sp,
     pure::{spte::WRITABLE, Entry, Level, Masks},
@@ -51,7 +51,7 @@ use crate::{
 pub(crate) fn start(lock: &mut Shared<'_>, slot: Memslot<'_>, split: bool) {
     let masks = lock.vm().masks();
     let mut roots = Roots::new(lock.vm(), Selection::valid(slot.as_id()));
-    let mut cache = SplitCache::new();
+    let mut cache = TdpSplitCache::new();
 
     while let Some(root) = roots.next(lock) {
         start_in_root(lock, root, slot, split, &mut cache, masks);
@@ -64,7 +64,7 @@ fn start_in_root(
     root: Sp<'_>,
     slot: Memslot<'_>,
     mut split: bool,
-    cache: &mut SplitCache,
+    cache: &mut TdpSplitCache,
     masks: &Masks,
 ) {
     let vm = lock.vm();
@@ -83,7 +83,7 @@ fn start_in_root(
         if huge && split {
             let node = Node::of(pfn);
             let Some(page) = cache.take(node) else {
-                let huge = Huge::of(&view, node);
+                let huge = HugeLeaf::of(&view, node);
 
                 split = !fatal_signal_pending()
                     && refill(&mut walk, cache, &huge, range.end, Level::Page2M);

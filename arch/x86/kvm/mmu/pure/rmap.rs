@@ -242,24 +242,24 @@ pub trait Store {
 
 /// A place in a list: the first entries are those of the first descriptor.
 #[derive(Clone, Copy, Debug)]
-pub struct Cursor<R> {
+pub struct ListCursor<R> {
     /// What comes next: an entry of the word itself, or of a descriptor.
     at: Head<R>,
     /// The index in that descriptor.
     index: usize,
 }
 
-impl<R: Copy> Cursor<R> {
+impl<R: Copy> ListCursor<R> {
     /// Before the first entry.
     #[inline]
     pub const fn new(head: Head<R>) -> Self {
-        Cursor { at: head, index: 0 }
+        ListCursor { at: head, index: 0 }
     }
 
-    /// Continues in a descriptor, or at the end; see [`Cursor::parts`].
+    /// Continues in a descriptor, or at the end; see [`ListCursor::parts`].
     #[inline]
     pub fn from_parts(desc: Option<R>, index: usize) -> Self {
-        Cursor {
+        ListCursor {
             at: desc.map_or(Head::Empty, Head::Many),
             index,
         }
@@ -299,7 +299,7 @@ impl<R: Copy> Cursor<R> {
                 // No descriptor is empty, so one step is enough.
                 let more = desc.more?;
 
-                *self = Cursor::new(Head::Many(more));
+                *self = ListCursor::new(Head::Many(more));
                 store.desc(more).entries().first().copied()
             }
         }
@@ -384,13 +384,13 @@ pub fn remove<S: Store>(store: &mut S, head: Head<S::Ref>, entry: u64) -> Option
     }
 }
 
-/// Removes the entry that [`Cursor::peek`] has just found, and returns the new head. The cursor goes
+/// Removes the entry that [`ListCursor::peek`] has just found, and returns the new head. The cursor goes
 /// on to what it has not visited yet, although entries change their places.
 #[inline]
 pub fn remove_at<S: Store>(
     store: &mut S,
     head: Head<S::Ref>,
-    cursor: &mut Cursor<S::Ref>,
+    cursor: &mut ListCursor<S::Ref>,
 ) -> Head<S::Ref> {
     let (Head::Many(first), Head::Many(desc)) = (head, cursor.at) else {
         cursor.at = Head::Empty;
@@ -403,7 +403,7 @@ pub fn remove_at<S: Store>(
         cursor.step();
     } else if new != Head::Many(first) {
         // The descriptor is gone.
-        *cursor = Cursor::new(new);
+        *cursor = ListCursor::new(new);
     }
     new
 }

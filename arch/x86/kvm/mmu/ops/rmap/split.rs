@@ -30,7 +30,7 @@ use crate::{
     rmap::{Found, SlotRmaps},
     rmap_walk::RmapWalk,
     shadow,
-    shadow_cache::SplitCaches,
+    shadow_cache::ShadowSplitCaches,
     sync::{Exclusive, MmuLock},
     sys::{
         fatal_signal_pending,
@@ -47,7 +47,7 @@ pub(crate) fn split(
     range: GfnRange,
     target: Level,
     born: Option<Protect>,
-    caches: &mut SplitCaches<'_>,
+    caches: &mut ShadowSplitCaches<'_>,
 ) {
     let masks = lock.vm().masks();
     let mut level = Level::MAX_LEAF;
@@ -68,7 +68,7 @@ fn split_level(
     range: GfnRange,
     level: Level,
     born: Option<Protect>,
-    caches: &mut SplitCaches<'_>,
+    caches: &mut ShadowSplitCaches<'_>,
     masks: &Masks,
 ) -> Result<(), Error> {
     let vm = lock.vm();
@@ -85,7 +85,7 @@ fn split_level(
             let Some(found) = step.find(can_split) else {
                 break;
             };
-            let huge = Huge::new(&found);
+            let huge = TracedLeaf::new(&found);
 
             if fatal_signal_pending() {
                 return Err(EINTR);
@@ -133,18 +133,18 @@ fn can_split(lock: &Exclusive<'_>, sptep: Sptep<'_>) -> bool {
 }
 
 /// A huge leaf, for the tracepoint.
-struct Huge {
+struct TracedLeaf {
     gfn: Gfn,
     spte: Spte,
     level: Option<Level>,
 }
 
-impl Huge {
+impl TracedLeaf {
     fn new(found: &Found<'_, '_>) -> Self {
         let sptep = found.sptep();
         let sp = Sp::of_sptep(sptep);
 
-        Huge {
+        TracedLeaf {
             gfn: sp.gfn_at(found.lock(), shadow::index_of(sptep)),
             spte: sptep.read(),
             level: sp.role().level(),
@@ -165,7 +165,7 @@ fn split_one(
     vm: Vm<'_>,
     slot: Memslot<'_>,
     born: Option<Protect>,
-    caches: &mut SplitCaches<'_>,
+    caches: &mut ShadowSplitCaches<'_>,
     masks: &Masks,
 ) -> Result<(), Error> {
     let sptep = found.sptep();

@@ -20,7 +20,7 @@ use super::{
     protect::{protect_slot, Protect},
     split,
 };
-use crate::{pure::Level, shadow_cache::SplitCaches, sync::Exclusive, sys::Memslot};
+use crate::{pure::Level, shadow_cache::ShadowSplitCaches, sync::Exclusive, sys::Memslot};
 
 /// Makes every write to `slot` through shadow pages noticed, from the caller's TLB flush on; and
 /// splits its huge pages to 4 KiB, if there are `caches` to split with. `how` is what is done to
@@ -31,7 +31,7 @@ use crate::{pure::Level, shadow_cache::SplitCaches, sync::Exclusive, sys::Memslo
 pub(crate) fn start(
     lock: &mut Exclusive<'_>,
     slot: Memslot<'_>,
-    caches: Option<&mut SplitCaches<'_>>,
+    caches: Option<&mut ShadowSplitCaches<'_>>,
     how: Protect,
 ) {
     if let Some(caches) = caches {
