@@ -69,7 +69,7 @@ for c in "${compilers[@]}"; do
 		to=$(variant "$base" "$option")
 		mkdir -p "$mod/mmu"
 		if make -C "$SRC" O="$work" "${cc[@]}" -j"$JOBS" M=arch/x86/kvm MO="$mod" \
-			mmu/rust_mmu.o mmu/rust_shim.o mmu/mmu.o mmu/spte.o x86.o >"$log" 2>&1 &&
+			mmu/rust/rust_mmu.o mmu/rust/rust_shim.o mmu/mmu.o mmu/spte.o x86.o >"$log" 2>&1 &&
 		   ! grep -E '^warning|: warning: ' "$log" | grep -v 'compiler differs' | grep -q .; then
 			echo "ok $n - $c: $option $to"
 		else

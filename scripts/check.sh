@@ -36,9 +36,9 @@ clippy()
 {
 	local log=$BUILD/logs/clippy.log out=$BUILD/mod-clippy
 	mkdir -p "$out" "$BUILD/logs"
-	rm -f "$out/mmu/rust_mmu.o"
+	rm -f "$out/mmu/rust/rust_mmu.o"
 	make -C "$SRC" O="$BUILD/linux" LLVM=-19 CLIPPY=1 M=arch/x86/kvm MO="$out" \
-		mmu/rust_mmu.o >"$log" 2>&1 || { tail -n 40 "$log"; return 1; }
+		mmu/rust/rust_mmu.o >"$log" 2>&1 || { tail -n 40 "$log"; return 1; }
 	! grep -A12 '^\(warning\|error\)' "$log"
 }
 
@@ -73,7 +73,7 @@ documentation()
 {
 	local status=0 f
 	while read -r f; do
-		compgen -G "arch/x86/kvm/mmu/$f" >/dev/null ||
+		compgen -G "arch/x86/kvm/mmu/rust/$f" >/dev/null ||
 			{ echo "rust-mmu.rst names $f, which is not there"; status=1; }
 	done < <(grep -oE '``[a-z_/]+\.(rs|c|h)``' Documentation/virt/kvm/x86/rust-mmu.rst |
 		tr -d '`' | grep -vE '^(tdp_iter|tdp_mmu|spte|mmu)\.c$|paging_tmpl' | sort -u)

@@ -33,7 +33,7 @@ objects()
 		--redefine-syms="$prefix.syms" "$prefix.o"
 }
 objects c "$BUILD/mod-c/$mmu"/{tdp_mmu,tdp_iter,spte}.o
-objects r "$BUILD/mod-rust/$mmu"/{rust_mmu,rust_shim,spte}.o
+objects r "$BUILD/mod-rust/$mmu"/{rust/rust_mmu,rust/rust_shim,spte}.o
 
 # glue.c is compiled by the command that compiled tdp_mmu.c, without what only
 # serves ftrace and dependencies.

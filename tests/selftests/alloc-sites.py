@@ -22,7 +22,7 @@ TOPUP = {"kvm_mmu_topup_memory_cache", "__kvm_mmu_topup_memory_cache"}
 INNER = TOPUP | {"mmu_memory_cache_alloc_obj"}
 # Objects, and of those that do other things as well, the functions that matter.
 OBJECTS = {
-    "arch/x86/kvm/mmu/rust_mmu.o": None,
+    "arch/x86/kvm/mmu/rust/rust_mmu.o": None,
     "arch/x86/kvm/mmu/mmu.o": None,
     "arch/x86/kvm/x86.o": {"memslot_rmap_alloc", "kvm_arch_prepare_memory_region"},
     "virt/kvm/kvm_main.o": {"kvm_set_memory_region", "kvm_set_memslot", *INNER},

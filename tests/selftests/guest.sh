@@ -296,7 +296,7 @@ begin()
 {
 	local suite name
 	if [[ ${lab_flavour:-} = kcsan ]]; then
-		nm --defined-only "/build/mod-$mmu-kcsan/arch/x86/kvm/mmu/"*.o |
+		find "/build/mod-$mmu-kcsan/arch/x86/kvm/mmu" -name '*.o' -exec nm --defined-only {} + |
 			awk 'tolower($2) == "t" { print $3 }' >"$logdir/functions"
 		[[ -s $logdir/functions ]] || die "there are no objects of the MMU $mmu"
 		[[ $(</sys/kernel/debug/kcsan) = *"enabled: 1"* ]] || die "KCSAN is switched off"

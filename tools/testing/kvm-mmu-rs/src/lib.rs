@@ -2,9 +2,9 @@
 
 //! The pure core of the TDP MMU, built on the host so that it can be tested here.
 //!
-//! The source is the kernel's: see `arch/x86/kvm/mmu/pure/`.
+//! The source is the kernel's: see `arch/x86/kvm/mmu/rust/pure/`.
 
-#[path = "../../../../arch/x86/kvm/mmu/pure/mod.rs"]
+#[path = "../../../../arch/x86/kvm/mmu/rust/pure/mod.rs"]
 pub mod pure;
 
 pub mod formats;

@@ -10,9 +10,9 @@
 
 #include <linux/kvm_host.h>
 
-#include "mmu_internal.h"
-#include "spte.h"
-#include "tdp_mmu.h"
+#include "mmu/mmu_internal.h"
+#include "mmu/spte.h"
+#include "mmu/tdp_mmu.h"
 
 /* mmu.c (hook): what has static storage there. */
 extern struct kmem_cache *pte_list_desc_cache;

@@ -58,7 +58,7 @@
 #define kvm_mmu_set_ept_masks			oracle_set_ept_masks
 #define kvm_mmu_reset_all_pte_masks		oracle_reset_all_pte_masks
 
-#include "spte.c"
+#include "mmu/spte.c"
 
 /*
  * A VM with one vCPU and a memslot of one frame, as far as spte.c and what it

@@ -7,7 +7,7 @@
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
 #include "rust_bindings.h"
-#include "page_track.h"
+#include "mmu/page_track.h"
 
 #include <linux/moduleparam.h>
 #include <linux/mutex.h>

@@ -4,7 +4,7 @@
  * takes a decision is Rust.
  */
 #include "rust_bindings.h"
-#include "mmutrace.h"
+#include "mmu/mmutrace.h"
 
 #include <linux/rculist.h>
 #include <linux/sched/clock.h>

@@ -6,9 +6,9 @@
 #include <linux/kvm_host.h>
 
 #include "mmu.h"
-#include "mmu_internal.h"
-#include "spte.h"
-#include "tdp_mmu.h"
+#include "mmu/mmu_internal.h"
+#include "mmu/spte.h"
+#include "mmu/tdp_mmu.h"
 #include "rust_helpers.h"
 #include "rust_rmap.h"
 #ifdef CONFIG_KVM_RUST_MMU_KUNIT_TEST
