@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use kvm_mmu_rs::pure::rmap::{
+use kvm_mmu_rs::encoding::{
     add, count, free_all, remove, remove_at, Desc, Head, ListCursor, Store, Word, DESC_ENTRIES,
 };
 use proptest::prelude::*;

@@ -6,7 +6,7 @@
 //! whose contents were written before it was published; and a writer frees a descriptor only when no
 //! reader can be in it. The chain is one loom cell, which reports any unordered access.
 
-use kvm_mmu_rs::pure::rmap::{lock, unlock, Cell, Word};
+use kvm_mmu_rs::encoding::{lock, unlock, Cell, Word};
 use loom::{
     cell::UnsafeCell,
     sync::{

@@ -18,18 +18,18 @@ use kernel::ffi::{c_int, c_uint, c_ulong};
 use crate::{
     bindings,
     exports::level,
-    ops::{
-        age::Age,
-        rmap::{
+    ops::age::Age,
+    pte::Sptep,
+    pure::{Gfn, GfnRange, Level},
+    rmap::{
+        self,
+        ops::{
             age, collapse, link,
             protect::{self, Protect},
             split, start_log, zap,
         },
+        DescCache, List, Rmap, RmapIterator, ShadowSplitCaches,
     },
-    pte::Sptep,
-    pure::{Gfn, GfnRange, Level},
-    rmap::{self, DescCache, List, Rmap, RmapIterator},
-    shadow_cache::ShadowSplitCaches,
     sync::{Exclusive, SlotsLock},
     sys::{Memslot, NotifierRange, Vm},
     walk::Flush,

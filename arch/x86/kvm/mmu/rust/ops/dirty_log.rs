@@ -6,9 +6,9 @@
 //! each page whose D bit it sets. Which it is decides the bit to clear.
 
 use crate::{
-    ops::rmap::protect::{protected, Protect},
     page::Sp,
     pure::{dirty::WORD_PAGES, spte::WRITABLE, Entry, Gfn, GfnRange, Level, Masks, Role},
+    rmap::ops::protect::{protected, Protect},
     root::{stable_roots, Roots, Selection},
     sync::{Exclusive, MmuLock, Shared},
     sys::{Memslot, Vm},

@@ -8,7 +8,6 @@ pub(crate) mod lookup;
 pub(crate) mod map;
 pub(crate) mod promote;
 pub(crate) mod reap_log;
-pub(crate) mod rmap;
 pub(crate) mod roots;
 pub(crate) mod split;
 pub(crate) mod spte;

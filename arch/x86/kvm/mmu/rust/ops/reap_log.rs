@@ -63,7 +63,6 @@ use crate::{
     change::clear_leaf_bits,
     ops::{
         dirty_log::{self, bit_to_clear},
-        rmap::{self, protect::Protect},
         split::{self, refill, HugeLeaf},
     },
     page::Sp,
@@ -73,8 +72,11 @@ use crate::{
         spte::WRITABLE,
         Entry, Gfn, GfnRange, Level, Masks, Settled,
     },
+    rmap::{
+        ops::{self as rmap, protect::Protect},
+        ShadowSplitCaches,
+    },
     root::{Roots, Selection},
-    shadow_cache::ShadowSplitCaches,
     sync::{with_exclusive, with_shared, Exclusive, MmuLock, Shared, SlotsLock},
     sys::{fatal_signal_pending, stats::Event, DirtyBitmap, Memslot, Node, Wanted},
     walk::Walk,

@@ -10,7 +10,7 @@ use crate::{
         leaf::{self, AdMode, LeafSpec},
         Gfn, Level, Masks, Pfn, Role, Spte,
     },
-    shadow,
+    rmap::shadow,
     sync::MmuLock,
     sys::{self, Memslot, Vcpu, Vm},
 };

@@ -18,7 +18,6 @@ pub mod dirty;
 pub mod leaf;
 pub mod masks;
 pub mod position;
-pub mod rmap;
 pub mod role;
 pub mod spte;
 pub mod transition;

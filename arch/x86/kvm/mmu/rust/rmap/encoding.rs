@@ -20,6 +20,10 @@
 //! The algorithms here do not know what a pointer to a descriptor is ([`Store`]), nor how a word is
 //! accessed ([`Cell`]). The host tests run the same code on an arena, and on loom's atomics.
 
+#![forbid(unsafe_code)]
+// Public items are the host crate's interface; in the kernel nothing is outside of this crate.
+#![allow(unreachable_pub)]
+
 /// How many SPTEs a descriptor holds, `PTE_LIST_EXT`: it fills two cache lines.
 pub const DESC_ENTRIES: usize = 14;
 

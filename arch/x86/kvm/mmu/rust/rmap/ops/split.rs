@@ -27,10 +27,7 @@ use crate::{
     page::Sp,
     pte::Sptep,
     pure::{leaf, Gfn, GfnRange, Index, Level, Masks, Spte},
-    rmap::{Found, SlotRmaps},
-    rmap_walk::RmapWalk,
-    shadow,
-    shadow_cache::ShadowSplitCaches,
+    rmap::{shadow, Found, RmapWalk, ShadowSplitCaches, SlotRmaps},
     sync::{Exclusive, MmuLock},
     sys::{
         fatal_signal_pending,

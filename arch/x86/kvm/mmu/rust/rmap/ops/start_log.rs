@@ -20,7 +20,7 @@ use super::{
     protect::{protect_slot, Protect},
     split,
 };
-use crate::{pure::Level, shadow_cache::ShadowSplitCaches, sync::Exclusive, sys::Memslot};
+use crate::{pure::Level, rmap::ShadowSplitCaches, sync::Exclusive, sys::Memslot};
 
 /// Makes every write to `slot` through shadow pages noticed, from the caller's TLB flush on; and
 /// splits its huge pages to 4 KiB, if there are `caches` to split with. `how` is what is done to

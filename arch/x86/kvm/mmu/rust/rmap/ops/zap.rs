@@ -4,9 +4,7 @@
 
 use crate::{
     pure::{GfnRange, Level, Masks},
-    rmap::Rmap,
-    rmap_walk::RmapWalk,
-    shadow,
+    rmap::{shadow, Rmap, RmapWalk},
     sync::{Exclusive, MmuLock},
     sys::{Memslot, Vm},
     walk::Flush,

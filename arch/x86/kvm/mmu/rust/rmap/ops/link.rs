@@ -6,8 +6,7 @@ use crate::{
     page::Sp,
     pte::Sptep,
     pure::{Gfn, GfnRange, Level, Masks},
-    rmap::{DescCache, List, Rmap, SlotRmaps},
-    shadow,
+    rmap::{shadow, DescCache, List, Rmap, SlotRmaps},
     sync::{Exclusive, MmuLock},
     sys::{Memslot, Vm},
 };

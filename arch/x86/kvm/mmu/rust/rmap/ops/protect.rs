@@ -5,9 +5,7 @@
 use crate::{
     pte::Sptep,
     pure::{spte::WRITABLE, Gfn, GfnRange, Level, Masks, Spte},
-    rmap::{Rmap, SlotRmaps},
-    rmap_walk::RmapWalk,
-    shadow,
+    rmap::{shadow, Rmap, RmapWalk, SlotRmaps},
     sync::{Exclusive, MmuLock},
     sys::Memslot,
 };
@@ -37,7 +35,7 @@ impl Protect {
 
 /// A present leaf, protected.
 #[inline]
-pub(in crate::ops) fn protected(leaf: Spte, how: Protect, masks: &Masks) -> Spte {
+pub(crate) fn protected(leaf: Spte, how: Protect, masks: &Masks) -> Spte {
     match how {
         Protect::Log => leaf.without(WRITABLE),
         Protect::Tracking => leaf.without(WRITABLE | masks.mmu_writable),

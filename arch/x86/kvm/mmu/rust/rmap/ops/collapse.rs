@@ -8,8 +8,7 @@
 use crate::{
     page::Sp,
     pure::{Gfn, Level},
-    rmap_walk::RmapWalk,
-    shadow,
+    rmap::{shadow, RmapWalk},
     sync::{Exclusive, MmuLock},
     sys::Memslot,
     walk::Flush,

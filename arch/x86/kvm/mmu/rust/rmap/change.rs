@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Changing lists, under `mmu_lock` held for write.
+
+#![expect(unsafe_code)]
+
+use super::{
+    desc::{decode, encode, DescCache, DescPtr, Descs},
+    encoding::{self, Cell, Head, ListCursor, Word},
+    list::{address_of, sptep_at, List, Sptes},
+};
+use crate::{
+    pte::Sptep,
+    sync::{Exclusive, MmuLock},
+};
+
+/// A list under `mmu_lock` held for write, which may be changed.
+///
+/// # Invariants
+///
+/// `lock` was borrowed exclusively for `'a`: it is not dropped before, and no other `Rmap` of the VM
+/// exists.
+pub(crate) struct Rmap<'a> {
+    list: List<'a>,
+    lock: &'a Exclusive<'a>,
+}
+
+impl<'a> Rmap<'a> {
+    /// A handle on `list`, a list of the VM whose lock is held.
+    #[inline]
+    pub(crate) fn new(lock: &'a mut Exclusive<'_>, list: List<'a>) -> Self {
+        // INVARIANT: the token is borrowed exclusively for `'a`.
+        Rmap { list, lock }
+    }
+
+    /// The lock that is held.
+    #[inline]
+    pub(crate) fn lock(&self) -> &Exclusive<'a> {
+        self.lock
+    }
+
+    /// The word without the lock bit, which a reader may have set.
+    #[inline]
+    fn word(&self) -> Word {
+        self.list.load().unlocked()
+    }
+
+    #[inline]
+    fn head(&self) -> Head<DescPtr> {
+        // SAFETY: by the type invariant, only `self` changes the list.
+        unsafe { decode(self.word()) }
+    }
+
+    /// The SPTEs in the list.
+    #[inline]
+    pub(crate) fn sptes(&self) -> Sptes<'_> {
+        // SAFETY: only `self` changes the list, and it is borrowed.
+        unsafe { Sptes::new(self.word()) }
+    }
+
+    /// Changes the list under its lock bit.
+    #[inline(always)]
+    fn change(&mut self, change: impl FnOnce(&mut Descs, Head<DescPtr>) -> Head<DescPtr>) {
+        let word = encoding::lock(&self.list);
+        // SAFETY: the list is locked, or empty.
+        let head = unsafe { decode(word) };
+        let new = change(&mut Descs, head);
+
+        encoding::unlock(&self.list, encode(new));
+    }
+
+    /// Adds an SPTE, and returns how many there were before; `pte_list_add()`.
+    #[inline]
+    pub(crate) fn add(&mut self, cache: &mut DescCache<'_>, sptep: Sptep<'_>) -> u32 {
+        let mut count = 0;
+
+        self.change(|descs, head| {
+            count = encoding::count(descs, head);
+            encoding::add(descs, head, address_of(sptep), |_| cache.take())
+        });
+        count
+    }
+
+    /// Removes an SPTE, which must be in the list; `pte_list_remove()`.
+    #[inline]
+    pub(crate) fn remove(&mut self, sptep: Sptep<'_>) {
+        let mut found = true;
+
+        self.change(|descs, head| {
+            encoding::remove(descs, head, address_of(sptep)).unwrap_or_else(|| {
+                found = false;
+                head
+            })
+        });
+        if !found {
+            self.lock.vm().data_corruption();
+        }
+    }
+
+    /// Removes the SPTEs for which `keep` is false. It has zapped them.
+    ///
+    /// The lock bit is held for each removal only, as `keep` may take its time.
+    pub(crate) fn retain(&mut self, mut keep: impl FnMut(&Exclusive<'_>, Sptep<'_>) -> bool) {
+        let lock = self.lock;
+        let mut cursor = ListCursor::new(self.head());
+
+        while let Some(entry) = cursor.peek(&Descs) {
+            // SAFETY: the entry is in the list, which does not change before it is removed below.
+            if keep(lock, unsafe { sptep_at(entry) }) {
+                cursor.step();
+            } else {
+                self.change(|descs, head| encoding::remove_at(descs, head, &mut cursor));
+            }
+        }
+    }
+
+    /// Empties the list. `zap` is called for each SPTE, with the lock bit held, and must zap it.
+    pub(crate) fn clear(&mut self, mut zap: impl FnMut(&Exclusive<'_>, Sptep<'_>)) {
+        let lock = self.lock;
+
+        self.change(|descs, head| {
+            let mut cursor = ListCursor::new(head);
+
+            while let Some(entry) = cursor.next(descs) {
+                // SAFETY: the entry is in the list, which is locked.
+                zap(lock, unsafe { sptep_at(entry) });
+            }
+            encoding::free_all(descs, head);
+            Head::Empty
+        });
+    }
+}
+
+/// An SPTE in a list, with the right to change lists.
+///
+/// # Invariants
+///
+/// `mmu_lock` is held for write during `'a`, and nobody else changes lists; the SPTE's table is not
+/// freed before `'a` ends.
+pub(crate) struct Found<'a, 'l> {
+    sptep: Sptep<'a>,
+    lock: &'a mut Exclusive<'l>,
+}
+
+impl<'a, 'l> Found<'a, 'l> {
+    /// The first SPTE in `list` for which `wanted` is true.
+    pub(crate) fn first(
+        lock: &'a mut Exclusive<'l>,
+        list: List<'_>,
+        mut wanted: impl FnMut(&Exclusive<'_>, Sptep<'_>) -> bool,
+    ) -> Option<Self> {
+        // SAFETY: the lock is held for write, so the list does not change before the result exists.
+        let mut sptes: Sptes<'a> = unsafe { Sptes::new(list.load().unlocked()) };
+        let sptep = sptes.find(|sptep| wanted(lock, *sptep))?;
+
+        // INVARIANT: the lock is borrowed for `'a`, so it is not dropped; who changes lists here
+        // frees no tables.
+        Some(Found { sptep, lock })
+    }
+
+    /// The SPTE.
+    #[inline]
+    pub(crate) fn sptep(&self) -> Sptep<'a> {
+        self.sptep
+    }
+
+    /// The lock that is held.
+    #[inline]
+    pub(crate) fn lock(&self) -> &Exclusive<'l> {
+        self.lock
+    }
+
+    /// Another list, or the same, to change.
+    #[inline]
+    pub(crate) fn rmap<'s>(&'s mut self, list: List<'s>) -> Rmap<'s> {
+        Rmap::new(self.lock, list)
+    }
+}

@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Descriptors: the memory of lists with more than one entry.
+
+#![expect(unsafe_code)]
+
+use core::{
+    marker::PhantomData,
+    ptr::{self, NonNull},
+};
+
+use super::encoding::{Desc, Head, Store, Word};
+use crate::bindings;
+
+/// A descriptor of a list.
+///
+/// # Invariants
+///
+/// Points to a descriptor of a list that does not change while the value is in use.
+#[derive(Clone, Copy, PartialEq)]
+#[repr(transparent)]
+pub(super) struct DescPtr(pub(super) NonNull<Desc<DescPtr>>);
+
+// C has the cache of descriptors and asserts their layout.
+const _: () = assert!(size_of::<Desc<DescPtr>>() == 128 && align_of::<Desc<DescPtr>>() == 8);
+
+/// The descriptors of one list, for as long as it is locked in one way or the other.
+pub(super) struct Descs;
+
+impl Store for Descs {
+    type Ref = DescPtr;
+
+    #[inline]
+    fn desc(&self, desc: DescPtr) -> &Desc<DescPtr> {
+        // SAFETY: by the invariant of `DescPtr`. Whoever changes a descriptor has a `&mut Descs` of
+        // its list, which `Rmap` alone makes, and holds the lock bit.
+        unsafe { desc.0.as_ref() }
+    }
+
+    #[inline]
+    fn desc_mut(&mut self, mut desc: DescPtr) -> &mut Desc<DescPtr> {
+        // SAFETY: as above.
+        unsafe { desc.0.as_mut() }
+    }
+
+    #[inline]
+    fn free(&mut self, desc: DescPtr) {
+        // SAFETY: the descriptor is from that cache, and in no list any more.
+        unsafe { bindings::kvm_rs_free_desc(desc.0.as_ptr().cast()) }
+    }
+}
+
+/// Descriptors to take out where nothing may sleep: one of C's memory caches.
+///
+/// # Invariants
+///
+/// Points to a cache of zeroed descriptors, which this thread alone uses during `'c`.
+pub(crate) struct DescCache<'c>(
+    NonNull<bindings::kvm_mmu_memory_cache>,
+    PhantomData<&'c mut ()>,
+);
+
+impl DescCache<'_> {
+    /// Wraps C's pointer.
+    ///
+    /// # Safety
+    ///
+    /// `cache` must satisfy the type invariant.
+    #[inline]
+    pub(crate) unsafe fn from_raw(cache: NonNull<bindings::kvm_mmu_memory_cache>) -> Self {
+        // INVARIANT: by this function's safety requirement.
+        DescCache(cache, PhantomData)
+    }
+
+    /// Takes a descriptor out. It was topped up before `mmu_lock` was taken; if it was not, C warns
+    /// and allocates atomically.
+    #[inline]
+    pub(super) fn take(&mut self) -> DescPtr {
+        // SAFETY: by the type invariant.
+        let desc = unsafe { bindings::kvm_mmu_memory_cache_alloc(self.0.as_ptr()) };
+        // SAFETY: C never returns null.
+        let desc = unsafe { NonNull::new_unchecked(desc.cast()) };
+        // INVARIANT: zeroed, which is `Desc::EMPTY`; it is the caller's.
+        DescPtr(desc)
+    }
+}
+
+/// The head that a word encodes.
+///
+/// # Safety
+///
+/// The word must be that of a list which does not change while the result is in use.
+#[inline]
+pub(super) unsafe fn decode(word: Word) -> Head<DescPtr> {
+    match word.decode() {
+        Head::Empty => Head::Empty,
+        Head::One(entry) => Head::One(entry),
+        Head::Many(address) => {
+            let desc = ptr::with_exposed_provenance_mut(address as usize);
+            // SAFETY: `encode` made the word of a pointer that is not null.
+            let desc = unsafe { NonNull::new_unchecked(desc) };
+            // INVARIANT: by this function's safety requirement.
+            Head::Many(DescPtr(desc))
+        }
+    }
+}
+
+/// The word of a list with this head.
+#[inline]
+pub(super) fn encode(head: Head<DescPtr>) -> Word {
+    match head {
+        Head::Empty => Word::EMPTY,
+        Head::One(entry) => Word::one(entry),
+        Head::Many(desc) => Word::many(desc.0.as_ptr().expose_provenance() as u64),
+    }
+}

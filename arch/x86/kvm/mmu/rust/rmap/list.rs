@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A list, and reading it under its lock bit.
+
+#![expect(unsafe_code)]
+
+use core::{
+    marker::PhantomData,
+    ptr::{self, NonNull},
+};
+
+use kernel::sync::atomic::{
+    ordering::{Acquire, Relaxed, Release},
+    Atomic,
+};
+
+use super::{
+    desc::{decode, DescPtr, Descs},
+    encoding::{lock, unlock, Cell, ListCursor, Word},
+};
+use crate::{bindings, pte::Sptep, sys::cpu_relax};
+
+/// The head of a list: `struct kvm_rmap_head`.
+///
+/// # Invariants
+///
+/// Points to the head of a list that exists for `'a`.
+#[derive(Clone, Copy)]
+pub(crate) struct List<'a>(NonNull<bindings::kvm_rmap_head>, PhantomData<&'a ()>);
+
+impl<'a> List<'a> {
+    /// Wraps C's pointer.
+    ///
+    /// # Safety
+    ///
+    /// `head` must satisfy the type invariant.
+    #[inline]
+    pub(crate) unsafe fn from_raw(head: NonNull<bindings::kvm_rmap_head>) -> Self {
+        // INVARIANT: by this function's safety requirement.
+        List(head, PhantomData)
+    }
+
+    #[inline]
+    fn atomic(&self) -> &Atomic<u64> {
+        // CAST: the head is one `atomic_long_t`, that is 64 bits.
+        // SAFETY: by the type invariant; everybody accesses the word by marked accesses.
+        unsafe { Atomic::from_ptr(self.0.as_ptr().cast()) }
+    }
+
+    /// Whether the list is empty, at the moment.
+    #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.load().is_empty()
+    }
+
+    /// Locks the list for reading, where `mmu_lock` is not held; `kvm_rmap_lock_readonly()`. `None`
+    /// if it is empty.
+    #[inline]
+    pub(crate) fn read(self) -> Option<LockedList<'a>> {
+        if self.is_empty() {
+            return None;
+        }
+        // SAFETY: paired with `kvm_rs_preempt_enable()` below, or in `LockedList::drop`.
+        unsafe { bindings::kvm_rs_preempt_disable() };
+        let word = lock(&self);
+
+        if word.is_empty() {
+            // SAFETY: disabled above.
+            unsafe { bindings::kvm_rs_preempt_enable() };
+            return None;
+        }
+        // INVARIANT: locked, and preemption is disabled.
+        Some(LockedList { list: self, word })
+    }
+}
+
+impl Cell for List<'_> {
+    #[inline]
+    fn load(&self) -> Word {
+        Word(self.atomic().load(Relaxed))
+    }
+
+    #[inline]
+    fn try_acquire(&self, old: Word, new: Word) -> Result<(), Word> {
+        // Or who waits might keep the holder off the CPU.
+        // SAFETY: looks at this CPU only.
+        unsafe { bindings::kvm_rs_assert_preemption_disabled() };
+        match self.atomic().cmpxchg(old.0, new.0, Acquire) {
+            Ok(_) => Ok(()),
+            Err(now) => Err(Word(now)),
+        }
+    }
+
+    #[inline]
+    fn release(&self, new: Word) {
+        self.atomic().store(new.0, Release);
+    }
+
+    #[inline]
+    fn relax(&self) {
+        cpu_relax();
+    }
+}
+
+/// The pointer to the SPTE at an address that is in a list.
+///
+/// # Safety
+///
+/// The address must be in a list that does not change during `'s`: an SPTE is removed from its
+/// lists before its table is freed.
+#[inline]
+pub(super) unsafe fn sptep_at<'s>(entry: u64) -> Sptep<'s> {
+    let ptr = ptr::with_exposed_provenance_mut(entry as usize);
+    // SAFETY: lists have no null entries.
+    let ptr = unsafe { NonNull::new_unchecked(ptr) };
+    // SAFETY: by this function's safety requirement.
+    unsafe { Sptep::from_raw(ptr) }
+}
+
+/// The address of an SPTE, as lists have it.
+#[inline]
+pub(super) fn address_of(sptep: Sptep<'_>) -> u64 {
+    sptep.as_ptr().expose_provenance() as u64
+}
+
+/// A list that is locked for reading, by its lock bit alone.
+///
+/// # Invariants
+///
+/// This thread has set the list's lock bit and has disabled preemption; `word` is the word that was
+/// there before.
+pub(crate) struct LockedList<'a> {
+    list: List<'a>,
+    word: Word,
+}
+
+impl LockedList<'_> {
+    /// The SPTEs in the list. They may be zapped while one looks at them.
+    #[inline]
+    pub(crate) fn sptes(&self) -> Sptes<'_> {
+        // SAFETY: by the type invariant the list does not change while it is borrowed.
+        unsafe { Sptes::new(self.word) }
+    }
+}
+
+impl Drop for LockedList<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        kvm_mmu_warn_on!(self.list.load().unlocked() != self.word);
+        unlock(&self.list, self.word);
+        // SAFETY: by the type invariant.
+        unsafe { bindings::kvm_rs_preempt_enable() };
+    }
+}
+
+/// The SPTEs of a list, as an iterator.
+///
+/// # Invariants
+///
+/// The list does not change during `'s`.
+pub(crate) struct Sptes<'s> {
+    cursor: ListCursor<DescPtr>,
+    list: PhantomData<&'s ()>,
+}
+
+impl Sptes<'_> {
+    /// The SPTEs of the list with this word.
+    ///
+    /// # Safety
+    ///
+    /// The list must satisfy the type invariant.
+    #[inline]
+    pub(super) unsafe fn new(word: Word) -> Self {
+        // SAFETY: by this function's safety requirement.
+        let head = unsafe { decode(word) };
+        // INVARIANT: by this function's safety requirement.
+        Sptes {
+            cursor: ListCursor::new(head),
+            list: PhantomData,
+        }
+    }
+}
+
+impl<'s> Iterator for Sptes<'s> {
+    type Item = Sptep<'s>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Sptep<'s>> {
+        let entry = self.cursor.next(&Descs)?;
+
+        // SAFETY: by the type invariant.
+        Some(unsafe { sptep_at(entry) })
+    }
+}

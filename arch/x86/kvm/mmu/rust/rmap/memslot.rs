@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The lists of a memslot.
+
+#![expect(unsafe_code)]
+
+use core::{marker::PhantomData, ptr::NonNull};
+
+use super::list::List;
+use crate::{
+    bindings,
+    pure::{Gfn, GfnRange, Level},
+    sys::Memslot,
+};
+
+/// The lists of one level of a memslot, one for each page of that size that the slot touches.
+///
+/// # Invariants
+///
+/// `heads` points to `len` heads of lists that exist for `'a`.
+#[derive(Clone, Copy)]
+pub(crate) struct SlotRmaps<'a> {
+    heads: NonNull<bindings::kvm_rmap_head>,
+    len: usize,
+    /// The number of the first page, in pages of the level.
+    first: u64,
+    shift: u32,
+    slot: PhantomData<&'a ()>,
+}
+
+impl<'a> SlotRmaps<'a> {
+    /// The lists of `slot` for leaves of `level`; `None` if there are no leaves at that level, or no
+    /// shadow MMU.
+    #[inline]
+    pub(crate) fn new(slot: Memslot<'a>, level: Level) -> Option<Self> {
+        let index = level as usize - 1;
+        if level > Level::MAX_LEAF {
+            return None;
+        }
+        // SAFETY: the slot exists; the arrays are allocated before there are shadow pages.
+        let heads = NonNull::new(unsafe { (*slot.as_ptr()).arch.rmap[index] })?;
+        let range = slot.range();
+        let shift = level.pages_shift();
+        let first = range.start.0 >> shift;
+        let last = range.end.0.wrapping_sub(1) >> shift;
+
+        // INVARIANT: C has allocated one head for each page that the slot touches.
+        Some(SlotRmaps {
+            heads,
+            len: last.wrapping_sub(first).wrapping_add(1) as usize,
+            first,
+            shift,
+            slot: PhantomData,
+        })
+    }
+
+    /// The index of the list of the page that holds `gfn`.
+    #[inline]
+    pub(crate) fn index_of(&self, gfn: Gfn) -> usize {
+        (gfn.0 >> self.shift).wrapping_sub(self.first) as usize
+    }
+
+    /// The indices of the lists of the pages that hold frames of `range`, which is not empty.
+    #[inline]
+    fn indices_of(&self, range: GfnRange) -> core::ops::Range<usize> {
+        let last = Gfn(range.end.0.wrapping_sub(1));
+
+        self.index_of(range.start)..self.index_of(last).wrapping_add(1)
+    }
+
+    /// The list at `index`, if there is one.
+    #[inline]
+    pub(crate) fn get(&self, index: usize) -> Option<List<'a>> {
+        if index >= self.len {
+            return None;
+        }
+        // SAFETY: less than `len`, so within the array by the type invariant.
+        let head = unsafe { self.heads.add(index) };
+        // SAFETY: it is an element of that array.
+        Some(unsafe { List::from_raw(head) })
+    }
+
+    /// The lists of the pages that hold frames of `range`, in their order.
+    #[inline]
+    pub(crate) fn lists(&self, range: GfnRange) -> Lists<'a> {
+        let indices = self.indices_of(range);
+        let end = indices.end.min(self.len);
+        let start = indices.start.min(end);
+
+        // INVARIANT: the lists from `start` to `end` exist.
+        Lists {
+            // SAFETY: not more than `len`, so within the array by the type invariant.
+            next: unsafe { self.heads.add(start) },
+            left: end.wrapping_sub(start),
+            slot: PhantomData,
+        }
+    }
+
+    /// The list of the page that holds `gfn`, if that is in the slot.
+    #[inline]
+    pub(crate) fn of(&self, gfn: Gfn) -> Option<List<'a>> {
+        self.get(self.index_of(gfn))
+    }
+}
+
+/// Consecutive lists of a memslot, as an iterator.
+///
+/// # Invariants
+///
+/// `left` heads of lists exist from `next` on, for `'a`.
+pub(crate) struct Lists<'a> {
+    next: NonNull<bindings::kvm_rmap_head>,
+    left: usize,
+    slot: PhantomData<&'a ()>,
+}
+
+impl<'a> Iterator for Lists<'a> {
+    type Item = List<'a>;
+
+    #[inline]
+    fn next(&mut self) -> Option<List<'a>> {
+        self.left = self.left.checked_sub(1)?;
+
+        // SAFETY: it is one of the heads that exist.
+        let list = unsafe { List::from_raw(self.next) };
+        // SAFETY: within the array, or at its end.
+        self.next = unsafe { self.next.add(1) };
+        Some(list)
+    }
+}

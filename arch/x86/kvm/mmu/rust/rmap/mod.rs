@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The reverse map: from a guest frame to the SPTEs that map it, and from a shadow page to the
+//! SPTEs that point to it. For the shadow MMU only; the TDP MMU finds its SPTEs by walking.
+//!
+//! # Who may do what
+//!
+//! A list changes under `mmu_lock` held for write *and* its own lock bit. C may therefore iterate with
+//! `mmu_lock` held for read. Rust has two ways to look at a list in peace:
+//!
+//! - [`Rmap`], with `mmu_lock` held for write. It borrows the lock's token exclusively: while it
+//!   exists nobody drops the lock, and it is the only handle that changes lists. A loop over a list
+//!   ([`Rmap::sptes`]) in turn borrows the handle, so that removing an entry in the middle of it does
+//!   not compile; [`Rmap::retain`] is for that.
+//! - [`LockedList`], with the lock bit held and nothing else. It cannot change the list. The SPTEs in
+//!   it may be zapped meanwhile, but their tables are not freed: for that the list would have to
+//!   change first.
+//!
+//! [`encoding`] has the encoding of lists and the algorithms on them, without memory or locks; it is tested on
+//! the host. [`ops`] is what is done by way of the lists.
+
+mod change;
+mod desc;
+mod encoding;
+mod iter;
+mod list;
+mod memslot;
+pub(crate) mod ops;
+pub(crate) mod shadow;
+mod split_cache;
+mod walk;
+
+pub(crate) use change::{Found, Rmap};
+pub(crate) use desc::DescCache;
+pub(crate) use iter::{count, first, next, RmapIterator};
+pub(crate) use list::List;
+pub(crate) use memslot::{Lists, SlotRmaps};
+pub(crate) use split_cache::ShadowSplitCaches;
+pub(crate) use walk::RmapWalk;
