@@ -678,7 +678,7 @@ int main(int argc, char **argv)
 	late = gigantic || (argc == 3 && !strcmp(argv[2], "late"));
 	if (argc != 2 + late || atol(argv[1]) < 2 || atol(argv[1]) % (gigantic ? 1024 : 2) ||
 	    atol(argv[1]) > 2048)
-		errx(1, "usage: mmu_bench MiB [late|late-1g] (MiB even, at most 2048; for 1g, of 1024)");
+		errx(1, "usage: mmu_bench MiB [late|late-1g] (MiB even, for 1g of 1024; at most 2048)");
 	size = atol(argv[1]) * MIB;
 
 	kvm = open("/dev/kvm", O_RDWR);

@@ -300,7 +300,7 @@ static void record_bitmap(const u8 *bitmap, const struct slot *slot)
 			continue;
 		}
 		if (nr_differences++ < MAX_REPORTS)
-			ksft_print_msg("call %lu: pages from %u: logged 0x%x, recorded 0x%x, written 0x%x, pre-faulted 0x%x\n",
+			ksft_print_msg("call %lu: pages from %u: log 0x%x, was 0x%x, written 0x%x, pre-faulted 0x%x\n",
 				       nr_calls, 8 * i, bitmap[i], then[i], written, prefaulted);
 		break;
 	}

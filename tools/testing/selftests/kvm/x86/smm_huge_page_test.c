@@ -30,7 +30,7 @@
 #define REGION_GPA		(4ul * SZ_1G)
 #define REGION_SIZE		(2ul * SZ_2M)
 #define REGION_SLOT		10
-#define SMM_REGION_SLOT		(1 << 16 | 10)
+#define SMM_REGION_SLOT		(0x10000 | REGION_SLOT)
 #define TABLE_OFFSET		(7 * PAGE_SIZE)
 #define SMRAM_GPA		0x1000000
 
