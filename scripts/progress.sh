@@ -2,7 +2,7 @@
 # shellcheck shell=bash
 # Show how far a long step is, for those who wait. Sourced after lib.sh.
 
-number=0 job=''
+number=0 steps=${steps:-0} job=''
 # Nothing outlives us, whatever ends us.
 # shellcheck disable=SC2317,SC2329 # called by the trap
 end_job()

@@ -14,9 +14,9 @@ steps=7
 # How many runs of the test have ended, for those who wait.
 runs_of()
 {
-	local done
-	done=$(find "$BUILD/logs/$1" -name '*.log' -path '*/*/*' 2>/dev/null | wc -l)
-	echo "$done of $2 runs of the test"
+	local ended
+	ended=$(find "$BUILD/logs/$1" -name '*.log' -path '*/*/*' 2>/dev/null | wc -l)
+	echo "$ended of $2 runs of the test"
 }
 
 # measure NAME USUAL RUNS TITLE TEST VCPUS BYTES REPEATS BOOT-OPTIONS...
