@@ -87,6 +87,60 @@ printf 'VERSION = 7\nPATCHLEVEL = 3\nkernelversion:\n\t@echo 7.3.0\n' >"$tmp/new
 expect "a hook patch that does not apply" "patches/0001.*does not apply.*rebase it" \
 	env LAB_ROOT="$root" KSRC="$tmp/new" "$copy/scripts/source.sh"
 
+# Upstream's release, where the mirror has no package of the source.
+tar -C "$tmp" -caf "$tmp/linux-7.3.9.tar.xz" new
+sum=$(sha256sum "$tmp/linux-7.3.9.tar.xz" | cut -d' ' -f1)
+# release SUM: source.sh with this sum on record.
+release()
+{
+	echo "7.3.9 $1 $tmp/linux-7.3.9.tar.xz" >"$tmp/upstream"
+	env LAB_ROOT="$root" LAB_ENV="LAB_UPSTREAM LAB_LINUX_SOURCE" LAB_UPSTREAM="$tmp/upstream" \
+		LAB_LINUX_SOURCE=/nonexistent "$copy/scripts/source.sh" 2>&1 | tee "$tmp/said"
+}
+expect "upstream's release is taken by itself, and has the wrong files here" \
+	"patches/0001.*does not apply.*rebase it" release "$sum"
+check "which it said" grep -q "taking upstream's 7.3.9" "$tmp/said"
+rm -rf "$copy/build"
+expect "a release with another checksum" "does not have the checksum.*configs/upstream.tarball" \
+	release "${sum//[0-4]/f}"
+expect "a release whose checksum is not known" "is not recorded; put it into configs/upstream" \
+	release -
+echo "7.3.9 $sum http://127.0.0.1:9/linux-7.3.9.tar.xz" >"$tmp/upstream"
+expect "a release that cannot be downloaded" "cannot download .*check the network" \
+	env LAB_ROOT="$root" XDG_CACHE_HOME="$tmp/cache" LAB_ENV="LAB_UPSTREAM LAB_LINUX_SOURCE" \
+	LAB_UPSTREAM="$tmp/upstream" LAB_LINUX_SOURCE=/nonexistent "$copy/scripts/source.sh"
+
+# The modules for a distribution's kernel.
+release=$("$top/scripts/debian-kernel.sh")
+expect "a kernel that nobody knows" "knows no kernel 7.3.99.none-amd64; KERNEL= can be: .*-amd64" \
+	"$top/scripts/debian-kernel.sh" 7.3.99+none-amd64
+expect "no room for a kernel" "free disk.*are needed; free some" \
+	env LAB_ROOT="$root" XDG_CACHE_HOME="$tmp/cache" LAB_MIN_KERNEL_MB=999999999 \
+	"$copy/scripts/debian-kernel.sh"
+expect "no room for a package" "free disk.*are needed; free some" \
+	env LAB_MIN_DISK_MB=999999999 "$top/scripts/modules-deb.sh" "$release"
+mkdir -p "$tmp/cache/kvm-mmu-rs/kernel-7.3.9+x-amd64"
+touch "$tmp/cache/kvm-mmu-rs/kernel-7.3.9+x-amd64/.complete"
+expect "a kernel without its headers" "headers of 7.3.9.x-amd64 have no .config.*KERNEL=" \
+	env LAB_ROOT="$root" XDG_CACHE_HOME="$tmp/cache" "$copy/scripts/distro-modules.sh" 7.3.9+x-amd64
+# wrong TOOL VARIABLE SAYS: TOOL says another version of itself.
+wrong()
+{
+	printf '#!/bin/sh\necho "%s"\n' "$2" >"$tmp/wrong"
+	chmod 755 "$tmp/wrong"
+	env LAB_ENV="$1" "$1=$tmp/wrong" "$top/scripts/distro-modules.sh" "$release"
+}
+expect "another rustc" "rustc is 'rustc 1.99.0'.*built with 'rustc .*install that version" \
+	wrong RUSTC "rustc 1.99.0"
+expect "another pahole" "pahole is version 199, and .* was built with .*install dwarves" \
+	wrong PAHOLE v1.99
+expect "no pahole" "pahole is version 0, and .* was built with .*install dwarves" \
+	env LAB_ENV=PAHOLE PAHOLE=/nonexistent "$top/scripts/distro-modules.sh" "$release"
+expect "modules of another kernel" "has the vermagic '.*-kvm-rs .*cannot be loaded" \
+	"$top/scripts/distro-modules.sh" check "$release" "$top/build/mod-rust"
+expect "a kernel to boot that is not there" "no kernel 7.3.99; run 'make modules-deb" \
+	"$top/scripts/boot.sh" --kernel 7.3.99 true
+
 expect "make deb without a configuration" "needs CONFIG=.*/boot/config-" \
 	env CONFIG= "$copy/scripts/deb.sh" check
 expect "make deb with one that is not there" "CONFIG=/nonexistent is not a file" \

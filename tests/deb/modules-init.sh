@@ -1,0 +1,121 @@
+#!/bin/sh
+# SPDX-License-Identifier: GPL-2.0
+# PID 1 of the machine that the package of modules is installed on. The package meets this
+# Debian's own dpkg, depmod and modprobe; the tests' programs are those of the lab's root,
+# over 9p, in /mnt.
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C
+say()
+{
+	echo "check: $*" >/dev/console
+}
+
+engine()
+{
+	cat /sys/module/kvm/parameters/mmu_engine 2>/dev/null || echo none
+}
+
+# The kernel's messages that are more than information, without their times.
+messages()
+{
+	dmesg -l emerg,alert,crit,err,warn,notice | sed 's/^\[[^]]*\] //'
+}
+
+share()
+{
+	mount -t 9p -o "trans=virtio,version=9p2000.L,msize=524288,$3" "$1" "$2"
+}
+
+in_lab()
+{
+	chroot /mnt /usr/bin/env PATH=/usr/sbin:/usr/bin:/sbin:/bin "$@"
+}
+
+perf_test()
+{
+	in_lab /build/selftests/kvm/dirty_log_perf_test -v 1 -b 32M -i "$1" \
+		-s anonymous_hugetlb_2mb
+}
+
+mountpoint -q /proc || mount -t proc proc /proc
+mountpoint -q /sys || mount -t sysfs sys /sys
+mountpoint -q /dev || mount -t devtmpfs dev /dev
+mount -t tmpfs tmpfs /tmp
+mount -t tmpfs tmpfs /run
+mkdir -p /dev/shm /dev/pts
+mount -t tmpfs tmpfs /dev/shm
+mount -t devpts devpts /dev/pts
+mount -t debugfs debugfs /sys/kernel/debug
+modprobe -a 9pnet_virtio 9p virtio_rng
+share root /mnt cache=loose,ro
+mount --rbind /proc /mnt/proc
+mount --rbind /sys /mnt/sys
+mount --rbind /dev /mnt/dev
+for d in tmp run root; do
+	mount -t tmpfs tmpfs /mnt/$d
+done
+mkdir /mnt/run/checkout
+share checkout /mnt/run/checkout cache=loose,ro
+mount --bind /mnt/run/checkout/build /mnt/build
+share results /mnt/results cache=none
+echo 100 >/proc/sys/vm/nr_hugepages
+
+# 1. As Debian is.
+say "release=$(uname -r)"
+modprobe kvm_amd
+say "stock_engine=$(engine)"
+perf_test 1 >/mnt/results/stock.log 2>&1
+say "stock_test=$?"
+messages >/tmp/before
+
+# 2. The package, while a VM runs.
+perf_test 100000 >/dev/null 2>&1 &
+vm=$!
+sleep 10
+dpkg -i /root/modules.deb >/dev/console 2>&1
+say "installed=$?"
+say "while_vm_engine=$(engine)"
+kvm-rs-reload >/tmp/reload 2>&1
+say "while_vm_reload=$?"
+cat /tmp/reload >/dev/console
+say "while_vm_errors=$(grep -c '^error: VMs are running' /tmp/reload)"
+kill -0 $vm && say vm_lives=yes
+say "after_refusal_engine=$(engine)"
+kill $vm
+wait $vm
+
+# 3. Ours.
+kvm-rs-reload >/dev/console 2>&1
+say "reload=$?"
+say "engine=$(engine)"
+say "from=$(modinfo -F filename kvm | sed "s,.*/$(uname -r)/,,")"
+perf_test 2 >/mnt/results/rust.log 2>&1
+say "test=$?"
+in_lab env RAM_MIB=64 python3 -B /run/checkout/tests/migrate/driver.py -s 40 -o completes \
+	hugetlb /build/migrate/guest.rom /results/migrate >/mnt/results/migrate.log 2>&1
+say "migration=$?"
+cat /mnt/results/migrate.log >/dev/console
+
+# 4. And back.
+dpkg -r "kvm-rs-modules-$(uname -r)" >/dev/console 2>&1
+say "removed=$?"
+sh /run/kvm-rs-reload >/dev/console 2>&1
+say "back_reload=$?"
+say "back_engine=$(engine)"
+say "left=$(find "/lib/modules/$(uname -r)/updates" -name '*.ko*' 2>/dev/null | wc -l)"
+perf_test 1 >/mnt/results/back.log 2>&1
+say "back_test=$?"
+
+messages >/tmp/after
+# What was said before may be said again.
+grep -vxFf /tmp/before /tmp/after >/tmp/new
+cp /tmp/new /mnt/results/dmesg.new
+dmesg >/mnt/results/dmesg
+say "taints=$(grep -cE 'loading out-of-tree module taints kernel|module verification failed: signature' /tmp/new)"
+grep -vE 'loading out-of-tree module taints kernel|module verification failed: signature' /tmp/new >/tmp/other
+say "other_messages=$(wc -l </tmp/other)"
+cat /tmp/other >/dev/console
+say "done"
+sync
+mount -o remount,ro /
+echo b >/proc/sysrq-trigger
+sleep 60
