@@ -67,7 +67,7 @@ for c in "${compilers[@]}"; do
 		n=$((n + 1))
 		log=$logs/$c-$option.log
 		to=$(variant "$base" "$option")
-		mkdir -p "$mod/mmu"
+		mkdir -p "$mod/mmu/rust"
 		if make -C "$SRC" O="$work" "${cc[@]}" -j"$JOBS" M=arch/x86/kvm MO="$mod" \
 			mmu/rust/rust_mmu.o mmu/rust/rust_shim.o mmu/mmu.o mmu/spte.o x86.o >"$log" 2>&1 &&
 		   ! grep -E '^warning|: warning: ' "$log" | grep -v 'compiler differs' | grep -q .; then

@@ -23,20 +23,23 @@ runs_of()
 measure()
 {
 	local name=$1 usual=$2 runs=$3 title=$4 test=$5 vcpus=$6 bytes=$7 repeats=$8
-	local logs=$BUILD/logs/$1 attempt
+	local logs=$BUILD/logs/$1 attempt why
 	shift 8
 	# The emulator can hang with two processors, on upstream's MMU as well.
 	for attempt in 1 2; do
 		rm -rf "${logs:?}"
-		if (progress "$title" "$usual" "$BUILD/logs/$name.boot" "runs_of $name $runs" \
+		if progress "$title" "$usual" "$BUILD/logs/$name.boot" "runs_of $name $runs" \
 			"$TOP/scripts/boot.sh" --kernel "$release" --name "$name" --mem 4G "$@" -- \
-			"/lab/tests/dirty_log_perf/guest.sh /build/selftests/kvm/$test /results $vcpus $bytes $repeats"); then
+			"/lab/tests/dirty_log_perf/guest.sh /build/selftests/kvm/$test /results $vcpus $bytes $repeats"; then
 			break
 		fi
-		((attempt < 2)) || die "the boot '$name' failed twice, see above; logs: $logs"
+		number=$((number - 1))
+		why=$(grep -hs -m1 '^error: ' "$logs/output" "$BUILD/logs/$name.boot") || why="error: see $logs"
+		why=${why#error: }
+		((attempt < 2)) || die "the boot '$name' failed twice: $why; logs: $logs"
 		rm -rf "${logs:?}.failed"
 		mv "$logs" "$logs.failed"
-		say "the boot '$name' failed; logs: $logs.failed; once more"
+		say "the boot '$name' failed: $why; logs: $logs.failed; once more"
 	done
 	"$TOP/scripts/in-root" python3 -B "$TOP/tests/dirty_log_perf/report.py" "$logs" \
 		"$title; Linux $release, C: kvm.ko of the distribution" "$BUILD/logs/$name.json"
