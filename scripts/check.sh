@@ -96,6 +96,7 @@ step "checkpatch" checkpatch
 step "shellcheck" shellcheck -x "${shell[@]}"
 step "codespell" codespell -L nd,parm README.md results Documentation arch scripts tests patches
 step "documentation" documentation
+step "layers" scripts/layers.py
 step "licenses" licenses
 step "series" scripts/series.sh
 # What they say stands above.

@@ -24,14 +24,14 @@
 use kernel::{error::code::EBUSY, prelude::*, sync::rcu};
 
 use crate::{
-    page::{OwnedSp, RemovedSp, Sp},
-    pte::{Sptep, Table, View},
+    page::{OwnedSp, RemovedSp},
+    pte::{mark_access_track, Sptep, Table, View},
     pure::{
         addr::ENTRIES, leaf, transition::Transition, Gfn, Hpa, Index, Level, Masks, Role, Settled,
         Spte,
     },
     sync::{Exclusive, MmuLock, Shared, SlotsLock},
-    sys::{cpu_relax, trace, Vm},
+    sys::{cpu_relax, trace, Sp, Vm},
     walk::Step,
 };
 
@@ -422,16 +422,6 @@ pub(crate) fn clear_leaf_bits(
             Err(now) => old = now,
         }
     }
-}
-
-/// A leaf without its accessed state; warns if that loses something of a leaf without A/D bits.
-/// Corresponds to `mark_spte_for_access_track()`.
-pub(crate) fn mark_access_track(leaf: Spte, masks: &Masks) -> Spte {
-    if !leaf.ad_enabled() && !leaf.is_access_tracked(masks) {
-        warn_on_once!(!leaf.write_state_is_valid(masks));
-        warn_on_once!(!leaf.acc_track_bits_free());
-    }
-    leaf.mark_access_track(masks)
 }
 
 impl View<'_> {

@@ -18,9 +18,9 @@ use core::{mem::MaybeUninit, ptr::NonNull};
 use kernel::{ffi::c_int, ffi::c_uint, ffi::c_ulong, sync::rcu};
 
 use crate::{
-    bindings, change,
+    bindings,
     ops::{
-        age::{age, Age},
+        age::age,
         dirty_log, lookup,
         map::{self, RetPf},
         promote,
@@ -29,13 +29,12 @@ use crate::{
         spte::{self, LeafRequest},
         start_log, zap,
     },
-    page::Sp,
-    pure::{leaf, Gfn, GfnRange, Hpa, Level, Pfn, Role, Spte},
-    rmap::ops::protect::Protect,
+    pte,
+    pure::{leaf, Age, Gfn, GfnRange, Hpa, Level, Pfn, Protect, Role, Spte},
     root::{self, Root, RootTypes},
     sync::{Exclusive, Shared, SlotsLock},
-    sys::{self, with_masks, DirtyBitmap, Fault, Memslot, NotifierRange, Vcpu, Vm, Wanted},
-    walk::Flush,
+    sys::{self, with_masks, DirtyBitmap, Fault, Memslot, NotifierRange, Sp, Vcpu, Vm, Wanted},
+    tlb::Flush,
 };
 
 /// Wraps a pointer that C passed as an argument.
@@ -566,7 +565,7 @@ unsafe extern "C" fn make_mmio_spte(
 /// Takes the accessed state away from a leaf.
 #[no_mangle]
 unsafe extern "C" fn mark_spte_for_access_track(spte: u64) -> u64 {
-    with_masks(|masks| change::mark_access_track(Spte(spte), masks)).0
+    with_masks(|masks| pte::mark_access_track(Spte(spte), masks)).0
 }
 
 as_declared_in_c! {

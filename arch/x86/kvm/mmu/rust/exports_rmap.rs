@@ -18,21 +18,16 @@ use kernel::ffi::{c_int, c_uint, c_ulong};
 use crate::{
     bindings,
     exports::level,
-    ops::age::Age,
     pte::Sptep,
-    pure::{Gfn, GfnRange, Level},
+    pure::{Age, Gfn, GfnRange, Level, Protect},
     rmap::{
         self,
-        ops::{
-            age, collapse, link,
-            protect::{self, Protect},
-            split, start_log, zap,
-        },
+        ops::{age, collapse, link, protect, split, start_log, zap},
         DescCache, List, Rmap, RmapIterator, ShadowSplitCaches,
     },
     sync::{Exclusive, SlotsLock},
     sys::{Memslot, NotifierRange, Vm},
-    walk::Flush,
+    tlb::Flush,
 };
 
 /// Adds an SPTE to a list. Returns how many there were before.

@@ -13,12 +13,12 @@ use core::{mem::MaybeUninit, ptr::NonNull};
 use kernel::{error::to_result, prelude::*};
 
 use crate::{
-    bindings, change,
+    bindings,
     ops::spte::{self as make, LeafRequest},
-    page::Sp,
+    pte,
     pure::{leaf, spte, Gfn, Hpa, Level, Masks, Pfn, Role, Spte},
     sync::Exclusive,
-    sys::{is_host_mmio, Memslot, Vcpu, Vm},
+    sys::{is_host_mmio, Memslot, Sp, Vcpu, Vm},
 };
 
 /// In how many settings a format is compared, and how many random inputs there are in each:
@@ -357,7 +357,7 @@ impl Comparison<'_> {
         let masks = &self.oracle.masks;
         let variant = leaf.without(cleared & (spte::WRITABLE | masks.dirty));
         let volatile = variant.is_volatile(masks);
-        let tracked = change::mark_access_track(variant, masks);
+        let tracked = pte::mark_access_track(variant, masks);
 
         // SAFETY: the oracle is set up.
         let theirs = unsafe { bindings::kvm_rs_oracle_atomic(variant.0) };

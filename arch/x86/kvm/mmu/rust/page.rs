@@ -3,250 +3,24 @@
 //! Shadow pages: the life of a page table and its header.
 //!
 //! A page is *owned* ([`OwnedSp`]) from its allocation until an SPTE points to it; dropping it then
-//! frees it. What its table holds at first is undefined where a split fills it ([`BlankSp`]). Linked, it belongs to the tree, and is seen as [`Sp`]. Whoever unlinks it tears it
-//! down ([`RemovedSp`]), and RCU frees it. A transition takes the old state and gives the new one,
-//! so that a page can neither be freed twice nor be forgotten.
+//! frees it. The table of a page for a split is not initialised at first ([`BlankSp`]). Linked, it
+//! belongs to the tree, and is seen as [`Sp`]. Whoever unlinks it tears it down ([`RemovedSp`]), and
+//! RCU frees it. A transition takes the old state and gives the new one, so that a page can neither
+//! be freed twice nor be forgotten.
 
 #![expect(unsafe_code)]
 
-use core::{marker::PhantomData, mem::ManuallyDrop, ptr::NonNull};
+use core::{mem::ManuallyDrop, ptr::NonNull};
 
-use kernel::{
-    bindings::{call_rcu, callback_head},
-    sync::atomic::{atomic_load, atomic_store, ordering::Relaxed},
-};
+use kernel::bindings::{call_rcu, callback_head};
 
 use crate::{
     bindings,
-    pte::{Sptep, Table, View},
-    pure::{Gfn, GfnRange, Hpa, Index, Level, Role, Spte},
-    sync::{Exclusive, PagesLock, SlotsLock, Unlocked},
-    sys::{trace, Node, Vcpu, Vm},
+    pte::View,
+    pure::{Gfn, Hpa, Index, Level, Role, Spte},
+    sync::{PagesLock, Unlocked},
+    sys::{trace, Node, Sp, Vcpu, Vm},
 };
-
-/// A shadow page that exists for `'a`: `struct kvm_mmu_page`.
-///
-/// # Invariants
-///
-/// Points to the header of a shadow page; header and table are not freed before `'a` ends.
-#[derive(Clone, Copy)]
-pub(crate) struct Sp<'a>(NonNull<bindings::kvm_mmu_page>, PhantomData<&'a ()>);
-
-impl<'a> Sp<'a> {
-    /// Wraps C's pointer.
-    ///
-    /// # Safety
-    ///
-    /// `sp` must satisfy the type invariant.
-    #[inline]
-    pub(crate) unsafe fn from_raw(sp: NonNull<bindings::kvm_mmu_page>) -> Self {
-        // INVARIANT: by this function's safety requirement.
-        Sp(sp, PhantomData)
-    }
-
-    /// The page that a table address belongs to.
-    ///
-    /// # Safety
-    ///
-    /// `hpa` must lie in the table of a shadow page that is not freed before `'a` ends.
-    #[inline]
-    pub(crate) unsafe fn from_hpa(hpa: Hpa) -> Self {
-        // SAFETY: the frame is a shadow page's table, so it has a `struct page`.
-        let sp = unsafe { bindings::kvm_rs_hpa_to_sp(hpa.0) };
-        // SAFETY: `OwnedSp::init` stored the header there.
-        let ptr = unsafe { NonNull::new_unchecked(sp) };
-        // INVARIANT: by this function's safety requirement.
-        Sp(ptr, PhantomData)
-    }
-
-    /// The page of the table that `sptep` points into; `sptep_to_sp()`.
-    #[inline]
-    pub(crate) fn of_sptep(sptep: Sptep<'a>) -> Self {
-        // SAFETY: an SPTE is part of a table that is valid for `'a`; header and table are freed
-        // together.
-        unsafe { Sp::from_hpa(sptep.hpa()) }
-    }
-
-    /// C's pointer.
-    #[inline]
-    pub(crate) fn as_ptr(self) -> *mut bindings::kvm_mmu_page {
-        self.0.as_ptr()
-    }
-
-    /// What the page is used for. Marked, because a root is invalidated while aging reads its role.
-    #[inline]
-    pub(crate) fn role(self) -> Role {
-        // SAFETY: the field is valid and aligned; its only writer uses a marked access.
-        Role(unsafe { atomic_load(self.role_word(), Relaxed) })
-    }
-
-    /// The role, as a word.
-    #[inline]
-    fn role_word(self) -> *mut u32 {
-        // SAFETY: the page exists; the address of a field.
-        let role = unsafe { &raw mut (*self.as_ptr()).role };
-        // CAST: all members of the union share its address, and the word is one of them.
-        role.cast()
-    }
-
-    /// The frames that the page can map if it is a root; none, with a warning, if its role has no
-    /// level (a bug).
-    #[inline]
-    pub(crate) fn reach(self) -> GfnRange {
-        let level = self.role().level();
-
-        warn_on_once!(level.is_none());
-        level.map_or(GfnRange::new(Gfn(0), Gfn(0)), Level::reach)
-    }
-
-    /// The first frame that the table covers.
-    #[inline]
-    pub(crate) fn gfn(self) -> Gfn {
-        // SAFETY: the page exists; the field is constant once it is linked.
-        Gfn(unsafe { (*self.as_ptr()).gfn })
-    }
-
-    /// The address of the table.
-    #[inline]
-    fn spt(self) -> *mut u64 {
-        // SAFETY: the page exists; the field is constant.
-        unsafe { (*self.as_ptr()).spt }
-    }
-
-    /// The table.
-    #[inline]
-    pub(crate) fn table(self) -> Table<'a> {
-        // The role of a page that nothing points to yet may have no level. Then no entry leads on.
-        let level = self.role().level().unwrap_or(Level::Page4K);
-        // SAFETY: a shadow page always has a table.
-        let ptr = unsafe { NonNull::new_unchecked(self.spt()) };
-        // SAFETY: the table lives as long as its header, whose role says what it is.
-        unsafe { Table::from_raw(ptr, level) }
-    }
-
-    /// The host physical address of the table.
-    #[inline]
-    pub(crate) fn hpa(self) -> Hpa {
-        // SAFETY: an address computation on an address in the direct map, where tables live.
-        Hpa(unsafe { bindings::kvm_rs_pa(self.spt()) })
-    }
-
-    /// The entry that points to this page, if it is the TDP MMU's; `None` for a root.
-    #[inline]
-    pub(crate) fn parent(self) -> Option<View<'a>> {
-        // The shadow MMU has a list there.
-        if !self.is_tdp_mmu_page() {
-            return None;
-        }
-        let level = self.role().level().and_then(Level::up)?;
-        // SAFETY: the page exists; the field is constant once it is linked.
-        let ptep = NonNull::new(unsafe { *(*self.as_ptr()).__bindgen_anon_4.ptep })?;
-        // SAFETY: a parent is freed after its children, because tearing it down unlinks them first
-        // and their grace periods start before its own.
-        let sptep = unsafe { Sptep::from_raw(ptep) };
-        // SAFETY: `OwnedSp::link` links a page where its header says, one level below.
-        Some(unsafe { View::new(sptep, level, self.gfn()) })
-    }
-
-    /// Whether the page belongs to the TDP MMU rather than to the shadow MMU.
-    #[inline]
-    pub(crate) fn is_tdp_mmu_page(self) -> bool {
-        // SAFETY: the page exists; the field is constant.
-        unsafe { (*self.as_ptr()).tdp_mmu_page }
-    }
-
-    /// Marks a root as invalid: no vCPU may load it any more.
-    pub(crate) fn mark_invalid(self, _lock: &Exclusive<'_>) {
-        let role = self.role().as_invalid();
-        // SAFETY: the field is valid and aligned; readers use marked accesses.
-        unsafe { atomic_store(self.role_word(), role.0, Relaxed) };
-    }
-
-    /// Whether the root waits to be zapped by the flow that invalidated it.
-    #[inline]
-    pub(crate) fn is_scheduled_to_zap(self, _slots: &SlotsLock<'_>) -> bool {
-        // SAFETY: the page exists; `slots_lock` serializes all accesses.
-        unsafe {
-            *(*self.as_ptr())
-                .__bindgen_anon_1
-                .tdp_mmu_scheduled_root_to_zap
-        }
-    }
-
-    /// Sets what [`Sp::is_scheduled_to_zap`] returns.
-    #[inline]
-    pub(crate) fn set_scheduled_to_zap(self, _slots: &SlotsLock<'_>, scheduled: bool) {
-        let flag = ManuallyDrop::new(scheduled);
-        // SAFETY: the page exists; `slots_lock` serializes all accesses.
-        unsafe {
-            (*self.as_ptr())
-                .__bindgen_anon_1
-                .tdp_mmu_scheduled_root_to_zap = flag
-        };
-    }
-
-    /// Whether a huge page is not used in place of this table for the NX mitigation. Exact under
-    /// `tdp_mmu_pages_lock`, otherwise a hint.
-    #[inline]
-    pub(crate) fn nx_huge_page_disallowed(self) -> bool {
-        // SAFETY: the page exists; the address of a field.
-        let flag = unsafe { &raw mut (*self.as_ptr()).nx_huge_page_disallowed };
-        // SAFETY: the field is valid; it changes under `tdp_mmu_pages_lock`, by marked accesses.
-        unsafe { atomic_load(flag, Relaxed) }
-    }
-
-    /// Lists the page as one whose zapping would allow an NX huge page, unless somebody has torn
-    /// it down already.
-    pub(crate) fn track_nx_huge_page(self, lock: &PagesLock<'_>) {
-        if self.nx_huge_page_disallowed() {
-            // SAFETY: both exist, and the lock that guards the list is held.
-            unsafe {
-                bindings::track_possible_nx_huge_page(
-                    lock.vm().as_ptr(),
-                    self.as_ptr(),
-                    bindings::kvm_mmu_type_KVM_TDP_MMU,
-                )
-            }
-        }
-    }
-
-    /// Undoes [`Sp::track_nx_huge_page`], and makes sure that it does not come later.
-    fn untrack_nx_huge_page(self, lock: &PagesLock<'_>) {
-        // SAFETY: the page exists; the address of a field.
-        let flag = unsafe { &raw mut (*self.as_ptr()).nx_huge_page_disallowed };
-        // SAFETY: the field is valid; readers use marked accesses.
-        unsafe { atomic_store(flag, false, Relaxed) };
-        // SAFETY: both exist, and the lock that guards the list is held.
-        unsafe {
-            bindings::untrack_possible_nx_huge_page(
-                lock.vm().as_ptr(),
-                self.as_ptr(),
-                bindings::kvm_mmu_type_KVM_TDP_MMU,
-            )
-        }
-    }
-
-    /// Charges (`1`) or uncharges (`-1`) the table to the page-table statistics.
-    #[inline]
-    fn account(self, vm: Vm<'_>, nr: i32) {
-        // SAFETY: both exist.
-        unsafe { bindings::kvm_rs_account_table(vm.as_ptr(), self.spt(), nr) }
-    }
-
-    /// Accounts a page that was just linked.
-    #[inline]
-    pub(crate) fn account_linked(self, vm: Vm<'_>) {
-        self.account(vm, 1);
-    }
-}
-
-impl<'w> View<'w> {
-    /// The page of the table that holds the entry.
-    #[inline]
-    pub(crate) fn sp(&self) -> Sp<'w> {
-        Sp::of_sptep(self.sptep())
-    }
-}
 
 /// A shadow page that nothing points to: dropping it frees it.
 ///
@@ -323,8 +97,8 @@ impl OwnedSp {
     /// The page, to look at.
     #[inline]
     pub(crate) fn as_sp(&self) -> Sp<'_> {
-        // INVARIANT: the page exists at least while it is borrowed.
-        Sp(self.0, PhantomData)
+        // SAFETY: the page exists at least while it is borrowed.
+        unsafe { Sp::from_raw(self.0) }
     }
 
     /// Gives the page up to the tree, or to the list of roots.
@@ -337,8 +111,8 @@ impl OwnedSp {
         let ptr = self.0;
 
         core::mem::forget(self);
-        // INVARIANT: by this function's safety requirement.
-        Sp(ptr, PhantomData)
+        // SAFETY: by this function's safety requirement.
+        unsafe { Sp::from_raw(ptr) }
     }
 }
 
@@ -416,7 +190,7 @@ impl RemovedSp {
         // SAFETY: a table that was linked is that of a shadow page.
         let sp = unsafe { Sp::from_hpa(table) };
         // INVARIANT: by this function's safety requirement.
-        RemovedSp(sp.0)
+        RemovedSp(sp.as_non_null())
     }
 
     /// Takes charge of a root that was removed from the list of roots.
@@ -427,14 +201,14 @@ impl RemovedSp {
     #[inline]
     pub(crate) unsafe fn from_root(root: Sp<'_>) -> Self {
         // INVARIANT: by this function's safety requirement.
-        RemovedSp(root.0)
+        RemovedSp(root.as_non_null())
     }
 
     /// The page, to look at and to tear down.
     #[inline]
     pub(crate) fn as_sp(&self) -> Sp<'_> {
-        // INVARIANT: the page exists at least until it is retired, which takes `self`.
-        Sp(self.0, PhantomData)
+        // SAFETY: the page exists at least until it is retired, which takes `self`.
+        unsafe { Sp::from_raw(self.0) }
     }
 
     /// Uncharges the page, and takes it off the list of possible NX huge pages.

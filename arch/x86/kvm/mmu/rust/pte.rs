@@ -310,3 +310,13 @@ impl<'r> Sptep<'r> {
         Hpa(unsafe { bindings::kvm_rs_pa(self.0.as_ptr()) })
     }
 }
+
+/// A leaf without its accessed state; warns if that loses something of a leaf without A/D bits.
+/// Corresponds to `mark_spte_for_access_track()`.
+pub(crate) fn mark_access_track(leaf: Spte, masks: &Masks) -> Spte {
+    if !leaf.ad_enabled() && !leaf.is_access_tracked(masks) {
+        warn_on_once!(!leaf.write_state_is_valid(masks));
+        warn_on_once!(!leaf.acc_track_bits_free());
+    }
+    leaf.mark_access_track(masks)
+}

@@ -15,10 +15,10 @@ use kernel::sync::rcu;
 
 use crate::{
     bindings,
-    page::{OwnedSp, RemovedSp, Sp},
+    page::{OwnedSp, RemovedSp},
     pure::{Hpa, Role},
     sync::{Exclusive, MmuLock, PagesLock, SlotsLock},
-    sys::{NotifierRange, Vm},
+    sys::{NotifierRange, Sp, Vm},
 };
 
 /// A set of kinds of roots; `enum kvm_tdp_mmu_root_types`.

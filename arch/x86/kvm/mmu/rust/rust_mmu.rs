@@ -2,18 +2,8 @@
 
 //! The TDP MMU of KVM on x86: the engine behind EPT and NPT page tables.
 //!
-//! See `Documentation/virt/kvm/x86/rust-mmu.rst` for the design. In short, from top to bottom:
-//!
-//! - [`exports`], [`exports_rmap`]: the C symbols that this crate replaces;
-//! - [`ops`]: the algorithms, one a file, without unsafe code;
-//! - [`walk`], [`change`]: going through the tables, and changing an entry;
-//! - [`rmap_walk`], [`rmap`], [`shadow`]: the same for shadow pages, by way of the reverse map;
-//! - [`root`], [`page`], [`cache`]: the life of roots and of page tables, and a supply of them;
-//! - [`pte`], [`sync`]: the atomic slot, and locks as values;
-//! - [`sys`], [`bindings`]: the rest of KVM;
-//! - [`pure`]: values and decisions, which also compile and are tested on the host.
-//!
-//! A layer uses those below it only.
+//! See `Documentation/virt/kvm/x86/rust-mmu.rst` for the design, and for the table of layers that
+//! `make check` compares with the imports: a file uses the files below it only.
 
 #![crate_name = "kvm_rust_mmu"]
 #![deny(unsafe_code)]
@@ -67,4 +57,6 @@ mod rmap;
 mod root;
 mod sync;
 mod sys;
+mod tlb;
+mod vm;
 mod walk;

@@ -33,7 +33,7 @@
 
 use kernel::types::NotThreadSafe;
 
-use crate::{bindings, sys::Vm};
+use crate::{bindings, vm::Vm};
 
 /// `mmu_lock` is held for read.
 ///

@@ -10,20 +10,11 @@
 use kernel::sync::rcu;
 
 use crate::{
-    pure::Entry,
+    pure::{Age, Entry},
     root::{rcu_roots, RootTypes, Selection},
     sys::{NotifierRange, Vm},
     walk::LocklessWalk,
 };
-
-/// What to do with a page that was accessed.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Age {
-    /// Say so.
-    Test,
-    /// Say so, and make it old.
-    TestAndClear,
-}
 
 /// Whether a page of `range` was accessed since it was last made old.
 pub(crate) fn age(vm: Vm<'_>, range: NotifierRange<'_>, what: Age) -> bool {

@@ -6,12 +6,15 @@
 //! each page whose D bit it sets. Which it is decides the bit to clear.
 
 use crate::{
-    page::Sp,
-    pure::{dirty::WORD_PAGES, spte::WRITABLE, Entry, Gfn, GfnRange, Level, Masks, Role},
-    rmap::ops::protect::{protected, Protect},
+    pure::{
+        dirty::WORD_PAGES,
+        protect::{protected, Protect},
+        spte::WRITABLE,
+        Entry, Gfn, GfnRange, Level, Masks, Role,
+    },
     root::{stable_roots, Roots, Selection},
     sync::{Exclusive, MmuLock, Shared},
-    sys::{Memslot, Vm},
+    sys::{Memslot, Sp, Vm},
     walk::{Descent, ShortWalk, Walk},
 };
 

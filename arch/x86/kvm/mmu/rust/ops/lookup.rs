@@ -7,10 +7,9 @@ use core::mem::MaybeUninit;
 use kernel::sync::rcu;
 
 use crate::{
-    page::Sp,
     pte::{Sptep, View},
     pure::{Gfn, Index, Level, Spte},
-    sys::Vm,
+    sys::{Sp, Vm},
     walk::LocklessDescent,
 };
 
@@ -43,7 +42,9 @@ pub(crate) fn last_on_path<'g>(
 ) -> (Sptep<'g>, Spte) {
     let mut last = (root.table().sptep(Index::FIRST), Spte::NONPRESENT);
 
-    for_each_on_path(vm, guard, root, gfn, |view| last = (view.sptep(), view.spte()));
+    for_each_on_path(vm, guard, root, gfn, |view| {
+        last = (view.sptep(), view.spte())
+    });
     last
 }
 

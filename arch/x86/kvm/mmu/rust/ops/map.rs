@@ -15,11 +15,11 @@ use crate::{
         split,
         spte::{log_writable, make_leaf, make_mmio, LeafRequest},
     },
-    page::{OwnedSp, Sp},
+    page::OwnedSp,
     pte::View,
     pure::{leaf, Entry, Level, Masks, Spte},
     sync::{MmuLock, PagesLock, Shared},
-    sys::{stats::Event, trace, Fault, Vcpu},
+    sys::{stats::Event, trace, Fault, Sp, Vcpu},
     walk::{Descent, Step},
 };
 

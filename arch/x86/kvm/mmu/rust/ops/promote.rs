@@ -12,7 +12,6 @@
 
 use crate::{
     change::lost_errno,
-    page::Sp,
     pte::Table,
     pure::{leaf::unprotected, Entry, Index, Level, Masks, Spte},
     root::{Roots, Selection},
@@ -20,9 +19,10 @@ use crate::{
     sys::{
         fatal_signal_pending,
         stats::{self, Event},
-        trace, Memslot,
+        trace, Memslot, Sp,
     },
-    walk::{Flush, Walk},
+    tlb::Flush,
+    walk::Walk,
 };
 
 use super::spte::make_huge;
@@ -83,7 +83,8 @@ fn recover_level(lock: &mut Shared<'_>, root: Sp<'_>, slot: Memslot<'_>, to: Lev
             }
             continue;
         };
-        if vm.max_mapping_level(step.lock, slot, gfn) < Some(level) || !vm.other_slots_allow(step.lock, slot, gfn, level)
+        if vm.max_mapping_level(step.lock, slot, gfn) < Some(level)
+            || !vm.other_slots_allow(step.lock, slot, gfn, level)
         {
             continue;
         }

@@ -65,20 +65,16 @@ use crate::{
         dirty_log::{self, bit_to_clear},
         split::{self, refill, HugeLeaf},
     },
-    page::Sp,
     pte::Table,
     pure::{
         dirty::{frames, parts, WORD_PAGES},
         spte::WRITABLE,
-        Entry, Gfn, GfnRange, Level, Masks, Settled,
+        Entry, Gfn, GfnRange, Level, Masks, Protect, Settled,
     },
-    rmap::{
-        ops::{self as rmap, protect::Protect},
-        ShadowSplitCaches,
-    },
+    rmap::{ops as rmap, ShadowSplitCaches},
     root::{Roots, Selection},
     sync::{with_exclusive, with_shared, Exclusive, MmuLock, Shared, SlotsLock},
-    sys::{fatal_signal_pending, stats::Event, DirtyBitmap, Memslot, Node, Wanted},
+    sys::{fatal_signal_pending, stats::Event, DirtyBitmap, Memslot, Node, Sp, Wanted},
     walk::Walk,
 };
 

@@ -12,13 +12,13 @@ use kernel::error::{code::ENOMEM, Result};
 use crate::{
     cache::TdpSplitCache,
     change::{lost_errno, Update},
-    page::{BlankSp, OwnedSp, Sp},
+    page::{BlankSp, OwnedSp},
     pte::View,
     pure::{addr::ENTRIES, leaf, Entry, Gfn, GfnRange, Index, Level, Masks, Spte},
     root::{Roots, Selection},
     sys::{
         stats::{self, Event},
-        trace, Memslot, Node,
+        trace, Memslot, Node, Sp,
     },
     walk::{Step, Walk},
 };

@@ -5,14 +5,13 @@
 use core::cell::OnceCell;
 
 use crate::{
-    page::Sp,
     pure::{
         leaf::{self, AdMode, LeafSpec},
         Gfn, Level, Masks, Pfn, Role, Spte,
     },
     rmap::shadow,
     sync::MmuLock,
-    sys::{self, Memslot, Vcpu, Vm},
+    sys::{self, Memslot, Sp, Vcpu, Vm},
 };
 
 /// A request for a leaf that maps guest memory.

@@ -38,11 +38,10 @@ use crate::{
         dirty_log::bit_to_clear,
         split::{self, refill, HugeLeaf},
     },
-    page::Sp,
     pure::{spte::WRITABLE, Entry, Level, Masks},
     root::{Roots, Selection},
     sync::{MmuLock, Shared},
-    sys::{fatal_signal_pending, stats::Event, Memslot, Node},
+    sys::{fatal_signal_pending, stats::Event, Memslot, Node, Sp},
     walk::Walk,
 };
 

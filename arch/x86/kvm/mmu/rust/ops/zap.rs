@@ -4,13 +4,13 @@
 
 use crate::{
     change::Update,
-    page::Sp,
     pte::View,
     pure::{Entry, GfnRange, Level, Masks, Spte},
     root::{self, Root, RootTypes, Roots, Selection},
     sync::{with_exclusive, with_shared, Exclusive, MmuLock, Shared, SlotsLock},
-    sys::{max_gfn_exclusive, NotifierRange},
-    walk::{Flush, Step, Walk},
+    sys::{max_gfn_exclusive, NotifierRange, Sp},
+    tlb::Flush,
+    walk::{Step, Walk},
 };
 
 /// Zaps the leaves of `range` in one root. Tables stay.

@@ -14,15 +14,19 @@
 #![allow(unreachable_pub)]
 
 pub mod addr;
+pub mod age;
 pub mod dirty;
 pub mod leaf;
 pub mod masks;
 pub mod position;
+pub mod protect;
 pub mod role;
 pub mod spte;
 pub mod transition;
 
 pub use addr::{Gfn, GfnRange, Hpa, Index, Level, Pfn};
+pub use age::Age;
 pub use masks::Masks;
+pub use protect::Protect;
 pub use role::Role;
 pub use spte::{Entry, Settled, Spte};

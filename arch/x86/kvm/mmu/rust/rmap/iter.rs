@@ -12,7 +12,7 @@ use super::{
     list::{sptep_at, List, Sptes},
     shadow,
 };
-use crate::{bindings, page::Sp, pte::Sptep};
+use crate::{bindings, pte::Sptep, sys::Sp};
 
 /// C's view of a place in a list.
 pub(crate) use bindings::rmap_iterator as RmapIterator;

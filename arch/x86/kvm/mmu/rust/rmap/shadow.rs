@@ -13,14 +13,13 @@ use core::ptr::NonNull;
 
 use crate::{
     bindings,
-    page::Sp,
     pte::Sptep,
     pure::{
         addr::{ENTRIES, PAGE_SHIFT},
         Gfn, Index, Masks, Spte,
     },
     sync::{Exclusive, MmuLock},
-    sys::Memslot,
+    sys::{Memslot, Sp},
 };
 
 /// The `ACC_*` bits in a recorded translation.

@@ -19,12 +19,11 @@ use kernel::error::{to_result, Result};
 
 use crate::{
     bindings,
-    page::Sp,
     pte::Sptep,
     pure::{addr::ENTRIES, Gfn},
     rmap::DescCache,
     sync::{Exclusive, SlotsLock, Unlocked},
-    sys::Vm,
+    sys::{Sp, Vm},
 };
 
 /// How many descriptors a split may need: one for each leaf, and one for the page's parents.

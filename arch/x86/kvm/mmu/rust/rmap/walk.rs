@@ -19,7 +19,7 @@ use crate::{
         stats::{self, Event},
         Memslot,
     },
-    walk::Flush,
+    tlb::Flush,
 };
 
 /// How many empty lists may be passed between two looks at who waits: two pages of them.

@@ -11,6 +11,7 @@ mod dirty_bitmap;
 mod fault;
 mod format;
 mod memslot;
+mod sp;
 pub(crate) mod stats;
 pub(crate) mod trace;
 mod vcpu;
@@ -20,8 +21,10 @@ pub(crate) use dirty_bitmap::{DirtyBitmap, Wanted};
 pub(crate) use fault::Fault;
 pub(crate) use format::{refresh_masks, with_masks};
 pub(crate) use memslot::{Memslot, NotifierRange};
+pub(crate) use sp::Sp;
 pub(crate) use vcpu::Vcpu;
-pub(crate) use vm::Vm;
+
+pub(crate) use crate::vm::Vm;
 
 use crate::{
     bindings,

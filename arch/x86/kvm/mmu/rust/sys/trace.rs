@@ -6,10 +6,9 @@
 
 use crate::{
     bindings,
-    page::Sp,
     pte::Sptep,
     pure::{Gfn, Level, Spte},
-    sys::Fault,
+    sys::{Fault, Sp},
 };
 
 /// A shadow page has been created.

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The VM.
-
-use core::{marker::PhantomData, ptr::NonNull};
+//! What the MMU asks of a VM, and does to it.
 
 use kernel::error::{to_result, Result};
 
@@ -11,36 +9,10 @@ use crate::{
     pure::{Gfn, GfnRange, Level, Role, Spte},
     sync::MmuLock,
     sys::Memslot,
+    vm::Vm,
 };
 
-/// A VM: `struct kvm`.
-///
-/// # Invariants
-///
-/// Points to a VM that exists for `'a`.
-#[derive(Clone, Copy)]
-pub(crate) struct Vm<'a>(NonNull<bindings::kvm>, PhantomData<&'a ()>);
-
 impl<'a> Vm<'a> {
-    /// Wraps C's pointer.
-    ///
-    /// # Safety
-    ///
-    /// `kvm` must point to a VM that exists for `'a`.
-    #[inline]
-    pub(crate) unsafe fn from_raw(kvm: *mut bindings::kvm) -> Self {
-        // SAFETY: a pointer to a VM is not null.
-        let ptr = unsafe { NonNull::new_unchecked(kvm) };
-        // INVARIANT: by this function's safety requirement.
-        Vm(ptr, PhantomData)
-    }
-
-    /// C's pointer.
-    #[inline]
-    pub(crate) fn as_ptr(self) -> *mut bindings::kvm {
-        self.0.as_ptr()
-    }
-
     /// The value that, under the MMIO mask, distinguishes this VM's MMIO SPTEs.
     #[inline]
     pub(crate) fn mmio_value(self) -> u64 {

@@ -6,9 +6,8 @@
 //! are; the SPTEs may be zapped meanwhile.
 
 use crate::{
-    change::mark_access_track,
-    ops::age::Age,
-    pure::{GfnRange, Level, Masks},
+    pte::mark_access_track,
+    pure::{Age, GfnRange, Level, Masks},
     rmap::SlotRmaps,
     sys::{with_masks, Memslot},
 };

@@ -6,12 +6,11 @@
 //! next fault installs it.
 
 use crate::{
-    page::Sp,
     pure::{Gfn, Level},
     rmap::{shadow, RmapWalk},
     sync::{Exclusive, MmuLock},
-    sys::Memslot,
-    walk::Flush,
+    sys::{Memslot, Sp},
+    tlb::Flush,
 };
 
 /// Zaps the leaves in `slot` that huge ones can replace; `kvm_rmap_zap_collapsible_sptes()`.

@@ -3,12 +3,11 @@
 //! Adding leaves of the shadow MMU to the reverse map, and removing them.
 
 use crate::{
-    page::Sp,
     pte::Sptep,
     pure::{Gfn, GfnRange, Level, Masks},
     rmap::{shadow, DescCache, List, Rmap, SlotRmaps},
     sync::{Exclusive, MmuLock},
-    sys::{Memslot, Vm},
+    sys::{Memslot, Sp, Vm},
 };
 
 /// A list that is longer than this is emptied, `RMAP_RECYCLE_THRESHOLD`: to go through it costs more

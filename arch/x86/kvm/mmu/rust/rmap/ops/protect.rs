@@ -4,45 +4,11 @@
 
 use crate::{
     pte::Sptep,
-    pure::{spte::WRITABLE, Gfn, GfnRange, Level, Masks, Spte},
+    pure::{protect::protected, spte::WRITABLE, Gfn, GfnRange, Level, Masks, Protect, Spte},
     rmap::{shadow, Rmap, RmapWalk, SlotRmaps},
     sync::{Exclusive, MmuLock},
     sys::Memslot,
 };
-
-/// What makes the next write to a page noticed.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Protect {
-    /// For the dirty log: a fast page fault may undo it.
-    Log,
-    /// For a shadowed guest page table: nobody may undo it without unsyncing the shadow page.
-    Tracking,
-    /// For the dirty log of a CPU that logs writes itself: clears D, or W where D is not to be
-    /// relied on.
-    ClearDirty,
-}
-
-impl Protect {
-    /// What makes the next write to a 4 KiB page be in the log, where the CPU logs writes or not.
-    pub(crate) fn for_log(cpu_logs: bool) -> Self {
-        if cpu_logs {
-            Protect::ClearDirty
-        } else {
-            Protect::Log
-        }
-    }
-}
-
-/// A present leaf, protected.
-#[inline]
-pub(crate) fn protected(leaf: Spte, how: Protect, masks: &Masks) -> Spte {
-    match how {
-        Protect::Log => leaf.without(WRITABLE),
-        Protect::Tracking => leaf.without(WRITABLE | masks.mmu_writable),
-        Protect::ClearDirty if leaf.ad_need_write_protect() => leaf.without(WRITABLE),
-        Protect::ClearDirty => leaf.without(masks.dirty),
-    }
-}
 
 /// Protects a present leaf. Returns whether a TLB flush is due for more than the log: who protects
 /// for the log flushes in any case.

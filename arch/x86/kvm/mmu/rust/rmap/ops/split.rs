@@ -19,20 +19,16 @@ use kernel::error::{
     Error,
 };
 
-use super::{
-    link::{recycle, TOO_LONG},
-    protect::{protected, Protect},
-};
+use super::link::{recycle, TOO_LONG};
 use crate::{
-    page::Sp,
     pte::Sptep,
-    pure::{leaf, Gfn, GfnRange, Index, Level, Masks, Spte},
+    pure::{leaf, protect::protected, Gfn, GfnRange, Index, Level, Masks, Protect, Spte},
     rmap::{shadow, Found, RmapWalk, ShadowSplitCaches, SlotRmaps},
     sync::{Exclusive, MmuLock},
     sys::{
         fatal_signal_pending,
         stats::{self, Event},
-        trace, Memslot, Vm,
+        trace, Memslot, Sp, Vm,
     },
 };
 

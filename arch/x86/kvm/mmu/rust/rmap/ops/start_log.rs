@@ -16,11 +16,8 @@
 //! - who reaps the log relies on W and D, but holds `slots_lock`, which is held here until the caller
 //!   has flushed. So does `KVM_CLEAR_DIRTY_LOG`, which may split as well.
 
-use super::{
-    protect::{protect_slot, Protect},
-    split,
-};
-use crate::{pure::Level, rmap::ShadowSplitCaches, sync::Exclusive, sys::Memslot};
+use super::{protect::protect_slot, split};
+use crate::{pure::Level, pure::Protect, rmap::ShadowSplitCaches, sync::Exclusive, sys::Memslot};
 
 /// Makes every write to `slot` through shadow pages noticed, from the caller's TLB flush on; and
 /// splits its huge pages to 4 KiB, if there are `caches` to split with. `how` is what is done to

@@ -7,7 +7,7 @@ use crate::{
     rmap::{shadow, Rmap, RmapWalk},
     sync::{Exclusive, MmuLock},
     sys::{Memslot, Vm},
-    walk::Flush,
+    tlb::Flush,
 };
 
 /// Zaps all leaves in a list, and empties it; `kvm_zap_all_rmap_sptes()`.

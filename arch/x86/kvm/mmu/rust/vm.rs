@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The handle on a VM. [`crate::sys`] has what it is good for; locks need it before that.
+
+#![expect(unsafe_code)]
+
+use core::{marker::PhantomData, ptr::NonNull};
+
+use crate::bindings;
+
+/// A VM: `struct kvm`.
+///
+/// # Invariants
+///
+/// Points to a VM that exists for `'a`.
+#[derive(Clone, Copy)]
+pub(crate) struct Vm<'a>(NonNull<bindings::kvm>, PhantomData<&'a ()>);
+
+impl<'a> Vm<'a> {
+    /// Wraps C's pointer.
+    ///
+    /// # Safety
+    ///
+    /// `kvm` must point to a VM that exists for `'a`.
+    #[inline]
+    pub(crate) unsafe fn from_raw(kvm: *mut bindings::kvm) -> Self {
+        // SAFETY: a pointer to a VM is not null.
+        let ptr = unsafe { NonNull::new_unchecked(kvm) };
+        // INVARIANT: by this function's safety requirement.
+        Vm(ptr, PhantomData)
+    }
+
+    /// C's pointer.
+    #[inline]
+    pub(crate) fn as_ptr(self) -> *mut bindings::kvm {
+        self.0.as_ptr()
+    }
+}
