@@ -94,7 +94,7 @@ step "rustfmt" rustfmt --check --edition 2021 --config-path "$SRC/.rustfmt.toml"
 step "clippy, as the kernel sets it" clippy
 step "checkpatch" checkpatch
 step "shellcheck" shellcheck -x "${shell[@]}"
-step "codespell" codespell -L nd,parm README.md results Documentation arch scripts tests patches
+step "codespell" codespell -L nd,parm README.md INSTALL.md results Documentation arch scripts tests patches
 step "documentation" documentation
 step "layers" scripts/layers.py
 step "licenses" licenses

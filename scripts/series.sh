@@ -119,8 +119,10 @@ done
 rm -rf "$out"
 git -C "$author" format-patch -q --no-signature --cover-letter -o "$out" pristine-7.3
 
-# The letter: our words and the README's table in place of git's marks.
-cover=$out/0000-cover-letter.patch
+# The letter: our words and the README's table in place of git's marks. It is no *.patch, so
+# that git am takes all that are.
+cover=$out/cover-letter
+mv "$out/0000-cover-letter.patch" "$cover"
 awk -v words="$TOP/patches/cover-letter" -v readme="$TOP/README.md" '
 	/\*\*\* SUBJECT HERE \*\*\*/ {
 		getline subject <words
@@ -144,7 +146,7 @@ grep -q '^  enable dirty logging' "$work/cover" || die "the README has no table 
 mv "$work/cover" "$cover"
 
 tree proof pristine-7.3
-mapfile -t sent < <(find "$out" -name '*.patch' ! -name '0000-*' | sort)
+mapfile -t sent < <(find "$out" -name '*.patch' | sort)
 git -C "$work/proof" "${me[@]}" am -q "${sent[@]}" ||
 	die "the series in $out does not apply to the pristine tree; rebase patches/"
 for t in author proof; do
