@@ -410,6 +410,8 @@ static void test_guest_writes_high(struct test_vm *t)
 	set_logging(t, low, true);
 	set_logging(t, high, true);
 	drain(t, low);
+	/* Once for the guest's page tables. */
+	guest_write(t, high, 2, NR_PAGES, NR_MAPPED);
 	drain(t, high);
 	before = get_stats(t->vm);
 	emulated = vcpu_get_stat(t->vcpu, pf_emulate);

@@ -17,9 +17,10 @@ mmu=$1 name=$2 out=$BUILD/selftests kvm=$SRC/tools/testing/selftests/kvm
 mapfile -t libs < <(find "$out/kvm/lib" "$out/kvm/libvfio" -name '*.o')
 "$TOP/scripts/in-root" clang-19 -O2 -Wall -Wno-gnu-variable-sized-type-not-at-end -std=gnu99 \
 	-D_GNU_SOURCE= -DCONFIG_64BIT -march=x86-64-v2 -fno-stack-protector -fno-PIE \
+	-fno-builtin-memcmp -fno-builtin-memcpy -fno-builtin-memset -fno-builtin-strnlen \
 	-fno-strict-aliasing -I"$SRC/tools/include" -I"$SRC/tools/arch/x86/include" \
 	-isystem "$out/headers/usr/include" -I"$kvm/include" -I"$kvm/include/x86" -I"$kvm/x86" \
-	-static -pthread -no-pie -o "$out/kvm/x86/gfn_reach_test" \
+	-I"$SRC/tools/testing/selftests" -static -pthread -o "$out/kvm/x86/gfn_reach_test" \
 	"$TOP/tests/reach/gfn_reach_test.c" "${libs[@]}" -ldl -luuid
 
 list="LIST=/lab/tests/reach/reach.list /lab/tests/selftests/guest.sh -o"
