@@ -15,7 +15,7 @@ steps=7
 runs_of()
 {
 	local ended
-	ended=$(find "$BUILD/logs/$1" -name '*.log' -path '*/*/*' 2>/dev/null | wc -l)
+	ended=$(find "$BUILD/logs/$1" -mindepth 2 -name '*.log' 2>/dev/null | wc -l)
 	echo "$ended of $2 runs of the test"
 }
 
@@ -57,7 +57,7 @@ step "KVM's modules for $release" 240 "distro-$release" \
 	make -s -C "$TOP" "build/stamp/distro-$release"
 step "the test" 30 run-selftests make -s -C "$TOP" build/stamp/run-selftests
 
-measure run-exact 60 8 \
+measure run-exact 120 8 \
 	"exact: 1 vCPU, 128 MiB of 2 MiB hugetlb pages, 1 instruction = 1 ns (-icount)" \
 	dirty_log_perf_exclusive 1 128M 1 --icount --timeout 1200
 measure run-smp 150 24 \
