@@ -15,6 +15,13 @@ enum native_mmu {
 	NATIVE_MMUS
 };
 
+/* Threads, the first included, each of which is a CPU; and vCPUs of each VM. */
+#define NATIVE_CPUS	8
+#define NATIVE_VCPUS	4
+
+/* The upper tables of both VMs, and the tables that wait in a cache or for RCU. */
+#define NATIVE_SPARE_TABLES	4096ul
+
 /*
  * How a VM's slot is mapped: by 2 MiB pages or by 4 KiB pages, and which of the two
  * bits are set in all of them that the log is about.
@@ -44,6 +51,10 @@ struct native_memory {
 	/* For each VM, and the ioctl's half behind it. */
 	void *bitmap[NATIVE_MMUS];
 	unsigned long bitmap_bytes;
+	/* The guest's memory and its copy, a word for each page; and a bitmap. */
+	unsigned int *written, *copied;
+	unsigned long written_bytes;
+	unsigned long *noted;
 };
 
 /* How much of each is needed for slots of @huge_pages times 2 MiB. */
@@ -54,13 +65,63 @@ void native_create(unsigned long huge_pages, const struct native_memory *memory)
 /* Between two operations, while the slot is not logged. Both VMs begin with faults. */
 void native_set_mode(enum native_mmu mmu, enum native_mode mode);
 
-/* What the ioctls do, from the point on where they know the slot. */
+/* The slot's flags change, and all of its bitmap is clear or set. */
+void native_start_log(enum native_mmu mmu, int initially_set);
+void native_stop_log(enum native_mmu mmu);
+/*
+ * What the ioctls do, from the point on where they know the slot, and its flags are
+ * what they will be. GET is that of the legacy mode; CLEAR clears what is in the
+ * ioctl's half of the bitmap, where native_peek(), GET of the manual mode, puts it.
+ */
 void native_enable(enum native_mmu mmu);
 void native_disable(enum native_mmu mmu);
 void native_get(enum native_mmu mmu);
+void native_peek(enum native_mmu mmu);
 void native_clear(enum native_mmu mmu);
 
-/* A grace period: frees what the MMUs have retired. */
+/*
+ * A CPU other than the first. native_cpu_create() is called before there is a thread
+ * for it: @area is for its per-CPU data, and aligned as a page; returns the GS base
+ * that the thread has to have. The thread ends with native_cpu_offline(), and
+ * native_cpu_remove() is for who has joined it, if it was the last.
+ */
+unsigned long native_percpu_bytes(void);
+unsigned long native_cpu_create(int cpu, void *area);
+void native_cpu_offline(void);
+void native_cpu_remove(int cpu);
+/* Between any two operations: RCU counts on it, and frees what is due. */
+void native_quiescent(void);
+/* Whether the scheduler might take the processor from this thread: it holds no lock. */
+int native_preemptible(void);
+/* TSC ticks that this thread has waited for mmu_lock since the last call. */
+unsigned long long native_waited(void);
+/* Fills free tables with a pattern, and looks for it when they are used. */
+void native_poison(void);
+
+/* The thread of a vCPU writes to a page, counted from the slot's first, and faults. */
+enum native_fault {
+	NATIVE_NO_FAULT,
+	/* Resolved without mmu_lock. */
+	NATIVE_FAST_FAULT,
+	NATIVE_SLOW_FAULT,
+};
+
+enum native_fault native_write(enum native_mmu mmu, int vcpu, unsigned long page);
+/* An MMU notifier, begin and end, for pages of the slot or for memory in no slot. */
+void native_notify(enum native_mmu mmu, unsigned long page, unsigned long pages);
+void native_notify_miss(enum native_mmu mmu);
+
+/*
+ * A migration: copies all pages, or those that the ioctl's half of the bitmap had
+ * when native_note_log() was called. With nobody writing, native_compare() says
+ * whether source and copy are the same, or else which page is not.
+ */
+void native_copy_all(enum native_mmu mmu);
+void native_note_log(enum native_mmu mmu);
+void native_copy_noted(enum native_mmu mmu);
+const char *native_compare(enum native_mmu mmu, unsigned long *where);
+
+/* A grace period, without other threads: frees what the MMUs have retired. */
 void native_grace_period(void);
 /*
  * What vCPUs do that write to all pages. A fast page fault sets W, and the write that
@@ -85,12 +146,20 @@ void native_floor_locked(void);
  * first huge page concerned in @where.
  */
 const char *native_check(enum native_mmu mmu, int state, unsigned long *where);
+/*
+ * The same for a VM that vCPUs and notifiers have worked on, while nobody does: each
+ * page may be mapped by 2 MiB or 4 KiB or not at all, and while the slot is logged
+ * only pages that are in the log are writable.
+ */
+const char *native_check_any(enum native_mmu mmu, unsigned long *where);
 /* Whether the log is empty, and the ioctl has got all bits if @got. */
 const char *native_check_log(enum native_mmu mmu, int got);
 /* TLB flushes since the last call. */
 unsigned long native_flushes(void);
 
-/* main.c: the kernel's code has called what it should not need here. */
-void native_trap(const char *symbol);
+/* The program's: a thread waits for another. */
+void native_idle(void);
+/* The program's: ends it, for something is wrong. */
+void native_trap(const char *what);
 
 #endif /* TESTS_NATIVE_H */

@@ -10,9 +10,10 @@
 
 const unsigned long rust_kvm_bytes = sizeof(struct kvm);
 
-/* There are no shadow pages. */
+/* There are no shadow pages. The VM is in use. */
 void rust_init_vm(struct kvm *kvm)
 {
+	refcount_set(&kvm->users_count, 1);
 	INIT_LIST_HEAD(&kvm->arch.active_mmu_pages);
 }
 

@@ -11,28 +11,24 @@
  * machines differ.
  */
 #define _GNU_SOURCE
-#include <asm/prctl.h>
 #include <err.h>
 #include <sched.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/syscall.h>
 #include <time.h>
-#include <ucontext.h>
 #include <unistd.h>
 
-#include "native.h"
-
-#define MAX_ROUNDS	1000
+#include "program.h"
 
 #define HUGE	0
 #define SMALL	NATIVE_SMALL
 #define W	NATIVE_W
 #define D	NATIVE_D
 #define KEEP	-1
+
+/* What becomes of the slot's flags before an operation. */
+enum flags { SAME, LOG, LOG_INITIALLY_SET, NO_LOG };
 
 /* In the order in which a round does them. */
 static const struct operation {
@@ -43,6 +39,7 @@ static const struct operation {
 	void (*floor)(void);
 	void (*run)(enum native_mmu mmu);
 	enum native_mode mode;
+	enum flags flags;
 	/* How the vCPUs' writes leave the entries before it; or they do not write. */
 	int before;
 	/* C leaves it to the next fault to make a promoted page writable. */
@@ -53,55 +50,42 @@ static const struct operation {
 	{ "floor_locked", "floor: 512 locked ANDs on a table", .floor = native_floor_locked },
 
 	{ "enable", "enable", 5, .run = native_enable,
-	  .before = HUGE | W | D, .after = { SMALL | D, SMALL | D } },
+	  .flags = LOG, .before = HUGE | W | D, .after = { SMALL | D, SMALL | D } },
 	{ "get_d0", "GET, all pages dirty, D not yet set", .run = native_get,
 	  .before = SMALL | W, .after = { SMALL, SMALL } },
 	{ "get", "GET, all pages dirty", .run = native_get,
 	  .before = SMALL | W | D, .after = { SMALL | D, SMALL | D } },
 	{ "disable", "disable", 3, .run = native_disable,
-	  .before = KEEP, .after = { HUGE | D, HUGE | W | D } },
+	  .flags = NO_LOG, .before = KEEP, .after = { HUGE | D, HUGE | W | D } },
 
 	{ "clear_first", "CLEAR, first pass (splits)", 5, .run = native_clear,
-	  .before = HUGE | W | D, .after = { SMALL | D, SMALL | D } },
+	  .flags = LOG_INITIALLY_SET, .before = HUGE | W | D, .after = { SMALL | D, SMALL | D } },
 	{ "clear_later_d0", "CLEAR, later pass, all pages dirty, D not yet set", 5,
 	  .run = native_clear, .before = SMALL | W, .after = { SMALL, SMALL } },
 	{ "clear_later", "CLEAR, later pass, all pages dirty", 5, .run = native_clear,
 	  .before = SMALL | W | D, .after = { SMALL | D, SMALL | D } },
 	{ "disable_written", "disable, all pages written since", 3, .run = native_disable,
-	  .before = SMALL | W | D, .after = { HUGE | W | D, HUGE | W | D } },
+	  .flags = NO_LOG, .before = SMALL | W | D, .after = { HUGE | W | D, HUGE | W | D } },
 
 	{ "enable_pml", "PML: enable", .run = native_enable, .mode = NATIVE_PML,
-	  .before = HUGE | W | D, .after = { SMALL | W, SMALL | W } },
+	  .flags = LOG, .before = HUGE | W | D, .after = { SMALL | W, SMALL | W } },
 	{ "get_pml", "PML: GET, all pages dirty", .run = native_get, .mode = NATIVE_PML,
 	  .before = SMALL | W | D, .after = { SMALL | W, SMALL | W } },
 	{ "clear_later_pml", "PML: CLEAR, later pass, all pages dirty", .run = native_clear,
 	  .mode = NATIVE_PML, .before = SMALL | W | D, .after = { SMALL | W, SMALL | W } },
 	{ "disable_pml", "PML: disable", .run = native_disable, .mode = NATIVE_PML,
-	  .before = KEEP, .after = { HUGE | W, HUGE | W | D } },
+	  .flags = NO_LOG, .before = KEEP, .after = { HUGE | W, HUGE | W | D } },
 };
 
 #define OPERATIONS	(sizeof(operations) / sizeof(operations[0]))
-
-static const char * const names[] = { [NATIVE_C] = "C", [NATIVE_RUST] = "Rust" };
 
 static double ns[OPERATIONS][NATIVE_MMUS][MAX_ROUNDS];
 static unsigned long huge_pages = 64 * 512;
 static int rounds = 20;
 
-void native_trap(const char *symbol)
+/* There is no other thread to wait for. */
+void native_idle(void)
 {
-	errx(1, "%s, which nothing here should need", symbol);
-}
-
-/* BUG() and WARN() of the kernel's code are illegal instructions here. */
-static void fault(int sig, siginfo_t *info, void *context)
-{
-	ucontext_t *uc = context;
-
-	fprintf(stderr, "bench-native: %s at instruction %#llx, address %p: see llvm-addr2line\n",
-		sig == SIGILL ? "BUG or WARN" : "bad memory access",
-		(unsigned long long)uc->uc_mcontext.gregs[REG_RIP], info->si_addr);
-	_exit(1);
 }
 
 static double now(void)
@@ -113,36 +97,14 @@ static double now(void)
 	return ts.tv_sec * 1e9 + ts.tv_nsec;
 }
 
-/* Memory that is all there, in huge pages where the host has them, as in the kernel. */
-static void *reserve(size_t bytes, int populate)
-{
-	const size_t align = 2 << 20;
-	char *at;
-
-	at = mmap(NULL, bytes + align, PROT_READ | PROT_WRITE,
-		  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (at == MAP_FAILED)
-		err(1, "mmap of %zu bytes", bytes);
-	at += -(unsigned long)at % align;
-	madvise(at, bytes, MADV_HUGEPAGE);
-	if (populate)
-		memset(at, 0, bytes);
-	return at;
-}
-
-static void check(enum native_mmu mmu, int state, const char *when, const char *what)
-{
-	unsigned long where;
-	const char *wrong = native_check(mmu, state, &where);
-
-	if (wrong)
-		errx(1, "%s, %s '%s' at huge page %lu: %s", names[mmu], when, what, where, wrong);
-}
-
 /* What happens before an operation. */
 static void prepare(const struct operation *op, enum native_mmu mmu)
 {
 	native_set_mode(mmu, op->mode);
+	if (op->flags == NO_LOG)
+		native_stop_log(mmu);
+	else if (op->flags != SAME)
+		native_start_log(mmu, op->flags == LOG_INITIALLY_SET);
 	if (op->before != KEEP) {
 		native_write_all(mmu, op->before);
 		native_log_all(mmu);
@@ -161,14 +123,14 @@ static double measure(const struct operation *op, enum native_mmu mmu)
 	op->run(mmu);
 	end = now();
 	if (!native_flushes())
-		errx(1, "%s: '%s' did not flush TLBs", names[mmu], op->what);
+		errx(1, "%s: '%s' did not flush TLBs", mmu_names[mmu], op->what);
 
 	native_grace_period();
 	check(mmu, op->after[mmu], "after", op->what);
 	if (op->run == native_get || op->run == native_clear)
 		wrong = native_check_log(mmu, op->run == native_get);
 	if (wrong)
-		errx(1, "%s, after '%s': %s", names[mmu], op->what, wrong);
+		errx(1, "%s, after '%s': %s", mmu_names[mmu], op->what, wrong);
 	return (end - start) / huge_pages;
 }
 
@@ -202,35 +164,17 @@ static void run(int round)
 	}
 }
 
-static int compare(const void *a, const void *b)
-{
-	double x = *(const double *)a, y = *(const double *)b;
-
-	return (x > y) - (x < y);
-}
-
-static double quantile(const double *values, int quarters)
-{
-	double sorted[MAX_ROUNDS];
-	int at = (rounds - 1) * quarters, rest = at % 4;
-
-	memcpy(sorted, values, rounds * sizeof(*values));
-	qsort(sorted, rounds, sizeof(*sorted), compare);
-	at /= 4;
-	return rest ? sorted[at] + (sorted[at + 1] - sorted[at]) * rest / 4 : sorted[at];
-}
-
 static void print_table(void)
 {
 	printf("| ns for each 2 MiB | C | Rust | C / Rust | target |\n");
 	printf("|---|---:|---:|---:|---:|\n");
 	for (unsigned int op = 0; op < OPERATIONS; op++) {
-		double c = quantile(ns[op][NATIVE_C], 2), rust = quantile(ns[op][NATIVE_RUST], 2);
+		double c = quantile(ns[op][NATIVE_C], rounds, 2), rust = quantile(ns[op][NATIVE_RUST], rounds, 2);
 
 		printf("| %s |", operations[op].what);
 		for (int mmu = 0; mmu < NATIVE_MMUS; mmu++)
-			printf(" %.0f (%.0f-%.0f) |", quantile(ns[op][mmu], 2),
-			       quantile(ns[op][mmu], 1), quantile(ns[op][mmu], 3));
+			printf(" %.0f (%.0f-%.0f) |", quantile(ns[op][mmu], rounds, 2),
+			       quantile(ns[op][mmu], rounds, 1), quantile(ns[op][mmu], rounds, 3));
 		if (operations[op].floor)
 			printf(" | |\n");
 		else if (!operations[op].target)
@@ -253,7 +197,7 @@ static void write_json(const char *path)
 	for (unsigned int op = 0; op < OPERATIONS; op++) {
 		fprintf(file, "  \"%s\": {\n", operations[op].name);
 		for (int mmu = 0; mmu < NATIVE_MMUS; mmu++) {
-			fprintf(file, "   \"%s\": [", names[mmu]);
+			fprintf(file, "   \"%s\": [", mmu_names[mmu]);
 			for (int i = 0; i < rounds; i++)
 				fprintf(file, "%s%.1f", i ? ", " : "", ns[op][mmu][i]);
 			fprintf(file, "]%s\n", mmu + 1 < NATIVE_MMUS ? "," : "");
@@ -263,15 +207,6 @@ static void write_json(const char *path)
 	fprintf(file, " }\n}\n");
 	if (fclose(file))
 		err(1, "%s", path);
-}
-
-/* Per-CPU data is at its own address, if the base is 0, as it is unless somebody sets it. */
-static void check_gs(void)
-{
-	unsigned long base = 1;
-
-	if (syscall(SYS_arch_prctl, ARCH_GET_GS, &base) || base)
-		errx(1, "the GS base is %#lx, not 0", base);
 }
 
 static void stay_on_this_cpu(void)
@@ -286,8 +221,6 @@ static void stay_on_this_cpu(void)
 
 int main(int argc, char **argv)
 {
-	struct sigaction action = { .sa_sigaction = fault, .sa_flags = SA_SIGINFO };
-	struct native_memory memory;
 	const char *json = NULL;
 	int opt;
 
@@ -304,21 +237,10 @@ int main(int argc, char **argv)
 	if (!huge_pages || huge_pages > 1024 * 512 || rounds < 1 || rounds > MAX_ROUNDS)
 		errx(1, "1 to 1024 GiB, 1 to %d rounds", MAX_ROUNDS);
 
-	sigaction(SIGILL, &action, NULL);
-	sigaction(SIGSEGV, &action, NULL);
-	check_gs();
+	program_init();
 	stay_on_this_cpu();
+	create_vms(huge_pages);
 
-	native_measure(huge_pages, &memory);
-	memory.tables = reserve(memory.tables_bytes, 1);
-	memory.headers = reserve(memory.headers_bytes, 1);
-	memory.struct_pages = reserve(memory.struct_pages_bytes, 0);
-	for (int mmu = 0; mmu < NATIVE_MMUS; mmu++)
-		memory.bitmap[mmu] = reserve(memory.bitmap_bytes, 1);
-	native_create(huge_pages, &memory);
-
-	for (int mmu = 0; mmu < NATIVE_MMUS; mmu++)
-		check(mmu, HUGE | W | D, "after", "map");
 	for (int round = 0; round < rounds; round++)
 		run(round);
 
