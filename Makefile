@@ -51,6 +51,10 @@ bench-native: modules
 test-other: lab
 	@tests/run.sh other
 
+## make contention who waits how long for mmu_lock on this CPU's cores, C | Rust
+contention: modules
+	@tests/native/contention.sh
+
 ## make test-intel the MMU's tests on emulated Intel processors, in half an hour
 test-intel: lab
 	@tests/run.sh intel-pml intel-ad intel-noad
@@ -184,6 +188,6 @@ $(S)/run-selftests: $(S)/src-selftests scripts/selftests.sh tests/dirty_log_perf
 $(S)/selftests: $(S)/src-selftests scripts/selftests.sh
 	$(call step,building the selftests,selftests.sh)
 
-.PHONY: help run test test-intel test-shadow bench brownout bench-native check migrate kernel \
+.PHONY: help run test test-intel test-shadow bench brownout bench-native contention check migrate kernel \
 	shell series paths clean distclean lab debug pristine modules selftests preflight root source \
 	alloc-sites test-debug test-other try host kasan kcsan matrix deb deb-config test-deb modules-deb test-modules build-matrix
