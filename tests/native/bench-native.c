@@ -25,10 +25,18 @@
 #define SMALL	NATIVE_SMALL
 #define W	NATIVE_W
 #define D	NATIVE_D
+#define GIANT	NATIVE_GIANT
+#define EMPTY	NATIVE_EMPTY
+#define BARE	NATIVE_BARE
 #define KEEP	-1
 
 /* What becomes of the slot's flags before an operation. */
 enum flags { SAME, LOG, LOG_INITIALLY_SET, NO_LOG };
+
+static void map_small(enum native_mmu mmu);
+static void map_huge(enum native_mmu mmu);
+static void map_giant(enum native_mmu mmu);
+static void unmap(enum native_mmu mmu);
 
 /* In the order in which a round does them. */
 static const struct operation {
@@ -38,6 +46,8 @@ static const struct operation {
 	/* One of them. */
 	void (*floor)(void);
 	void (*run)(enum native_mmu mmu);
+	/* Comes first, if there is something to do. */
+	void (*set_up)(enum native_mmu mmu);
 	enum native_mode mode;
 	enum flags flags;
 	/* How the vCPUs' writes leave the entries before it; or they do not write. */
@@ -49,7 +59,7 @@ static const struct operation {
 	{ "floor_plain", "floor: 512 loads and stores on a table", .floor = native_floor_plain },
 	{ "floor_locked", "floor: 512 locked ANDs on a table", .floor = native_floor_locked },
 
-	{ "enable", "enable", 5, .run = native_enable,
+	{ "enable", "enable", 5, .run = native_enable, .set_up = map_huge,
 	  .flags = LOG, .before = HUGE | W | D, .after = { SMALL | D, SMALL | D } },
 	{ "get_d0", "GET, all pages dirty, D not yet set", .run = native_get,
 	  .before = SMALL | W, .after = { SMALL, SMALL } },
@@ -75,6 +85,21 @@ static const struct operation {
 	  .mode = NATIVE_PML, .before = SMALL | W | D, .after = { SMALL | W, SMALL | W } },
 	{ "disable_pml", "PML: disable", .run = native_disable, .mode = NATIVE_PML,
 	  .flags = NO_LOG, .before = KEEP, .after = { HUGE | W, HUGE | W | D } },
+
+	{ "enable_4k", "4 KiB pages: enable", .run = native_enable, .set_up = map_small,
+	  .flags = LOG, .before = SMALL | W | D, .after = { SMALL | D, SMALL | D } },
+	{ "unmap_4k", "4 KiB pages: unmap (notifiers of 64 MiB)", .run = unmap,
+	  .set_up = map_small, .before = SMALL | W | D, .after = { EMPTY, EMPTY } },
+	{ "teardown_4k", "4 KiB pages: teardown", .run = native_zap_all, .set_up = map_small,
+	  .before = SMALL | W | D, .after = { BARE, BARE } },
+
+	{ "enable_1g", "1 GiB pages: enable", .run = native_enable, .set_up = map_giant,
+	  .flags = LOG, .before = GIANT | W | D, .after = { SMALL | D, SMALL | D } },
+	{ "disable_1g", "1 GiB pages: disable", .run = native_disable,
+	  .flags = NO_LOG, .before = KEEP, .after = { GIANT | D, GIANT | W | D } },
+	{ "clear_first_1g", "1 GiB pages: CLEAR, first pass (splits)", .run = native_clear,
+	  .flags = LOG_INITIALLY_SET, .before = GIANT | W | D,
+	  .after = { SMALL | D, SMALL | D } },
 };
 
 #define OPERATIONS	(sizeof(operations) / sizeof(operations[0]))
@@ -97,9 +122,45 @@ static double now(void)
 	return ts.tv_sec * 1e9 + ts.tv_nsec;
 }
 
+static void map_huge(enum native_mmu mmu)
+{
+	native_set_host(NATIVE_HOST_2M);
+	native_remap(mmu);
+}
+
+/* What the host has by 4 KiB pages: split, and never promoted. */
+static void map_small(enum native_mmu mmu)
+{
+	map_huge(mmu);
+	native_start_log(mmu, 0);
+	native_enable(mmu);
+	native_set_host(NATIVE_HOST_4K);
+	native_stop_log(mmu);
+	native_disable(mmu);
+}
+
+static void map_giant(enum native_mmu mmu)
+{
+	native_set_host(NATIVE_HOST_1G);
+	native_remap(mmu);
+}
+
+static void unmap(enum native_mmu mmu)
+{
+	const unsigned long at_once = 32 * 512;
+
+	for (unsigned long page = 0; page < huge_pages * 512; page += at_once)
+		native_notify(mmu, page, at_once);
+}
+
 /* What happens before an operation. */
 static void prepare(const struct operation *op, enum native_mmu mmu)
 {
+	if (op->set_up) {
+		native_stop_log(mmu);
+		native_set_mode(mmu, NATIVE_FAULTS);
+		op->set_up(mmu);
+	}
 	native_set_mode(mmu, op->mode);
 	if (op->flags == NO_LOG)
 		native_stop_log(mmu);
@@ -122,7 +183,8 @@ static double measure(const struct operation *op, enum native_mmu mmu)
 	start = now();
 	op->run(mmu);
 	end = now();
-	if (!native_flushes())
+	/* Who goes away has no vCPU that runs. */
+	if (!native_flushes() && op->run != native_zap_all)
 		errx(1, "%s: '%s' did not flush TLBs", mmu_names[mmu], op->what);
 
 	native_grace_period();
@@ -169,7 +231,8 @@ static void print_table(void)
 	printf("| ns for each 2 MiB | C | Rust | C / Rust | target |\n");
 	printf("|---|---:|---:|---:|---:|\n");
 	for (unsigned int op = 0; op < OPERATIONS; op++) {
-		double c = quantile(ns[op][NATIVE_C], rounds, 2), rust = quantile(ns[op][NATIVE_RUST], rounds, 2);
+		double c = quantile(ns[op][NATIVE_C], rounds, 2);
+		double rust = quantile(ns[op][NATIVE_RUST], rounds, 2);
 
 		printf("| %s |", operations[op].what);
 		for (int mmu = 0; mmu < NATIVE_MMUS; mmu++)

@@ -26,6 +26,7 @@ typeof(kvm_mmu_reset_all_pte_masks) c_kvm_mmu_reset_all_pte_masks, r_kvm_mmu_res
 typeof(kvm_mmu_init_tdp_mmu) c_kvm_mmu_init_tdp_mmu, r_kvm_mmu_init_tdp_mmu;
 typeof(kvm_tdp_mmu_alloc_root) c_kvm_tdp_mmu_alloc_root, r_kvm_tdp_mmu_alloc_root;
 typeof(kvm_tdp_mmu_map) c_kvm_tdp_mmu_map, r_kvm_tdp_mmu_map;
+typeof(kvm_tdp_mmu_zap_all) c_kvm_tdp_mmu_zap_all, r_kvm_tdp_mmu_zap_all;
 typeof(kvm_tdp_mmu_recover_huge_pages) c_kvm_tdp_mmu_recover_huge_pages,
 	r_kvm_tdp_mmu_recover_huge_pages;
 
@@ -56,6 +57,8 @@ int r_kvm_rs_clear_dirty_log(struct kvm *kvm, const struct kvm_memory_slot *slot
 static u8 rooms[NATIVE_MMUS][sizeof(struct kvm) + SZ_1K] __aligned(64);
 struct vm vms[NATIVE_MMUS];
 static unsigned long huge_pages;
+/* The size of the host's pages. */
+static int host_level = PG_LEVEL_2M;
 static atomic_long_t flushes;
 
 /* The kernel's globals. */
@@ -125,7 +128,7 @@ void mark_page_dirty_in_slot(struct kvm *kvm, const struct kvm_memory_slot *slot
 int kvm_mmu_max_mapping_level(struct kvm *kvm, struct kvm_page_fault *fault,
 			      const struct kvm_memory_slot *slot, gfn_t gfn)
 {
-	return PG_LEVEL_2M;
+	return host_level;
 }
 
 /* As large as the host's page, but for what is logged. */
@@ -133,9 +136,9 @@ void kvm_mmu_hugepage_adjust(struct kvm_vcpu *vcpu, struct kvm_page_fault *fault
 {
 	if (kvm_slot_dirty_track_enabled(fault->slot))
 		return;
-	fault->req_level = PG_LEVEL_2M;
-	fault->goal_level = PG_LEVEL_2M;
-	fault->pfn = ALIGN_DOWN(fault->pfn, CHILDREN);
+	fault->req_level = host_level;
+	fault->goal_level = host_level;
+	fault->pfn = ALIGN_DOWN(fault->pfn, KVM_PAGES_PER_HPAGE(host_level));
 }
 
 int mmu_try_to_unsync_pages(struct kvm *kvm, const struct kvm_memory_slot *slot,
@@ -163,10 +166,24 @@ bool kvm_page_track_write_tracking_enabled(struct kvm *kvm)
 /* Setting up. */
 static void map_slot(enum native_mmu mmu)
 {
-	for (unsigned long i = 0; i < huge_pages; i++) {
-		if (native_write(mmu, 0, i * CHILDREN) != NATIVE_SLOW_FAULT)
+	unsigned long step = KVM_PAGES_PER_HPAGE(host_level);
+
+	for (unsigned long page = 0; page < vms[mmu].slot->npages; page += step) {
+		if (native_write(mmu, 0, page) != NATIVE_SLOW_FAULT)
 			native_trap("a fault that maps nothing");
 	}
+}
+
+void native_set_host(enum native_host host)
+{
+	host_level = host;
+}
+
+void native_remap(enum native_mmu mmu)
+{
+	native_zap_all(mmu);
+	native_grace_period();
+	map_slot(mmu);
 }
 
 /* kvm_mmu_create(): as many as the path to a page has tables. */
@@ -220,7 +237,6 @@ static unsigned long cached(bool want_headers)
 
 static void create(enum native_mmu mmu, void *bitmap)
 {
-	unsigned long before = kernel_tables_used() - cached(false);
 	struct vm *vm = &vms[mmu];
 
 	vm->kvm = (struct kvm *)rooms[mmu];
@@ -242,7 +258,6 @@ static void create(enum native_mmu mmu, void *bitmap)
 	for (int i = 0; i < NATIVE_VCPUS; i++)
 		create_vcpu(mmu, &vm->vcpus[i]);
 	map_slot(mmu);
-	vm->upper_tables = kernel_tables_used() - cached(false) - before;
 }
 
 void native_create(unsigned long pages, const struct native_memory *memory)
@@ -356,6 +371,18 @@ static void c_clear(struct vm *vm, unsigned long first_word, const unsigned long
 	kvm_flush_remote_tlbs_memslot(vm->kvm, vm->slot);
 }
 
+void native_zap_all(enum native_mmu mmu)
+{
+	struct kvm *kvm = vms[mmu].kvm;
+
+	write_lock(&kvm->mmu_lock);
+	if (mmu == NATIVE_C)
+		c_kvm_tdp_mmu_zap_all(kvm);
+	else
+		r_kvm_tdp_mmu_zap_all(kvm);
+	write_unlock(&kvm->mmu_lock);
+}
+
 static void set_manual_protect(enum native_mmu mmu, u64 caps)
 {
 	if (mmu == NATIVE_C)
@@ -451,15 +478,27 @@ void native_clear(enum native_mmu mmu)
 }
 
 /* Looking at the tables, without any code of the MMUs. */
-/* The entry that maps a huge page, or points to the table that does. */
-u64 *middle_entry(struct vm *vm, unsigned long i)
+/* The entry of a level for a page; NULL if a level above ends the path to it. */
+static u64 *entry_at(struct vm *vm, unsigned long page, int level)
 {
-	gpa_t gpa = (FIRST_GFN + i * CHILDREN) << PAGE_SHIFT;
+	gpa_t gpa = (FIRST_GFN + page) << PAGE_SHIFT;
 	u64 *table = __va(vm->vcpus[0].arch.root_mmu.root.hpa);
 
-	table = table_below(table[(gpa >> 39) % CHILDREN]);
-	table = table_below(table[(gpa >> 30) % CHILDREN]);
-	return &table[(gpa >> 21) % CHILDREN];
+	for (int at = PT64_ROOT_4LEVEL; ; at--) {
+		u64 *entry = &table[(gpa >> (12 + 9 * (at - 1))) % CHILDREN];
+
+		if (at == level)
+			return entry;
+		if (!(*entry & PT_PRESENT_MASK) || *entry & PT_PAGE_SIZE_MASK)
+			return NULL;
+		table = table_below(*entry);
+	}
+}
+
+/* The entry that maps a huge page, or points to the table that does. */
+static u64 *middle_entry(struct vm *vm, unsigned long i)
+{
+	return entry_at(vm, i * CHILDREN, PG_LEVEL_2M);
 }
 
 static u64 pfn_bits(unsigned long i)
@@ -481,13 +520,16 @@ void native_write_all(enum native_mmu mmu, int state)
 	for (unsigned long i = 0; i < huge_pages; i++) {
 		u64 *entry = middle_entry(vm, i);
 
-		if (!(*entry & PT_PAGE_SIZE_MASK)) {
+		if (!entry) {
+			entry = entry_at(vm, i * CHILDREN, PG_LEVEL_1G);
+			*entry = (*entry & ~all) | bits;
+		} else if (*entry & PT_PAGE_SIZE_MASK) {
+			*entry = (*entry & ~all) | bits;
+		} else {
 			u64 *table = table_below(*entry);
 
 			for (unsigned long child = 0; child < CHILDREN; child++)
 				table[child] = (table[child] & ~all) | bits;
-		} else {
-			*entry = (*entry & ~all) | bits;
 		}
 	}
 }
@@ -549,16 +591,33 @@ static const char *check_header(u64 *entry, unsigned long i)
 	return NULL;
 }
 
-static const char *check_table(u64 *entry, unsigned long i, u64 leaf)
+/* Its first entry is @leaf, and each is larger by @step than the one before. */
+static const char *check_table(u64 *entry, unsigned long i, u64 leaf, unsigned long step)
 {
-	const char *wrong = check_header(entry, i);
 	u64 *table = table_below(*entry);
+	const char *wrong;
+
+	if (!(*entry & PT_PRESENT_MASK) || *entry & PT_PAGE_SIZE_MASK)
+		return "an entry does not point to a table";
+	wrong = check_header(entry, i);
 
 	for (unsigned long child = 0; child < CHILDREN && !wrong; child++) {
-		if (table[child] != leaf + (child << PAGE_SHIFT))
+		if (table[child] != leaf + child * step)
 			wrong = "a 4 KiB SPTE is wrong";
 	}
 	return wrong;
+}
+
+static unsigned long count_tables(u64 *table, int level)
+{
+	unsigned long n = 1;
+
+	for (unsigned long i = 0; i < CHILDREN && level > PG_LEVEL_4K; i++) {
+		if (!(table[i] & PT_PRESENT_MASK) || table[i] & PT_PAGE_SIZE_MASK)
+			continue;
+		n += level == PG_LEVEL_2M ? 1 : count_tables(table_below(table[i]), level - 1);
+	}
+	return n;
 }
 
 /* Of both VMs, as they have their tables from the same pool. */
@@ -566,17 +625,13 @@ static const char *check_tables(void)
 {
 	unsigned long expected = 0;
 
-	for (int i = 0; i < NATIVE_MMUS; i++) {
-		expected += vms[i].upper_tables;
-		for (unsigned long page = 0; page < huge_pages; page++) {
-			u64 spte = *middle_entry(&vms[i], page);
-
-			expected += spte & PT_PRESENT_MASK && !(spte & PT_PAGE_SIZE_MASK);
-		}
-	}
+	for (int i = 0; i < NATIVE_MMUS; i++)
+		expected += count_tables(__va(vms[i].vcpus[0].arch.root_mmu.root.hpa),
+					 PT64_ROOT_4LEVEL);
 	if (kernel_tables_used() != expected + cached(false) ||
 	    kernel_headers_used() != expected + cached(true))
 		return "tables have leaked";
+	/* Roots do not count. */
 	if (kernel_pagetable_pages() != expected - NATIVE_MMUS)
 		return "the count of page-table pages is wrong";
 	return NULL;
@@ -589,34 +644,67 @@ static const char *check_rest(struct vm *vm)
 	return kernel_check() ?: kernel_has_retired() ? NULL : check_tables();
 }
 
+static const char *check_pages(struct vm *vm, unsigned long small, unsigned long huge,
+			       unsigned long giant)
+{
+	if (atomic64_read(&vm->kvm->stat.pages[0]) != small)
+		return "the count of 4 KiB pages is wrong";
+	if (atomic64_read(&vm->kvm->stat.pages[1]) != huge)
+		return "the count of 2 MiB pages is wrong";
+	if (atomic64_read(&vm->kvm->stat.pages[2]) != giant)
+		return "the count of 1 GiB pages is wrong";
+	return NULL;
+}
+
+/* The @i-th 2 MiB, if all of the VM is in @state. */
+static const char *check_huge_page(struct vm *vm, unsigned long i, int state)
+{
+	u64 leaf = ((LEAF & ~bits_of(NATIVE_W | NATIVE_D)) | bits_of(state)) + pfn_bits(i);
+	u64 *root = __va(vm->vcpus[0].arch.root_mmu.root.hpa);
+	u64 *entry;
+
+	if (state & NATIVE_BARE) {
+		for (unsigned long child = 0; child < CHILDREN; child++) {
+			if (root[child] & PT_PRESENT_MASK)
+				return "a table is left";
+		}
+		return NULL;
+	}
+	if (state & NATIVE_GIANT) {
+		if (i % HUGE_PAGES_PER_GIB)
+			return NULL;
+		entry = entry_at(vm, i * CHILDREN, PG_LEVEL_1G);
+		return entry && *entry == (leaf | PT_PAGE_SIZE_MASK) ? NULL :
+			"a 1 GiB SPTE is wrong";
+	}
+	entry = middle_entry(vm, i);
+	if (!entry)
+		return "a table is missing";
+	if (state & NATIVE_EMPTY)
+		return check_table(entry, i, SHADOW_NONPRESENT_VALUE, 0);
+	if (state & NATIVE_SMALL)
+		return check_table(entry, i, leaf, PAGE_SIZE);
+	return *entry == (leaf | PT_PAGE_SIZE_MASK) ? NULL : "a 2 MiB SPTE is wrong";
+}
+
 const char *native_check(enum native_mmu mmu, int state, unsigned long *where)
 {
-	u64 leaf = (LEAF & ~bits_of(NATIVE_W | NATIVE_D)) | bits_of(state);
-	bool small = state & NATIVE_SMALL;
+	bool none = state & (NATIVE_EMPTY | NATIVE_BARE), small = state & NATIVE_SMALL;
+	bool giant = state & NATIVE_GIANT;
 	struct vm *vm = &vms[mmu];
-	const char *wrong;
+	const char *wrong = NULL;
 
-	for (unsigned long i = 0; i < huge_pages; i++) {
-		u64 *entry = middle_entry(vm, i);
-
+	for (unsigned long i = 0; i < huge_pages && !wrong; i++) {
 		*where = i;
-		wrong = NULL;
-		if (small)
-			wrong = check_table(entry, i, leaf | pfn_bits(i));
-		else if (*entry != (leaf | PT_PAGE_SIZE_MASK | pfn_bits(i)))
-			wrong = "a 2 MiB SPTE is wrong";
-		if (wrong)
-			return wrong;
+		wrong = check_huge_page(vm, i, state);
 	}
+	if (wrong)
+		return wrong;
 
 	*where = 0;
-	if (atomic64_read(&vm->kvm->stat.pages[0]) != (small ? huge_pages * CHILDREN : 0))
-		return "the count of 4 KiB pages is wrong";
-	if (atomic64_read(&vm->kvm->stat.pages[1]) != (small ? 0 : huge_pages))
-		return "the count of 2 MiB pages is wrong";
-	if (atomic64_read(&vm->kvm->stat.pages[2]))
-		return "the count of 1 GiB pages is wrong";
-	return check_rest(vm);
+	return check_pages(vm, small ? huge_pages * CHILDREN : 0,
+			   none || small || giant ? 0 : huge_pages,
+			   giant ? huge_pages / HUGE_PAGES_PER_GIB : 0) ?: check_rest(vm);
 }
 
 /* While the slot is logged, only pages that are in the log are writable. */
@@ -665,11 +753,7 @@ const char *native_check_any(enum native_mmu mmu, unsigned long *where)
 	}
 
 	*where = 0;
-	if (atomic64_read(&vm->kvm->stat.pages[0]) != small)
-		return "the count of 4 KiB pages is wrong";
-	if (atomic64_read(&vm->kvm->stat.pages[1]) != huge)
-		return "the count of 2 MiB pages is wrong";
-	return check_rest(vm);
+	return check_pages(vm, small, huge, 0) ?: check_rest(vm);
 }
 
 const char *native_check_log(enum native_mmu mmu, int got)

@@ -23,13 +23,24 @@ enum native_mmu {
 #define NATIVE_SPARE_TABLES	4096ul
 
 /*
- * How a VM's slot is mapped: by 2 MiB pages or by 4 KiB pages, and which of the two
- * bits are set in all of them that the log is about.
+ * How a VM's slot is mapped: by 2 MiB pages, or by 4 KiB or 1 GiB pages, and which of
+ * the two bits are set in all of them that the log is about. Or it is not mapped: all
+ * tables are there, and empty; or not even tables.
  */
 enum native_state {
 	NATIVE_SMALL = 1,
 	NATIVE_W = 2,
 	NATIVE_D = 4,
+	NATIVE_GIANT = 8,
+	NATIVE_EMPTY = 16,
+	NATIVE_BARE = 32,
+};
+
+/* The size of the pages that the host has for the slots: enum pg_level. */
+enum native_host {
+	NATIVE_HOST_4K = 1,
+	NATIVE_HOST_2M,
+	NATIVE_HOST_1G,
 };
 
 /* How writes are noticed: by a fault, for W is clear, or by the CPU, which sets D. */
@@ -65,6 +76,10 @@ void native_create(unsigned long huge_pages, const struct native_memory *memory)
 /* Between two operations, while the slot is not logged. Both VMs begin with faults. */
 void native_set_mode(enum native_mmu mmu, enum native_mode mode);
 
+void native_set_host(enum native_host host);
+/* Zaps all, and maps all again, by pages of the host's size; with no other thread. */
+void native_remap(enum native_mmu mmu);
+
 /* The slot's flags change, and all of its bitmap is clear or set. */
 void native_start_log(enum native_mmu mmu, int initially_set);
 void native_stop_log(enum native_mmu mmu);
@@ -78,6 +93,8 @@ void native_disable(enum native_mmu mmu);
 void native_get(enum native_mmu mmu);
 void native_peek(enum native_mmu mmu);
 void native_clear(enum native_mmu mmu);
+/* The VM goes away, as far as kvm_mmu_zap_all(): all but the root. */
+void native_zap_all(enum native_mmu mmu);
 
 /*
  * A CPU other than the first. native_cpu_create() is called before there is a thread

@@ -27,13 +27,10 @@ struct vm {
 	 * faults see, the other takes its place when the flags change.
 	 */
 	struct kvm_memory_slot *slot, slots[2];
-	/* The tables above those that map 4 KiB pages. */
-	unsigned long upper_tables;
 };
 
 /* glue.c */
 extern struct vm vms[NATIVE_MMUS];
-u64 *middle_entry(struct vm *vm, unsigned long i);
 
 static inline u64 *table_below(u64 spte)
 {
