@@ -254,6 +254,61 @@ static int dirty_all(void)
 	return write_bytes(SLOT_GPA, size / PAGE, PAGE);
 }
 
+/*
+ * What the log looks like in the later rounds of a migration: the guest writes to few
+ * pages of many. Writes and returns how many.
+ */
+static unsigned long dirty_four(void)
+{
+	unsigned long n = size / (16 * MIB);
+
+	write_bytes(SLOT_GPA, n, 16 * MIB);
+	return n;
+}
+
+static unsigned long dirty_tenth(void)
+{
+	unsigned long n = (size / HUGE_PAGE + 9) / 10;
+
+	write_bytes(SLOT_GPA, n, 10 * HUGE_PAGE);
+	return n;
+}
+
+/* The same pages each time. */
+static unsigned long dirty_random(void)
+{
+	unsigned long pages = size / PAGE, n = pages / 100, i;
+	uint64_t random = 1;
+
+	for (i = 0; i < n; i++) {
+		/* Knuth's MMIX; its period is 2^64, so pages are seldom met twice. */
+		random = random * 6364136223846793005ull + 1442695040888963407ull;
+		write_bytes(SLOT_GPA + (random >> 33) % pages * PAGE, 1, PAGE);
+	}
+	return n;
+}
+
+static const struct {
+	const char *name;
+	unsigned long (*dirty)(void);
+} sparse[] = {
+	{ "four", dirty_four }, { "tenth", dirty_tenth }, { "random", dirty_random },
+};
+
+#define SPARSE	(sizeof(sparse) / sizeof(sparse[0]))
+
+/* At least most of what was written, for a page may be written twice; and no more. */
+static void check_dirty(unsigned long written, const char *when)
+{
+	unsigned long n = 0;
+	size_t i;
+
+	for (i = 0; i < size / PAGE / 64; i++)
+		n += __builtin_popcountl(bitmap[i]);
+	if (n > written || n < written - written / 50)
+		errx(1, "%s: %lu pages were written, and %lu are in the log", when, written, n);
+}
+
 /* 32-bit flat protected mode, no paging. */
 static void set_mode(void)
 {
@@ -513,6 +568,42 @@ static void bench_manual(void)
 	close_vm();
 }
 
+static void bench_sparse(void)
+{
+	unsigned long written;
+	char name[32];
+	size_t i;
+
+	make_vm();
+	populate();
+	set_logging(1);
+	for (i = 0; i < SPARSE; i++) {
+		written = sparse[i].dirty();
+		snprintf(name, sizeof(name), "get-%s", sparse[i].name);
+		TIME(name, get_log());
+		check_dirty(written, name);
+	}
+	close_vm();
+
+	make_vm();
+	manual_protect(KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE | KVM_DIRTY_LOG_INITIALLY_SET);
+	populate();
+	set_logging(1);
+	memset(bitmap, 0xff, size / PAGE / 8);
+	clear_log();
+	for (i = 0; i < SPARSE; i++) {
+		written = sparse[i].dirty();
+		snprintf(name, sizeof(name), "get-manual-%s", sparse[i].name);
+		TIME(name, get_log());
+		check_dirty(written, name);
+		snprintf(name, sizeof(name), "clear-%s", sparse[i].name);
+		TIME(name, clear_log());
+	}
+	memset(bitmap, 0, size / PAGE / 8);
+	TIME("clear-empty", clear_log());
+	close_vm();
+}
+
 /*
  * Marks the memory idle, through an MMU notifier that ages it (page_idle needs
  * the frame numbers, and one bit for each).
@@ -546,10 +637,16 @@ static int age(void)
 	return 0;
 }
 
-/* 4 KiB mappings: faults, aging, notifier, teardown. */
+/* 4 KiB mappings: logging, faults, aging, notifier, teardown. */
 static void bench_small(void)
 {
 	mem = map_memory(0);
+	make_vm();
+	populate();
+	TIME("enable-4k", set_logging(1));
+	set_logging(0);
+	close_vm();
+
 	make_vm();
 	TIME("map-4k", populate());
 	age();
@@ -699,6 +796,8 @@ int main(int argc, char **argv)
 	mem = map_memory(1);
 	bench_legacy();
 	bench_manual();
+	if (!late)
+		bench_sparse();
 	/* It costs two orders more, and shows nothing new where there is more of it. */
 	if (size <= 64 * MIB && !late && svm) {
 		bench_nested();
