@@ -85,6 +85,20 @@ check: $(S)/linux
 migrate: lab
 	@tests/migrate/run.sh
 
+## make sim        every interleaving: the MMU under a scheduler, in two minutes;
+##                 MINUTES=n, SCENARIO=name, SEED=n (of a scenario: replays it)
+sim: root
+	@tests/sim/run.sh $(if $(MINUTES),--minutes '$(MINUTES)') \
+		$(if $(SCENARIO),--scenario '$(SCENARIO)') $(if $(SEED),--seed '$(SEED)')
+
+## make sim-every  every schedule of two parties, in tables of 8 entries
+sim-every: root
+	@tests/sim/run.sh every
+
+## make sim-mutants  that it finds the bugs that are planted in the MMU
+sim-mutants: root
+	@tests/sim/run.sh mutants $(MUTANTS)
+
 ## make deb        CONFIG=file: the fork as a Debian package, for a real machine
 deb: deb-config source
 	@CONFIG='$(CONFIG)' scripts/deb.sh
@@ -190,4 +204,5 @@ $(S)/selftests: $(S)/src-selftests scripts/selftests.sh
 
 .PHONY: help run test test-intel test-shadow bench brownout bench-native contention check migrate kernel \
 	shell series paths clean distclean lab debug pristine modules selftests preflight root source \
-	alloc-sites test-debug test-other try host kasan kcsan matrix deb deb-config test-deb modules-deb test-modules build-matrix
+	alloc-sites test-debug test-other try host kasan kcsan matrix deb deb-config test-deb modules-deb test-modules build-matrix \
+	sim sim-every sim-mutants

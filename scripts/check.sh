@@ -97,6 +97,7 @@ step "shellcheck" shellcheck -x "${shell[@]}"
 step "codespell" codespell -L nd,parm README.md INSTALL.md results Documentation arch scripts tests patches
 step "documentation" documentation
 step "layers" scripts/layers.py
+step "the C that the simulation models" tests/sim/models.sh
 step "licenses" licenses
 step "series" scripts/series.sh
 # What they say stands above.

@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! C's declarations that the MMU takes from the kernel crate.
+#![allow(non_camel_case_types, non_snake_case)]
+
+use machine::rcu;
+
+pub const BUGFLAG_ONCE: u32 = 1 << 1;
+pub const TAINT_WARN: u32 = 9;
+
+/// `struct rcu_head`.
+#[repr(C)]
+pub struct callback_head {
+    pub next: *mut callback_head,
+    pub func: Option<unsafe extern "C" fn(*mut callback_head)>,
+}
+
+/// Ends the run.
+///
+/// # Safety
+///
+/// None is needed.
+pub unsafe fn BUG() -> ! {
+    machine::fail("BUG()".into())
+}
+
+/// Calls `func` when all who are in a read-side critical section now have left it.
+///
+/// # Safety
+///
+/// `head` must exist until then.
+pub unsafe fn call_rcu(
+    head: *mut callback_head,
+    func: Option<unsafe extern "C" fn(*mut callback_head)>,
+) {
+    let func = func.expect("call_rcu() without a function");
+
+    rcu::call(Box::new(move || {
+        // SAFETY: the caller has promised that `head` exists.
+        unsafe { func(head) }
+    }));
+}

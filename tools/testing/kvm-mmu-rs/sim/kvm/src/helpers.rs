@@ -1,0 +1,443 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `rust_helpers.c`, on the simulated machine, in its order. What touches state that others can see
+//! is one step; tracepoints and statistics are none.
+#![allow(non_snake_case, clippy::missing_safety_doc, unused_variables)]
+
+use core::{ffi::c_void, ptr};
+
+use machine::{
+    chance, fail,
+    lock::may_sleep,
+    mem, note, point,
+    sched::{self, facts, point_on},
+};
+
+use crate::types::*;
+
+/// What a table is full of that nobody has initialised.
+const GARBAGE: u8 = 0xa5;
+/// Stands for all pointers of the list of roots.
+const ROOTS: usize = 1;
+
+macro_rules! field {
+    ($ptr:expr, $($field:tt)+) => {{
+        #[allow(unused_unsafe, reason = "may stand within another")]
+        // SAFETY: the MMU passes what exists; one OS thread.
+        let field = unsafe { &mut (*$ptr).$($field)+ };
+        field
+    }};
+}
+
+fn wants_cpu(kvm: *mut kvm) -> bool {
+    let odds = field!(kvm, odds).resched;
+    let facts = facts();
+
+    facts.need_resched |= chance(odds);
+    facts.need_resched
+}
+
+/// `rust_shim.c`.
+pub unsafe fn kvm_rs_init_vm(kvm: *mut kvm) {
+    *field!(kvm, arch.tdp_mmu_roots) = ptr::null_mut();
+}
+
+/// `rust_shim.c`. Nobody tracks writes.
+pub unsafe fn kvm_rs_other_slots_allow(
+    kvm: *mut kvm,
+    slot: *const kvm_memory_slot,
+    gfn: gfn_t,
+    level: i32,
+) -> bool {
+    true
+}
+
+pub unsafe fn kvm_rs_need_break(kvm: *mut kvm) -> bool {
+    // Both are looked at in one step.
+    field!(kvm, mmu_lock).needs_break() || wants_cpu(kvm)
+}
+
+pub unsafe fn kvm_rs_cond_resched_read(kvm: *mut kvm) {
+    let lock = field!(kvm, mmu_lock);
+
+    lock.assert_read_held();
+    may_give_way();
+    if wants_cpu(kvm) || lock.is_contended() {
+        lock.read_unlock();
+        schedule();
+        lock.read_lock();
+    }
+}
+
+pub unsafe fn kvm_rs_cond_resched_write(kvm: *mut kvm) {
+    let lock = field!(kvm, mmu_lock);
+
+    lock.assert_write_held();
+    may_give_way();
+    if wants_cpu(kvm) || lock.is_contended() {
+        lock.write_unlock();
+        schedule();
+        lock.write_lock();
+    }
+}
+
+/// `__might_resched(PREEMPT_LOCK_OFFSET)`: only this lock is held, and no RCU.
+fn may_give_way() {
+    if facts().spinning != 1 || facts().rcu != 0 {
+        fail("cond_resched_rwlock_*(): another lock, or RCU, is held".into());
+    }
+}
+
+/// The scheduler has what it wants.
+pub fn schedule() {
+    facts().need_resched = false;
+    point();
+}
+
+pub unsafe fn kvm_rs_read_lock(kvm: *mut kvm) {
+    field!(kvm, mmu_lock).read_lock();
+}
+
+pub unsafe fn kvm_rs_read_unlock(kvm: *mut kvm) {
+    field!(kvm, mmu_lock).read_unlock();
+}
+
+pub unsafe fn kvm_rs_write_lock(kvm: *mut kvm) {
+    field!(kvm, mmu_lock).write_lock();
+}
+
+pub unsafe fn kvm_rs_write_unlock(kvm: *mut kvm) {
+    field!(kvm, mmu_lock).write_unlock();
+}
+
+pub unsafe fn kvm_rs_assert_read_held(kvm: *mut kvm) {
+    field!(kvm, mmu_lock).assert_read_held();
+}
+
+pub unsafe fn kvm_rs_assert_write_held(kvm: *mut kvm) {
+    field!(kvm, mmu_lock).assert_write_held();
+}
+
+pub unsafe fn kvm_rs_pages_lock(kvm: *mut kvm) {
+    field!(kvm, arch.tdp_mmu_pages_lock).lock("spin_lock(tdp_mmu_pages_lock)", true);
+}
+
+pub unsafe fn kvm_rs_pages_unlock(kvm: *mut kvm) {
+    field!(kvm, arch.tdp_mmu_pages_lock).unlock("spin_unlock(tdp_mmu_pages_lock)", true);
+}
+
+pub unsafe fn kvm_rs_cpu_relax() {
+    sched::spin();
+}
+
+pub unsafe fn kvm_rs_fatal_signal_pending() -> bool {
+    point();
+    facts().killed
+}
+
+pub unsafe fn kvm_rs_roots_empty(kvm: *mut kvm) -> bool {
+    field!(kvm, arch.tdp_mmu_roots).is_null()
+}
+
+/// The pointers of an RCU list: one that was removed still points on.
+pub unsafe fn kvm_rs_roots_next(kvm: *mut kvm, prev: *mut kvm_mmu_page) -> *mut kvm_mmu_page {
+    point_on(ROOTS, false);
+    if prev.is_null() {
+        return *field!(kvm, arch.tdp_mmu_roots);
+    }
+    mem::check(prev as usize, "the list of roots");
+    *field!(prev, next)
+}
+
+pub unsafe fn kvm_rs_roots_add(kvm: *mut kvm, root: *mut kvm_mmu_page) {
+    field!(kvm, arch.tdp_mmu_pages_lock).assert_held("list of roots");
+    *field!(root, next) = *field!(kvm, arch.tdp_mmu_roots);
+    point_on(ROOTS, true);
+    note("adds root", [field!(root, spt).addr() as u64, 0, 0]);
+    *field!(kvm, arch.tdp_mmu_roots) = root;
+}
+
+pub unsafe fn kvm_rs_roots_del(root: *mut kvm_mmu_page) {
+    point_on(ROOTS, true);
+    note("removes root", [field!(root, spt).addr() as u64, 0, 0]);
+    crate::model::memory::remove_root(root);
+}
+
+/// `kvm_tdp_mmu_get_root()`: `refcount_inc_not_zero()`.
+pub unsafe fn kvm_rs_root_tryget(root: *mut kvm_mmu_page) -> bool {
+    point_on(
+        (&raw const *field!(root, tdp_mmu_root_count)) as usize,
+        true,
+    );
+    mem::check(root as usize, "get root");
+    let count = field!(root, tdp_mmu_root_count);
+    if *count == 0 {
+        return false;
+    }
+    *count += 1;
+    note(
+        "gets root",
+        [field!(root, spt).addr() as u64, u64::from(*count), 0],
+    );
+    true
+}
+
+pub unsafe fn kvm_rs_root_put(root: *mut kvm_mmu_page) -> bool {
+    point_on(
+        (&raw const *field!(root, tdp_mmu_root_count)) as usize,
+        true,
+    );
+    mem::check(root as usize, "put root");
+    let count = field!(root, tdp_mmu_root_count);
+    if *count == 0 {
+        fail("refcount of a root underflows".into());
+    }
+    *count -= 1;
+    note(
+        "puts root",
+        [field!(root, spt).addr() as u64, u64::from(*count), 0],
+    );
+    *count == 0
+}
+
+pub unsafe fn kvm_rs_root_set_count(root: *mut kvm_mmu_page, count: i32) {
+    *field!(root, tdp_mmu_root_count) = count as u32;
+}
+
+pub unsafe fn kvm_rs_root_is_live(root: *mut kvm_mmu_page) -> bool {
+    point_on(
+        (&raw const *field!(root, tdp_mmu_root_count)) as usize,
+        false,
+    );
+    mem::check(root as usize, "root count");
+    *field!(root, tdp_mmu_root_count) != 0
+}
+
+pub unsafe fn kvm_rs_fetch_and(word: *mut u64, mask: u64) -> u64 {
+    mem::update("fetch_and", word, |old| Some(old & mask)).0
+}
+
+pub unsafe fn kvm_rs_fetch_or(word: *mut u64, mask: u64) -> u64 {
+    mem::update("fetch_or", word, |old| Some(old | mask)).0
+}
+
+pub unsafe fn kvm_rs_va(hpa: hpa_t) -> *mut u64 {
+    mem::va(hpa)
+}
+
+pub unsafe fn kvm_rs_pa(spt: *mut u64) -> hpa_t {
+    mem::pa(spt)
+}
+
+pub unsafe fn kvm_rs_pfn_to_nid(pfn: kvm_pfn_t) -> i32 {
+    0
+}
+
+pub unsafe fn kvm_rs_hpa_to_sp(hpa: hpa_t) -> *mut kvm_mmu_page {
+    let table = mem::va(hpa);
+
+    mem::check(table as usize, "page of a table");
+    mem::private(table as usize) as *mut kvm_mmu_page
+}
+
+pub unsafe fn kvm_rs_root_to_sp(hpa: hpa_t) -> *mut kvm_mmu_page {
+    // SAFETY: as for this function.
+    unsafe { kvm_rs_hpa_to_sp(hpa) }
+}
+
+pub unsafe fn kvm_rs_bind_sp(sp: *mut kvm_mmu_page) {
+    mem::set_private(*field!(sp, spt), sp as usize);
+}
+
+/// Whether an allocation fails now.
+fn fails() -> bool {
+    let odds = crate::model::vm().map_or(0, |kvm| field!(kvm, odds).no_memory);
+
+    may_sleep("an allocation");
+    point();
+    chance(odds)
+}
+
+pub unsafe fn kvm_rs_alloc_header() -> *mut kvm_mmu_page {
+    if fails() {
+        return ptr::null_mut();
+    }
+    mem::alloc_header().cast()
+}
+
+pub unsafe fn kvm_rs_alloc_table(nid: i32) -> *mut u64 {
+    if fails() {
+        return ptr::null_mut();
+    }
+    mem::alloc_table(GARBAGE)
+}
+
+pub unsafe fn kvm_rs_free_header(sp: *mut kvm_mmu_page) {
+    mem::free_header(sp.cast());
+}
+
+pub unsafe fn kvm_rs_free_table(spt: *mut c_void) {
+    if !spt.is_null() {
+        mem::free_table(spt.cast());
+    }
+}
+
+pub unsafe fn kvm_rs_account_table(kvm: *mut kvm, spt: *mut u64, nr: i32) {
+    *field!(kvm, stat.tables) += i64::from(nr);
+}
+
+#[cfg(feature = "prove")]
+pub unsafe fn kvm_rs_has_tables(kvm: *mut kvm) -> bool {
+    *field!(kvm, stat.tables) != 0
+}
+
+pub unsafe fn kvm_rs_base_addr_mask() -> u64 {
+    0x000f_ffff_ffff_f000
+}
+
+pub unsafe fn kvm_rs_has_shadow_pages(kvm: *mut kvm) -> bool {
+    false
+}
+
+pub unsafe fn kvm_rs_update_page_stats(kvm: *mut kvm, level: i32, count: i32) {
+    field!(kvm, stat.pages)[level as usize - 1] += i64::from(count);
+}
+
+pub unsafe fn kvm_rs_nx_huge_pages(kvm: *mut kvm) -> bool {
+    *field!(kvm, nx_huge_pages)
+}
+
+pub unsafe fn kvm_rs_has_mirrored_tdp(kvm: *mut kvm) -> bool {
+    false
+}
+
+pub unsafe fn kvm_rs_is_addr_direct(kvm: *mut kvm, gpa: gpa_t) -> bool {
+    true
+}
+
+pub unsafe fn kvm_rs_max_gfn() -> gfn_t {
+    crate::model::MAX_GFN
+}
+
+pub unsafe fn kvm_rs_vm_bugged(kvm: *mut kvm) {
+    *field!(kvm, vm_bugged) = true;
+    fail("KVM_BUG_ON()".into());
+}
+
+pub unsafe fn kvm_rs_set_external_spte(
+    kvm: *mut kvm,
+    gfn: gfn_t,
+    old_spte: u64,
+    new_spte: u64,
+    level: i32,
+) -> i32 {
+    fail("no VM has mirror roots".into())
+}
+
+pub unsafe fn kvm_rs_free_external_spt(kvm: *mut kvm, sp: *mut kvm_mmu_page) {
+    fail("no VM has mirror roots".into())
+}
+
+pub unsafe fn kvm_rs_slot_dirty_track_enabled(slot: *const kvm_memory_slot) -> bool {
+    // SAFETY: the slot exists.
+    unsafe { (*slot).flags & KVM_MEM_LOG_DIRTY_PAGES != 0 }
+}
+
+pub unsafe fn kvm_rs_count_event(kvm: *mut kvm, event: kvm_rs_event) {
+    field!(kvm, rs_stat.mmu_events)[event as usize] += 1;
+}
+
+pub unsafe fn kvm_rs_clock() -> u64 {
+    sched::now()
+}
+
+pub unsafe fn kvm_rs_has_mt_mask() -> bool {
+    false
+}
+
+pub unsafe fn kvm_rs_mt_mask(vcpu: *mut kvm_vcpu, gfn: gfn_t, is_mmio: bool) -> u64 {
+    0
+}
+
+pub unsafe fn kvm_rs_memslots_generation(vcpu: *mut kvm_vcpu) -> u64 {
+    *field!(*field!(vcpu, kvm), generation)
+}
+
+pub unsafe fn kvm_rs_needs_host_mmio_tracking(vcpu: *mut kvm_vcpu) -> bool {
+    false
+}
+
+pub unsafe fn kvm_rs_is_rsvd_spte(vcpu: *mut kvm_vcpu, spte: u64, level: i32) -> bool {
+    false
+}
+
+pub unsafe fn kvm_rs_is_host_mmio_pfn(pfn: kvm_pfn_t) -> bool {
+    false
+}
+
+pub unsafe fn kvm_rs_track_host_mmio(vcpu: *mut kvm_vcpu) {}
+
+pub unsafe fn kvm_rs_assert_preemption_disabled() {
+    if facts().spinning == 0 {
+        fail("preemption is enabled".into());
+    }
+}
+
+pub unsafe fn kvm_rs_preempt_disable() {
+    facts().spinning += 1;
+}
+
+pub unsafe fn kvm_rs_preempt_enable() {
+    facts().spinning -= 1;
+}
+
+pub unsafe fn kvm_rs_free_desc(desc: *mut c_void) {
+    mem::free_header(desc.cast());
+}
+
+pub unsafe fn kvm_rs_assert_slots_locked(kvm: *mut kvm) {
+    field!(kvm, slots_lock).assert_held("slots_lock");
+}
+
+pub unsafe fn kvm_rs_vm_data_corruption(kvm: *mut kvm) {
+    fail("KVM_BUG_ON_DATA_CORRUPTION()".into());
+}
+
+pub unsafe fn kvm_rs_slot_of_sp(
+    kvm: *mut kvm,
+    sp: *mut kvm_mmu_page,
+    gfn: gfn_t,
+) -> *mut kvm_memory_slot {
+    fail("no VM has shadow pages".into())
+}
+
+pub unsafe fn kvm_rs_shadow_pages_left(kvm: *mut kvm) -> bool {
+    fail("no VM has shadow pages".into())
+}
+
+pub unsafe fn kvm_rs_get_split_sp(
+    kvm: *mut kvm,
+    huge_sptep: *mut u64,
+    gfn: gfn_t,
+    access: u32,
+) -> *mut kvm_mmu_page {
+    fail("no VM has shadow pages".into())
+}
+
+pub unsafe fn kvm_rs_link_sp(kvm: *mut kvm, sptep: *mut u64, sp: *mut kvm_mmu_page, flush: bool) {
+    fail("no VM has shadow pages".into())
+}
+
+pub unsafe fn kvm_rs_trace_get_page(sp: *mut kvm_mmu_page) {}
+pub unsafe fn kvm_rs_trace_prepare_zap_page(sp: *mut kvm_mmu_page) {}
+
+/// Off: a helper that is only compared with the tables at the end would not see more.
+pub unsafe fn kvm_rs_trace_spte_changed_enabled() -> bool {
+    false
+}
+pub unsafe fn kvm_rs_trace_spte_changed(as_id: i32, gfn: gfn_t, level: i32, old: u64, new: u64) {}
+pub unsafe fn kvm_rs_trace_split(gfn: gfn_t, spte: u64, level: i32, err: i32) {}
+pub unsafe fn kvm_rs_trace_promote(gfn: gfn_t, spte: u64, level: i32, err: i32) {}
+pub unsafe fn kvm_rs_trace_mark_mmio(sptep: *mut u64, gfn: gfn_t, spte: u64) {}
+pub unsafe fn kvm_rs_trace_set_spte(level: i32, gfn: gfn_t, sptep: *mut u64) {}
+pub unsafe fn kvm_rs_trace_spte_requested(fault: *mut kvm_page_fault, access: u8) {}

@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The host's memory, as its own page tables map it: which frame a guest frame lies in, and whose a
+//! frame is. A frame that was given away is somebody else's: whoever reads or writes it through a
+//! page table of the guest has found a bug.
+
+use machine::fail;
+
+use crate::model::HUGE_PAGES;
+
+/// The first frame.
+const FIRST_PFN: u64 = 1 << 20;
+
+struct Frame {
+    /// Whose page it holds; `None`: somebody else's.
+    gfn: Option<u64>,
+    /// The number of the write that its contents are of.
+    version: u64,
+}
+
+/// The memory behind one memslot.
+#[derive(Default)]
+pub struct Host {
+    base_gfn: u64,
+    frames: Vec<Frame>,
+    /// The frame of each page of the slot, and whether the host maps it writable.
+    pages: Vec<(u64, bool)>,
+    /// By what the host maps each 2 MiB: level 1 or 2.
+    levels: Vec<u8>,
+    writes: u64,
+}
+
+impl Host {
+    /// Memory for `npages` pages from `base_gfn` on; huge pages where `huge` says so.
+    pub fn new(base_gfn: u64, npages: u64, huge: impl Fn(u64) -> bool) -> Self {
+        let mut host = Host {
+            base_gfn,
+            ..Host::default()
+        };
+        let first = base_gfn / HUGE_PAGES;
+        let last = (base_gfn + npages - 1) / HUGE_PAGES;
+
+        host.pages = vec![(0, true); npages as usize];
+        host.levels = vec![1; (last - first + 1) as usize];
+        for region in first..=last {
+            host.replace_region(region * HUGE_PAGES, huge(region - first));
+        }
+        host
+    }
+
+    fn page(&mut self, gfn: u64) -> Option<&mut (u64, bool)> {
+        let n = gfn.checked_sub(self.base_gfn)?;
+
+        self.pages.get_mut(n as usize)
+    }
+
+    fn level_of(&mut self, gfn: u64) -> Option<&mut u8> {
+        let n = (gfn / HUGE_PAGES).checked_sub(self.base_gfn / HUGE_PAGES)?;
+
+        self.levels.get_mut(n as usize)
+    }
+
+    /// The frame of a page, and whether the host maps it writable.
+    pub fn lookup(&mut self, gfn: u64) -> (u64, bool) {
+        match self.page(gfn) {
+            Some(page) => *page,
+            None => fail(format!("gfn {gfn:#x} is not in the slot")),
+        }
+    }
+
+    /// By which size the host maps a page.
+    pub fn level(&mut self, gfn: u64) -> u8 {
+        self.level_of(gfn).map_or(1, |level| *level)
+    }
+
+    /// The first page of the 2 MiB around a page.
+    pub fn region(gfn: u64) -> u64 {
+        gfn - gfn % HUGE_PAGES
+    }
+
+    /// Gives new frames to all pages of the 2 MiB at `start`: one huge page, or scattered. The old
+    /// ones belong to somebody else.
+    pub fn replace_region(&mut self, start: u64, huge: bool) {
+        let first = self.frames.len() as u64;
+
+        for gfn in start..start + HUGE_PAGES {
+            self.frames.push(Frame {
+                gfn: Some(gfn),
+                version: 0,
+            });
+        }
+        for n in 0..HUGE_PAGES {
+            // Scattered: the other way round.
+            let offset = if huge { n } else { HUGE_PAGES - 1 - n };
+            self.place(start + n, first + offset);
+        }
+        if let Some(level) = self.level_of(start) {
+            *level = if huge { 2 } else { 1 };
+        }
+    }
+
+    /// Gives a new frame to one page; the host maps the 2 MiB around by small pages from then on.
+    pub fn replace_page(&mut self, gfn: u64) {
+        let frame = self.frames.len() as u64;
+
+        self.frames.push(Frame {
+            gfn: None,
+            version: 0,
+        });
+        // So that the next block is aligned.
+        for _ in 1..HUGE_PAGES {
+            self.frames.push(Frame {
+                gfn: None,
+                version: 0,
+            });
+        }
+        self.place(gfn, frame);
+        if let Some(level) = self.level_of(gfn) {
+            *level = 1;
+        }
+    }
+
+    /// Says whether the host maps a page writable.
+    pub fn set_writable(&mut self, gfn: u64, writable: bool) {
+        if let Some(page) = self.page(gfn) {
+            page.1 = writable;
+        }
+    }
+
+    fn place(&mut self, gfn: u64, frame: u64) {
+        let Some(page) = self.page(gfn) else {
+            self.frames[frame as usize].gfn = None;
+            return;
+        };
+        let old = page.0;
+        *page = (FIRST_PFN + frame, true);
+        if old != 0 {
+            let old = &mut self.frames[(old - FIRST_PFN) as usize];
+            let version = old.version;
+            old.gfn = None;
+            self.frames[frame as usize].version = version;
+        }
+        self.frames[frame as usize].gfn = Some(gfn);
+    }
+
+    fn frame(&mut self, pfn: u64, gfn: u64, what: &str) -> &mut Frame {
+        let index = pfn.wrapping_sub(FIRST_PFN) as usize;
+        let Some(frame) = self.frames.get_mut(index) else {
+            fail(format!(
+                "{what} of gfn {gfn:#x} goes to {pfn:#x}, which is no frame"
+            ));
+        };
+
+        if frame.gfn != Some(gfn) {
+            let owner = frame
+                .gfn
+                .map_or("somebody else".into(), |gfn| format!("gfn {gfn:#x}"));
+            fail(format!(
+                "{what} of gfn {gfn:#x} goes to frame {pfn:#x}, which belongs to {owner}"
+            ));
+        }
+        frame
+    }
+
+    /// The guest reads a frame that it takes for that of `gfn`.
+    pub fn read(&mut self, pfn: u64, gfn: u64) -> u64 {
+        self.frame(pfn, gfn, "a read").version
+    }
+
+    /// The guest writes a frame that it takes for that of `gfn`. Returns the number of the write.
+    pub fn write(&mut self, pfn: u64, gfn: u64) -> u64 {
+        self.writes += 1;
+        let write = self.writes;
+        self.frame(pfn, gfn, "a write").version = write;
+        if !self.lookup(gfn).1 {
+            fail(format!(
+                "a write of gfn {gfn:#x}, which the host maps read-only"
+            ));
+        }
+        write
+    }
+
+    /// What is in a page now.
+    pub fn version(&mut self, gfn: u64) -> u64 {
+        let (pfn, _) = self.lookup(gfn);
+
+        self.frame(pfn, gfn, "a copy").version
+    }
+}

@@ -1,0 +1,254 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Page faults.
+
+use machine::{mem, note, rcu, sched};
+
+use super::{
+    field,
+    memory::{mark_page_dirty_in_slot, topup_memory_caches},
+    roots::is_obsolete,
+};
+use crate::bindings::*;
+
+const MMU_PRESENT: u64 = 1 << 11;
+const PRESENT: u64 = 1 << 0;
+const WRITABLE: u64 = 1 << 1;
+const LARGE: u64 = 1 << 7;
+/// `ACC_*` that access tracking saves, and where.
+const ACC_TRACK_SAVED: u64 = 1 << 0 | 1 << 2 | 1 << 10;
+const AD_MASK: u64 = 3 << 60;
+const AD_DISABLED: u64 = 1 << 60;
+
+/// Bits of an error code.
+pub const PFERR_PRESENT: u64 = 1 << 0;
+pub const PFERR_WRITE: u64 = 1 << 1;
+pub const PFERR_FETCH: u64 = 1 << 4;
+
+/// How handling ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Handled {
+    /// Enter the guest again.
+    Enter,
+    /// Nothing was decided: try again.
+    Retry,
+    /// There is no memory; userspace tries again.
+    NoMemory,
+}
+
+/// A fault at `gfn`.
+fn fault(kvm: *mut kvm, slot: *mut kvm_memory_slot, gfn: u64, code: u64) -> kvm_page_fault {
+    kvm_page_fault {
+        addr: gfn << 12,
+        error_code: code,
+        prefetch: false,
+        exec: code & PFERR_FETCH != 0,
+        write: code & PFERR_WRITE != 0,
+        present: code & PFERR_PRESENT != 0,
+        nx_huge_page_workaround_enabled: *field!(kvm, nx_huge_pages),
+        huge_page_disallowed: false,
+        max_level: 3,
+        req_level: 1,
+        goal_level: 1,
+        gfn,
+        slot,
+        mmu_seq: 0,
+        pfn: 0,
+        map_writable: false,
+    }
+}
+
+/// Models `kvm_tdp_page_fault()` and `kvm_tdp_mmu_page_fault()`. `kvm->srcu` is held.
+pub fn page_fault(vcpu: *mut kvm_vcpu, gfn: u64, code: u64) -> Handled {
+    let kvm = *field!(vcpu, kvm);
+    let slot = field!(kvm, memslots)[usize::from(*field!(vcpu, smm))];
+    let mut fault = fault(kvm, slot, gfn, code);
+
+    note("page fault", [gfn, code, 0]);
+    if fast_page_fault(vcpu, &fault) {
+        return Handled::Enter;
+    }
+    if !topup_memory_caches(vcpu) {
+        return Handled::NoMemory;
+    }
+    slow(vcpu, &mut fault)
+}
+
+/// Models `kvm_tdp_page_prefault()` for `KVM_PRE_FAULT_MEMORY`.
+pub fn prefault(vcpu: *mut kvm_vcpu, gfn: u64) -> Handled {
+    let kvm = *field!(vcpu, kvm);
+    let slot = field!(kvm, memslots)[usize::from(*field!(vcpu, smm))];
+    let mut fault = fault(kvm, slot, gfn, 0);
+
+    note("prefault", [gfn, 0, 0]);
+    fault.prefetch = true;
+    if fast_page_fault(vcpu, &fault) {
+        return Handled::Enter;
+    }
+    if !topup_memory_caches(vcpu) {
+        return Handled::NoMemory;
+    }
+    slow(vcpu, &mut fault)
+}
+
+/// The part of `kvm_tdp_mmu_page_fault()` that takes `mmu_lock`.
+fn slow(vcpu: *mut kvm_vcpu, fault: &mut kvm_page_fault) -> Handled {
+    let kvm = *field!(vcpu, kvm);
+
+    if !faultin_pfn(kvm, fault) {
+        return Handled::Retry;
+    }
+    field!(kvm, mmu_lock).read_lock();
+    let mut result = RET_PF_RETRY as i32;
+    if !is_page_fault_stale(vcpu, fault) {
+        // SAFETY: all exist, the caches are filled, and the lock is held.
+        result = unsafe { kvm_tdp_mmu_map(vcpu, fault) };
+        note(
+            "kvm_tdp_mmu_map()",
+            [fault.gfn, fault.goal_level.into(), result as u64],
+        );
+    }
+    field!(kvm, mmu_lock).read_unlock();
+    match result as u32 {
+        RET_PF_FIXED | RET_PF_SPURIOUS => Handled::Enter,
+        RET_PF_RETRY => Handled::Retry,
+        other => machine::fail(format!("kvm_tdp_mmu_map() returns {other}")),
+    }
+}
+
+/// Models `kvm_mmu_faultin_pfn()`, with a slot: the frame as the host maps it now. False: a notifier
+/// is about.
+fn faultin_pfn(kvm: *mut kvm, fault: &mut kvm_page_fault) -> bool {
+    sched::point_on(
+        (&raw const *field!(kvm, mmu_invalidate_seq)) as usize,
+        false,
+    );
+    fault.mmu_seq = *field!(kvm, mmu_invalidate_seq);
+    if *field!(fault.slot, flags) & KVM_MEMSLOT_INVALID != 0 {
+        return false;
+    }
+    if retry_gfn(kvm, fault) {
+        return false;
+    }
+    sched::point_on(super::HOST, false);
+    let (pfn, writable) = field!(kvm, host).lookup(fault.gfn);
+    fault.pfn = pfn;
+    fault.map_writable = writable;
+    note("host maps", [fault.gfn, pfn, u64::from(fault.map_writable)]);
+    if fault.write && !writable {
+        // The caller resolves it: the host copies the page.
+        return false;
+    }
+    !retry_gfn(kvm, fault)
+}
+
+/// `mmu_invalidate_retry_gfn_unsafe()` and `mmu_invalidate_retry_gfn()`.
+fn retry_gfn(kvm: *mut kvm, fault: &kvm_page_fault) -> bool {
+    sched::point_on(
+        (&raw const *field!(kvm, mmu_invalidate_seq)) as usize,
+        false,
+    );
+    if *field!(kvm, mmu_invalidate_in_progress) != 0 {
+        let (start, end) = *field!(kvm, mmu_invalidate_range);
+        if (start..end).contains(&fault.gfn) {
+            return true;
+        }
+    }
+    *field!(kvm, mmu_invalidate_seq) != fault.mmu_seq
+}
+
+/// Models `is_page_fault_stale()`.
+fn is_page_fault_stale(vcpu: *mut kvm_vcpu, fault: &kvm_page_fault) -> bool {
+    let root = *field!(*field!(vcpu, arch.mmu), root.hpa);
+
+    is_obsolete(root) || retry_gfn(*field!(vcpu, kvm), fault)
+}
+
+/// Whether an SPTE denies the access; `spte_permission_fault()`.
+fn denied(spte: u64, fault: &kvm_page_fault) -> bool {
+    // SAFETY: constants while there is a VM.
+    let (nx, xs, present) = unsafe { (shadow_nx_mask, shadow_xs_mask, PRESENT) };
+    let executable = if nx != 0 {
+        spte & nx == 0
+    } else {
+        spte & xs != 0
+    };
+
+    spte & present == 0 || (fault.write && spte & WRITABLE == 0) || (fault.exec && !executable)
+}
+
+/// Models `page_fault_can_be_fast()`.
+fn can_be_fast(fault: &kvm_page_fault) -> bool {
+    // SAFETY: a constant while there is a VM.
+    if !fault.present {
+        return unsafe { !kvm_ad_enabled };
+    }
+    fault.write
+}
+
+/// Models `fast_page_fault()`. True: nothing else is to be done.
+fn fast_page_fault(vcpu: *mut kvm_vcpu, fault: &kvm_page_fault) -> bool {
+    if !can_be_fast(fault) {
+        return false;
+    }
+    let kvm = *field!(vcpu, kvm);
+    let mut done = false;
+
+    rcu::read_lock();
+    for _ in 0..5 {
+        let mut spte = 0;
+        // SAFETY: all exist, and RCU is held.
+        let sptep = unsafe { kvm_tdp_mmu_fast_pf_get_last_sptep(vcpu, fault.gfn, &mut spte) };
+        if sptep.is_null() || spte & MMU_PRESENT == 0 {
+            break;
+        }
+        // SAFETY: a slot of a table that RCU keeps.
+        let sp = mem::private(sptep as usize) as *mut kvm_mmu_page;
+        let level = *field!(sp, role.word).to_owned() & 0xf;
+        if level != 1 && spte & LARGE == 0 {
+            break;
+        }
+        if !denied(spte, fault) {
+            note("fast page fault: spurious", [fault.gfn, 0, 0]);
+            done = true;
+            break;
+        }
+
+        let mut new = spte;
+        // SAFETY: constants while there is a VM.
+        unsafe {
+            let tracked = spte & AD_MASK == AD_DISABLED && spte & shadow_acc_track_mask == 0;
+            if !kvm_ad_enabled && tracked {
+                // `restore_acc_track_spte()`
+                let saved = (spte >> 52) & ACC_TRACK_SAVED;
+                new = spte & !shadow_acc_track_mask & !(ACC_TRACK_SAVED << 52);
+                new |= saved | shadow_accessed_mask;
+            }
+            if fault.write && spte & shadow_mmu_writable_mask != 0 {
+                new |= WRITABLE;
+                if level > 1 && *field!(fault.slot, flags) & KVM_MEM_LOG_DIRTY_PAGES != 0 {
+                    break;
+                }
+            }
+        }
+        if new == spte || denied(new, fault) {
+            break;
+        }
+        // `fast_pf_fix_direct_spte()`
+        if mem::update("cmpxchg", sptep, |now| (now == spte).then_some(new)).1 {
+            if new & WRITABLE != 0 && spte & WRITABLE == 0 {
+                // SAFETY: all exist.
+                unsafe { mark_page_dirty_in_slot(kvm, fault.slot, fault.gfn) };
+            }
+            done = true;
+            break;
+        }
+    }
+    rcu::read_unlock();
+    done
+}
+
+/// The vCPU tries again: others may run first.
+pub fn back_off() {
+    sched::spin();
+}

@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The C around the MMU that is modelled rather than run. Each function names the C that it models;
+//! `models.list` has their checksums, and `make check` fails when one has changed.
+
+pub mod fault;
+pub mod flush;
+pub mod memory;
+pub mod notifier;
+pub mod nx;
+pub mod roots;
+pub mod slots;
+
+use std::cell::Cell;
+
+use crate::types::kvm;
+
+/// Pages of a huge page.
+pub const HUGE_PAGES: u64 = if cfg!(feature = "small") { 8 } else { 512 };
+/// `kvm_mmu_max_gfn()`: low, so that walks over whole roots are short.
+pub const MAX_GFN: u64 = if cfg!(feature = "small") {
+    511
+} else {
+    (1 << 21) - 1
+};
+/// Stands for the host's page tables, as a word that is accessed.
+pub const HOST: usize = 2;
+/// The level of the roots.
+pub const ROOT_LEVEL: u32 = if cfg!(feature = "small") { 3 } else { 4 };
+
+thread_local! {
+    static VM: Cell<*mut kvm> = const { Cell::new(core::ptr::null_mut()) };
+}
+
+/// Says which VM the run has.
+pub fn set_vm(vm: *mut kvm) {
+    VM.set(vm);
+}
+
+/// The VM, if there is one yet.
+pub fn vm() -> Option<*mut kvm> {
+    let vm = VM.get();
+
+    (!vm.is_null()).then_some(vm)
+}
+
+/// A field of a structure that exists.
+macro_rules! field {
+    ($ptr:expr, $($field:tt)+) => {{
+        #[allow(unused_unsafe, reason = "may stand within another")]
+        // SAFETY: the simulation passes what exists; one OS thread, and nobody keeps the
+        // reference over a step.
+        let field = unsafe { &mut (*$ptr).$($field)+ };
+        field
+    }};
+}
+pub(crate) use field;

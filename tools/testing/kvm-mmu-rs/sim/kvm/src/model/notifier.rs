@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! MMU notifiers.
+
+use machine::{note, sched};
+
+use super::{
+    field,
+    flush::kvm_flush_remote_tlbs,
+    slots::{srcu_read_lock, srcu_read_unlock},
+};
+use crate::bindings::*;
+
+/// Models `kvm_mmu_notifier_invalidate_range_start()`: nobody reaches the frames of these pages when
+/// it returns.
+pub fn invalidate_range_start(kvm: *mut kvm, start: u64, end: u64) {
+    note("invalidate_range_start", [start, end, 0]);
+    *field!(kvm, mn_active_invalidate_count) += 1;
+    let srcu = srcu_read_lock(kvm);
+
+    field!(kvm, mmu_lock).write_lock();
+    sched::point_on((&raw const *field!(kvm, mmu_invalidate_seq)) as usize, true);
+    if *field!(kvm, mmu_invalidate_in_progress) == 0 {
+        *field!(kvm, mmu_invalidate_range) = (start, end);
+    } else {
+        let range = field!(kvm, mmu_invalidate_range);
+        range.0 = range.0.min(start);
+        range.1 = range.1.max(end);
+    }
+    *field!(kvm, mmu_invalidate_in_progress) += 1;
+
+    let mut flush = false;
+    for_each_range(kvm, start, end, |range| {
+        // SAFETY: all exist, and the lock is held.
+        flush |= unsafe { kvm_tdp_mmu_unmap_gfn_range(kvm, range, false) };
+    });
+    if flush {
+        // SAFETY: the VM exists.
+        unsafe { kvm_flush_remote_tlbs(kvm) };
+    }
+    field!(kvm, mmu_lock).write_unlock();
+    srcu_read_unlock(kvm, srcu);
+}
+
+/// Models `kvm_mmu_notifier_invalidate_range_end()`.
+pub fn invalidate_range_end(kvm: *mut kvm) {
+    let srcu = srcu_read_lock(kvm);
+
+    field!(kvm, mmu_lock).write_lock();
+    sched::point_on((&raw const *field!(kvm, mmu_invalidate_seq)) as usize, true);
+    *field!(kvm, mmu_invalidate_seq) += 1;
+    *field!(kvm, mmu_invalidate_in_progress) -= 1;
+    note("invalidate_range_end", [0; 3]);
+    field!(kvm, mmu_lock).write_unlock();
+    srcu_read_unlock(kvm, srcu);
+    *field!(kvm, mn_active_invalidate_count) -= 1;
+    sched::wake(super::slots::MN_KEY);
+}
+
+/// Models `kvm_mmu_notifier_clear_young()`, which takes no lock.
+pub fn clear_young(kvm: *mut kvm, start: u64, end: u64) -> bool {
+    let srcu = srcu_read_lock(kvm);
+    let mut young = false;
+
+    for_each_range(kvm, start, end, |range| {
+        // SAFETY: all exist.
+        young |= unsafe { kvm_tdp_mmu_age_gfn_range(kvm, range) };
+    });
+    srcu_read_unlock(kvm, srcu);
+    young
+}
+
+/// Models `kvm_mmu_notifier_test_young()`.
+pub fn test_young(kvm: *mut kvm, gfn: u64) -> bool {
+    let srcu = srcu_read_lock(kvm);
+    let mut young = false;
+
+    for_each_range(kvm, gfn, gfn + 1, |range| {
+        // SAFETY: all exist.
+        young |= unsafe { kvm_tdp_mmu_test_age_gfn(kvm, range) };
+    });
+    srcu_read_unlock(kvm, srcu);
+    young
+}
+
+/// The loop of `kvm_handle_hva_range()`: both address spaces have the memory.
+fn for_each_range(kvm: *mut kvm, start: u64, end: u64, mut f: impl FnMut(*mut kvm_gfn_range)) {
+    for slot in *field!(kvm, memslots) {
+        if slot.is_null() || *field!(slot, flags) & KVM_MEMSLOT_INVALID != 0 {
+            continue;
+        }
+        let base = *field!(slot, base_gfn);
+        let mut range = kvm_gfn_range {
+            slot,
+            start: start.max(base),
+            end: end.min(base + *field!(slot, npages) as u64),
+            attr_filter: kvm_gfn_range_filter_KVM_FILTER_SHARED,
+            may_block: true,
+        };
+        if range.start < range.end {
+            f(&mut range);
+        }
+    }
+}

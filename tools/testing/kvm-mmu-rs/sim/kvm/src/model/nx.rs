@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! NX recovery.
+
+use machine::{fail, note, point, rcu};
+
+use super::{
+    field,
+    flush::kvm_flush_remote_tlbs,
+    slots::{srcu_read_lock, srcu_read_unlock},
+};
+use crate::bindings::*;
+
+/// Models `kvm_recover_nx_huge_pages()` for the TDP MMU: zaps up to `to_zap` tables.
+pub fn recover(kvm: *mut kvm, to_zap: usize) {
+    let srcu = srcu_read_lock(kvm);
+    let mut flush = false;
+
+    note("kvm_recover_nx_huge_pages()", [0; 3]);
+    field!(kvm, mmu_lock).read_lock();
+    rcu::read_lock();
+    for _ in 0..to_zap {
+        // SAFETY: the VM exists.
+        unsafe { kvm_rs_pages_lock(kvm) };
+        let Some(sp) = field!(kvm, arch.possible_nx_huge_pages).first().copied() else {
+            // SAFETY: taken above.
+            unsafe { kvm_rs_pages_unlock(kvm) };
+            break;
+        };
+        if !*field!(sp, nx_huge_page_disallowed) {
+            fail("WARN_ON_ONCE(!sp->nx_huge_page_disallowed)".into());
+        }
+        // `unaccount_nx_huge_page()`
+        *field!(sp, nx_huge_page_disallowed) = false;
+        // SAFETY: both exist, and the lock is held.
+        unsafe { untrack_possible_nx_huge_page(kvm, sp, kvm_mmu_type_KVM_TDP_MMU) };
+        // SAFETY: taken above.
+        unsafe { kvm_rs_pages_unlock(kvm) };
+
+        // `kvm_mmu_sp_dirty_logging_enabled()`
+        let role = *field!(sp, role.word).to_owned();
+        let slot = field!(kvm, memslots)[usize::from(role >> 24 != 0)];
+        point();
+        if !slot.is_null() && *field!(slot, flags) & KVM_MEM_LOG_DIRTY_PAGES == 0 {
+            // SAFETY: both exist: RCU is held since the page was in the list.
+            flush |= unsafe { kvm_tdp_mmu_zap_possible_nx_huge_page(kvm, sp) };
+        }
+        // SAFETY: the VM exists.
+        if unsafe { kvm_rs_need_break(kvm) } {
+            if flush {
+                // SAFETY: the VM exists.
+                unsafe { kvm_flush_remote_tlbs(kvm) };
+            }
+            flush = false;
+            rcu::read_unlock();
+            // SAFETY: the lock is held.
+            unsafe { kvm_rs_cond_resched_read(kvm) };
+            rcu::read_lock();
+        }
+    }
+    if flush {
+        // SAFETY: the VM exists.
+        unsafe { kvm_flush_remote_tlbs(kvm) };
+    }
+    rcu::read_unlock();
+    field!(kvm, mmu_lock).read_unlock();
+    srcu_read_unlock(kvm, srcu);
+}

@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Locks. Taking one and dropping one are steps.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::VecDeque,
+};
+
+use crate::{
+    rcu,
+    sched::{block, facts, fail, me, note, point_on, wake},
+};
+
+/// A fair rwlock: who comes while somebody waits waits behind him; the kernel's `qrwlock` in task
+/// context.
+#[derive(Default)]
+pub struct RwLock {
+    readers: RefCell<Vec<usize>>,
+    writer: Cell<Option<usize>>,
+    queue: RefCell<VecDeque<usize>>,
+}
+
+impl RwLock {
+    fn key(&self) -> usize {
+        core::ptr::from_ref(self) as usize
+    }
+
+    fn is_free(&self, write: bool) -> bool {
+        self.writer.get().is_none() && (!write || self.readers.borrow().is_empty())
+    }
+
+    fn lock(&self, write: bool) {
+        let what = if write {
+            "write_lock(mmu_lock)"
+        } else {
+            "read_lock(mmu_lock)"
+        };
+        let me = me();
+
+        point_on(self.key(), true);
+        if self.writer.get() == Some(me) || self.readers.borrow().contains(&me) {
+            fail(format!("{what}: this thread holds it"));
+        }
+        if !self.queue.borrow().is_empty() || !self.is_free(write) {
+            self.queue.borrow_mut().push_back(me);
+            while self.queue.borrow().front() != Some(&me) || !self.is_free(write) {
+                block(self.key(), what);
+            }
+            self.queue.borrow_mut().pop_front();
+            wake(self.key());
+        }
+        if write {
+            self.writer.set(Some(me));
+        } else {
+            self.readers.borrow_mut().push(me);
+        }
+        facts().spinning += 1;
+        note(what, [0; 3]);
+    }
+
+    /// Takes the lock for read.
+    pub fn read_lock(&self) {
+        self.lock(false);
+    }
+
+    /// Takes the lock for write.
+    pub fn write_lock(&self) {
+        self.lock(true);
+    }
+
+    /// Drops the lock, held for read.
+    pub fn read_unlock(&self) {
+        self.assert_read_held();
+        point_on(self.key(), true);
+        note("read_unlock(mmu_lock)", [0; 3]);
+        let me = me();
+        self.readers.borrow_mut().retain(|reader| *reader != me);
+        facts().spinning -= 1;
+        wake(self.key());
+    }
+
+    /// Drops the lock, held for write.
+    pub fn write_unlock(&self) {
+        self.assert_write_held();
+        point_on(self.key(), true);
+        note("write_unlock(mmu_lock)", [0; 3]);
+        self.writer.set(None);
+        facts().spinning -= 1;
+        wake(self.key());
+    }
+
+    /// Whether somebody waits. A step.
+    #[inline]
+    pub fn needs_break(&self) -> bool {
+        point_on(self.key(), false);
+        self.is_contended()
+    }
+
+    /// Whether somebody waits.
+    #[inline]
+    pub fn is_contended(&self) -> bool {
+        !self.queue.borrow().is_empty()
+    }
+
+    /// Fails unless this thread holds the lock for read.
+    pub fn assert_read_held(&self) {
+        if !self.readers.borrow().contains(&me()) {
+            fail("mmu_lock is not held for read".into());
+        }
+    }
+
+    /// Fails unless this thread holds the lock for write.
+    pub fn assert_write_held(&self) {
+        if self.writer.get() != Some(me()) {
+            fail("mmu_lock is not held for write".into());
+        }
+    }
+
+    /// Fails unless this thread holds the lock.
+    pub fn assert_held(&self) {
+        if self.writer.get() != Some(me()) {
+            self.assert_read_held();
+        }
+    }
+}
+
+/// A lock of one holder.
+#[derive(Default)]
+pub struct Lock {
+    holder: Cell<Option<usize>>,
+}
+
+impl Lock {
+    fn key(&self) -> usize {
+        core::ptr::from_ref(self) as usize
+    }
+
+    /// Takes it. `spinning`: the holder may not sleep.
+    pub fn lock(&self, what: &'static str, spinning: bool) {
+        point_on(self.key(), true);
+        if self.holder.get() == Some(me()) {
+            fail(format!("{what}: this thread holds it"));
+        }
+        if !spinning {
+            may_sleep(what);
+        }
+        while self.holder.get().is_some() {
+            block(self.key(), what);
+        }
+        self.holder.set(Some(me()));
+        facts().spinning += u32::from(spinning);
+        note(what, [0; 3]);
+    }
+
+    /// Drops it.
+    pub fn unlock(&self, what: &'static str, spinning: bool) {
+        self.assert_held(what);
+        point_on(self.key(), true);
+        note(what, [0; 3]);
+        self.holder.set(None);
+        facts().spinning -= u32::from(spinning);
+        wake(self.key());
+    }
+
+    /// Fails unless this thread holds it.
+    pub fn assert_held(&self, what: &'static str) {
+        if self.holder.get() != Some(me()) {
+            fail(format!("{what}: this thread does not hold it"));
+        }
+    }
+}
+
+/// Fails if this thread may not sleep; `might_sleep()`.
+pub fn may_sleep(what: &'static str) {
+    if facts().spinning != 0 {
+        fail(format!("{what} may sleep, and a spinning lock is held"));
+    }
+    if rcu::in_critical_section() {
+        fail(format!(
+            "{what} may sleep, in an RCU read-side critical section"
+        ));
+    }
+}

@@ -1,0 +1,538 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The scheduler: parties are coroutines, and a seed decides which of them takes each step.
+//!
+//! shuttle would switch coroutines, and ask its scheduler, at each step. Most decisions of a good
+//! schedule are to go on, which here is a counter that is decremented; and a step has operands, so
+//! that a failure can be told in KVM's words.
+
+use std::cell::UnsafeCell;
+
+use corosensei::{stack::DefaultStack, Coroutine, CoroutineResult, Yielder};
+
+use crate::rng::Rng;
+
+/// Bytes of a party's stack.
+const STACK: usize = 256 << 10;
+/// How many steps of the past are kept.
+const HISTORY: usize = 1 << 14;
+/// How many steps of each party a failure shows.
+const SHOWN: usize = 14;
+
+/// What a party did.
+#[derive(Clone, Copy)]
+pub struct Step {
+    /// When.
+    pub at: u64,
+    /// Who.
+    pub party: usize,
+    /// What.
+    pub what: &'static str,
+    /// Its operands.
+    pub args: [u64; 3],
+}
+
+/// How the next party is chosen.
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Policy {
+    /// Switch every so many steps, to anybody.
+    Walk { mean: u64 },
+    /// Priorities: the highest that can runs, and at a few steps the one that runs gets the lowest
+    /// (PCT, Burckhardt et al.). Finds bugs that need few but exact switches.
+    Priorities { changes: u64, within: u64 },
+    /// All of them, one after the other; see [`crate::every`].
+    Every,
+}
+
+/// The step that a party is about to take, as far as others can tell.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Op {
+    /// The word that it accesses; 0: none.
+    pub word: usize,
+    /// Whether it may change it.
+    pub write: bool,
+}
+
+impl Op {
+    /// Whether it makes no difference which of two steps comes first.
+    pub fn commutes(self, other: Op) -> bool {
+        self.word == 0 || self.word != other.word || !(self.write || other.write)
+    }
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum State {
+    Runnable,
+    Blocked(usize),
+    Done,
+}
+
+struct Party {
+    name: String,
+    /// `None` while it runs.
+    coroutine: Option<Coroutine<(), (), ()>>,
+    yielder: *const Yielder<(), ()>,
+    state: State,
+    /// What it waits for, in words.
+    waits: &'static str,
+    priority: i64,
+    next: Op,
+    facts: Facts,
+}
+
+/// What the simulated kernel knows of a thread.
+#[derive(Default)]
+pub struct Facts {
+    /// Read-side critical sections of RCU that it is in.
+    pub rcu: u32,
+    /// Spinning locks that it holds; it may not sleep then.
+    pub spinning: u32,
+    /// The scheduler wants the CPU.
+    pub need_resched: bool,
+    /// A fatal signal is pending.
+    pub killed: bool,
+    /// The number of the vCPU that runs on it, plus one.
+    pub vcpu: usize,
+}
+
+struct Sched {
+    parties: Vec<Party>,
+    stacks: Vec<DefaultStack>,
+    current: usize,
+    running: bool,
+    steps: u64,
+    limit: u64,
+    /// Steps until the next decision.
+    countdown: u64,
+    policy: Policy,
+    /// [`Policy::Priorities`]: the step of the next change, and how many are left.
+    change_at: u64,
+    changes: u64,
+    lowest: i64,
+    rng: Rng,
+    history: Vec<Step>,
+    total: u64,
+    outside: Facts,
+    describe: fn(&Step) -> String,
+    headline: fn() -> String,
+}
+
+struct Global(UnsafeCell<Option<Sched>>);
+// SAFETY: one OS thread runs the simulation.
+unsafe impl Sync for Global {}
+static GLOBAL: Global = Global(UnsafeCell::new(None));
+
+#[inline]
+fn sched() -> &'static mut Sched {
+    // SAFETY: one OS thread; nobody keeps the reference over a switch, as each function gets it anew.
+    let sched = unsafe { &mut *GLOBAL.0.get() };
+
+    sched.get_or_insert_with(|| Sched {
+        parties: Vec::new(),
+        stacks: Vec::new(),
+        current: 0,
+        running: false,
+        steps: 0,
+        limit: u64::MAX,
+        countdown: 0,
+        policy: Policy::Walk { mean: 1 },
+        change_at: 0,
+        changes: 0,
+        lowest: 0,
+        rng: Rng::new(0),
+        history: Vec::with_capacity(HISTORY),
+        total: 0,
+        outside: Facts::default(),
+        describe: |step| step.what.into(),
+        headline: String::new,
+    })
+}
+
+/// Says how to put steps into words, and what a failure's first line is.
+pub fn set_words(describe: fn(&Step) -> String, headline: fn() -> String) {
+    sched().describe = describe;
+    sched().headline = headline;
+}
+
+/// Begins a run: its decisions follow from `seed`. It fails if it takes more than `limit` steps.
+pub fn begin(seed: u64, limit: u64) {
+    let s = sched();
+
+    s.rng = Rng::new(seed);
+    s.steps = 0;
+    s.limit = limit;
+    s.history.clear();
+    s.total = 0;
+    s.parties.clear();
+    s.current = 0;
+    s.running = false;
+    s.outside = Facts::default();
+    s.lowest = 0;
+    s.policy = match s.rng.below(8) {
+        n @ 0..=4 => Policy::Walk { mean: 1 << (2 * n) },
+        _ => Policy::Priorities {
+            changes: 1 + s.rng.below(4),
+            within: 1 << (7 + s.rng.below(8)),
+        },
+    };
+    s.changes = match s.policy {
+        Policy::Priorities { changes, .. } => changes,
+        Policy::Walk { .. } | Policy::Every => 0,
+    };
+    s.countdown = 0;
+    plan_change();
+}
+
+/// Begins a run of which [`crate::every`] makes the decisions.
+pub fn begin_every(limit: u64) {
+    begin(0, limit);
+    sched().policy = Policy::Every;
+}
+
+/// Chooses the step of the next change of priorities.
+fn plan_change() {
+    let s = sched();
+
+    s.change_at = u64::MAX;
+    if let Policy::Priorities { within, .. } = s.policy {
+        if s.changes > 0 {
+            s.changes -= 1;
+            s.change_at = s.steps + 1 + s.rng.below(within);
+        }
+    }
+}
+
+/// Adds a party, before the run or in it.
+pub fn spawn(name: String, body: impl FnOnce() + 'static) -> usize {
+    let s = sched();
+    let id = s.parties.len();
+    let stack = s
+        .stacks
+        .pop()
+        .unwrap_or_else(|| DefaultStack::new(STACK).expect("no memory for a party's stack"));
+    let coroutine = Coroutine::with_stack(stack, move |yielder: &Yielder<(), ()>, ()| {
+        sched().parties[id].yielder = yielder;
+        body();
+    });
+    let priority = s.rng.below(1 << 20) as i64;
+
+    s.parties.push(Party {
+        name,
+        coroutine: Some(coroutine),
+        yielder: core::ptr::null(),
+        state: State::Runnable,
+        waits: "",
+        priority,
+        next: Op {
+            word: 0,
+            write: false,
+        },
+        facts: Facts::default(),
+    });
+    id
+}
+
+/// Runs all parties to their ends, and returns the number of steps that they took.
+pub fn run() -> u64 {
+    sched().running = true;
+    decide();
+    loop {
+        let s = sched();
+        let id = s.current;
+        let mut coroutine = s.parties[id].coroutine.take().expect("it does not run");
+
+        match coroutine.resume(()) {
+            CoroutineResult::Yield(()) => sched().parties[id].coroutine = Some(coroutine),
+            CoroutineResult::Return(()) => {
+                let s = sched();
+                s.parties[id].state = State::Done;
+                s.stacks.push(coroutine.into_stack());
+                if s.parties.iter().all(|p| p.state == State::Done) {
+                    s.running = false;
+                    s.outside = Facts::default();
+                    return s.steps;
+                }
+                wake(DONE);
+                decide();
+            }
+        }
+    }
+}
+
+/// The key of those who wait for a party to end.
+const DONE: usize = usize::MAX;
+
+/// Waits until the parties have ended.
+pub fn join(parties: &[usize]) {
+    while parties
+        .iter()
+        .any(|id| sched().parties[*id].state != State::Done)
+    {
+        block(DONE, "the others to end");
+    }
+}
+
+/// Chooses who takes the next step, and for how long.
+fn decide() {
+    let s = sched();
+
+    if s.steps > s.limit {
+        fail(format!("does not end: {} steps taken", s.steps));
+    }
+    let runnable = s
+        .parties
+        .iter()
+        .filter(|p| p.state == State::Runnable)
+        .count();
+    if runnable == 0 {
+        let waits: Vec<_> = s
+            .parties
+            .iter()
+            .filter(|p| p.state != State::Done)
+            .map(|p| format!("{} waits for {}", p.name, p.waits))
+            .collect();
+        fail(format!("deadlock: {}", waits.join(", ")));
+    }
+    let nth = |s: &Sched, n: u64| {
+        let mut runnable =
+            (0..s.parties.len()).filter(|id| s.parties[*id].state == State::Runnable);
+        runnable.nth(n as usize).expect("counted above")
+    };
+
+    match s.policy {
+        Policy::Walk { mean } => {
+            let n = s.rng.below(runnable as u64);
+            s.current = nth(s, n);
+            s.countdown = s.rng.below(2 * mean);
+        }
+        Policy::Priorities { .. } => {
+            let ids = 0..s.parties.len();
+            s.current = ids
+                .filter(|id| s.parties[*id].state == State::Runnable)
+                .max_by_key(|id| s.parties[*id].priority)
+                .expect("counted above");
+            s.countdown = s.change_at.saturating_sub(s.steps).min(1 << 16);
+        }
+        Policy::Every => {
+            let parties = s.parties.iter().enumerate();
+            let enabled = parties.filter(|(_, p)| p.state == State::Runnable);
+
+            s.current = crate::every::decide(enabled.map(|(id, p)| (id, p.next)).collect());
+            s.countdown = 0;
+        }
+    }
+}
+
+/// Gives the step to whom [`decide`] chooses.
+#[cold]
+fn switch() {
+    let s = sched();
+    let me = s.current;
+
+    if s.steps >= s.change_at {
+        demote(me);
+        plan_change();
+    }
+    decide();
+    if sched().current != me {
+        suspend(me);
+    }
+}
+
+fn demote(party: usize) {
+    let s = sched();
+
+    s.lowest -= 1;
+    s.parties[party].priority = s.lowest;
+}
+
+fn suspend(me: usize) {
+    let yielder = sched().parties[me].yielder;
+    // SAFETY: the coroutine of the party runs, so its yielder exists.
+    unsafe { (*yielder).suspend(()) };
+}
+
+/// A scheduling point of a step that concerns nobody but those who wait for time to pass. Where all
+/// schedules are tried, it is none.
+#[inline]
+pub fn point() {
+    if sched().policy != Policy::Every {
+        point_on(0, false);
+    }
+}
+
+/// A scheduling point: somebody else may take any number of steps now, before this party accesses
+/// the word at `word`.
+#[inline]
+pub fn point_on(word: usize, write: bool) {
+    let s = sched();
+
+    if !s.running {
+        return;
+    }
+    if s.policy == Policy::Every {
+        s.parties[s.current].next = Op { word, write };
+    }
+    s.steps += 1;
+    if s.countdown > 0 {
+        s.countdown -= 1;
+        return;
+    }
+    switch();
+}
+
+/// A step of a loop that waits for somebody else: it gives way.
+pub fn spin() {
+    let s = sched();
+
+    if !s.running {
+        fail("waits, and nobody else is there".into());
+    }
+    s.steps += 1;
+    demote(s.current);
+    switch();
+}
+
+/// Sleeps until [`wake`] is called for `key`.
+pub fn block(key: usize, waits: &'static str) {
+    let s = sched();
+
+    if !s.running {
+        fail(format!("waits for {waits}, and nobody else is there"));
+    }
+    s.steps += 1;
+    let me = s.current;
+    s.parties[me].state = State::Blocked(key);
+    s.parties[me].waits = waits;
+    note("sleeps", [key as u64, 0, 0]);
+    switch();
+}
+
+/// Wakes who sleeps for `key`.
+pub fn wake(key: usize) {
+    let s = sched();
+
+    for party in &mut s.parties {
+        if party.state == State::Blocked(key) {
+            party.state = State::Runnable;
+            if let Policy::Priorities { .. } = s.policy {
+                // It may be more important than who runs.
+                s.countdown = 0;
+            }
+        }
+    }
+}
+
+/// The party that runs.
+#[inline]
+pub fn me() -> usize {
+    sched().current
+}
+
+/// The name of a party.
+pub fn name(party: usize) -> String {
+    sched()
+        .parties
+        .get(party)
+        .map_or("setup".into(), |p| p.name.clone())
+}
+
+/// The steps taken so far.
+#[inline]
+pub fn now() -> u64 {
+    sched().steps
+}
+
+/// What the kernel knows of this thread.
+#[inline]
+pub fn facts() -> &'static mut Facts {
+    let s = sched();
+
+    if s.running {
+        &mut s.parties[s.current].facts
+    } else {
+        &mut s.outside
+    }
+}
+
+/// Those for whom `f` is true, of all parties.
+pub fn parties_where(f: impl Fn(&Facts) -> bool) -> Vec<usize> {
+    let parties = sched().parties.iter().enumerate();
+
+    parties
+        .filter(|(_, p)| f(&p.facts))
+        .map(|(id, _)| id)
+        .collect()
+}
+
+/// A number below `n`.
+#[inline]
+pub fn choose(n: u64) -> u64 {
+    if sched().policy == Policy::Every {
+        return crate::every::choose(n);
+    }
+    sched().rng.below(n)
+}
+
+/// True once in `n` times; never if `n` is 0.
+#[inline]
+pub fn chance(n: u64) -> bool {
+    // Where all schedules are tried, chance is left out.
+    n != 0 && sched().policy != Policy::Every && choose(n) == 0
+}
+
+/// Records what was done.
+#[inline]
+pub fn note(what: &'static str, args: [u64; 3]) {
+    let s = sched();
+    let step = Step {
+        at: s.steps,
+        party: if s.running { s.current } else { usize::MAX },
+        what,
+        args,
+    };
+
+    if s.history.len() < HISTORY {
+        s.history.push(step);
+    } else {
+        s.history[s.total as usize % HISTORY] = step;
+    }
+    s.total += 1;
+}
+
+/// The run has failed: tells why, and what was done last, and ends the process.
+#[cold]
+pub fn fail(why: String) -> ! {
+    let s = sched();
+    let who = if s.running {
+        s.parties[s.current].name.clone()
+    } else {
+        "setup".into()
+    };
+    let mut shown: Vec<&Step> = Vec::new();
+
+    let start = s.total as usize % HISTORY.max(1);
+    let (new, old) = if s.history.len() < HISTORY {
+        (&s.history[..], &s.history[..0])
+    } else {
+        (&s.history[..start], &s.history[start..])
+    };
+    let recent: Vec<&Step> = old.iter().chain(new).collect();
+    for id in (0..s.parties.len()).chain([usize::MAX]) {
+        let own = recent.iter().rev().filter(|step| step.party == id);
+        shown.extend(own.take(SHOWN));
+    }
+    shown.sort_by_key(|step| step.at);
+
+    println!("FAILED: {why}");
+    println!("  by {who}, in step {}; {}", s.steps, (s.headline)());
+    println!(
+        "  policy {:?}; the last {SHOWN} steps of each party:",
+        s.policy
+    );
+    for step in shown {
+        let name = s.parties.get(step.party).map_or("setup", |p| &p.name);
+        println!("  {:>8}  {name:<10} {}", step.at, (s.describe)(step));
+    }
+    std::process::exit(1)
+}

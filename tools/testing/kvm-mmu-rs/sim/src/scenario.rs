@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What runs against what.
+
+use kvm_c::{bindings::Odds, model::HUGE_PAGES};
+use machine::rng::Rng;
+
+use crate::{hw::Format, world::Plan};
+
+/// A kind of run; the seed decides the rest.
+pub struct Scenario {
+    pub name: &'static str,
+    pub what: &'static str,
+    adjust: fn(&mut Plan, &mut Rng),
+}
+
+/// All of them.
+pub const ALL: &[Scenario] = &[
+    Scenario {
+        name: "faults",
+        what: "vCPUs that fault, and nothing else",
+        adjust: |plan, _| {
+            plan.migrations = 0;
+            plan.vcpus = 3;
+        },
+    },
+    Scenario {
+        name: "log",
+        what: "vCPUs against a userspace that logs and migrates",
+        adjust: |_, _| {},
+    },
+    Scenario {
+        name: "log-age",
+        what: "the same, with aging",
+        adjust: |plan, rng| plan.agings = 2 + rng.below(6),
+    },
+    Scenario {
+        name: "log-notify",
+        what: "the same, with a host that moves memory",
+        adjust: |plan, rng| plan.invalidations = 1 + rng.below(4),
+    },
+    Scenario {
+        name: "log-zap",
+        what: "the same, with all roots invalidated and zapped",
+        adjust: |plan, rng| plan.zaps = 1 + rng.below(3),
+    },
+    Scenario {
+        name: "nx",
+        what: "executable small pages, recovery, and the log",
+        adjust: |plan, rng| {
+            plan.nx_huge_pages = true;
+            plan.recoveries = 2 + rng.below(4);
+            plan.migrations = rng.below(2);
+        },
+    },
+    Scenario {
+        name: "smm",
+        what: "two address spaces, each with roots and a log of its own",
+        adjust: |plan, rng| {
+            plan.smm = true;
+            plan.zaps = rng.below(2);
+        },
+    },
+    Scenario {
+        name: "prefault",
+        what: "vCPUs that prefault as well, against the log",
+        adjust: |plan, rng| {
+            plan.prefault = true;
+            plan.agings = rng.below(3);
+        },
+    },
+    Scenario {
+        name: "all",
+        what: "everybody at once",
+        adjust: |plan, rng| {
+            plan.agings = 1 + rng.below(4);
+            plan.invalidations = 1 + rng.below(3);
+            plan.zaps = rng.below(3);
+            plan.nx_huge_pages = rng.below(2) == 0;
+            plan.recoveries = 1 + rng.below(3);
+            plan.smm = rng.below(4) == 0;
+            plan.prefault = rng.below(2) == 0;
+            plan.read_only = rng.below(2) == 0;
+        },
+    },
+];
+
+/// The scenario of a name.
+pub fn find(name: &str) -> Option<&'static Scenario> {
+    ALL.iter().find(|scenario| scenario.name == name)
+}
+
+impl Scenario {
+    /// What the run of a seed is made of.
+    pub fn plan(&self, seed: u64) -> Plan {
+        let mut rng = Rng::new(seed ^ 0x706c_616e);
+        let regions = 1 + rng.below(2);
+        // Mostly aligned; sometimes the slot begins in the middle of a huge page.
+        let base_gfn = HUGE_PAGES + if rng.below(4) == 0 { HUGE_PAGES / 2 } else { 0 };
+        let npages = regions * HUGE_PAGES;
+        let hot = (0..1 + rng.below(5))
+            .map(|_| base_gfn + rng.below(npages))
+            .collect();
+        let mut odd = |n: u64| if rng.below(2) == 0 { 0 } else { n };
+        let odds = Odds {
+            no_memory: odd(8),
+            resched: odd(16),
+            signal: odd(8),
+        };
+        // Few accesses, so that what one has missed is not made up for by the next; or many.
+        let many = 2 << rng.below(5);
+        let manual = rng.below(2) == 0;
+        let mut plan = Plan {
+            format: Format::ALL[rng.below(4) as usize],
+            base_gfn,
+            npages,
+            huge: rng.next(),
+            hot,
+            vcpus: 1 + rng.below(2) as usize,
+            accesses: 1 + rng.below(many),
+            manual,
+            initially_all_set: manual && rng.below(2) == 0,
+            eager: rng.below(4) != 0,
+            nx_huge_pages: false,
+            smm: false,
+            prefault: false,
+            odds,
+            migrations: 1 + rng.below(2),
+            invalidations: 0,
+            agings: 0,
+            recoveries: 0,
+            zaps: 0,
+            read_only: false,
+            only_writes: false,
+        };
+
+        (self.adjust)(&mut plan, &mut rng);
+        plan
+    }
+}

@@ -1,0 +1,411 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The world of one run: a VM with its vCPUs, and what everybody must find true.
+
+use std::cell::UnsafeCell;
+
+use kvm_c::{bindings::*, host::Host, model, model::slots};
+use machine::{fail, mem, sched};
+
+use crate::hw::Format;
+
+/// What a run is made of; all of it follows from the seed.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub format: Format,
+    pub base_gfn: u64,
+    pub npages: u64,
+    /// Which of the slot's huge pages the host maps as such, a bit each.
+    pub huge: u64,
+    /// The pages that the guest uses.
+    pub hot: Vec<u64>,
+    pub vcpus: usize,
+    /// Accesses of each vCPU.
+    pub accesses: u64,
+    pub manual: bool,
+    pub initially_all_set: bool,
+    pub eager: bool,
+    pub nx_huge_pages: bool,
+    pub smm: bool,
+    pub prefault: bool,
+    pub odds: Odds,
+    /// How often each peer acts.
+    pub migrations: u64,
+    pub invalidations: u64,
+    pub agings: u64,
+    pub recoveries: u64,
+    pub zaps: u64,
+    pub read_only: bool,
+    /// All accesses are writes.
+    pub only_writes: bool,
+}
+
+/// The VM, and what the oracle knows.
+pub struct World {
+    pub plan: Plan,
+    pub kvm: *mut kvm,
+    pub vcpus: Vec<*mut kvm_vcpu>,
+    mmus: Vec<*mut kvm_mmu>,
+    /// vCPUs shall stop; how many have, and how many are there.
+    pub pause: bool,
+    pub paused: usize,
+    pub running: usize,
+    /// When an access of each page, or a fault, last ended, in steps.
+    pub touched: Vec<u64>,
+    /// The page that each vCPU is about to access.
+    pub in_flight: Vec<Option<u64>>,
+    /// The destination's memory.
+    pub copied: Vec<u64>,
+}
+
+struct Global(UnsafeCell<Option<World>>);
+// SAFETY: one OS thread runs the simulation.
+unsafe impl Sync for Global {}
+static GLOBAL: Global = Global(UnsafeCell::new(None));
+
+/// The world. Nobody keeps the reference over a step.
+pub fn world() -> &'static mut World {
+    // SAFETY: one OS thread; see above.
+    let world = unsafe { &mut *GLOBAL.0.get() };
+
+    world.as_mut().expect("a run has begun")
+}
+
+/// The VM of the world.
+pub fn kvm() -> &'static mut kvm {
+    // SAFETY: the VM exists; one OS thread, and nobody keeps the reference over a step.
+    unsafe { &mut *world().kvm }
+}
+
+/// Whoever waits for vCPUs to stop, or to be let go.
+pub const PAUSE_KEY: usize = usize::MAX - 4;
+
+const DIRECT: u32 = 1 << 7;
+const ACC_ALL: u32 = 0xf << 8;
+const AD_DISABLED: u32 = 1 << 16;
+const SMM: u32 = 1 << 24;
+const INVALID: u32 = 1 << 12;
+const FRAME: u64 = 0x000f_ffff_ffff_f000;
+const MMU_PRESENT: u64 = 1 << 11;
+const LARGE: u64 = 1 << 7;
+const FROZEN: u64 = 1 << 63 | 0x1a0;
+
+/// The role of a vCPU's root.
+pub fn root_role(format: Format, smm: bool) -> u32 {
+    let mut role = model::ROOT_LEVEL | DIRECT | ACC_ALL;
+
+    if !format.has_ad() {
+        role |= AD_DISABLED;
+    }
+    if smm {
+        role |= SMM;
+    }
+    role
+}
+
+/// What an access with an error code may not find; indexed by its bits 1 (W), 2 (U) and 4 (F).
+fn permissions() -> [u16; 16] {
+    core::array::from_fn(|index| {
+        let mut denied = 0;
+        for access in 0..16 {
+            let read = access & 1 != 0;
+            let write = index & 1 == 0 || access & 2 != 0;
+            let fetch = index & 8 == 0 || access & 8 != 0;
+            denied |= u16::from(!(read && write && fetch)) << access;
+        }
+        denied
+    })
+}
+
+/// Makes the world of a run.
+pub fn begin(plan: Plan) {
+    mem::begin();
+    machine::rcu::begin();
+    plan.format.install();
+    // SAFETY: there is no VM now; one OS thread.
+    unsafe { eager_page_split = plan.eager };
+
+    let (base, npages) = (plan.base_gfn, plan.npages);
+    let slot = |as_id| slots::new_slot(as_id, base, npages as usize);
+    let vm = mem::alloc_rest(kvm {
+        arch: kvm_arch {
+            shadow_mmio_value: plan.format.mmio_value(),
+            gfn_direct_bits: 0,
+            cpu_dirty_log_size: if plan.format == Format::EptPml {
+                512
+            } else {
+                0
+            },
+            tdp_mmu_roots: core::ptr::null_mut(),
+            tdp_mmu_pages_lock: Default::default(),
+            possible_nx_huge_pages: Vec::new(),
+            split_desc_cache: Default::default(),
+            split_page_header_cache: Default::default(),
+            split_shadow_page_cache: Default::default(),
+        },
+        stat: Default::default(),
+        rs_stat: Default::default(),
+        mmu_lock: Default::default(),
+        slots_lock: Default::default(),
+        users_count: 1,
+        vcpus: Vec::new(),
+        nx_huge_pages: plan.nx_huge_pages,
+        manual_dirty_log_protect: plan.manual,
+        initially_all_set: plan.initially_all_set,
+        memslots: [
+            slot(0),
+            if plan.smm {
+                slot(1)
+            } else {
+                core::ptr::null_mut()
+            },
+        ],
+        generation: 0,
+        mmu_invalidate_seq: 0,
+        mmu_invalidate_in_progress: 0,
+        mmu_invalidate_range: (0, 0),
+        mn_active_invalidate_count: 0,
+        srcu: Vec::new(),
+        srcu_entries: 0,
+        vm_bugged: false,
+        host: Host::new(base, npages, |n| plan.huge >> n & 1 != 0),
+        odds: plan.odds,
+    });
+    model::set_vm(vm);
+    // SAFETY: the VM exists, and nobody else is there.
+    unsafe {
+        kvm_tdp_mmu_refresh_masks();
+        kvm_mmu_init_tdp_mmu(vm);
+    }
+
+    let mut world = World {
+        kvm: vm,
+        vcpus: Vec::new(),
+        mmus: Vec::new(),
+        pause: false,
+        paused: 0,
+        running: plan.vcpus,
+        touched: vec![0; npages as usize],
+        in_flight: vec![None; plan.vcpus],
+        copied: vec![0; npages as usize],
+        plan,
+    };
+    for _ in 0..world.plan.vcpus {
+        let mmu = mem::alloc_rest(kvm_mmu {
+            root_role: kvm_mmu_page_role {
+                word: core::mem::ManuallyDrop::new(root_role(world.plan.format, false)),
+            },
+            root: kvm_mmu_root_info {
+                hpa: INVALID_PAGE,
+                pgd: 0,
+            },
+            mirror_root_hpa: INVALID_PAGE,
+            fmt: kvm_mmu_format {
+                permissions: permissions(),
+            },
+        });
+        world.mmus.push(mmu);
+        world.vcpus.push(mem::alloc_rest(kvm_vcpu {
+            kvm: vm,
+            arch: kvm_vcpu_arch {
+                mmu,
+                mmu_page_header_cache: Default::default(),
+                mmu_shadow_page_cache: Default::default(),
+                mmu_external_spt_cache: Default::default(),
+            },
+            stat: Default::default(),
+            mode: OUTSIDE_GUEST_MODE,
+            requests: 0,
+            ipi: false,
+            smm: false,
+        }));
+    }
+    // SAFETY: the VM exists.
+    unsafe { (*vm).vcpus = world.vcpus.clone() };
+    // SAFETY: one OS thread.
+    unsafe { *GLOBAL.0.get() = Some(world) };
+}
+
+/// What the tables below one hold.
+#[derive(Default, PartialEq, Eq, Debug)]
+struct Census {
+    leaves: [i64; 3],
+    tables: i64,
+}
+
+/// Counts, where nothing moves any more.
+fn count(table: u64, level: u32, gfn: u64, census: &mut Census) {
+    let words = mem::va(table);
+
+    if !mem::is_live_table(table) {
+        fail("a table that was freed is linked".into());
+    }
+    for n in 0..model::HUGE_PAGES {
+        // SAFETY: within the table, which exists.
+        let entry = unsafe { words.add(n as usize).read() };
+        let first = gfn + n * model::HUGE_PAGES.pow(level - 1);
+
+        if entry == FROZEN {
+            fail(format!(
+                "an entry of level {level} at gfn {first:#x} stays frozen"
+            ));
+        }
+        if entry & MMU_PRESENT == 0 {
+            continue;
+        }
+        if level == 1 || entry & LARGE != 0 {
+            census.leaves[level as usize - 1] += 1;
+            check_leaf(entry, level, first);
+        } else {
+            census.tables += 1;
+            count(entry & FRAME, level - 1, first, census);
+        }
+    }
+}
+
+/// What a leaf maps is the guest's.
+fn check_leaf(entry: u64, level: u32, gfn: u64) {
+    for n in 0..model::HUGE_PAGES.pow(level - 1) {
+        let (pfn, _) = kvm().host.lookup(gfn + n);
+
+        if pfn != ((entry & FRAME) >> 12) + n {
+            fail(format!(
+                "gfn {:#x} is mapped to {:#x}, and the host has it in {pfn:#x}",
+                gfn + n,
+                ((entry & FRAME) >> 12) + n
+            ));
+        }
+    }
+}
+
+/// Fails if an SPTE maps a page of a range: a notifier has returned, and its frames go away.
+pub fn check_unmapped(start: u64, end: u64) {
+    let mut root = kvm().arch.tdp_mmu_roots;
+
+    while !root.is_null() {
+        // SAFETY: the list's pages exist.
+        let (spt, role, next) = unsafe { ((*root).spt, *(*root).role.word, (*root).next) };
+
+        check_table_unmapped(mem::pa(spt), role & 0xf, 0, start..end);
+        root = next;
+    }
+}
+
+fn check_table_unmapped(table: u64, level: u32, gfn: u64, range: core::ops::Range<u64>) {
+    let pages = model::HUGE_PAGES.pow(level - 1);
+
+    for n in 0..model::HUGE_PAGES {
+        let first = gfn + n * pages;
+        if first + pages <= range.start || first >= range.end {
+            continue;
+        }
+        // SAFETY: within a table that is linked.
+        let entry = unsafe { mem::va(table).add(n as usize).read() };
+        if entry & MMU_PRESENT == 0 {
+            continue;
+        }
+        if level == 1 || entry & LARGE != 0 {
+            fail(format!(
+                "the notifier for gfn {:#x} to {:#x} has returned, and {first:#x} is mapped at level {level}",
+                range.start, range.end
+            ));
+        }
+        check_table_unmapped(entry & FRAME, level - 1, first, range.clone());
+    }
+}
+
+/// Checks what must hold when all is quiet.
+pub fn check_quiet() {
+    let mut census = Census::default();
+    let mut root = kvm().arch.tdp_mmu_roots;
+    let mut valid = Vec::new();
+
+    while !root.is_null() {
+        // SAFETY: the list's pages exist.
+        let (spt, role, next) = unsafe { ((*root).spt, *(*root).role.word, (*root).next) };
+        let mut own = Census::default();
+
+        count(mem::pa(spt), role & 0xf, 0, &mut own);
+        if role & INVALID != 0 && own != Census::default() {
+            fail("an invalid root, whose zapping has ended, maps something".into());
+        }
+        if role & INVALID == 0 {
+            if valid.contains(&role) {
+                fail("two valid roots have the same role".into());
+            }
+            valid.push(role);
+        }
+        census.tables += own.tables;
+        for n in 0..3 {
+            census.leaves[n] += own.leaves[n];
+        }
+        root = next;
+    }
+    let stat = &kvm().stat;
+    if stat.pages != census.leaves {
+        fail(format!(
+            "pages_4k, pages_2m, pages_1g are {:?}, and there are {:?}",
+            stat.pages, census.leaves
+        ));
+    }
+    if stat.tables != census.tables {
+        fail(format!(
+            "{} tables are accounted, and there are {}",
+            stat.tables, census.tables
+        ));
+    }
+    if !kvm().srcu.is_empty() || kvm().mmu_invalidate_in_progress != 0 {
+        fail("the simulation itself has lost count".into());
+    }
+}
+
+/// The VM dies: nothing may be left.
+pub fn end(zap_all: bool) {
+    let w = world();
+
+    for vcpu in &w.vcpus {
+        model::roots::free(*vcpu);
+        model::memory::free_memory_caches(*vcpu);
+    }
+    let vm = w.kvm;
+    if zap_all {
+        // `kvm_mmu_zap_all()`
+        kvm().mmu_lock.write_lock();
+        // SAFETY: the VM exists, and the lock is held.
+        unsafe { kvm_tdp_mmu_zap_all(vm) };
+        kvm().mmu_lock.write_unlock();
+    }
+    kvm().users_count = 0;
+    // SAFETY: the VM exists, and nobody else is there.
+    unsafe { kvm_mmu_uninit_tdp_mmu(vm) };
+
+    let stat = &kvm().stat;
+    if stat.pages != [0; 3] || stat.tables != 0 {
+        fail(format!(
+            "the VM is gone, and {:?} leaves and {} tables are accounted",
+            stat.pages, stat.tables
+        ));
+    }
+    if !kvm().arch.possible_nx_huge_pages.is_empty() {
+        fail("the VM is gone, and a page is in the list of possible NX huge pages".into());
+    }
+    if mem::live() != (0, 0) {
+        let (tables, headers) = mem::live();
+        fail(format!(
+            "the VM is gone, and {tables} tables and {headers} headers leak"
+        ));
+    }
+    for slot in kvm().memslots {
+        if !slot.is_null() {
+            slots::free_slot(slot);
+        }
+    }
+    for (vcpu, mmu) in w.vcpus.drain(..).zip(w.mmus.drain(..)) {
+        // SAFETY: `begin` made them, and nobody uses them any more.
+        unsafe { (vcpu.drop_in_place(), mmu.drop_in_place()) };
+    }
+    // SAFETY: as above.
+    unsafe { vm.drop_in_place() };
+    model::set_vm(core::ptr::null_mut());
+    let _ = sched::now();
+}
