@@ -76,7 +76,10 @@ impl<'r> Table<'r> {
     /// The pointer to the SPTE at `index`.
     #[inline]
     pub(crate) fn sptep(self, index: Index) -> Sptep<'r> {
-        const { assert!(ENTRIES * size_of::<u64>() == 4096) };
+        const {
+            let whole = ENTRIES * size_of::<u64>() == 4096;
+            assert!(whole || cfg!(CONFIG_KVM_RUST_MMU_SMALL_TABLES));
+        };
         // SAFETY: `index` is below `ENTRIES` by its invariant, so the result stays in the page.
         let ptr = unsafe { self.ptr.add(index.get()) };
         // INVARIANT: part of a table that is valid for `'r`.

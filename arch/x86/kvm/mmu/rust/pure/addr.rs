@@ -5,8 +5,12 @@
 /// log2 of the bytes in a base page.
 pub const PAGE_SHIFT: u32 = 12;
 
-/// log2 of the entries in a page table.
-pub const LEVEL_BITS: u32 = 9;
+/// log2 of the entries in a page table. The simulation tries every schedule with smaller ones.
+pub const LEVEL_BITS: u32 = if cfg!(CONFIG_KVM_RUST_MMU_SMALL_TABLES) {
+    3
+} else {
+    9
+};
 
 /// Entries in a page table.
 pub const ENTRIES: usize = 1 << LEVEL_BITS;
@@ -183,7 +187,7 @@ impl Index {
     /// The entry of a table of `level` that covers `gfn`.
     #[inline]
     pub const fn of(gfn: Gfn, level: Level) -> Index {
-        // INVARIANT: masked to nine bits.
+        // INVARIANT: masked to the bits of an index.
         Index((gfn.0.wrapping_shr(level.pages_shift()) & (ENTRIES as u64 - 1)) as u16)
     }
 
@@ -213,7 +217,7 @@ impl Index {
     /// All indices of a table, in order and in groups of eight, for a loop that should be unrolled.
     #[inline]
     pub fn groups() -> impl Iterator<Item = [Index; 8]> {
-        // INVARIANT: 64 groups of eight end before `ENTRIES`.
+        // INVARIANT: the groups of eight end at `ENTRIES`.
         (0..ENTRIES as u16 / 8)
             .map(|group| core::array::from_fn(|n| Index(group.wrapping_mul(8) | n as u16)))
     }
