@@ -25,12 +25,11 @@ use kernel::{error::code::EBUSY, prelude::*, sync::rcu};
 
 use crate::{
     page::{OwnedSp, RemovedSp},
-    pte::{mark_access_track, Sptep, Table, View},
+    pte::{mark_access_track, Sptep, View},
     pure::{
-        addr::ENTRIES, leaf, transition::Transition, Gfn, Hpa, Index, Level, Masks, Role, Settled,
-        Spte,
+        addr::ENTRIES, leaf, transition::Transition, Gfn, Hpa, Index, Level, Masks, Role, Spte,
     },
-    sync::{Exclusive, MmuLock, Shared, SlotsLock},
+    sync::{Exclusive, MmuLock, Shared},
     sys::{cpu_relax, trace, Sp, Vm},
     walk::Step,
 };
@@ -364,63 +363,6 @@ impl<'l> Step<'_, Exclusive<'l>> {
         }
         let old = view.spte();
         trace::spte_changed(as_id, view.gfn(), view.level(), old, old.without(bits));
-    }
-}
-
-/// Clears bits of the 4 KiB leaf that maps `gfn` in `table`, if there is one, without bookkeeping but
-/// for the trace: for bits whose loss nobody counts (W and D, when the dirty log has them). Everybody
-/// who reaps a dirty log holds `slots_lock`, so there is only one.
-///
-/// Where nothing can be lost, a plain store does it, as in upstream's `tdp_mmu_clear_spte_bits()`,
-/// although the lock is held for read only. In a settled entry (`settled` is that of `masks`) W and D
-/// are set, so no fault finds anything to do there (`tdp-reap-settled.litmus`); and between the load
-/// and the store
-///
-/// - nobody else takes W or D away: reapers, and those who begin or end logging, hold `slots_lock`,
-///   and write-tracking holds `mmu_lock` for write;
-/// - the CPU may set A, or aging clear it: that is lost or undone, which aging tolerates;
-/// - the table may be unlinked, and the entry frozen: 4 KiB leaves are zapped under the read lock
-///   only with their table. The store then leaves a leaf in a table that nobody can reach any more
-///   but those who are in it already. For the CPUs it is the translation that they had, less a
-///   permission, until the flush by whoever unlinked the table. What a walker makes of it dies with
-///   the table, at the end of its RCU critical section; and the leaf's statistics are settled by
-///   what the freezing saw. The page itself outlives that, as its notifier waits for our lock.
-///
-/// Otherwise the exchange is repeated until it succeeds, or there is nothing to clear.
-#[inline(always)]
-#[expect(clippy::too_many_arguments)]
-pub(crate) fn clear_leaf_bits(
-    _lock: &Shared<'_>,
-    _slots: &SlotsLock<'_>,
-    table: Table<'_>,
-    gfn: Gfn,
-    as_id: u16,
-    bits: u64,
-    settled: Settled,
-    masks: &Masks,
-) {
-    let sptep = table.sptep(Index::of(gfn, Level::Page4K));
-    let mut old = sptep.read();
-
-    if settled.matches(old) {
-        let new = old.without(bits);
-
-        kvm_mmu_warn_on!(bits == masks.dirty && old.ad_need_write_protect());
-        sptep.write(new);
-        trace::spte_changed(as_id, gfn, Level::Page4K, old, new);
-        return;
-    }
-    while old.is_present() && old.0 & bits != 0 {
-        let new = old.without(bits);
-
-        kvm_mmu_warn_on!(bits == masks.dirty && old.ad_need_write_protect());
-        match sptep.compare_exchange(old, new) {
-            Ok(()) => {
-                trace::spte_changed(as_id, gfn, Level::Page4K, old, new);
-                break;
-            }
-            Err(now) => old = now,
-        }
     }
 }
 

@@ -21,13 +21,16 @@ use crate::{
     bindings,
     ops::{
         age::age,
-        dirty_log, lookup,
+        dirty_log::{
+            enable, protect,
+            reap::{HugePages, Reap},
+            recover,
+        },
+        lookup,
         map::{self, RetPf},
-        promote,
-        reap_log::{self, HugePages},
         roots, split,
         spte::{self, LeafRequest},
-        start_log, zap,
+        zap,
     },
     pte,
     pure::{leaf, Age, Gfn, GfnRange, Hpa, Level, Pfn, Protect, Role, Spte},
@@ -280,7 +283,7 @@ unsafe extern "C" fn kvm_tdp_mmu_wrprot_slot(
     let mut lock = held!(Shared, wrap!(Vm, kvm));
 
     level(min_level).is_some_and(|min_level| {
-        dirty_log::write_protect_slot(&mut lock, wrap!(Memslot, slot), min_level)
+        protect::write_protect_slot(&mut lock, wrap!(Memslot, slot), min_level)
     })
 }
 
@@ -290,7 +293,7 @@ unsafe extern "C" fn kvm_tdp_mmu_clear_dirty_slot(
     kvm: *mut bindings::kvm,
     slot: *const bindings::kvm_memory_slot,
 ) {
-    dirty_log::clear_dirty_slot(&mut held!(Shared, wrap!(Vm, kvm)), wrap!(Memslot, slot));
+    protect::clear_dirty_slot(&mut held!(Shared, wrap!(Vm, kvm)), wrap!(Memslot, slot));
 }
 
 /// Clears the dirty state of up to 64 pages. `mmu_lock` is held for write.
@@ -302,7 +305,7 @@ unsafe extern "C" fn kvm_tdp_mmu_clear_dirty_pt_masked(
     mask: c_ulong,
     wrprot: bool,
 ) {
-    dirty_log::clear_dirty_masked(
+    protect::clear_dirty_masked(
         &held!(Exclusive, wrap!(Vm, kvm)),
         wrap!(Memslot, slot),
         Gfn(gfn),
@@ -323,7 +326,7 @@ unsafe extern "C" fn kvm_tdp_mmu_write_protect_gfn(
     let lock = held!(Exclusive, wrap!(Vm, kvm));
 
     level(min_level).is_some_and(|min_level| {
-        dirty_log::protect_gfn(
+        protect::protect_gfn(
             &lock,
             wrap!(Memslot, slot),
             Gfn(gfn),
@@ -367,7 +370,7 @@ unsafe extern "C" fn kvm_tdp_mmu_start_dirty_log(
 ) {
     let mut lock = held!(Shared, wrap!(Vm, kvm));
 
-    start_log::start(&mut lock, wrap!(Memslot, slot), split);
+    enable::enable(&mut lock, wrap!(Memslot, slot), split);
 }
 
 /// Reaps a dirty bitmap: `words` words of it, from `first_word` on, into `buffer`, which has as many,
@@ -401,11 +404,11 @@ unsafe extern "C" fn kvm_tdp_mmu_reap_dirty_log(
     // SAFETY: C passes a buffer of that many words, which `slots_lock` makes ours.
     let buffer = unsafe { core::slice::from_raw_parts_mut(buffer.cast::<u64>(), words) };
     // SAFETY: C has checked that the slot has a bitmap, and the range against the slot.
-    let mut log = unsafe { DirtyBitmap::new(slot, first_word, buffer, wanted) };
+    let log = unsafe { DirtyBitmap::new(slot, first_word, buffer, wanted) };
 
     let mut slots = held!(SlotsLock, wrap!(Vm, kvm));
 
-    match reap_log::reap(&mut slots, slot, &mut log, huge) {
+    match Reap::new(&mut slots, slot, log, huge).run() {
         Ok(()) => 0,
         Err(error) => error.to_errno(),
     }
@@ -417,7 +420,7 @@ unsafe extern "C" fn kvm_tdp_mmu_recover_huge_pages(
     kvm: *mut bindings::kvm,
     slot: *const bindings::kvm_memory_slot,
 ) {
-    promote::recover_huge_pages(&mut held!(Shared, wrap!(Vm, kvm)), wrap!(Memslot, slot));
+    recover::recover_huge_pages(&mut held!(Shared, wrap!(Vm, kvm)), wrap!(Memslot, slot));
 }
 
 /// Records the SPTEs on the path to a byte address in `sptes`, an array of at least six elements

@@ -22,7 +22,7 @@ use crate::{
     pure::{Age, Gfn, GfnRange, Level, Protect},
     rmap::{
         self,
-        ops::{age, collapse, link, protect, split, start_log, zap},
+        ops::{age, collapse, enable, link, protect, split, zap},
         DescCache, List, Rmap, RmapIterator, ShadowSplitCaches,
     },
     sync::{Exclusive, SlotsLock},
@@ -263,7 +263,7 @@ unsafe extern "C" fn kvm_rs_rmap_start_dirty_log(
     let mut slots = held!(SlotsLock, vm);
     let mut caches = ShadowSplitCaches::new(&mut slots);
 
-    start_log::start(
+    enable::enable(
         &mut held!(Exclusive, vm),
         wrap!(Memslot, slot),
         split.then_some(&mut caches),

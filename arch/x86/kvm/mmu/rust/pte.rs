@@ -100,6 +100,19 @@ impl<'r> Table<'r> {
         }
     }
 
+    /// Whether an entry points to a table.
+    pub(crate) fn has_tables(self, masks: &Masks) -> bool {
+        let is_table = |index| {
+            matches!(
+                self.sptep(index).read().decode(self.level, masks),
+                Entry::Table(_)
+            )
+        };
+
+        // The entries of the last level are leaves.
+        self.level > Level::Page4K && Index::all().any(is_table)
+    }
+
     /// Reads the entry at `index` and, if it points to a table, gives that table.
     #[inline]
     pub(crate) fn child(self, index: Index, masks: &Masks) -> Option<Table<'r>> {

@@ -39,7 +39,7 @@ void kvm_rs_init_vm(struct kvm *kvm)
  * Upstream splits shadow pages, splits in the TDP MMU, protects shadow pages, and
  * protects in the TDP MMU, with mmu_lock dropped in between. Here all that concerns
  * shadow pages comes first, and the TDP MMU does both in one walk; the head of
- * ops/start_log.rs says why that is the same.
+ * ops/dirty_log/enable.rs says why that is the same.
  */
 bool kvm_rs_start_dirty_log(struct kvm *kvm, const struct kvm_memory_slot *slot)
 {

@@ -10,8 +10,7 @@
 use crate::{
     change::Lost,
     ops::{
-        dirty_log::bit_to_clear,
-        promote::has_tables,
+        dirty_log::protect::bit_to_clear,
         split,
         spte::{log_writable, make_leaf, make_mmio, LeafRequest},
     },
@@ -102,7 +101,7 @@ fn is_one_table(view: &View<'_>, masks: &Masks) -> bool {
     view.level() <= Level::Page2M
         || view
             .child(masks)
-            .is_none_or(|table| !has_tables(table, masks))
+            .is_none_or(|table| !table.has_tables(masks))
 }
 
 /// Puts a table where there is none, or where a page is mapped larger than the fault wants.

@@ -77,7 +77,7 @@ pub(crate) fn split_as<'s, 'l, M: Update<'l>>(
 }
 
 /// The huge leaf that a walk stands on, when it finds that it has no table to split it with.
-pub(super) struct HugeLeaf {
+pub(in crate::ops) struct HugeLeaf {
     gfn: Gfn,
     spte: Spte,
     level: Level,
@@ -87,7 +87,7 @@ pub(super) struct HugeLeaf {
 impl HugeLeaf {
     /// Takes what is needed from a view, which does not outlast the refill. `node` is where the
     /// page lies.
-    pub(super) fn of(view: &View<'_>, node: Node) -> Self {
+    pub(in crate::ops) fn of(view: &View<'_>, node: Node) -> Self {
         HugeLeaf {
             gfn: view.gfn(),
             spte: view.spte(),
@@ -100,7 +100,7 @@ impl HugeLeaf {
 /// Fills `cache`, with `mmu_lock` dropped, for as many pages of `size` as can be left before `end`.
 /// The walk starts again from the root. Returns false, and traces it, if there is no memory, and
 /// `huge` has to stay huge.
-pub(super) fn refill<'l, M: Update<'l>>(
+pub(in crate::ops) fn refill<'l, M: Update<'l>>(
     walk: &mut Walk<'_, 'l, M>,
     cache: &mut TdpSplitCache,
     huge: &HugeLeaf,

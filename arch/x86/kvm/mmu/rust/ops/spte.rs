@@ -105,7 +105,7 @@ pub(crate) fn make_leaf<'l>(
 /// Sets the bit of `gfn` in the dirty log, if `leaf` allows writes: nobody may notice the first one.
 ///
 /// Under `mmu_lock` held for read, this has to come *after* the leaf is installed, because the log
-/// may be reaped at the same time ([`crate::ops::reap_log`]). It needs no lock, as the fast page fault
+/// may be reaped at the same time ([`crate::ops::dirty_log::reap`]). It needs no lock, as the fast page fault
 /// shows.
 pub(crate) fn log_writable(vm: Vm<'_>, slot: Memslot<'_>, gfn: Gfn, leaf: Spte, level: Level) {
     // Access tracking may have taken W away.

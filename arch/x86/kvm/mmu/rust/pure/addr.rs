@@ -80,6 +80,24 @@ impl GfnRange {
         GfnRange::new(gfn, gfn.add(1))
     }
 
+    /// The number of frames in the range, which does not end before it starts.
+    #[inline]
+    pub const fn pages(&self) -> u64 {
+        self.end.0.wrapping_sub(self.start.0)
+    }
+
+    /// The last frame of the range, which is not empty.
+    #[inline]
+    pub const fn last(&self) -> Gfn {
+        Gfn(self.end.0.wrapping_sub(1))
+    }
+
+    /// Whether no frame lies in the range.
+    #[inline]
+    pub const fn is_empty(&self) -> bool {
+        self.start.0 >= self.end.0
+    }
+
     /// Whether `gfn` lies in the range.
     #[inline]
     pub const fn contains(&self, gfn: Gfn) -> bool {

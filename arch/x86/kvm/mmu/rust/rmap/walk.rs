@@ -89,7 +89,7 @@ impl<'w, 'l> RmapWalk<'w, 'l> {
         last: Level,
         range: GfnRange,
     ) -> Self {
-        let some = range.start < range.end;
+        let some = !range.is_empty();
 
         RmapWalk {
             lock,

@@ -134,9 +134,10 @@ impl<'a> Vm<'a> {
 
     /// Flushes the TLBs of all vCPUs for `range`, or for more.
     pub(crate) fn flush_tlbs_range(self, range: GfnRange) {
-        let pages = range.end.0.wrapping_sub(range.start.0);
         // SAFETY: the VM exists.
-        unsafe { bindings::kvm_flush_remote_tlbs_range(self.as_ptr(), range.start.0, pages) }
+        unsafe {
+            bindings::kvm_flush_remote_tlbs_range(self.as_ptr(), range.start.0, range.pages())
+        }
     }
 
     /// Flushes the TLBs of all vCPUs for a memslot.

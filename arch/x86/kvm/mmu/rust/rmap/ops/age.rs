@@ -23,7 +23,7 @@ pub(crate) fn age(slot: Memslot<'_>, range: GfnRange, what: Age) -> bool {
 fn age_leaves(slot: Memslot<'_>, range: GfnRange, what: Age, masks: &Masks) -> bool {
     let mut young = false;
 
-    if range.start >= range.end {
+    if range.is_empty() {
         return false;
     }
     for level in Level::LEAVES {

@@ -7,8 +7,8 @@
 
 pub(crate) mod age;
 pub(crate) mod collapse;
+pub(crate) mod enable;
 pub(crate) mod link;
 pub(crate) mod protect;
 pub(crate) mod split;
-pub(crate) mod start_log;
 pub(crate) mod zap;

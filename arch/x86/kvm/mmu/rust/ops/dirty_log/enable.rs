@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Starting to log a memslot, in one walk.
+//! Enabling the dirty log of a memslot, in one walk.
 //!
 //! Upstream splits all huge pages of the slot, and then walks it again to clear W (or D, under PML)
 //! in each of the small ones, with an atomic exchange for each. Nothing forces that order: a table
@@ -32,12 +32,10 @@
 //! CPUs may have cached writable translations until the caller flushes, exactly as with upstream:
 //! the log need not be exact before the ioctl returns.
 
+use super::protect::bit_to_clear;
 use crate::{
     cache::TdpSplitCache,
-    ops::{
-        dirty_log::bit_to_clear,
-        split::{self, refill, HugeLeaf},
-    },
+    ops::split::{self, refill, HugeLeaf},
     pure::{spte::WRITABLE, Entry, Level, Masks},
     root::{Roots, Selection},
     sync::{MmuLock, Shared},
@@ -47,18 +45,18 @@ use crate::{
 
 /// Makes every write to `slot` noticed, from the caller's TLB flush on; and splits its huge pages
 /// to 4 KiB, if `split`.
-pub(crate) fn start(lock: &mut Shared<'_>, slot: Memslot<'_>, split: bool) {
+pub(crate) fn enable(lock: &mut Shared<'_>, slot: Memslot<'_>, split: bool) {
     let masks = lock.vm().masks();
     let mut roots = Roots::new(lock.vm(), Selection::valid(slot.as_id()));
     let mut cache = TdpSplitCache::new();
 
     while let Some(root) = roots.next(lock) {
-        start_in_root(lock, root, slot, split, &mut cache, masks);
+        enable_in_root(lock, root, slot, split, &mut cache, masks);
     }
     cache.free(lock);
 }
 
-fn start_in_root(
+fn enable_in_root(
     lock: &mut Shared<'_>,
     root: Sp<'_>,
     slot: Memslot<'_>,

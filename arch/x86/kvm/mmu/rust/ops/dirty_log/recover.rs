@@ -12,6 +12,7 @@
 
 use crate::{
     change::lost_errno,
+    ops::spte::make_huge,
     pte::Table,
     pure::{leaf::unprotected, Entry, Index, Level, Masks, Spte},
     root::{Roots, Selection},
@@ -24,8 +25,6 @@ use crate::{
     tlb::Flush,
     walk::Walk,
 };
-
-use super::spte::make_huge;
 
 /// Promotes all that can be promoted in `slot`, in all valid roots.
 pub(crate) fn recover_huge_pages(lock: &mut Shared<'_>, slot: Memslot<'_>) {
@@ -89,7 +88,7 @@ fn recover_level(lock: &mut Shared<'_>, root: Sp<'_>, slot: Memslot<'_>, to: Lev
             continue;
         }
         // Whoever has made one since wants small pages there.
-        if has_tables(table, masks) {
+        if table.has_tables(masks) {
             continue;
         }
 
@@ -113,19 +112,6 @@ fn recover_level(lock: &mut Shared<'_>, root: Sp<'_>, slot: Memslot<'_>, to: Lev
         vm.flush_tlbs_memslot(slot);
     }
     drop(walk);
-}
-
-/// Whether there is a table below `table`.
-pub(super) fn has_tables(table: Table<'_>, masks: &Masks) -> bool {
-    let is_table = |index| {
-        matches!(
-            table.sptep(index).read().decode(table.level(), masks),
-            Entry::Table(_)
-        )
-    };
-
-    // The entries of the last level are leaves.
-    table.level() > Level::Page4K && Index::all().any(is_table)
 }
 
 /// The first leaf in `table`, or in the tables below it.

@@ -87,7 +87,7 @@ fn clear_in_root(
 /// The bit whose clearing makes the next write to a 4 KiB page noticed. D bits do that only if the
 /// CPU has a log for them.
 #[inline]
-pub(super) fn bit_to_clear(vm: Vm<'_>, role: Role, masks: &Masks) -> u64 {
+pub(in crate::ops) fn bit_to_clear(vm: Vm<'_>, role: Role, masks: &Masks) -> u64 {
     if vm.has_cpu_dirty_log() {
         dirty_bit(vm, role, masks)
     } else {

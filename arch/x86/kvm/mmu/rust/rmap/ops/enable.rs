@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Starting to log a memslot that shadow pages map.
+//! Enabling the dirty log of a memslot that shadow pages map.
 //!
 //! # Flushes
 //!
@@ -25,7 +25,7 @@ use crate::{pure::Level, pure::Protect, rmap::ShadowSplitCaches, sync::Exclusive
 ///
 /// New leaves are born protected. What was small before, and what stays huge, is protected by a
 /// second walk: it has to look at each list anyway, as a frame may have several leaves.
-pub(crate) fn start(
+pub(crate) fn enable(
     lock: &mut Exclusive<'_>,
     slot: Memslot<'_>,
     caches: Option<&mut ShadowSplitCaches<'_>>,
