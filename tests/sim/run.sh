@@ -19,7 +19,7 @@ fi
 sim=tools/testing/kvm-mmu-rs/sim
 mutants=$TOP/$sim/mutants
 # The five of 'make test'.
-telling=(no-flush-after-zap log-before-install store-instead-of-exchange no-freeze yield-without-flush)
+telling=(no-flush-after-zap store-instead-of-exchange no-freeze aging-by-store bits-taken-by-store)
 logs=$BUILD/logs/sim
 
 # build TREE TARGET PROFILE [CARGO-ARGUMENT]...: the simulation of a source tree; says where it is.
@@ -59,8 +59,8 @@ mutant()
 case ${1:-} in
 mutants)
 	shift
-	(($#)) || mapfile -t telling < <(cd "$mutants" && ls ./*.patch | sed 's|^\./||; s|\.patch$||')
-	(($#)) && telling=("$@")
+	telling=("$@")
+	(($#)) || mapfile -t telling < <(cd "$mutants" && printf '%s\n' *.patch | sed 's/\.patch$//')
 	missed=()
 	for m in "${telling[@]}"; do
 		start=$SECONDS
