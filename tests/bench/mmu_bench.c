@@ -260,7 +260,7 @@ static int dirty_all(void)
  */
 static unsigned long dirty_four(void)
 {
-	unsigned long n = size / (16 * MIB);
+	unsigned long n = (size + 16 * MIB - 1) / (16 * MIB);
 
 	write_bytes(SLOT_GPA, n, 16 * MIB);
 	return n;
