@@ -20,7 +20,7 @@ booting=(selftests-{1,2} debug-{1,2} other intel-{pml,ad,noad} shadow-{notdp,non
 # What a stage takes, in minutes of the machine that calibrate.sh knows, if that is more
 # than one. A stage that the deadline leaves less time for is not begun. A list of tests
 # stops by itself in time; it is not begun for less than this.
-declare -A minutes=([host]=2 [sim]=6 [lab]=2 [modules]=5 [bench]=4 [migrate]=3 [reach]=3 [deb]=30
+declare -A minutes=([host]=2 [sim]=6 [lab]=2 [modules]=8 [bench]=4 [migrate]=3 [reach]=3 [deb]=30
 	[selftests-1]=3 [selftests-2]=3 [debug-1]=4 [debug-2]=4 [other]=3
 	[intel-pml]=12 [intel-ad]=12 [intel-noad]=12 [shadow-notdp]=5 [shadow-nonpt]=5)
 # What is left to do when the last boot has ended.

@@ -98,6 +98,8 @@ say "engine=$(engine)"
 say "from=$(modinfo -F filename kvm | sed "s,.*/$(uname -r)/,,")"
 perf_test 2 >/mnt/results/rust.log 2>&1
 say "test=$?"
+# driver.py clears the kernel's buffer.
+messages >/tmp/after
 in_lab env RAM_MIB=64 python3 -B /run/checkout/tests/migrate/driver.py -s 40 -o completes \
 	hugetlb /build/migrate/guest.rom /results/migrate >/mnt/results/migrate.log 2>&1
 say "migration=$?"
@@ -113,9 +115,9 @@ say "left=$(find "/lib/modules/$(uname -r)/updates" -name '*.ko*' 2>/dev/null | 
 perf_test 2 >/mnt/results/back.log 2>&1
 say "back_test=$?"
 
-messages >/tmp/after
+messages >>/tmp/after
 # What was said before may be said again.
-grep -vxFf /tmp/before /tmp/after >/tmp/new
+grep -vxFf /tmp/before /tmp/after | sort -u >/tmp/new
 cp /tmp/new /mnt/results/dmesg.new
 dmesg >/mnt/results/dmesg
 say "taints=$(grep -cE 'loading out-of-tree module taints kernel|module verification failed: signature' /tmp/new)"
