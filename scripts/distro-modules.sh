@@ -22,7 +22,7 @@ for f in .config Module.symvers vmlinux; do
 done
 out=$BUILD/linux-$release mod=${2:-$BUILD/mod-rust-$release} stock=$BUILD/mod-c-$release
 log=$BUILD/logs/modules-$release.make
-mkdir -p "$out" "$stock" "$mod/arch/x86/kvm" "$mod/virt/kvm" "$BUILD/logs"
+mkdir -p "$out" "$stock" "$BUILD/logs"
 
 # of OPTION: its value in the distribution's configuration.
 of()
@@ -78,6 +78,7 @@ configure()
 
 build()
 {
+	mkdir -p "$mod/arch/x86/kvm" "$mod/virt/kvm"
 	"${mk[@]}" -j"$JOBS" modules_prepare
 	[[ $(<"$out/include/config/kernel.release") = "$release" ]] ||
 		die "this build calls itself $(<"$out/include/config/kernel.release"), not $release; is build/src what the distribution has?"
@@ -101,7 +102,6 @@ unpack()
 		name=${f##*/}
 		[[ -e $stock/$name.ko ]] || xz -dc "$modules/$f.ko.xz" >"$stock/$name.ko"
 	done
-	cp -u "$stock/irqbypass.ko" "$mod/"
 	users=()
 	while read -r f; do
 		name=${f##*/}
@@ -163,4 +163,6 @@ if [[ ! $only_check ]]; then
 	build
 fi
 unpack
+# Only into a directory of our own: what is merely checked stays as it is.
+[[ $only_check ]] || cp -u "$stock/irqbypass.ko" "$mod/"
 fits
