@@ -1,0 +1,257 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The end of a migration, while memory is being prefaulted
+ *
+ * A VMM stops the vCPUs before it collects the dirty log for the last time, but not a
+ * thread that is in KVM_PRE_FAULT_MEMORY.  That must not make a page writable whose bit
+ * it sets afterwards: what a vCPU writes in between would not be copied.
+ *
+ * This test migrates a few pages to the end, over and over: a vCPU writes to all of
+ * them and stops, the log is collected, and copy and memory are compared.  Meanwhile a
+ * thread takes the host's mapping of the pages away, so that KVM has to forget them,
+ * and prefaults them.
+ *
+ * Between the two steps there are some hundred instructions.  To make that longer
+ * (not with -w 0), the function that sets the bit writes its stack trace to several trace
+ * buffers before it does anything.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <linux/kvm.h>
+#include <linux/sizes.h>
+
+#include "dirty_log_copy.h"
+#include "kvm_util.h"
+#include "processor.h"
+#include "test_util.h"
+#include "ucall_common.h"
+
+#define TEST_SLOT	1
+#define TEST_BASE	SZ_1G
+/* Few, so that many a write is one of the last. */
+#define TEST_PAGES	8ul
+#define TEST_SIZE	(TEST_PAGES * PAGE_SIZE)
+
+#define INSTANCES	"/sys/kernel/tracing/instances/kvm_mmu_race_prefault"
+#define SET_BIT		"mark_page_dirty_in_slot"
+#define MAX_BUFFERS	32
+
+static struct kvm_vm *vm;
+/* One runs, the other only prefaults. */
+static struct kvm_vcpu *vcpus[2];
+static u8 *mem;
+static bool stop;
+static u64 nr_prefaults;
+static unsigned int nr_buffers;
+static struct dirty_log_copy log;
+
+static void guest_code(void)
+{
+	u64 round, i;
+
+	for (round = 1;; round++) {
+		/* Each page is the last one at times. */
+		for (i = 0; i < TEST_PAGES; i++)
+			WRITE_ONCE(*(u64 *)(TEST_BASE + (i + round) % TEST_PAGES * PAGE_SIZE),
+				   round);
+		GUEST_SYNC(round);
+	}
+}
+
+/* Whether the ring of the vCPU that does not run is half full. */
+static bool ring_is_filling(void)
+{
+	struct kvm_dirty_gfn *ring = vcpus[1]->dirty_gfns;
+	u32 index = READ_ONCE(log.fetched[1]) + RING_SIZE / 2;
+
+	return log.kind == LOG_RING &&
+	       READ_ONCE(ring[index % RING_SIZE].flags) == KVM_DIRTY_GFN_F_DIRTY;
+}
+
+static void *prefault(void *unused)
+{
+	struct kvm_pre_fault_memory range;
+
+	while (!READ_ONCE(stop)) {
+		if (ring_is_filling()) {
+			usleep(100);
+			continue;
+		}
+		/* The memory is a file's: its contents stay. */
+		kvm_madvise(mem, TEST_SIZE, MADV_DONTNEED);
+		range = (struct kvm_pre_fault_memory) { .gpa = TEST_BASE, .size = TEST_SIZE };
+		while (range.size && !__vcpu_ioctl(vcpus[1], KVM_PRE_FAULT_MEMORY, &range))
+			;
+		nr_prefaults++;
+	}
+	return NULL;
+}
+
+static bool write_to(const char *path, const char *text)
+{
+	int fd = open(path, O_WRONLY | O_APPEND | O_CLOEXEC);
+	bool ok;
+
+	if (fd < 0)
+		return false;
+	ok = write(fd, text, strlen(text)) == (ssize_t)strlen(text);
+	close(fd);
+	return ok;
+}
+
+static void narrow_window(void)
+{
+	char path[128];
+
+	while (nr_buffers) {
+		nr_buffers--;
+		snprintf(path, sizeof(path), INSTANCES "%u/set_ftrace_filter", nr_buffers);
+		write_to(path, "!" SET_BIT ":stacktrace");
+		snprintf(path, sizeof(path), INSTANCES "%u", nr_buffers);
+		rmdir(path);
+	}
+}
+
+/* Has KVM take its time before it sets a bit. */
+static void widen_window(unsigned int buffers)
+{
+	char path[128];
+	bool ok;
+
+	atexit(narrow_window);
+	while (nr_buffers < buffers) {
+		snprintf(path, sizeof(path), INSTANCES "%u", nr_buffers);
+		/* One that is there has been left by a test that was killed. */
+		if (mkdir(path, 0700) && errno != EEXIST)
+			break;
+		snprintf(path, sizeof(path), INSTANCES "%u/set_ftrace_filter", nr_buffers);
+		nr_buffers++;
+		ok = write_to(path, SET_BIT ":stacktrace");
+		if (!ok)
+			break;
+	}
+	if (nr_buffers < buffers || !ok)
+		ksft_print_msg("no function tracing: the window is as short as it is\n");
+}
+
+static double now(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return ts.tv_sec + ts.tv_nsec / 1e9;
+}
+
+static void create_vm(enum log_kind kind)
+{
+	int fd = kvm_memfd_alloc(TEST_SIZE, false);
+
+	vm = __vm_create(VM_SHAPE_DEFAULT, ARRAY_SIZE(vcpus), 0);
+	choose_log_kind(vm, kind);
+	vcpus[0] = vm_vcpu_add(vm, 0, guest_code);
+	vcpus[1] = vm_vcpu_add(vm, 1, guest_code);
+
+	mem = kvm_mmap(TEST_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd);
+	close(fd);
+	memset(mem, 0, TEST_SIZE);
+	vm_set_user_memory_region(vm, TEST_SLOT, KVM_MEM_LOG_DIRTY_PAGES, TEST_BASE, TEST_SIZE,
+				  mem);
+	virt_map(vm, TEST_BASE, TEST_BASE, TEST_PAGES);
+
+	log = (struct dirty_log_copy) {
+		.vm = vm,
+		.kind = kind,
+		.mem = mem,
+		.npages = TEST_PAGES,
+		.slot_npages = TEST_PAGES,
+		.slots = { TEST_SLOT },
+		.nr_slots = 1,
+		.vcpus = vcpus,
+		.nr_vcpus = ARRAY_SIZE(vcpus),
+	};
+	copy_begin(&log);
+	if (kind == LOG_RING)
+		vcpu_map_dirty_ring(vcpus[1]);
+}
+
+static void run(enum log_kind kind, unsigned int seconds)
+{
+	double start = now(), end = start + seconds;
+	u64 rounds, lost = 0;
+	pthread_t thread;
+	struct ucall uc;
+
+	create_vm(kind);
+	WRITE_ONCE(stop, false);
+	nr_prefaults = 0;
+	kvm_pthread_create(&thread, NULL, prefault, NULL);
+
+	for (rounds = 0; !lost && (now() < end || !READ_ONCE(nr_prefaults)); rounds++) {
+		vcpu_run(vcpus[0]);
+		/* Collecting empties it. */
+		if (vcpus[0]->run->exit_reason != KVM_EXIT_DIRTY_RING_FULL)
+			TEST_ASSERT(get_ucall(vcpus[0], &uc) == UCALL_SYNC, "Unexpected exit: %s",
+				    exit_reason_str(vcpus[0]->run->exit_reason));
+		collect_log(&log);
+		lost = count_lost(&log);
+	}
+
+	ksft_print_msg("%lu ends of a migration, %lu prefaults in %.1f s\n", rounds,
+		       READ_ONCE(nr_prefaults), now() - start);
+	WRITE_ONCE(stop, true);
+	kvm_pthread_join(thread, NULL);
+	ksft_test_result(!lost, "%s: %lu of %lu pages differ from their copies\n",
+			 log_names[kind], lost, TEST_PAGES);
+
+	copy_end(&log);
+	kvm_vm_free(vm);
+	kvm_munmap(mem, TEST_SIZE);
+}
+
+int main(int argc, char *argv[])
+{
+	unsigned int seconds = 10, buffers = 16;
+	enum log_kind kind;
+	int opt, kinds = 0;
+
+	while ((opt = getopt(argc, argv, "t:w:")) != -1) {
+		switch (opt) {
+		case 't':
+			seconds = atoi_positive("Seconds", optarg);
+			break;
+		case 'w':
+			buffers = atoi_non_negative("Trace buffers", optarg);
+			TEST_ASSERT(buffers <= MAX_BUFFERS, "Up to %u trace buffers", MAX_BUFFERS);
+			break;
+		default:
+			printf("usage: %s [-t seconds] [-w buffers]\n"
+			       " -t: for so many seconds with each kind of log, or until a write is lost (default: %u)\n"
+			       " -w: so many trace buffers widen the window (default: %u)\n",
+			       argv[0], seconds, buffers);
+			exit(KSFT_FAIL);
+		}
+	}
+	TEST_REQUIRE(kvm_has_cap(KVM_CAP_PRE_FAULT_MEMORY));
+	TEST_REQUIRE(get_kvm_param_bool("tdp_mmu"));
+
+	for (kind = 0; kind < NR_LOG_KINDS; kind++)
+		kinds += has_log_kind(kind);
+	ksft_print_header();
+	ksft_set_plan(kinds);
+	if (buffers)
+		widen_window(buffers);
+	for (kind = 0; kind < NR_LOG_KINDS; kind++) {
+		if (has_log_kind(kind))
+			run(kind, seconds);
+	}
+	ksft_finished();
+}
