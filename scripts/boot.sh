@@ -108,7 +108,7 @@ qemu=(qemu-system-x86_64 -accel "$accel" "${time[@]}" -machine q35 -cpu "$cpu"
       -virtfs "$(share checkout "$TOP" ,readonly=on)"
       -virtfs "$(share results "$run" '')"
       -device virtio-rng-pci "${plugin[@]}" "${serial[@]}"
-      -append "console=ttyS0 root=root rootfstype=9p ro rootflags=trans=virtio,version=9p2000.L,msize=524288,cache=loose init=/sbin/lab-init panic=-1 log_buf_len=8M $append")
+      -append "console=ttyS0 root=root rootfstype=9p ro rootflags=trans=virtio,version=9p2000.L,msize=524288,cache=loose init=/sbin/lab-init panic=-1 no_timer_check log_buf_len=8M $append")
 
 # Killed with us, whatever ends us; in the background so that the trap runs at
 # once.
