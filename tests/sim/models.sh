@@ -13,6 +13,7 @@ list=$TOP/tools/testing/kvm-mmu-rs/sim/models.list
 # definition FILE FUNCTION: its lines, and its text.
 definition()
 {
+	[[ -e $SRC/$1 ]] || return 0
 	awk -v name="$2" '
 		!inside && $0 !~ /^[ \t#*]/ && $0 ~ "(^|[ *])" name "\\(" { inside = 1; first = NR; text = "" }
 		inside { text = text $0 "\n" }
