@@ -14,7 +14,7 @@ use crate::{
     change::lost_errno,
     ops::spte::make_huge,
     pte::Table,
-    pure::{leaf::unprotected, Entry, Index, Level, Masks, Spte},
+    pure::{leaf::unprotected, Entry, Gfn, Index, Level, Masks, Spte},
     root::{Roots, Selection},
     sync::{MmuLock, Shared},
     sys::{
@@ -67,12 +67,12 @@ fn recover_level(lock: &mut Shared<'_>, root: Sp<'_>, slot: Memslot<'_>, to: Lev
         if level != to || !range.contains(gfn) {
             continue;
         }
-        // Before anything is asked about the frames: where nothing is mapped they may be private by
-        // now, and then the host has no answer.
+        // The host is asked about a frame that is mapped. Others may be private by now, and then it
+        // has no answer; if the host maps all of the page at once, any frame of it will do.
         let Some(table) = step.view.child(masks) else {
             continue;
         };
-        let Some(first) = first_leaf(table, masks) else {
+        let Some((mapped, first)) = first_leaf(table, gfn, masks) else {
             // An empty table is of no use, and would be in the way of a 1 GiB page.
             if level == Level::Page2M
                 && !root.role().mirror()
@@ -82,7 +82,7 @@ fn recover_level(lock: &mut Shared<'_>, root: Sp<'_>, slot: Memslot<'_>, to: Lev
             }
             continue;
         };
-        if vm.max_mapping_level(step.lock, slot, gfn) < Some(level)
+        if vm.max_mapping_level(step.lock, slot, mapped) < Some(level)
             || !vm.other_slots_allow(step.lock, slot, gfn, level)
         {
             continue;
@@ -114,26 +114,31 @@ fn recover_level(lock: &mut Shared<'_>, root: Sp<'_>, slot: Memslot<'_>, to: Lev
     drop(walk);
 }
 
-/// The first leaf in `table`, or in the tables below it.
+/// The first leaf in `table`, which begins at `gfn`, or in the tables below it; and the first frame that
+/// it maps.
 ///
 /// It shows the rights and the frame of the huge page to be. The host maps the whole huge page by one
 /// entry, so if this leaf is MMU-writable, each page below may be, also one whose leaf is not, or
 /// that has none: the host grants rights by the huge page, and to take one back its notifier zaps all
 /// of these leaves; and a frame that is write-tracked, in either address space, forbids a huge page
-/// ([`Vm::max_mapping_level`](crate::sys::Vm), [`Vm::other_slots_allow`](crate::sys::Vm)). MMU-writable is only ever cleared under `mmu_lock`
-/// held for write, so the leaf still is when the huge one goes in. Everything else that a leaf says
-/// is the same all over a slot, but for the bits that logging and aging change.
+/// ([`Vm::max_mapping_level`](crate::sys::Vm), [`Vm::other_slots_allow`](crate::sys::Vm)).
+/// MMU-writable is only ever cleared under `mmu_lock` held for write, so the leaf still is when the huge
+/// one goes in. Everything else that a leaf says is the same all over a slot, but for the bits that
+/// logging and aging change.
 ///
 /// Upstream copies the leaf as it is. Then a page that was write-protected for logging, and not
 /// written since, costs a fault on the next write, once the log is long gone; the fast page fault
 /// makes the huge page writable then, on the word of the same leaf.
-fn first_leaf(table: Table<'_>, masks: &Masks) -> Option<Spte> {
+fn first_leaf(table: Table<'_>, gfn: Gfn, masks: &Masks) -> Option<(Gfn, Spte)> {
+    let pages = table.level().pages();
+
     Index::all().find_map(|index| {
+        let gfn = gfn.add((index.get() as u64).wrapping_mul(pages));
         let spte = table.sptep(index).read();
 
         match spte.decode(table.level(), masks) {
-            Entry::Leaf(_) => Some(spte),
-            Entry::Table(_) => first_leaf(table.child(index, masks)?, masks),
+            Entry::Leaf(_) => Some((gfn, spte)),
+            Entry::Table(_) => first_leaf(table.child(index, masks)?, gfn, masks),
             Entry::NonPresent | Entry::Frozen => None,
         }
     })
