@@ -10,10 +10,11 @@
 use kernel::sync::rcu;
 
 use crate::{
-    pure::{Age, Entry},
+    pte::View,
+    pure::{Age, Entry, Masks},
     root::{rcu_roots, RootTypes, Selection},
     sys::{NotifierRange, Vm},
-    walk::LocklessWalk,
+    walk::{LocklessDescent, LocklessWalk},
 };
 
 /// Whether a page of `range` was accessed since it was last made old.
@@ -24,25 +25,46 @@ pub(crate) fn age(vm: Vm<'_>, range: NotifierRange<'_>, what: Age) -> bool {
         types: RootTypes::of_notifier(vm, range),
         as_id: Some(range.slot().as_id()),
     };
+    let pages = range.range();
     let guard = rcu::read_lock();
     let mut young = false;
 
     for root in rcu_roots(vm, &guard, selection) {
-        let mut walk = LocklessWalk::new(vm, &guard, root, range.range(), masks);
+        // Reclaim asks about one page at a time, and a path to it costs less than a walk.
+        if pages.pages() == 1 {
+            let mut path = LocklessDescent::new(vm, &guard, root, pages.start, masks);
 
-        while let Some(view) = walk.next() {
-            let Entry::Leaf(_) = view.entry(masks) else {
-                continue;
-            };
-            if !view.spte().is_accessed(masks) {
-                continue;
+            while let Some(view) = path.next() {
+                young |= age_leaf(&view, &guard, what, masks);
             }
-            if what == Age::Test {
-                return true;
+        } else {
+            let mut walk = LocklessWalk::new(vm, &guard, root, pages, masks);
+
+            while let Some(view) = walk.next() {
+                young |= age_leaf(&view, &guard, what, masks);
+                if young && what == Age::Test {
+                    break;
+                }
             }
-            young = true;
-            view.mark_old(&guard, masks);
+        }
+        if young && what == Age::Test {
+            break;
         }
     }
     young
+}
+
+/// Whether the entry is a leaf that was accessed; makes it old, unless it is only to be tested.
+#[inline]
+fn age_leaf(view: &View<'_>, guard: &rcu::Guard, what: Age, masks: &Masks) -> bool {
+    let Entry::Leaf(_) = view.entry(masks) else {
+        return false;
+    };
+    if !view.spte().is_accessed(masks) {
+        return false;
+    }
+    if what == Age::TestAndClear {
+        view.mark_old(guard, masks);
+    }
+    true
 }
