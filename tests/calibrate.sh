@@ -9,8 +9,9 @@ set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/../scripts/lib.sh"
 
-# What the loop takes in the emulator on that machine, in ms.
-reference=8000
+# What the loop takes in the emulator on that machine, in ms: a machine on which the lab's
+# kernel takes 28 minutes instead of 12 was seen to take 33,000.
+reference=15000
 
 logs=$BUILD/logs/calibrate
 mkdir -p "$logs" "$STAMP"
