@@ -190,7 +190,7 @@ def bench_tests(tmp):
         (logs / "counts").write_text("".join(
             f"{n} {n // 100} {0 if mmu == 'c' else 1} {100 if mmu == 'c' else 0} {n} {n}"
             + f" 1000 {n}" * 3 + "\n" for mmu, _op, n in sides[:counted + len(BENCH_AMD)]))
-        late = sides + [(mmu, op, int(factor * 3200000)) for mmu, factor in (("c", 1), ("rust", rust))
+        late = sides + [(mmu, op, int(factor * 3200000000)) for mmu, factor in (("c", 1), ("rust", rust))
                         for op in LATE]
         (logs / "late").write_text("".join(f"{mmu} 64 {y} {op} {n // 10}\n"
                                            for y in "YN" for mmu, op, n in late))
