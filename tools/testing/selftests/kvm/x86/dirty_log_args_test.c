@@ -63,6 +63,9 @@
 #define SYNC_PORT		0x80
 #define NR_WRITES		24
 #define NR_SLOTS		4
+/* Ids at the limit of those that KVM takes: 0x7ffb and the two after it. */
+#define HIGH_SLOT		0x7ffb
+#define NR_HIGH_SLOTS		3
 #define RING_SIZE		SZ_16K
 #define CALLS_PER_VM		500
 #define MAX_REPORTS		10
@@ -155,7 +158,7 @@ static struct test_vm {
 	struct kvm_regs entry;
 	struct kvm_dirty_gfn *ring;
 	/* Slots of both address spaces. */
-	struct slot slots[2][NR_SLOTS + 1];
+	struct slot slots[2][1 + NR_SLOTS + NR_HIGH_SLOTS];
 	/* The argument of KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2. */
 	u64 manual_protect;
 	/* The log may have holes, see enable_cap(). */
@@ -321,7 +324,11 @@ static struct slot *find_slot(u32 id)
 {
 	u16 as_id = id >> 16, low = id;
 
-	return as_id < 2 && low && low <= NR_SLOTS ? &t.slots[as_id][low] : NULL;
+	if (low >= HIGH_SLOT && low < HIGH_SLOT + NR_HIGH_SLOTS)
+		low = low - HIGH_SLOT + NR_SLOTS + 1;
+	else if (low > NR_SLOTS)
+		return NULL;
+	return as_id < 2 && low ? &t.slots[as_id][low] : NULL;
 }
 
 static u32 random_slot_id(void)
@@ -565,7 +572,7 @@ static bool mark_prefaulted(u64 gpa, u64 size)
 	bool any = false;
 	u64 page;
 
-	for (id = 1; id <= NR_SLOTS; id++) {
+	for (id = 1; id < ARRAY_SIZE(t.slots[0]); id++) {
 		struct slot *slot = &t.slots[0][id];
 
 		if (!is_logged(slot))
