@@ -266,9 +266,10 @@ static void record(enum op op, int ret, int err, u64 hash, u64 a, u64 b, u64 c, 
 
 /*
  * Note which bitmap a call gave back, for a log of @slot or, if that is NULL, for
- * none.  What follows the last byte that the call has changed is left out.
+ * none; it begins at the byte @first.  What follows the last byte that the call has
+ * changed is left out.
  */
-static void record_bitmap(const u8 *bitmap, const struct slot *slot)
+static void record_bitmap(const u8 *bitmap, const struct slot *slot, u64 first)
 {
 	static u8 then[BITMAP_SIZE];
 	u32 size = BITMAP_SIZE, recorded;
@@ -293,9 +294,10 @@ static void record_bitmap(const u8 *bitmap, const struct slot *slot)
 
 		if (bitmap[i] == then[i])
 			continue;
-		if (slot) {
-			prefaulted = slot->prefaulted[i];
-			written = i < sizeof(slot->written) ? slot->written[i] : 0;
+		if (slot && i >= first) {
+			prefaulted = slot->prefaulted[i - first];
+			if (i - first < sizeof(slot->written))
+				written = slot->written[i - first];
 		}
 		if (fewer_bits && !(bitmap[i] & ~then[i]) &&
 		    !(missing & ~prefaulted) && !(missing & written)) {
@@ -466,8 +468,7 @@ static void get_log(void)
 	err = errno;
 	record(OP_GET, ret, err, 0, log.slot, log.padding2, slot ? slot->size : 0,
 	       slot ? slot->flags : 0);
-	/* Where the buffer ends early, the bitmap's bytes are not at their place. */
-	record_bitmap(bitmap, log.padding2 == BITMAP_HVA ? slot : NULL);
+	record_bitmap(bitmap, slot, log.padding2 - BITMAP_HVA);
 
 	if (!slot || (ret && err != EFAULT))
 		return;
