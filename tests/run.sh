@@ -434,6 +434,8 @@ for ((; running; running--)); do
 	wait -n || :
 done
 kill -- "-$watcher"
+# The shell would report its end behind the summary.
+wait "$watcher" 2>/dev/null || :
 for s in "${booting[@]}"; do
 	! pending "$s" || run_stage "$s"
 done
