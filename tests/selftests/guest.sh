@@ -142,6 +142,15 @@ reserve()
 	}
 }
 
+# provide HUGE-2M HUGE-1G LRU-GEN THP: what the memory management has for tests.
+provide()
+{
+	reserve 2048 "$1" &&
+	reserve 1048576 "$2" &&
+	echo "$3" >$mm/lru_gen/enabled &&
+	echo "$4" >$mm/transparent_hugepage/enabled
+}
+
 # Establish what one test needs, undoing what the one before needed.
 setup()
 {
@@ -155,20 +164,7 @@ setup()
 		kvm.*=*|kvm_amd.*=*) params+=("$need") ;;
 		esac
 	done
-	load_kvm "${params[@]}" &&
-	reserve 2048 "$huge2m" &&
-	reserve 1048576 "$huge1g" &&
-	echo "$lru_gen" >$mm/lru_gen/enabled &&
-	echo "$thp" >$mm/transparent_hugepage/enabled
-}
-
-# Undo what the last test needed, but for the module's parameters.
-give_back()
-{
-	reserve 2048 0 &&
-	reserve 1048576 0 &&
-	echo 0 >$mm/lru_gen/enabled &&
-	echo madvise >$mm/transparent_hugepage/enabled
+	load_kvm "${params[@]}" && provide "$huge2m" "$huge1g" "$lru_gen" "$thp"
 }
 
 # What page tables guests have now: the vendor and what it makes of them.
@@ -351,7 +347,7 @@ run_one()
 declare -A unloading=()
 end_turn()
 {
-	give_back >"$logdir/kvm-unload.log" 2>&1 || :
+	provide 0 0 0 madvise >"$logdir/kvm-unload.log" 2>&1 || :
 	if ! "$kvm_unload" >>"$logdir/kvm-unload.log" 2>&1; then
 		unloading[$mmu]=$(tail -n 1 "$logdir/kvm-unload.log")
 	elif ! check_dmesg "$logdir/kvm-unload"; then
