@@ -140,7 +140,8 @@ echo "$build" >"$out/.version"
 
 # A kvm without the parameter has the MMU in C.
 if is KVM m; then
-	modinfo -F parm "$out/arch/x86/kvm/kvm.ko"
+	parameters=$(modinfo -F parm "$out/arch/x86/kvm/kvm.ko")
 else
-	tr '\0' '\n' <"$out/modules.builtin.modinfo" | sed -n 's/^kvm\.parm=//p'
-fi | grep -q '^mmu_engine:' || die "the MMU of the kernel just built is not the one in Rust; see $log"
+	parameters=$(tr '\0' '\n' <"$out/modules.builtin.modinfo" | sed -n 's/^kvm\.parm=//p')
+fi
+grep -q '^mmu_engine:' <<<"$parameters" || die "the MMU of the kernel just built is not the one in Rust; see $log"

@@ -38,6 +38,8 @@ apt-get "${apt[@]}" -o APT::Update::Error-Mode=any update >"$work/log" 2>&1 || {
 	die "the package mirror cannot be reached; check the network, or make the root anew with MIRROR= (make distclean)"
 }
 
+# No reader of a pipe may stop early here ("grep -q", "head"): the writer may get SIGPIPE, and
+# with "pipefail" and "set -e" this script would end without a word.
 # versions PACKAGE: those that the mirror has.
 versions()
 {
@@ -54,7 +56,7 @@ if [[ ! $release ]]; then
 	source=$(dpkg-query -W -f '${Version}' "linux-source-$KVER" 2>/dev/null) ||
 		die "the mirror has no package linux-source-$KVER, so no kernel of its fits; name one with KERNEL="
 	for r in $(known | grep -E '[0-9]-amd64$'); do
-		! versions "linux-headers-$r" | grep -qxF "$source" || release=$r
+		[[ -z $(versions "linux-headers-$r" | grep -xF "$source") ]] || release=$r
 	done
 	[[ $release ]] ||
 		die "the mirror has no kernel of version $source any more, which is that of the source; run 'make distclean' for the source of today, or name a kernel with KERNEL=: $(known | xargs)"
@@ -70,7 +72,7 @@ fi
 
 say "fetching Debian's kernel $release"
 common=$(apt-cache "${apt[@]}" show "linux-headers-$release" |
-	grep -oE -m1 'linux-headers-[^ ]*-common' | head -n 1)
+	grep -oE 'linux-headers-[^ ]*-common' | sort | sed -n '$p')
 for p in "linux-headers-$release" ${common:+"$common"} "linux-binary-$release" \
 	 "linux-modules-$release" "linux-base-$release"; do
 	[[ $(versions "$p") ]] ||

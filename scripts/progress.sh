@@ -20,7 +20,7 @@ last_of()
 {
 	local log
 	# shellcheck disable=SC2012 # names of our own
-	log=$(ls -t "$@" 2>/dev/null | head -n 1)
+	log=$(ls -t "$@" 2>/dev/null | sed -n 1p)
 	[[ ! $log ]] || tail -c 2000 "$log" | tr -d '\r' | tail -n 1 | cut -c1-60 | sed 's/^ *//'
 }
 
