@@ -36,7 +36,7 @@ typeof(kvm_tdp_mmu_clear_dirty_slot) c_kvm_tdp_mmu_clear_dirty_slot;
 typeof(kvm_tdp_mmu_write_protect_gfn) c_kvm_tdp_mmu_write_protect_gfn;
 typeof(kvm_tdp_mmu_clear_dirty_pt_masked) c_kvm_tdp_mmu_clear_dirty_pt_masked;
 
-/* rust_shim.c: what the hooks call. */
+/* What the hooks call. */
 void r_kvm_rs_create_vm(void);
 bool r_kvm_rs_start_dirty_log(struct kvm *kvm, const struct kvm_memory_slot *slot);
 int r_kvm_rs_get_dirty_log(struct kvm *kvm, const struct kvm_memory_slot *slot,

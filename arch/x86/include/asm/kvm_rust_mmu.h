@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What virt/kvm knows of the MMU in Rust; rust_shim.c has the comments on the functions.
+ * What virt/kvm knows of the MMU in Rust; exports.rs has the comments on the functions.
  */
 #ifndef _ASM_X86_KVM_RUST_MMU_H
 #define _ASM_X86_KVM_RUST_MMU_H

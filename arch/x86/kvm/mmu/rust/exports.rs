@@ -33,7 +33,7 @@ use crate::{
         zap,
     },
     pte,
-    pure::{leaf, Age, Gfn, GfnRange, Hpa, Level, Pfn, Protect, Role, Spte},
+    pure::{dirty::WORD_PAGES, leaf, Age, Gfn, GfnRange, Hpa, Level, Pfn, Protect, Role, Spte},
     root::{self, Root, RootTypes},
     sync::{Exclusive, Shared, SlotsLock},
     sys::{self, with_masks, DirtyBitmap, Fault, Memslot, NotifierRange, Sp, Vcpu, Vm, Wanted},
@@ -360,52 +360,88 @@ unsafe extern "C" fn kvm_tdp_mmu_try_split_huge_pages(
     }
 }
 
-/// Starts to log a slot, and splits its huge pages if `split`. `mmu_lock` is held for read; it is
-/// dropped to allocate. The caller flushes.
+/// Starts to log a memslot, splitting its huge pages if `eager_page_split` is set. `slots_lock` is
+/// held; takes `mmu_lock` and flushes. Returns false, having done nothing, if there is no TDP MMU.
 #[no_mangle]
-unsafe extern "C" fn kvm_tdp_mmu_start_dirty_log(
+unsafe extern "C" fn kvm_rs_start_dirty_log(
     kvm: *mut bindings::kvm,
     slot: *const bindings::kvm_memory_slot,
-    split: bool,
-) {
-    let mut lock = held!(Shared, wrap!(Vm, kvm));
+) -> bool {
+    let vm = wrap!(Vm, kvm);
 
-    enable::enable(&mut lock, wrap!(Memslot, slot), split);
+    if !vm.uses_tdp_mmu() {
+        return false;
+    }
+    enable::enable(&mut held!(SlotsLock, vm), wrap!(Memslot, slot));
+    true
 }
 
-/// Reaps a dirty bitmap: `words` words of it, from `first_word` on, into `buffer`, which has as many,
-/// and protects the pages whose bits were taken. `slots_lock` is held; takes `mmu_lock` and flushes.
-///
-/// `requested`: only the bits that are set in the buffer. `initially_set`: huge pages of the slot may
-/// be writable, and are split if `split`. Returns 0, or `-EINTR`.
+/// Takes all bits of a memslot's dirty bitmap into `buffer`, which is zeroed and as long as the bitmap,
+/// and protects their pages again; `KVM_GET_DIRTY_LOG` in legacy mode. `slots_lock` is held; takes
+/// `mmu_lock` and flushes. Returns 0, or `-EINTR` with all bits back in the bitmap.
 #[no_mangle]
-unsafe extern "C" fn kvm_tdp_mmu_reap_dirty_log(
+unsafe extern "C" fn kvm_rs_get_dirty_log(
     kvm: *mut bindings::kvm,
     slot: *const bindings::kvm_memory_slot,
-    first_word: c_ulong,
-    words: c_ulong,
     buffer: *mut c_ulong,
-    requested: bool,
-    initially_set: bool,
-    split: bool,
 ) -> c_int {
     let slot = wrap!(Memslot, slot);
-    let wanted = if requested {
-        Wanted::Requested
-    } else {
-        Wanted::All
-    };
-    let huge = match (initially_set, split) {
-        (false, _) => HugePages::Protected,
-        (true, false) => HugePages::Protect,
-        (true, true) => HugePages::Split,
-    };
-    // CAST: `unsigned long` has 64 bits.
-    // SAFETY: C passes a buffer of that many words, which `slots_lock` makes ours.
-    let buffer = unsafe { core::slice::from_raw_parts_mut(buffer.cast::<u64>(), words) };
-    // SAFETY: C has checked that the slot has a bitmap, and the range against the slot.
-    let log = unsafe { DirtyBitmap::new(slot, first_word, buffer, wanted) };
+    let words = slot.range().pages().div_ceil(WORD_PAGES);
+    // SAFETY: C passes a buffer that is as long as the slot's bitmap.
+    let log = unsafe { dirty_bitmap(slot, 0, words as usize, buffer, Wanted::All) };
 
+    // Manual protection, which initially-all-set goes with, is not legacy mode.
+    reap(kvm, slot, log, HugePages::Protected)
+}
+
+/// Clears the bits of a memslot's dirty bitmap that are set in `buffer`, which stands for `words` words
+/// from `first_page` on, and protects their pages again; `KVM_CLEAR_DIRTY_LOG`. Overwrites `buffer`.
+/// `slots_lock` is held; takes `mmu_lock` and flushes. Returns 0, or `-EINTR` with only the bits of the
+/// first part of the range cleared.
+#[no_mangle]
+unsafe extern "C" fn kvm_rs_clear_dirty_log(
+    kvm: *mut bindings::kvm,
+    slot: *const bindings::kvm_memory_slot,
+    first_page: u64,
+    words: c_ulong,
+    buffer: *mut c_ulong,
+) -> c_int {
+    let slot = wrap!(Memslot, slot);
+    let first_word = (first_page / WORD_PAGES) as usize;
+    // SAFETY: C has checked the range against the slot, and passes a buffer for all of it.
+    let log = unsafe { dirty_bitmap(slot, first_word, words, buffer, Wanted::Requested) };
+
+    reap(kvm, slot, log, HugePages::of(wrap!(Vm, kvm)))
+}
+
+/// Makes the part of a memslot's dirty bitmap that an ioctl reaps, and its buffer, from what C passes.
+///
+/// # Safety
+///
+/// The slot must have a bitmap of at least `first_word + words` words, and `buffer` must have `words`
+/// words that nobody else accesses for `'a`.
+unsafe fn dirty_bitmap<'a>(
+    slot: Memslot<'a>,
+    first_word: usize,
+    words: usize,
+    buffer: *mut c_ulong,
+    wanted: Wanted,
+) -> DirtyBitmap<'a> {
+    // CAST: `unsigned long` has 64 bits.
+    // SAFETY: by this function's safety requirement.
+    let buffer = unsafe { core::slice::from_raw_parts_mut(buffer.cast::<u64>(), words) };
+
+    // SAFETY: by this function's safety requirement.
+    unsafe { DirtyBitmap::new(slot, first_word, buffer, wanted) }
+}
+
+/// Reaps `log` for C. Returns 0, or a negative error.
+fn reap(
+    kvm: *mut bindings::kvm,
+    slot: Memslot<'_>,
+    log: DirtyBitmap<'_>,
+    huge: HugePages,
+) -> c_int {
     let mut slots = held!(SlotsLock, wrap!(Vm, kvm));
 
     match Reap::new(&mut slots, slot, log, huge).run() {
@@ -591,8 +627,9 @@ as_declared_in_c! {
     kvm_tdp_mmu_clear_dirty_pt_masked
     kvm_tdp_mmu_write_protect_gfn
     kvm_tdp_mmu_try_split_huge_pages
-    kvm_tdp_mmu_start_dirty_log
-    kvm_tdp_mmu_reap_dirty_log
+    kvm_rs_start_dirty_log
+    kvm_rs_get_dirty_log
+    kvm_rs_clear_dirty_log
     kvm_tdp_mmu_recover_huge_pages
     kvm_tdp_mmu_get_walk
     kvm_tdp_mmu_fast_pf_get_last_sptep

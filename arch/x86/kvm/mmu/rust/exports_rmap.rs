@@ -22,7 +22,7 @@ use crate::{
     pure::{Age, Gfn, GfnRange, Level, Protect},
     rmap::{
         self,
-        ops::{age, collapse, enable, link, protect, split, zap},
+        ops::{age, collapse, link, protect, split, zap},
         DescCache, List, Rmap, RmapIterator, ShadowSplitCaches,
     },
     sync::{Exclusive, SlotsLock},
@@ -251,26 +251,6 @@ unsafe extern "C" fn kvm_rs_rmap_split(
     }
 }
 
-/// Starts to log a slot, and splits its huge pages if `split`. `slots_lock` is held; `mmu_lock` is
-/// dropped to allocate. The caller flushes.
-#[no_mangle]
-unsafe extern "C" fn kvm_rs_rmap_start_dirty_log(
-    kvm: *mut bindings::kvm,
-    slot: *const bindings::kvm_memory_slot,
-    split: bool,
-) {
-    let vm = wrap!(Vm, kvm);
-    let mut slots = held!(SlotsLock, vm);
-    let mut caches = ShadowSplitCaches::new(&mut slots);
-
-    enable::enable(
-        &mut held!(Exclusive, vm),
-        wrap!(Memslot, slot),
-        split.then_some(&mut caches),
-        Protect::for_log(vm.has_cpu_dirty_log()),
-    );
-}
-
 /// Zaps what huge pages can replace.
 #[no_mangle]
 unsafe extern "C" fn kvm_rs_rmap_zap_collapsible(
@@ -307,7 +287,6 @@ as_declared_in_c! {
     kvm_rs_rmap_write_protect_gfn
     kvm_rs_rmap_zap_range
     kvm_rs_rmap_split
-    kvm_rs_rmap_start_dirty_log
     kvm_rs_rmap_zap_collapsible
     kvm_rs_rmap_age
 }

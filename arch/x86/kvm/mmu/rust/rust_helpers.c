@@ -213,6 +213,21 @@ __kvm_rs bool kvm_rs_has_shadow_pages(struct kvm *kvm)
 	return !tdp_mmu_enabled || !list_empty(&kvm->arch.active_mmu_pages);
 }
 
+__kvm_rs bool kvm_rs_memslots_have_rmaps(struct kvm *kvm)
+{
+	return kvm_memslots_have_rmaps(kvm);
+}
+
+__kvm_rs bool kvm_rs_dirty_log_initially_set(struct kvm *kvm)
+{
+	return kvm_dirty_log_manual_protect_and_init_set(kvm);
+}
+
+__kvm_rs bool kvm_rs_eager_page_split(void)
+{
+	return READ_ONCE(eager_page_split);
+}
+
 __kvm_rs void kvm_rs_update_page_stats(struct kvm *kvm, int level, int count)
 {
 	kvm_update_page_stats(kvm, level, count);

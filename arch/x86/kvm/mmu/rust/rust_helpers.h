@@ -14,18 +14,12 @@ struct kvm_page_fault;
 /* rust_shim.c: out of line, because C calls it, or it needs static storage. */
 void kvm_rs_create_vm(void);
 void kvm_rs_init_vm(struct kvm *kvm);
-bool kvm_rs_start_dirty_log(struct kvm *kvm, const struct kvm_memory_slot *slot);
 bool kvm_rs_other_slots_allow(struct kvm *kvm, const struct kvm_memory_slot *slot, gfn_t gfn,
 			      int level);
 
 /* exports.rs: what C does not have. */
 void kvm_tdp_mmu_refresh_masks(void);
-void kvm_tdp_mmu_start_dirty_log(struct kvm *kvm, const struct kvm_memory_slot *slot,
-				 bool split);
-int kvm_tdp_mmu_reap_dirty_log(struct kvm *kvm, const struct kvm_memory_slot *slot,
-			       unsigned long first_word, unsigned long words,
-			       unsigned long *buffer, bool requested, bool initially_set,
-			       bool split);
+bool kvm_rs_start_dirty_log(struct kvm *kvm, const struct kvm_memory_slot *slot);
 
 /* spte.c (hook): C's host-MMIO predicates. */
 bool kvm_rs_is_host_mmio_pfn(kvm_pfn_t pfn);
@@ -79,6 +73,9 @@ u64 kvm_rs_base_addr_mask(void);
 
 /* the VM */
 bool kvm_rs_has_shadow_pages(struct kvm *kvm);
+bool kvm_rs_memslots_have_rmaps(struct kvm *kvm);
+bool kvm_rs_dirty_log_initially_set(struct kvm *kvm);
+bool kvm_rs_eager_page_split(void);
 void kvm_rs_update_page_stats(struct kvm *kvm, int level, int count);
 bool kvm_rs_nx_huge_pages(struct kvm *kvm);
 bool kvm_rs_has_mirrored_tdp(struct kvm *kvm);

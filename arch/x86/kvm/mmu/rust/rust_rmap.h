@@ -52,8 +52,6 @@ void kvm_rs_rmap_zap_collapsible(struct kvm *kvm, const struct kvm_memory_slot *
 /* Gives way, and drops the lock to allocate; slots_lock is held. */
 void kvm_rs_rmap_split(struct kvm *kvm, const struct kvm_memory_slot *slot,
 		       gfn_t start, gfn_t end, int target_level);
-void kvm_rs_rmap_start_dirty_log(struct kvm *kvm, const struct kvm_memory_slot *slot,
-				 bool split);
 /* No lock is held. */
 bool kvm_rs_rmap_age(struct kvm_gfn_range *range, bool test_only);
 

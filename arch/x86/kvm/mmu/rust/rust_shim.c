@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * What has to be C: what needs static storage (lock classes, the module parameter
- * that names the MMU), what the hooks in C call, what goes through memslots, and
- * assertions on constants that bindgen cannot express.
+ * that names the MMU), what iterates over memslots, and assertions on constants
+ * that bindgen cannot express.
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
@@ -30,65 +30,6 @@ void kvm_rs_init_vm(struct kvm *kvm)
 {
 	INIT_LIST_HEAD(&kvm->arch.tdp_mmu_roots);
 	spin_lock_init(&kvm->arch.tdp_mmu_pages_lock);
-}
-
-/*
- * Starts to log @slot. Returns false, having done nothing, without a TDP MMU; C's
- * two steps then are what there is to do.
- *
- * Upstream splits shadow pages, splits in the TDP MMU, protects shadow pages, and
- * protects in the TDP MMU, with mmu_lock dropped in between. Here all that concerns
- * shadow pages comes first, and the TDP MMU does both in one walk; the head of
- * ops/dirty_log/enable.rs says why that is the same.
- */
-bool kvm_rs_start_dirty_log(struct kvm *kvm, const struct kvm_memory_slot *slot)
-{
-	bool split = READ_ONCE(eager_page_split);
-
-	if (!tdp_mmu_enabled)
-		return false;
-
-	if (kvm_memslots_have_rmaps(kvm)) {
-		write_lock(&kvm->mmu_lock);
-		kvm_rs_rmap_start_dirty_log(kvm, slot, split);
-		write_unlock(&kvm->mmu_lock);
-	}
-
-	read_lock(&kvm->mmu_lock);
-	kvm_tdp_mmu_start_dirty_log(kvm, slot, split);
-	read_unlock(&kvm->mmu_lock);
-
-	/* As in C, outside of mmu_lock, and in any case. */
-	kvm_flush_remote_tlbs_memslot(kvm, slot);
-	return true;
-}
-
-/*
- * Takes all bits of @slot's dirty bitmap into @buffer, for KVM_GET_DIRTY_LOG in
- * legacy mode. @slot cannot be in the mode that begins with all bits set, which
- * goes with manual protection. Returns 0, or -EINTR and all bits are back.
- */
-int kvm_rs_get_dirty_log(struct kvm *kvm, const struct kvm_memory_slot *slot,
-			 unsigned long *buffer)
-{
-	unsigned long words = DIV_ROUND_UP(slot->npages, BITS_PER_LONG);
-
-	return kvm_tdp_mmu_reap_dirty_log(kvm, slot, 0, words, buffer, false, false, false);
-}
-
-/*
- * Clears the bits of @slot's dirty bitmap that are set in @words words of
- * @buffer, which stand for the pages from @first_page on, for
- * KVM_CLEAR_DIRTY_LOG. Overwrites @buffer. Returns 0, or -EINTR and only the bits
- * of a first part of the range are clear.
- */
-int kvm_rs_clear_dirty_log(struct kvm *kvm, const struct kvm_memory_slot *slot,
-			   u64 first_page, unsigned long words, unsigned long *buffer)
-{
-	return kvm_tdp_mmu_reap_dirty_log(kvm, slot, first_page / BITS_PER_LONG, words,
-					  buffer, true,
-					  kvm_dirty_log_manual_protect_and_init_set(kvm),
-					  READ_ONCE(eager_page_split));
 }
 
 /*

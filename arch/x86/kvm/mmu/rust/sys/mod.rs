@@ -70,6 +70,13 @@ pub(crate) fn is_host_mmio(pfn: Pfn) -> bool {
     unsafe { bindings::kvm_rs_is_host_mmio_pfn(pfn.0) }
 }
 
+/// Whether huge pages are to be split when logging begins, ahead of writes; `kvm.eager_page_split`.
+#[inline]
+pub(crate) fn eager_page_split() -> bool {
+    // SAFETY: a marked read of the module's parameter.
+    unsafe { bindings::kvm_rs_eager_page_split() }
+}
+
 /// Tells the CPU that this is a busy-wait loop.
 #[inline]
 pub(crate) fn cpu_relax() {

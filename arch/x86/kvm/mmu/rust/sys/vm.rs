@@ -95,6 +95,22 @@ impl<'a> Vm<'a> {
         unsafe { bindings::kvm_rs_has_shadow_pages(self.as_ptr()) }
     }
 
+    /// Whether the memslots have reverse maps, so that shadow pages may map them. Once they have, they
+    /// keep them.
+    #[inline]
+    pub(crate) fn memslots_have_rmaps(self) -> bool {
+        // SAFETY: the VM exists.
+        unsafe { bindings::kvm_rs_memslots_have_rmaps(self.as_ptr()) }
+    }
+
+    /// Whether dirty logging begins with all bits set, and huge pages left as they are
+    /// (`KVM_DIRTY_LOG_INITIALLY_SET`).
+    #[inline]
+    pub(crate) fn dirty_log_initially_set(self) -> bool {
+        // SAFETY: the VM exists; `slots_lock`, under which it is set, is held by those who ask.
+        unsafe { bindings::kvm_rs_dirty_log_initially_set(self.as_ptr()) }
+    }
+
     /// Adds `count` leaves of `level` to the page statistics.
     #[inline]
     pub(crate) fn add_leaves(self, level: Level, count: i32) {

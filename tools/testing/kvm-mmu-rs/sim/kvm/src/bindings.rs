@@ -85,16 +85,18 @@ extern "C" {
         target_level: c_int,
         shared: bool,
     );
-    pub fn kvm_tdp_mmu_start_dirty_log(kvm: *mut kvm, slot: *const kvm_memory_slot, split: bool);
-    pub fn kvm_tdp_mmu_reap_dirty_log(
+    pub fn kvm_rs_start_dirty_log(kvm: *mut kvm, slot: *const kvm_memory_slot) -> bool;
+    pub fn kvm_rs_get_dirty_log(
         kvm: *mut kvm,
         slot: *const kvm_memory_slot,
-        first_word: c_ulong,
+        buffer: *mut c_ulong,
+    ) -> c_int;
+    pub fn kvm_rs_clear_dirty_log(
+        kvm: *mut kvm,
+        slot: *const kvm_memory_slot,
+        first_page: u64,
         words: c_ulong,
         buffer: *mut c_ulong,
-        requested: bool,
-        initially_set: bool,
-        split: bool,
     ) -> c_int;
     pub fn kvm_tdp_mmu_recover_huge_pages(kvm: *mut kvm, slot: *const kvm_memory_slot);
     pub fn kvm_tdp_mmu_get_walk(
@@ -186,7 +188,6 @@ extern "C" {
         end: gfn_t,
         target_level: c_int,
     );
-    pub fn kvm_rs_rmap_start_dirty_log(kvm: *mut kvm, slot: *const kvm_memory_slot, split: bool);
     pub fn kvm_rs_rmap_zap_collapsible(kvm: *mut kvm, slot: *const kvm_memory_slot);
     pub fn kvm_rs_rmap_age(range: *mut kvm_gfn_range, test_only: bool) -> bool;
 }

@@ -299,6 +299,20 @@ pub unsafe fn kvm_rs_has_shadow_pages(kvm: *mut kvm) -> bool {
     false
 }
 
+pub unsafe fn kvm_rs_memslots_have_rmaps(kvm: *mut kvm) -> bool {
+    false
+}
+
+pub unsafe fn kvm_rs_dirty_log_initially_set(kvm: *mut kvm) -> bool {
+    *field!(kvm, initially_all_set)
+}
+
+pub unsafe fn kvm_rs_eager_page_split() -> bool {
+    point();
+    // SAFETY: one OS thread.
+    unsafe { crate::bindings::eager_page_split }
+}
+
 pub unsafe fn kvm_rs_update_page_stats(kvm: *mut kvm, level: i32, count: i32) {
     field!(kvm, stat.pages)[level as usize - 1] += i64::from(count);
 }

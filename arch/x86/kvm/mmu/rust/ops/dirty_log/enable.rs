@@ -14,9 +14,11 @@
 //!
 //! # Shadow pages
 //!
-//! Nested guests may map the slot through shadow pages as well. The caller has split and protected
-//! those before, with `mmu_lock` held for write, and has dropped it since. The order does not matter,
-//! and nothing is lost in between, because
+//! Nested guests may map the slot through shadow pages as well. Upstream splits shadow pages, splits in
+//! the TDP MMU, protects shadow pages, and protects in the TDP MMU, and drops `mmu_lock` between these
+//! steps. Here the shadow pages are split and protected first, with `mmu_lock` held for write, and then
+//! the TDP MMU does both in one walk. The order does not matter, and no write is missed in between,
+//! because
 //!
 //! - the two sets of SPTEs are disjoint: shadow pages are found through the reverse map, which has no
 //!   SPTE of the TDP MMU, and a walk from the TDP MMU's roots meets no shadow page. Neither MMU makes
@@ -29,23 +31,43 @@
 //! Whoever tracks writes to a frame, because L1 has a page table there, has taken W *and* MMU-writable
 //! away from its SPTEs. Neither part gives them back: a split copies both bits of its huge page.
 //!
-//! CPUs may have cached writable translations until the caller flushes, exactly as with upstream:
+//! CPUs may have cached writable translations until the flush at the end, exactly as with upstream:
 //! the log need not be exact before the ioctl returns.
 
 use super::protect::bit_to_clear;
 use crate::{
     cache::TdpSplitCache,
     ops::split::{self, refill, HugeLeaf},
-    pure::{spte::WRITABLE, Entry, Level, Masks},
+    pure::{spte::WRITABLE, Entry, Level, Masks, Protect},
+    rmap::{ops as rmap, ShadowSplitCaches},
     root::{Roots, Selection},
-    sync::{MmuLock, Shared},
-    sys::{fatal_signal_pending, stats::Event, Memslot, Node, Sp},
+    sync::{with_exclusive, with_shared, MmuLock, Shared, SlotsLock},
+    sys::{eager_page_split, fatal_signal_pending, stats::Event, Memslot, Node, Sp},
     walk::Walk,
 };
 
-/// Makes every write to `slot` noticed, from the caller's TLB flush on; and splits its huge pages
-/// to 4 KiB, if `split`.
-pub(crate) fn enable(lock: &mut Shared<'_>, slot: Memslot<'_>, split: bool) {
+/// Makes every write to `slot` noticed from now on, and splits its huge pages to 4 KiB if
+/// `eager_page_split` is set. Takes `mmu_lock`, and flushes the TLBs.
+pub(crate) fn enable(slots: &mut SlotsLock<'_>, slot: Memslot<'_>) {
+    let vm = slots.vm();
+    let split = eager_page_split();
+
+    if vm.memslots_have_rmaps() {
+        let mut caches = split.then(|| ShadowSplitCaches::new(slots));
+        let how = Protect::for_log(vm.has_cpu_dirty_log());
+
+        with_exclusive(vm, |lock| {
+            rmap::enable::enable(lock, slot, caches.as_mut(), how)
+        });
+    }
+    with_shared(vm, |lock| enable_in_tdp_mmu(lock, slot, split));
+
+    // As in C, outside of mmu_lock, and in any case.
+    vm.flush_tlbs_memslot(slot);
+}
+
+/// Protects the slot in all valid roots, and splits its huge pages if `split`.
+fn enable_in_tdp_mmu(lock: &mut Shared<'_>, slot: Memslot<'_>, split: bool) {
     let masks = lock.vm().masks();
     let mut roots = Roots::new(lock.vm(), Selection::valid(slot.as_id()));
     let mut cache = TdpSplitCache::new();

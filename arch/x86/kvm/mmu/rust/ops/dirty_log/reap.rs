@@ -71,7 +71,10 @@ use crate::{
     rmap::{ops as rmap, ShadowSplitCaches},
     root::{Roots, Selection},
     sync::{with_exclusive, with_shared, Exclusive, MmuLock, Shared, SlotsLock},
-    sys::{fatal_signal_pending, stats::Event, trace, DirtyBitmap, Memslot, Node, Sp, Vm, Wanted},
+    sys::{
+        eager_page_split, fatal_signal_pending, stats::Event, trace, DirtyBitmap, Memslot, Node,
+        Sp, Vm, Wanted,
+    },
     walk::Walk,
 };
 
@@ -89,6 +92,17 @@ pub(crate) enum HugePages {
     Protect,
     /// Split; where that fails, write-protect.
     Split,
+}
+
+impl HugePages {
+    /// How `KVM_CLEAR_DIRTY_LOG` treats those of a VM.
+    pub(crate) fn of(vm: Vm<'_>) -> Self {
+        match (vm.dirty_log_initially_set(), eager_page_split()) {
+            (false, _) => HugePages::Protected,
+            (true, false) => HugePages::Protect,
+            (true, true) => HugePages::Split,
+        }
+    }
 }
 
 /// How far a part of the work got.

@@ -9,7 +9,7 @@ use machine::{
     sched::{self, facts, me},
 };
 
-use super::{field, flush::kvm_flush_remote_tlbs_memslot};
+use super::field;
 use crate::bindings::*;
 
 pub(super) const MN_KEY: usize = usize::MAX - 2;
@@ -119,13 +119,9 @@ pub fn set_log(kvm: *mut kvm, as_id: usize, on: bool) {
         unsafe { kvm_tdp_mmu_recover_huge_pages(kvm, new) };
         field!(kvm, mmu_lock).read_unlock();
     } else if !*field!(kvm, initially_all_set) {
-        // `kvm_rs_start_dirty_log()`
-        field!(kvm, mmu_lock).read_lock();
-        // SAFETY: all exist, and the lock is held.
-        unsafe { kvm_tdp_mmu_start_dirty_log(kvm, new, eager_page_split) };
-        field!(kvm, mmu_lock).read_unlock();
-        // SAFETY: all exist.
-        unsafe { kvm_flush_remote_tlbs_memslot(kvm, new) };
+        // SAFETY: all exist, and `slots_lock` is held.
+        let done = unsafe { kvm_rs_start_dirty_log(kvm, new) };
+        assert!(done, "there is a TDP MMU");
     }
     free_slot(old);
     field!(kvm, slots_lock).unlock("mutex_unlock(slots_lock)", false);
@@ -159,8 +155,7 @@ pub fn get_dirty_log(kvm: *mut kvm, as_id: usize) -> Option<Vec<u64>> {
         unsafe { buffer.write_bytes(0, words) };
         signal(kvm);
         // SAFETY: all exist, and `slots_lock` is held.
-        result =
-            unsafe { kvm_tdp_mmu_reap_dirty_log(kvm, slot, 0, words, buffer, false, false, false) };
+        result = unsafe { kvm_rs_get_dirty_log(kvm, slot, buffer) };
         facts().killed = false;
         for n in 0..words {
             // SAFETY: as above.
@@ -189,18 +184,8 @@ pub fn clear_dirty_log(kvm: *mut kvm, as_id: usize, first: usize, bits: &[u64]) 
     }
     signal(kvm);
     // SAFETY: all exist, and `slots_lock` is held.
-    let result = unsafe {
-        kvm_tdp_mmu_reap_dirty_log(
-            kvm,
-            slot,
-            first,
-            bits.len(),
-            buffer,
-            true,
-            *field!(kvm, initially_all_set),
-            eager_page_split,
-        )
-    };
+    let result =
+        unsafe { kvm_rs_clear_dirty_log(kvm, slot, first as u64 * 64, bits.len(), buffer) };
     facts().killed = false;
     field!(kvm, slots_lock).unlock("mutex_unlock(slots_lock)", false);
     result == 0
