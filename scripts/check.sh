@@ -80,6 +80,14 @@ documentation()
 	return "$status"
 }
 
+# What is computed with frames, SPTEs and roles is in pure/. Elsewhere `.0` is a type's own field, and
+# numbers for C are raw().
+newtypes()
+{
+	! git ls-files 'arch/x86/kvm/mmu/rust/*.rs' | grep -vE '/pure/|/kunit\.rs$' |
+		xargs grep -nP '^(?! *//).*(?<!self)\.0\b'
+}
+
 licenses()
 {
 	local f status=0
@@ -97,6 +105,7 @@ step "shellcheck" shellcheck -x "${shell[@]}"
 step "codespell" codespell -L nd,parm README.md INSTALL.md results Documentation arch scripts tests patches
 step "documentation" documentation
 step "layers" scripts/layers.py
+step "newtypes" newtypes
 step "the C that the simulation models" tests/sim/models.sh
 step "licenses" licenses
 step "series" scripts/series.sh

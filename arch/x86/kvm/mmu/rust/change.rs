@@ -317,9 +317,9 @@ fn report(what: &str, place: &Place<'_>, gfn: Gfn, old: Spte, new: Spte) {
         "{}: as_id {} gfn {:#x} {:#x} -> {:#x} level {}\n",
         what,
         place.as_id,
-        gfn.0,
-        old.0,
-        new.0,
+        gfn.raw(),
+        old.raw(),
+        new.raw(),
         place.level.raw()
     );
 }

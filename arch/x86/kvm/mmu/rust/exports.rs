@@ -503,7 +503,7 @@ unsafe extern "C" fn kvm_tdp_mmu_fast_pf_get_last_sptep(
     let (sptep, value) = lookup::last_on_path(vcpu.vm(), &guard, root, Gfn(gfn));
 
     // SAFETY: C passes a valid pointer.
-    unsafe { spte.write(value.0) };
+    unsafe { spte.write(value.raw()) };
     sptep.as_ptr()
 }
 
@@ -548,7 +548,7 @@ unsafe extern "C" fn make_spte(
     }
 
     // SAFETY: C passes a valid pointer.
-    unsafe { new_spte.write(spte.0) };
+    unsafe { new_spte.write(spte.raw()) };
     write_protected
 }
 
@@ -563,7 +563,7 @@ unsafe extern "C" fn make_small_spte(
     let index = usize::try_from(index).unwrap_or(usize::MAX);
     let vm = wrap!(Vm, kvm);
 
-    spte::make_small(vm, Spte(huge_spte), word(role), index, vm.masks()).0
+    spte::make_small(vm, Spte(huge_spte), word(role), index, vm.masks()).raw()
 }
 
 /// Makes the huge leaf that replaces a table.
@@ -577,7 +577,7 @@ unsafe extern "C" fn make_huge_spte(
     let level = level(huge_level).unwrap_or(Level::Page4K);
     let vm = wrap!(Vm, kvm);
 
-    spte::make_huge(vm, Spte(small_spte), level, vm.masks()).0
+    spte::make_huge(vm, Spte(small_spte), level, vm.masks()).raw()
 }
 
 /// Makes an entry that points to a table.
@@ -586,7 +586,7 @@ unsafe extern "C" fn make_nonleaf_spte(child_pt: *mut u64, ad_disabled: bool) ->
     // SAFETY: an address computation on an address in the direct map, where tables live.
     let hpa = Hpa(unsafe { bindings::kvm_rs_pa(child_pt) });
 
-    with_masks(|masks| leaf::table(hpa, ad_disabled, masks)).0
+    with_masks(|masks| leaf::table(hpa, ad_disabled, masks)).raw()
 }
 
 /// Makes an entry that caches MMIO.
@@ -598,13 +598,13 @@ unsafe extern "C" fn make_mmio_spte(
 ) -> u64 {
     let vcpu = wrap!(Vcpu, vcpu);
 
-    spte::make_mmio(vcpu, Gfn(gfn), access, vcpu.vm().masks()).0
+    spte::make_mmio(vcpu, Gfn(gfn), access, vcpu.vm().masks()).raw()
 }
 
 /// Takes the accessed state away from a leaf.
 #[no_mangle]
 unsafe extern "C" fn mark_spte_for_access_track(spte: u64) -> u64 {
-    with_masks(|masks| pte::mark_access_track(Spte(spte), masks)).0
+    with_masks(|masks| pte::mark_access_track(Spte(spte), masks)).raw()
 }
 
 as_declared_in_c! {

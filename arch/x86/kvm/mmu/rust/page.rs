@@ -71,9 +71,9 @@ impl OwnedSp {
         // SAFETY: header and table are ours.
         unsafe { bindings::kvm_rs_bind_sp(sp) };
         // SAFETY: the header is ours.
-        unsafe { self.as_sp().role_word().write(role.0) };
+        unsafe { self.as_sp().role_word().write(role.raw()) };
         // SAFETY: the header is ours.
-        unsafe { (*sp).gfn = gfn.0 };
+        unsafe { (*sp).gfn = gfn.raw() };
         // SAFETY: the header is ours.
         unsafe { (*sp).__bindgen_anon_4.ptep = ManuallyDrop::new(ptep) };
         // SAFETY: the header is ours.
@@ -151,7 +151,7 @@ impl BlankSp {
             // SAFETY: the index is within the table by its invariant.
             let sptep = unsafe { table.add(index.get()) };
             // SAFETY: the table is ours.
-            unsafe { sptep.write(first.0 | offset) };
+            unsafe { sptep.write(first.at_offset(offset).raw()) };
             offset = offset.wrapping_add(stride);
         }
         // INVARIANT: now the table holds SPTEs.

@@ -60,7 +60,7 @@ impl<'r> Table<'r> {
     #[inline]
     unsafe fn from_hpa(hpa: Hpa, level: Level) -> Self {
         // SAFETY: an address computation with no requirement of its own.
-        let va = unsafe { bindings::kvm_rs_va(hpa.0) };
+        let va = unsafe { bindings::kvm_rs_va(hpa.raw()) };
         // SAFETY: the direct map does not contain the null page.
         let ptr = unsafe { NonNull::new_unchecked(va) };
         // SAFETY: by this function's safety requirement.
@@ -288,19 +288,19 @@ impl<'r> Sptep<'r> {
     /// follow the pointer without a lock. On x86 it costs nothing and only restrains the compiler.
     #[inline]
     pub(crate) fn write(&self, new: Spte) {
-        self.atomic().store(new.0, Release);
+        self.atomic().store(new.raw(), Release);
     }
 
     /// Replaces the entry and returns what was there.
     #[inline]
     pub(crate) fn swap(&self, new: Spte) -> Spte {
-        Spte(self.atomic().xchg(new.0, Full))
+        Spte(self.atomic().xchg(new.raw(), Full))
     }
 
     /// Replaces the entry if it still is `old`, and otherwise returns what it is.
     #[inline]
     pub(crate) fn compare_exchange(&self, old: Spte, new: Spte) -> Result<(), Spte> {
-        match self.atomic().cmpxchg(old.0, new.0, Full) {
+        match self.atomic().cmpxchg(old.raw(), new.raw(), Full) {
             Ok(_) => Ok(()),
             Err(now) => Err(Spte(now)),
         }

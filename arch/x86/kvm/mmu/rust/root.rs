@@ -389,7 +389,7 @@ pub(crate) fn is_live(root: Sp<'_>) -> bool {
 /// `hpa` must be a root that is loaded on this thread's vCPU, so that it exists for `'a`.
 pub(crate) unsafe fn loaded<'a>(hpa: Hpa) -> Option<Sp<'a>> {
     // SAFETY: by this function's safety requirement.
-    let sp = unsafe { bindings::kvm_rs_root_to_sp(hpa.0) };
+    let sp = unsafe { bindings::kvm_rs_root_to_sp(hpa.raw()) };
 
     // SAFETY: by this function's safety requirement.
     NonNull::new(sp).map(|sp| unsafe { Sp::from_raw(sp) })

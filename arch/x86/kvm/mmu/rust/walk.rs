@@ -345,7 +345,7 @@ impl<'r> Path<'r> {
         }
 
         let level = root.role().level();
-        let possible = (alias == 0 || gfn.0 < alias) && level >= Some(min_level);
+        let possible = gfn.is_below_alias(alias) && level >= Some(min_level);
 
         if warn_on_once!(!possible) {
             return None;
@@ -378,7 +378,7 @@ impl<'r> Path<'r> {
     /// The index of the current entry.
     #[inline]
     fn index(&self) -> Index {
-        Index::of(Gfn(self.gfn.0 | self.alias), self.table.level())
+        Index::of(self.gfn.with_alias(self.alias), self.table.level())
     }
 }
 

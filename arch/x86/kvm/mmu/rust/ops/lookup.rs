@@ -61,7 +61,7 @@ pub(crate) fn record_path<'g>(
 
     for_each_on_path(vm, guard, root, gfn, |view| {
         if let Some(place) = sptes.get_mut(view.level() as usize) {
-            place.write(view.spte().0);
+            place.write(view.spte().raw());
             lowest = Some(view.level());
         }
     });

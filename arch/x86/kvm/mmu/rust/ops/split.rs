@@ -107,7 +107,7 @@ pub(in crate::ops) fn refill<'l, M: Update<'l>>(
     end: Gfn,
     size: Level,
 ) -> bool {
-    let want = end.0.saturating_sub(huge.gfn.0).div_ceil(size.pages());
+    let want = end.since(huge.gfn).div_ceil(size.pages());
     let vm = walk.vm();
     let filled = walk.unlocked(|unlocked| cache.fill(unlocked, want, huge.node));
 

@@ -58,7 +58,7 @@ pub(crate) fn make_leaf<'l>(
         return (Spte::NONPRESENT, false);
     };
 
-    warn_on_once!(u64::from(request.access) | masks.present == Spte::NONPRESENT.0);
+    warn_on_once!(u64::from(request.access) | masks.present == Spte::NONPRESENT.raw());
 
     // Costly to find out, and needed up to three times, or not at all.
     let host_mmio = OnceCell::new();

@@ -31,6 +31,12 @@ pub struct Pfn(pub u64);
 pub struct Hpa(pub u64);
 
 impl Gfn {
+    /// C's number for the frame.
+    #[inline]
+    pub const fn raw(self) -> u64 {
+        self.0
+    }
+
     /// Rounds down to the first frame of the page of `level` that holds this frame.
     #[inline]
     pub const fn round_down(self, level: Level) -> Self {
@@ -43,18 +49,63 @@ impl Gfn {
         Gfn(self.0.wrapping_add(pages))
     }
 
+    /// How many frames come between `first` and this one, which is not before it.
+    #[inline]
+    pub const fn since(self, first: Gfn) -> u64 {
+        self.0.wrapping_sub(first.0)
+    }
+
+    /// The offset of this frame in the page of `level` that holds it, in 4 KiB pages.
+    #[inline]
+    pub const fn offset_in(self, level: Level) -> u64 {
+        self.0 & level.pages().wrapping_sub(1)
+    }
+
+    /// The number of the page of `level` that holds this frame, counted from frame 0.
+    #[inline]
+    pub const fn page_number(self, level: Level) -> u64 {
+        self.0 >> level.pages_shift()
+    }
+
+    /// Whether `alias`, the bits that a tree's root adds to each frame before indexing (0 for none), can
+    /// be added to this frame.
+    #[inline]
+    pub const fn is_below_alias(self, alias: u64) -> bool {
+        alias == 0 || self.0 < alias
+    }
+
+    /// This frame under `alias`, to index with.
+    #[inline]
+    pub const fn with_alias(self, alias: u64) -> Self {
+        Gfn(self.0 | alias)
+    }
+
     /// Whether this is the first frame of a page of `level`.
     #[inline]
     pub const fn is_aligned(self, level: Level) -> bool {
-        self.0 & level.pages().wrapping_sub(1) == 0
+        self.offset_in(level) == 0
     }
 }
 
 impl Pfn {
+    /// C's number for the frame.
+    #[inline]
+    pub const fn raw(self) -> u64 {
+        self.0
+    }
+
     /// The byte address of the frame.
     #[inline]
     pub const fn hpa(self) -> Hpa {
         Hpa(self.0 << PAGE_SHIFT)
+    }
+}
+
+impl Hpa {
+    /// The address as a plain number.
+    #[inline]
+    pub const fn raw(self) -> u64 {
+        self.0
     }
 }
 

@@ -37,7 +37,7 @@ impl Position {
     /// that goes on beyond the reach ends there by itself, at the last entry of the root.
     #[inline]
     pub fn start(root_level: Level, min_level: Level, start: Gfn, alias: u64) -> Option<Position> {
-        if min_level > root_level || (alias != 0 && start.0 >= alias) {
+        if min_level > root_level || !start.is_below_alias(alias) {
             return None;
         }
         if !root_level.reach().contains(start) {
@@ -86,7 +86,7 @@ impl Position {
     /// The index of the current entry in its table.
     #[inline]
     pub fn index(&self) -> Index {
-        Index::of(Gfn(self.gfn.0 | self.alias), self.level)
+        Index::of(self.gfn.with_alias(self.alias), self.level)
     }
 
     /// Whether a table below the current entry is of interest.

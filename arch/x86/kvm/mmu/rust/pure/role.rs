@@ -24,6 +24,12 @@ impl Role {
     const MIRROR: u32 = 1 << 19;
     const SMM_SHIFT: u32 = 24;
 
+    /// The role as C's word.
+    #[inline]
+    pub const fn raw(self) -> u32 {
+        self.0
+    }
+
     /// The level of the page table, or `None` if the word holds no valid level (never so for a
     /// page of the TDP MMU).
     #[inline]

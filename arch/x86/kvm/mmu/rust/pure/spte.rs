@@ -113,6 +113,25 @@ impl Spte {
     /// `FROZEN_SPTE`.
     pub const FROZEN: Spte = Spte(EPT_SUPPRESS_VE | 0x1a0);
 
+    /// The entry as a plain word.
+    #[inline]
+    pub const fn raw(self) -> u64 {
+        self.0
+    }
+
+    /// Whether any of `bits` is set.
+    #[inline]
+    pub const fn has_any(self, bits: u64) -> bool {
+        self.0 & bits != 0
+    }
+
+    /// A leaf like this one, for the frame `offset` bytes further on. This leaf's address has none of the
+    /// bits of `offset`.
+    #[inline]
+    pub const fn at_offset(self, offset: u64) -> Spte {
+        Spte(self.0 | offset)
+    }
+
     /// Interprets the entry at `level`.
     #[inline]
     pub const fn decode(self, level: Level, masks: &Masks) -> Entry {

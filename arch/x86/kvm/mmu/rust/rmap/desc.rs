@@ -21,6 +21,14 @@ use crate::bindings;
 #[repr(transparent)]
 pub(super) struct DescPtr(pub(super) NonNull<Desc<DescPtr>>);
 
+impl DescPtr {
+    /// The pointer.
+    #[inline]
+    pub(super) fn as_ptr(self) -> *mut Desc<DescPtr> {
+        self.0.as_ptr()
+    }
+}
+
 // C has the cache of descriptors and asserts their layout.
 const _: () = assert!(size_of::<Desc<DescPtr>>() == 128 && align_of::<Desc<DescPtr>>() == 8);
 
@@ -34,19 +42,19 @@ impl Store for Descs {
     fn desc(&self, desc: DescPtr) -> &Desc<DescPtr> {
         // SAFETY: by the invariant of `DescPtr`. Whoever changes a descriptor has a `&mut Descs` of
         // its list, which `Rmap` alone makes, and holds the lock bit.
-        unsafe { desc.0.as_ref() }
+        unsafe { &*desc.as_ptr() }
     }
 
     #[inline]
-    fn desc_mut(&mut self, mut desc: DescPtr) -> &mut Desc<DescPtr> {
+    fn desc_mut(&mut self, desc: DescPtr) -> &mut Desc<DescPtr> {
         // SAFETY: as above.
-        unsafe { desc.0.as_mut() }
+        unsafe { &mut *desc.as_ptr() }
     }
 
     #[inline]
     fn free(&mut self, desc: DescPtr) {
         // SAFETY: the descriptor is from that cache, and in no list any more.
-        unsafe { bindings::kvm_rs_free_desc(desc.0.as_ptr().cast()) }
+        unsafe { bindings::kvm_rs_free_desc(desc.as_ptr().cast()) }
     }
 }
 
@@ -111,6 +119,6 @@ pub(super) fn encode(head: Head<DescPtr>) -> Word {
     match head {
         Head::Empty => Word::EMPTY,
         Head::One(entry) => Word::one(entry),
-        Head::Many(desc) => Word::many(desc.0.as_ptr().expose_provenance() as u64),
+        Head::Many(desc) => Word::many(desc.as_ptr().expose_provenance() as u64),
     }
 }

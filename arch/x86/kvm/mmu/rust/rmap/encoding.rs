@@ -56,6 +56,12 @@ impl Word {
     /// The word of an empty list.
     pub const EMPTY: Word = Word(0);
 
+    /// The word as a plain number.
+    #[inline]
+    pub const fn raw(self) -> u64 {
+        self.0
+    }
+
     /// The word of a list with one entry, the SPTE at `address`, which is aligned to 8 bytes.
     #[inline]
     pub const fn one(address: u64) -> Self {

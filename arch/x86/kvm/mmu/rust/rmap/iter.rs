@@ -83,7 +83,7 @@ unsafe fn step<'s>(mut cursor: ListCursor<DescPtr>) -> Option<(Sptep<'s>, RmapIt
     let entry = cursor.next(&Descs)?;
     let (desc, index) = cursor.parts();
     let at = RmapIterator {
-        desc: desc.map_or(ptr::null_mut(), |d| d.0.as_ptr().cast()),
+        desc: desc.map_or(ptr::null_mut(), |d| d.as_ptr().cast()),
         index: index as u32,
     };
 

@@ -85,7 +85,7 @@ impl Cell for List<'_> {
         // Or who waits might keep the holder off the CPU.
         // SAFETY: looks at this CPU only.
         unsafe { bindings::kvm_rs_assert_preemption_disabled() };
-        match self.atomic().cmpxchg(old.0, new.0, Acquire) {
+        match self.atomic().cmpxchg(old.raw(), new.raw(), Acquire) {
             Ok(_) => Ok(()),
             Err(now) => Err(Word(now)),
         }
@@ -93,7 +93,7 @@ impl Cell for List<'_> {
 
     #[inline]
     fn release(&self, new: Word) {
-        self.atomic().store(new.0, Release);
+        self.atomic().store(new.raw(), Release);
     }
 
     #[inline]

@@ -24,7 +24,7 @@ pub(crate) struct SlotRmaps<'a> {
     len: usize,
     /// The number of the first page, in pages of the level.
     first: u64,
-    shift: u32,
+    level: Level,
     slot: PhantomData<&'a ()>,
 }
 
@@ -40,16 +40,15 @@ impl<'a> SlotRmaps<'a> {
         // SAFETY: the slot exists; the arrays are allocated before there are shadow pages.
         let heads = NonNull::new(unsafe { (*slot.as_ptr()).arch.rmap[index] })?;
         let range = slot.range();
-        let shift = level.pages_shift();
-        let first = range.start.0 >> shift;
-        let last = range.end.0.wrapping_sub(1) >> shift;
+        let first = range.start.page_number(level);
+        let last = range.last().page_number(level);
 
         // INVARIANT: C has allocated one head for each page that the slot touches.
         Some(SlotRmaps {
             heads,
             len: last.wrapping_sub(first).wrapping_add(1) as usize,
             first,
-            shift,
+            level,
             slot: PhantomData,
         })
     }
@@ -57,15 +56,13 @@ impl<'a> SlotRmaps<'a> {
     /// The index of the list of the page that holds `gfn`.
     #[inline]
     pub(crate) fn index_of(&self, gfn: Gfn) -> usize {
-        (gfn.0 >> self.shift).wrapping_sub(self.first) as usize
+        gfn.page_number(self.level).wrapping_sub(self.first) as usize
     }
 
     /// The indices of the lists of the pages that hold frames of `range`, which is not empty.
     #[inline]
     fn indices_of(&self, range: GfnRange) -> core::ops::Range<usize> {
-        let last = Gfn(range.end.0.wrapping_sub(1));
-
-        self.index_of(range.start)..self.index_of(last).wrapping_add(1)
+        self.index_of(range.start)..self.index_of(range.last()).wrapping_add(1)
     }
 
     /// The list at `index`, if there is one.

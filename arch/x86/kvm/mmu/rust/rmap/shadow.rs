@@ -95,7 +95,7 @@ impl<'a> Sp<'a> {
     pub(crate) fn set_translation(self, lock: &Exclusive<'_>, index: Index, gfn: Gfn, access: u32) {
         if let Some(translation) = self.translation(index) {
             // SAFETY: valid as long as the page; `mmu_lock` is held for write.
-            unsafe { translation.write(gfn.0 << PAGE_SHIFT | u64::from(access)) };
+            unsafe { translation.write(gfn.raw() << PAGE_SHIFT | u64::from(access)) };
             return;
         }
         warn_on_once!(access != self.access_at(lock, index));
@@ -115,7 +115,7 @@ impl<'a> Sp<'a> {
         let vm = lock.vm();
         // SAFETY: both exist. Memslots are freed after all their leaves are zapped, which takes
         // `mmu_lock` for write.
-        let slot = unsafe { bindings::kvm_rs_slot_of_sp(vm.as_ptr(), self.as_ptr(), gfn.0) };
+        let slot = unsafe { bindings::kvm_rs_slot_of_sp(vm.as_ptr(), self.as_ptr(), gfn.raw()) };
 
         if slot.is_null() {
             return None;
@@ -196,7 +196,7 @@ pub(crate) fn try_to_unsync<'l>(
         bindings::mmu_try_to_unsync_pages(
             vm.as_ptr(),
             slot.as_ptr(),
-            gfn.0,
+            gfn.raw(),
             synchronizing,
             prefetch,
         )

@@ -104,8 +104,9 @@ impl<'v> ShadowSplitCaches<'v> {
     ) -> Sp<'s> {
         // SAFETY: the VM and the leaf exist, and the locks are held; the caches are filled, or C
         // warns and allocates atomically.
-        let sp =
-            unsafe { bindings::kvm_rs_get_split_sp(self.0.as_ptr(), huge.as_ptr(), gfn.0, access) };
+        let sp = unsafe {
+            bindings::kvm_rs_get_split_sp(self.0.as_ptr(), huge.as_ptr(), gfn.raw(), access)
+        };
         // SAFETY: C never returns null.
         let sp = unsafe { NonNull::new_unchecked(sp) };
         // SAFETY: shadow pages are freed under `mmu_lock` held for write, by flows that zap; as

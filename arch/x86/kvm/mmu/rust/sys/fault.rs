@@ -126,7 +126,7 @@ impl<'a> Fault<'a> {
         let Some(below) = level.down() else {
             return;
         };
-        let offset = self.gfn().0 & level.pages().wrapping_sub(below.pages());
+        let offset = self.gfn().round_down(below).offset_in(level);
 
         // SAFETY: by the type invariant, no other thread accesses the fault.
         unsafe { (*self.0.as_ptr()).pfn |= offset };
@@ -139,6 +139,6 @@ impl<'a> Fault<'a> {
         let level = view.level().raw();
         // SAFETY: the fault exists; and so does the table that the entry, seen at this level, points
         // to, if it does.
-        unsafe { bindings::disallowed_hugepage_adjust(self.as_ptr(), view.spte().0, level) }
+        unsafe { bindings::disallowed_hugepage_adjust(self.as_ptr(), view.spte().raw(), level) }
     }
 }

@@ -11,6 +11,12 @@ use crate::{bindings, pure::Masks, sys::Vm};
 
 struct Snapshot(UnsafeCell<Masks>);
 
+impl Snapshot {
+    fn as_ptr(&self) -> *mut Masks {
+        self.0.get()
+    }
+}
+
 // SAFETY: written only as `refresh_masks` describes, which is never while it may be read.
 unsafe impl Sync for Snapshot {}
 
@@ -56,13 +62,13 @@ fn globals() -> Masks {
 pub(crate) unsafe fn refresh_masks() {
     let now = globals();
     // SAFETY: nobody writes it meanwhile, by this function's safety requirement.
-    let last = unsafe { *SNAPSHOT.0.get() };
+    let last = unsafe { *SNAPSHOT.as_ptr() };
 
     // While VMs exist they read the snapshot; but then it is what it was for them.
     if last != now {
         // SAFETY: as the globals have changed, a vendor module was loaded since the last VM was
         // created; it cannot be unloaded before the last VM is gone. So nobody reads it.
-        unsafe { *SNAPSHOT.0.get() = now };
+        unsafe { *SNAPSHOT.as_ptr() = now };
     }
 }
 
@@ -71,7 +77,7 @@ pub(crate) unsafe fn refresh_masks() {
 #[inline(always)]
 pub(crate) fn with_masks<R>(f: impl FnOnce(&Masks) -> R) -> R {
     // SAFETY: a VM exists during the call, so nobody writes the snapshot.
-    f(unsafe { &*SNAPSHOT.0.get() })
+    f(unsafe { &*SNAPSHOT.as_ptr() })
 }
 
 impl<'a> Vm<'a> {
@@ -79,6 +85,6 @@ impl<'a> Vm<'a> {
     #[inline(always)]
     pub(crate) fn masks(self) -> &'a Masks {
         // SAFETY: the VM exists for `'a`, so nobody writes the snapshot.
-        unsafe { &*SNAPSHOT.0.get() }
+        unsafe { &*SNAPSHOT.as_ptr() }
     }
 }

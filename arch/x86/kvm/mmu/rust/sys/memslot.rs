@@ -70,7 +70,7 @@ impl Memslot<'_> {
             return;
         }
         // SAFETY: the VM and its slot exist, and `gfn` is in the slot.
-        unsafe { bindings::mark_page_dirty_in_slot(vm.as_ptr(), self.as_ptr(), gfn.0) }
+        unsafe { bindings::mark_page_dirty_in_slot(vm.as_ptr(), self.as_ptr(), gfn.raw()) }
     }
 }
 

@@ -51,7 +51,7 @@ impl Node {
     #[inline]
     pub(crate) fn of(pfn: Pfn) -> Self {
         // SAFETY: looks the frame up, whether it exists or not.
-        let nid = unsafe { bindings::kvm_rs_pfn_to_nid(pfn.0) };
+        let nid = unsafe { bindings::kvm_rs_pfn_to_nid(pfn.raw()) };
 
         // There are at most 1024 nodes.
         i16::try_from(nid).map_or(Node::ANY, Node)
@@ -67,7 +67,7 @@ impl Node {
 /// Whether the frame is host MMIO rather than memory. Costly: asks the memory map and the PAT.
 pub(crate) fn is_host_mmio(pfn: Pfn) -> bool {
     // SAFETY: looks the frame up, whether it exists or not.
-    unsafe { bindings::kvm_rs_is_host_mmio_pfn(pfn.0) }
+    unsafe { bindings::kvm_rs_is_host_mmio_pfn(pfn.raw()) }
 }
 
 /// Whether huge pages are to be split when logging begins, ahead of writes; `kvm.eager_page_split`.

@@ -42,7 +42,7 @@ impl<'a> Sp<'a> {
     #[inline]
     pub(crate) unsafe fn from_hpa(hpa: Hpa) -> Self {
         // SAFETY: the frame is a shadow page's table, so it has a `struct page`.
-        let sp = unsafe { bindings::kvm_rs_hpa_to_sp(hpa.0) };
+        let sp = unsafe { bindings::kvm_rs_hpa_to_sp(hpa.raw()) };
         // SAFETY: `OwnedSp::init` stored the header there.
         let ptr = unsafe { NonNull::new_unchecked(sp) };
         // INVARIANT: by this function's safety requirement.
@@ -155,7 +155,7 @@ impl<'a> Sp<'a> {
     pub(crate) fn mark_invalid(self, _lock: &Exclusive<'_>) {
         let role = self.role().as_invalid();
         // SAFETY: the field is valid and aligned; readers use marked accesses.
-        unsafe { atomic_store(self.role_word(), role.0, Relaxed) };
+        unsafe { atomic_store(self.role_word(), role.raw(), Relaxed) };
     }
 
     /// Whether the root waits to be zapped by the flow that invalidated it.

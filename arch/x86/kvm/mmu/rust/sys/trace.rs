@@ -36,35 +36,43 @@ pub(crate) fn spte_changed_enabled() -> bool {
 #[inline]
 pub(crate) fn spte_changed(as_id: u16, gfn: Gfn, level: Level, old: Spte, new: Spte) {
     // SAFETY: takes values only.
-    unsafe { bindings::kvm_rs_trace_spte_changed(as_id.into(), gfn.0, level.raw(), old.0, new.0) }
+    unsafe {
+        bindings::kvm_rs_trace_spte_changed(
+            as_id.into(),
+            gfn.raw(),
+            level.raw(),
+            old.raw(),
+            new.raw(),
+        )
+    }
 }
 
 /// A huge page has been split, or not (`errno`).
 #[inline]
 pub(crate) fn split_huge_page(gfn: Gfn, huge: Spte, level: Level, errno: i32) {
     // SAFETY: takes values only.
-    unsafe { bindings::kvm_rs_trace_split(gfn.0, huge.0, level.raw(), errno) }
+    unsafe { bindings::kvm_rs_trace_split(gfn.raw(), huge.raw(), level.raw(), errno) }
 }
 
 /// A table has been replaced by a huge leaf, or not (`errno`).
 #[inline]
 pub(crate) fn promote_huge_page(gfn: Gfn, huge: Spte, level: Level, errno: i32) {
     // SAFETY: takes values only.
-    unsafe { bindings::kvm_rs_trace_promote(gfn.0, huge.0, level.raw(), errno) }
+    unsafe { bindings::kvm_rs_trace_promote(gfn.raw(), huge.raw(), level.raw(), errno) }
 }
 
 /// An MMIO SPTE has been installed.
 #[inline]
 pub(crate) fn mark_mmio_spte(sptep: Sptep<'_>, gfn: Gfn, spte: Spte) {
     // SAFETY: the SPTE can be read.
-    unsafe { bindings::kvm_rs_trace_mark_mmio(sptep.as_ptr(), gfn.0, spte.0) }
+    unsafe { bindings::kvm_rs_trace_mark_mmio(sptep.as_ptr(), gfn.raw(), spte.raw()) }
 }
 
 /// A fault has installed a leaf.
 #[inline]
 pub(crate) fn set_spte(level: Level, gfn: Gfn, sptep: Sptep<'_>) {
     // SAFETY: the SPTE can be read.
-    unsafe { bindings::kvm_rs_trace_set_spte(level.raw(), gfn.0, sptep.as_ptr()) }
+    unsafe { bindings::kvm_rs_trace_set_spte(level.raw(), gfn.raw(), sptep.as_ptr()) }
 }
 
 /// A fault is about to be resolved.

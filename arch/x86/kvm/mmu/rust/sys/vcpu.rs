@@ -81,7 +81,7 @@ impl<'a> Vcpu<'a> {
     pub(crate) fn set_root(self, root: Hpa) {
         let mmu = self.mmu();
         // SAFETY: by the type invariant there is an MMU, and this is the thread that may change it.
-        unsafe { (*mmu).root.hpa = root.0 };
+        unsafe { (*mmu).root.hpa = root.raw() };
         // SAFETY: as above.
         unsafe { (*mmu).root.pgd = 0 };
     }
@@ -89,7 +89,7 @@ impl<'a> Vcpu<'a> {
     /// Makes `root` the mirror root of the vCPU.
     pub(crate) fn set_mirror_root(self, root: Hpa) {
         // SAFETY: by the type invariant there is an MMU, and this is the thread that may change it.
-        unsafe { (*self.mmu()).mirror_root_hpa = root.0 };
+        unsafe { (*self.mmu()).mirror_root_hpa = root.raw() };
     }
 
     /// The `ACC_*` combinations that an access with page-fault error code `pfec` may not have.
@@ -111,7 +111,7 @@ impl<'a> Vcpu<'a> {
             return 0;
         }
         // SAFETY: the vendor has the callback, and the vCPU is loaded.
-        unsafe { bindings::kvm_rs_mt_mask(self.as_ptr(), gfn.0, is_mmio()) }
+        unsafe { bindings::kvm_rs_mt_mask(self.as_ptr(), gfn.raw(), is_mmio()) }
     }
 
     /// The generation of the vCPU's memslots, for MMIO SPTEs.
@@ -139,7 +139,7 @@ impl<'a> Vcpu<'a> {
     #[inline]
     pub(crate) fn is_reserved(self, spte: Spte, level: Level) -> bool {
         // SAFETY: by the type invariant there is an MMU.
-        unsafe { bindings::kvm_rs_is_rsvd_spte(self.as_ptr(), spte.0, level.raw()) }
+        unsafe { bindings::kvm_rs_is_rsvd_spte(self.as_ptr(), spte.raw(), level.raw()) }
     }
 
     /// Counts an MMIO SPTE.

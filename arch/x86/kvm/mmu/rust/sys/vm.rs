@@ -152,7 +152,7 @@ impl<'a> Vm<'a> {
     pub(crate) fn flush_tlbs_range(self, range: GfnRange) {
         // SAFETY: the VM exists.
         unsafe {
-            bindings::kvm_flush_remote_tlbs_range(self.as_ptr(), range.start.0, range.pages())
+            bindings::kvm_flush_remote_tlbs_range(self.as_ptr(), range.start.raw(), range.pages())
         }
     }
 
@@ -177,7 +177,7 @@ impl<'a> Vm<'a> {
         // SAFETY: both exist, and who has a slot keeps the memslots from being freed. `mmu_lock` is
         // held, so no tracking begins.
         unsafe {
-            bindings::kvm_rs_other_slots_allow(self.as_ptr(), slot.as_ptr(), gfn.0, level.raw())
+            bindings::kvm_rs_other_slots_allow(self.as_ptr(), slot.as_ptr(), gfn.raw(), level.raw())
         }
     }
 
@@ -199,7 +199,7 @@ impl<'a> Vm<'a> {
                 self.as_ptr(),
                 core::ptr::null_mut(),
                 slot.as_ptr(),
-                gfn.0,
+                gfn.raw(),
             )
         };
 
@@ -210,7 +210,13 @@ impl<'a> Vm<'a> {
     pub(crate) fn set_external_spte(self, gfn: Gfn, old: Spte, new: Spte, level: Level) -> Result {
         // SAFETY: the VM exists, and has a vendor callback, because it has mirror roots.
         to_result(unsafe {
-            bindings::kvm_rs_set_external_spte(self.as_ptr(), gfn.0, old.0, new.0, level.raw())
+            bindings::kvm_rs_set_external_spte(
+                self.as_ptr(),
+                gfn.raw(),
+                old.raw(),
+                new.raw(),
+                level.raw(),
+            )
         })
     }
 }

@@ -124,7 +124,7 @@ fn enable_in_root(
 
         // D bits say nothing of which part of a huge page was written.
         let clear = if huge { bit | WRITABLE } else { bit };
-        if spte.0 & clear == 0 {
+        if !spte.has_any(clear) {
             continue;
         }
         if step.set(spte.without(clear), masks).is_err() {

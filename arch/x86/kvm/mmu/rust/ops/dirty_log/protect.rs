@@ -73,7 +73,7 @@ fn clear_in_root(
         let spte = step.view.spte();
 
         kvm_mmu_warn_on!(bit == masks.dirty && spte.ad_need_write_protect());
-        if spte.0 & bit == 0 {
+        if !spte.has_any(bit) {
             continue;
         }
         match step.set(spte.without(bit), masks) {
@@ -152,13 +152,13 @@ fn clear_masked_in_root(
         if step.view.level() > Level::Page4K {
             continue;
         }
-        let page = 1u64.wrapping_shl(step.view.gfn().0.wrapping_sub(first.0) as u32);
+        let page = 1u64.wrapping_shl(step.view.gfn().since(first) as u32);
         if left & page == 0 {
             continue;
         }
         left &= !page;
 
-        if step.view.spte().0 & bit != 0 {
+        if step.view.spte().has_any(bit) {
             step.clear_bits(bit, as_id, masks);
         }
     }

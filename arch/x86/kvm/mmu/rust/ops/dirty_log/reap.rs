@@ -267,7 +267,7 @@ impl<'a, 'l> Reap<'a, 'l> {
                 Entry::Leaf(_) if huge == HugePages::Protect && log.any_taken(within) => {
                     let clear = bits.clear | WRITABLE;
 
-                    if view.spte().0 & clear != 0
+                    if view.spte().has_any(clear)
                         && step.set(view.spte().without(clear), masks).is_err()
                     {
                         walk.revisit();
@@ -319,8 +319,8 @@ impl<'a, 'l> Reap<'a, 'l> {
 
     /// The first word after `word` that begins in another 2 MiB page, or the number of words.
     fn end_of_huge_page(&self, word: usize) -> usize {
-        let pages = Level::Page2M.pages();
-        let left = pages.wrapping_sub(self.log.gfn(word).0 % pages);
+        let offset = self.log.gfn(word).offset_in(Level::Page2M);
+        let left = Level::Page2M.pages().wrapping_sub(offset);
         // Where the slot begins in the middle of 64 frames, the last word goes a bit further.
         let words = left.div_ceil(WORD_PAGES) as usize;
 
@@ -445,7 +445,7 @@ impl<'m> LeafBits<'m> {
             trace::spte_changed(self.as_id, gfn, Level::Page4K, old, new);
             return;
         }
-        while old.is_present() && old.0 & bits != 0 {
+        while old.is_present() && old.has_any(bits) {
             let new = old.without(bits);
 
             kvm_mmu_warn_on!(bits == self.masks.dirty && old.ad_need_write_protect());

@@ -200,7 +200,7 @@ fn split_one(
             // regain. But if it has a table here, that may map less than the huge leaf did.
             flush |= !old.is_leaf(level);
         } else if let Some(list) = lists.of(gfn) {
-            child.write(Spte(first.0 | offset));
+            child.write(first.at_offset(offset));
             new += 1;
 
             let mut rmap = found.rmap(list);
