@@ -20,15 +20,10 @@ use crate::{
 #[derive(Clone, Copy)]
 pub(crate) struct Fault<'a>(NonNull<bindings::kvm_page_fault>, PhantomData<&'a ()>);
 
-macro_rules! getters {
-    ($($(#[$doc:meta])* $name:ident -> $type:ty;)*) => {$(
-        $(#[$doc])*
-        #[inline]
-        pub(crate) fn $name(self) -> $type {
-            // SAFETY: by the type invariant.
-            unsafe { (*self.0.as_ptr()).$name }
-        }
-    )*};
+/// C's number for a level, as a fault has it.
+#[inline]
+fn level(raw: u8) -> Option<Level> {
+    Level::from_raw(raw.into())
 }
 
 impl<'a> Fault<'a> {
@@ -53,47 +48,27 @@ impl<'a> Fault<'a> {
 
     getters! {
         /// The faulting guest physical address, in bytes.
-        addr -> u64;
+        addr -> u64 = addr;
         /// The page-fault error code.
-        error_code -> u64;
-        /// Nobody has touched the page yet.
-        prefetch -> bool;
+        error_code -> u64 = error_code;
+        /// The vCPU has not touched the page yet.
+        prefetch -> bool = prefetch;
         /// The guest tried to write.
-        write -> bool;
+        write -> bool = write;
         /// The host allows writes to the frame.
-        map_writable -> bool;
+        map_writable -> bool = map_writable;
         /// The NX huge page mitigation applies to this fault.
-        nx_huge_page_workaround_enabled -> bool;
+        nx_huge_page_workaround_enabled -> bool = nx_huge_page_workaround_enabled;
         /// A huge page is forbidden for the NX huge page mitigation.
-        huge_page_disallowed -> bool;
-    }
-
-    /// The faulting guest frame.
-    #[inline]
-    pub(crate) fn gfn(self) -> Gfn {
-        // SAFETY: by the type invariant.
-        Gfn(unsafe { (*self.0.as_ptr()).gfn })
-    }
-
-    /// The host frame to map.
-    #[inline]
-    pub(crate) fn pfn(self) -> Pfn {
-        // SAFETY: by the type invariant.
-        Pfn(unsafe { (*self.0.as_ptr()).pfn })
-    }
-
-    /// The level to map at.
-    #[inline]
-    pub(crate) fn goal_level(self) -> Option<Level> {
-        // SAFETY: by the type invariant.
-        Level::from_raw(unsafe { (*self.0.as_ptr()).goal_level }.into())
-    }
-
-    /// The level that the host's mapping would allow.
-    #[inline]
-    pub(crate) fn req_level(self) -> Option<Level> {
-        // SAFETY: by the type invariant.
-        Level::from_raw(unsafe { (*self.0.as_ptr()).req_level }.into())
+        huge_page_disallowed -> bool = huge_page_disallowed;
+        /// The faulting guest frame.
+        gfn -> Gfn = gfn, Gfn;
+        /// The host frame to map.
+        pfn -> Pfn = pfn, Pfn;
+        /// The level to map at.
+        goal_level -> Option<Level> = goal_level, level;
+        /// The level that the host's mapping would allow.
+        req_level -> Option<Level> = req_level, level;
     }
 
     /// The memslot of the frame; `None` for MMIO.

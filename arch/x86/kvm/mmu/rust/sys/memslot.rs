@@ -14,7 +14,7 @@ use crate::{
 ///
 /// # Invariants
 ///
-/// Points to a memslot that exists for `'a`.
+/// Points to a memslot that exists for `'a`. Its fields do not change: one that is to change is replaced.
 #[derive(Clone, Copy)]
 pub(crate) struct Memslot<'a>(NonNull<bindings::kvm_memory_slot>, PhantomData<&'a ()>);
 
@@ -38,22 +38,19 @@ impl Memslot<'_> {
         self.0.as_ptr()
     }
 
+    getters! {
+        /// The address space that the slot belongs to (1 for SMM).
+        as_id -> u16 = as_id;
+        /// The first guest frame of the slot.
+        base_gfn -> Gfn = base_gfn, Gfn;
+        /// The number of guest frames in the slot.
+        npages -> usize = npages;
+    }
+
     /// The guest frames of the slot.
     #[inline]
     pub(crate) fn range(self) -> GfnRange {
-        // SAFETY: the slot exists; the field is constant.
-        let start = Gfn(unsafe { (*self.as_ptr()).base_gfn });
-        // SAFETY: the slot exists; the field is constant.
-        let pages = unsafe { (*self.as_ptr()).npages };
-
-        GfnRange::new(start, start.add(pages as u64))
-    }
-
-    /// The address space that the slot belongs to (1 for SMM).
-    #[inline]
-    pub(crate) fn as_id(self) -> u16 {
-        // SAFETY: the slot exists; the field is constant.
-        unsafe { (*self.as_ptr()).as_id }
+        GfnRange::new(self.base_gfn(), self.base_gfn().add(self.npages() as u64))
     }
 
     /// Whether writes to the slot are logged.
@@ -78,7 +75,7 @@ impl Memslot<'_> {
 ///
 /// # Invariants
 ///
-/// Points to a range that exists for `'a`, of a memslot that does.
+/// Points to a range that exists for `'a` and does not change, of a memslot that exists as long.
 #[derive(Clone, Copy)]
 pub(crate) struct NotifierRange<'a>(NonNull<bindings::kvm_gfn_range>, PhantomData<&'a ()>);
 
@@ -96,31 +93,36 @@ impl<'a> NotifierRange<'a> {
         NotifierRange(ptr, PhantomData)
     }
 
+    /// C's pointer.
+    #[inline]
+    fn as_ptr(self) -> *const bindings::kvm_gfn_range {
+        self.0.as_ptr()
+    }
+
+    getters! {
+        /// The first guest frame.
+        start -> Gfn = start, Gfn;
+        /// The first guest frame after those that are meant.
+        end -> Gfn = end, Gfn;
+        /// Whether the handler may sleep.
+        may_block -> bool = may_block;
+        /// Whether private or shared mappings are concerned, as bits.
+        filter -> bindings::kvm_gfn_range_filter = attr_filter;
+    }
+
     /// The guest frames.
     #[inline]
     pub(crate) fn range(self) -> GfnRange {
-        // SAFETY: by the type invariant.
-        let start = unsafe { (*self.0.as_ptr()).start };
-        // SAFETY: by the type invariant.
-        let end = unsafe { (*self.0.as_ptr()).end };
-
-        GfnRange::new(Gfn(start), Gfn(end))
+        GfnRange::new(self.start(), self.end())
     }
 
     /// The memslot that the frames belong to.
     #[inline]
     pub(crate) fn slot(self) -> Memslot<'a> {
         // SAFETY: by the type invariant.
-        let slot = unsafe { (*self.0.as_ptr()).slot };
+        let slot = unsafe { (*self.as_ptr()).slot };
         // SAFETY: by the type invariant, the slot exists for `'a`.
         unsafe { Memslot::from_raw(slot) }
-    }
-
-    /// Whether the handler may sleep.
-    #[inline]
-    pub(crate) fn may_block(self) -> bool {
-        // SAFETY: by the type invariant.
-        unsafe { (*self.0.as_ptr()).may_block }
     }
 
     /// Whether private mappings are concerned.
@@ -133,11 +135,5 @@ impl<'a> NotifierRange<'a> {
     #[inline]
     pub(crate) fn affects_shared(self) -> bool {
         self.filter() & bindings::kvm_gfn_range_filter_KVM_FILTER_SHARED != 0
-    }
-
-    #[inline]
-    fn filter(self) -> bindings::kvm_gfn_range_filter {
-        // SAFETY: by the type invariant.
-        unsafe { (*self.0.as_ptr()).attr_filter }
     }
 }

@@ -7,6 +7,25 @@
 
 #![expect(unsafe_code)]
 
+/// Getters of a handle: each reads a field of the C object, and may convert it.
+///
+/// For fields only that nobody changes while the handle exists: the handle's type invariant says that
+/// the object exists, and that its fields are constant, or this thread's alone. Other fields are read by
+/// methods of their own, which say what makes that right.
+macro_rules! getters {
+    ($($(#[$doc:meta])* $name:ident -> $type:ty = $($field:ident).+ $(, $convert:expr)?;)*) => {$(
+        $(#[$doc])*
+        #[inline]
+        pub(crate) fn $name(self) -> $type {
+            // SAFETY: by the type invariant the object exists, and nobody changes the field.
+            let value = unsafe { (*self.as_ptr()).$($field).+ };
+
+            $(let value = $convert(value);)?
+            value
+        }
+    )*};
+}
+
 mod dirty_bitmap;
 mod fault;
 mod format;

@@ -95,18 +95,14 @@ impl<'a> Sp<'a> {
         level.map_or(GfnRange::new(Gfn(0), Gfn(0)), Level::reach)
     }
 
-    /// The first frame that the table covers.
-    #[inline]
-    pub(crate) fn gfn(self) -> Gfn {
-        // SAFETY: the page exists; the field is constant once it is linked.
-        Gfn(unsafe { (*self.as_ptr()).gfn })
-    }
-
-    /// The address of the table.
-    #[inline]
-    pub(crate) fn spt(self) -> *mut u64 {
-        // SAFETY: the page exists; the field is constant.
-        unsafe { (*self.as_ptr()).spt }
+    // Set before anything points to the page, and constant then.
+    getters! {
+        /// The first frame that the table covers.
+        gfn -> Gfn = gfn, Gfn;
+        /// The address of the table.
+        spt -> *mut u64 = spt;
+        /// Whether the page belongs to the TDP MMU rather than to the shadow MMU.
+        is_tdp_mmu_page -> bool = tdp_mmu_page;
     }
 
     /// The table.
@@ -142,13 +138,6 @@ impl<'a> Sp<'a> {
         let sptep = unsafe { Sptep::from_raw(ptep) };
         // SAFETY: `OwnedSp::link` links a page where its header says, one level below.
         Some(unsafe { View::new(sptep, level, self.gfn()) })
-    }
-
-    /// Whether the page belongs to the TDP MMU rather than to the shadow MMU.
-    #[inline]
-    pub(crate) fn is_tdp_mmu_page(self) -> bool {
-        // SAFETY: the page exists; the field is constant.
-        unsafe { (*self.as_ptr()).tdp_mmu_page }
     }
 
     /// Marks a root as invalid: no vCPU may load it any more.

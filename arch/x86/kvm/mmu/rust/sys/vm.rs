@@ -13,18 +13,14 @@ use crate::{
 };
 
 impl<'a> Vm<'a> {
-    /// The value that, under the MMIO mask, distinguishes this VM's MMIO SPTEs.
-    #[inline]
-    pub(crate) fn mmio_value(self) -> u64 {
-        // SAFETY: the VM exists; the field is set before its first vCPU and constant then.
-        unsafe { (*self.as_ptr()).arch.shadow_mmio_value }
-    }
-
-    /// The bits that turn a private gfn into its shared alias (TDX), or 0.
-    #[inline]
-    pub(crate) fn direct_bits(self) -> u64 {
-        // SAFETY: the VM exists; the field is set before its first vCPU and constant then.
-        unsafe { (*self.as_ptr()).arch.gfn_direct_bits }
+    // Set before there is a vCPU, and constant then.
+    getters! {
+        /// The value that, under the MMIO mask, distinguishes this VM's MMIO SPTEs.
+        mmio_value -> u64 = arch.shadow_mmio_value;
+        /// The bits that turn a private gfn into its shared alias (TDX), or 0.
+        direct_bits -> u64 = arch.gfn_direct_bits;
+        /// The number of entries in the vCPUs' hardware dirty logs (PML), or 0.
+        cpu_dirty_log_size -> i32 = arch.cpu_dirty_log_size;
     }
 
     /// The alias bits that apply to the tree of a root with this role: mirror roots map private
@@ -41,8 +37,7 @@ impl<'a> Vm<'a> {
     /// Whether the vCPUs have a hardware dirty log (PML).
     #[inline]
     pub(crate) fn has_cpu_dirty_log(self) -> bool {
-        // SAFETY: the VM exists; the field is set before its first vCPU and constant then.
-        unsafe { (*self.as_ptr()).arch.cpu_dirty_log_size != 0 }
+        self.cpu_dirty_log_size() != 0
     }
 
     /// Whether pages of this role log writes by write protection although they have A/D bits: under
