@@ -32,20 +32,28 @@ pub(crate) struct OwnedSp(NonNull<bindings::kvm_mmu_page>);
 impl OwnedSp {
     /// Takes a page of empty SPTEs from the vCPU's caches, which do not sleep and cannot fail.
     pub(crate) fn from_vcpu(vcpu: Vcpu<'_>) -> Self {
-        let sp = vcpu.alloc_header();
         // SAFETY: the caches were topped up, and never return null.
-        let ptr = unsafe { NonNull::new_unchecked(sp) };
-        // SAFETY: the header is ours.
-        unsafe { (*sp).spt = vcpu.alloc_table() };
-        // INVARIANT: header and table were just allocated.
-        OwnedSp(ptr)
+        let header = unsafe { NonNull::new_unchecked(vcpu.alloc_header()) };
+        // INVARIANT: the header was just allocated, and so is the table, in the next line.
+        let mut page = OwnedSp(header);
+
+        page.header().spt = vcpu.alloc_table();
+        page
+    }
+
+    /// The header, to fill in.
+    #[inline]
+    fn header(&mut self) -> &mut bindings::kvm_mmu_page {
+        // SAFETY: by the type invariant the header exists, and belongs to this value alone; it was
+        // zeroed when it was allocated.
+        unsafe { self.0.as_mut() }
     }
 
     /// Adds a page for the external (TDX) table that the page will mirror.
     pub(crate) fn add_external_table(&mut self, vcpu: Vcpu<'_>) {
-        let table = ManuallyDrop::new(vcpu.alloc_external_table());
-        // SAFETY: the header is ours.
-        unsafe { (*self.0.as_ptr()).__bindgen_anon_3.external_spt = table };
+        let table = vcpu.alloc_external_table();
+
+        self.header().__bindgen_anon_3.external_spt = ManuallyDrop::new(table);
     }
 
     /// Makes the page a root.
@@ -66,26 +74,23 @@ impl OwnedSp {
     }
 
     fn init(&mut self, ptep: *mut u64, gfn: Gfn, role: Role) {
-        let sp = self.0.as_ptr();
-
         // SAFETY: header and table are ours.
-        unsafe { bindings::kvm_rs_bind_sp(sp) };
+        unsafe { bindings::kvm_rs_bind_sp(self.0.as_ptr()) };
         // SAFETY: the header is ours.
         unsafe { self.as_sp().role_word().write(role.raw()) };
-        // SAFETY: the header is ours.
-        unsafe { (*sp).gfn = gfn.raw() };
-        // SAFETY: the header is ours.
-        unsafe { (*sp).__bindgen_anon_4.ptep = ManuallyDrop::new(ptep) };
-        // SAFETY: the header is ours.
-        unsafe { (*sp).tdp_mmu_page = true };
+
+        let header = self.header();
+
+        header.gfn = gfn.raw();
+        header.__bindgen_anon_4.ptep = ManuallyDrop::new(ptep);
+        header.tdp_mmu_page = true;
 
         trace::get_page(self.as_sp());
     }
 
     /// Notes whether the page stands for a huge page that the NX mitigation forbids.
     pub(crate) fn set_nx_huge_page_disallowed(&mut self, disallowed: bool) {
-        // SAFETY: the header is ours.
-        unsafe { (*self.0.as_ptr()).nx_huge_page_disallowed = disallowed };
+        self.header().nx_huge_page_disallowed = disallowed;
     }
 
     /// Forgets what the table holds, to use the page for another split.
@@ -124,20 +129,21 @@ impl BlankSp {
     /// memory.
     pub(crate) fn alloc(_unlocked: &Unlocked, node: Node) -> Option<Self> {
         // SAFETY: may sleep, as `mmu_lock` is not held.
-        let sp = NonNull::new(unsafe { bindings::kvm_rs_alloc_header() })?;
+        let header = NonNull::new(unsafe { bindings::kvm_rs_alloc_header() })?;
         // SAFETY: may sleep, as `mmu_lock` is not held.
         let spt = unsafe { bindings::kvm_rs_alloc_table(node.raw()) };
 
         if spt.is_null() {
             // SAFETY: just allocated.
-            unsafe { bindings::kvm_rs_free_header(sp.as_ptr()) };
+            unsafe { bindings::kvm_rs_free_header(header.as_ptr()) };
             return None;
         }
-        // SAFETY: the header is ours.
-        unsafe { (*sp.as_ptr()).spt = spt };
         // INVARIANT: header and table were just allocated; the table is filled before anybody but
         // `drop` gets at it.
-        Some(BlankSp(OwnedSp(sp)))
+        let mut page = OwnedSp(header);
+
+        page.header().spt = spt;
+        Some(BlankSp(page))
     }
 
     /// Fills the whole table with leaves that differ only in their address, which grows by
