@@ -59,9 +59,18 @@ macro_rules! wrap_non_null {
     }};
 }
 
-/// Fails to compile if C declares one of these functions in another way than it is defined.
-macro_rules! as_declared_in_c {
-    ($($name:ident)*) => {$(
+/// Defines functions for C to call. Fails to compile if C declares one of them in another way.
+///
+/// rustfmt does not look into a macro; `make check` shows it the contents as a module.
+macro_rules! export {
+    ($(
+        $(#[$attr:meta])*
+        fn $name:ident($($arg:ident: $type:ty),* $(,)?) $(-> $result:ty)? $body:block
+    )*) => {$(
+        $(#[$attr])*
+        #[no_mangle]
+        unsafe extern "C" fn $name($($arg: $type),*) $(-> $result)? $body
+
         const _: () = {
             let _ = if true { bindings::$name } else { $name };
         };
@@ -87,331 +96,6 @@ pub(crate) fn level(raw: c_int) -> Option<Level> {
 fn word(role: bindings::kvm_mmu_page_role) -> Role {
     // SAFETY: every bit pattern is a valid word.
     Role(unsafe { *role.word })
-}
-
-/// Takes note of the SPTE format for a VM that is being created. The caller serializes.
-#[no_mangle]
-unsafe extern "C" fn kvm_tdp_mmu_refresh_masks() {
-    // SAFETY: the shim holds its mutex.
-    unsafe { sys::refresh_masks() }
-}
-
-/// Initializes the TDP MMU of a VM.
-#[no_mangle]
-unsafe extern "C" fn kvm_mmu_init_tdp_mmu(kvm: *mut bindings::kvm) {
-    // SAFETY: C passes a VM that is being created.
-    unsafe { bindings::kvm_rs_init_vm(kvm) }
-}
-
-/// Frees all roots of a VM that is being destroyed, and waits until their memory is free.
-#[no_mangle]
-unsafe extern "C" fn kvm_mmu_uninit_tdp_mmu(kvm: *mut bindings::kvm) {
-    let vm = wrap!(Vm, kvm);
-    // SAFETY: the VM has no users left, or its creation failed.
-    let slots = unsafe { SlotsLock::assume_unreachable(vm) };
-    {
-        // SAFETY: the same; and nothing below makes another token before this one is gone.
-        let lock = unsafe { Exclusive::assume_unreachable(vm) };
-
-        roots::invalidate(&lock, &slots, RootTypes::VALID);
-    }
-    zap::zap_invalidated_roots(&slots, false);
-
-    #[cfg(CONFIG_KVM_PROVE_MMU)]
-    warn_on_once!(vm.has_tables());
-    warn_on_once!(!root::list_is_empty(vm));
-
-    // Callbacks of the last roots may just have been queued.
-    rcu::rcu_barrier();
-}
-
-/// Gives the vCPU a root: a mirror root if `mirror`, otherwise a direct one.
-#[no_mangle]
-unsafe extern "C" fn kvm_tdp_mmu_alloc_root(vcpu: *mut bindings::kvm_vcpu, mirror: bool) {
-    let vcpu = wrap!(Vcpu, vcpu);
-    let role = vcpu.root_role();
-
-    if mirror {
-        vcpu.set_mirror_root(roots::get_or_create(vcpu, role.as_mirror()).into_vcpu());
-    } else {
-        vcpu.set_root(roots::get_or_create(vcpu, role).into_vcpu());
-    }
-}
-
-/// Puts a reference to a root.
-#[no_mangle]
-unsafe extern "C" fn kvm_tdp_mmu_put_root(
-    kvm: *mut bindings::kvm,
-    root: *mut bindings::kvm_mmu_page,
-) {
-    let vm = wrap!(Vm, kvm);
-    let sp = wrap_non_null!(Sp, root);
-
-    // SAFETY: the caller gives up its reference.
-    drop(unsafe { Root::from_counted(vm, sp) });
-}
-
-/// Invalidates the roots of some kinds. `slots_lock` is held, and `mmu_lock` for write.
-#[no_mangle]
-unsafe extern "C" fn kvm_tdp_mmu_invalidate_roots(
-    kvm: *mut bindings::kvm,
-    types: bindings::kvm_tdp_mmu_root_types,
-) {
-    let vm = wrap!(Vm, kvm);
-    let slots = held!(SlotsLock, vm);
-    let lock = held!(Exclusive, vm);
-
-    roots::invalidate(&lock, &slots, RootTypes::from_raw(types));
-}
-
-/// Zaps the roots that were invalidated. `slots_lock` is held; takes `mmu_lock`.
-#[no_mangle]
-unsafe extern "C" fn kvm_tdp_mmu_zap_invalidated_roots(kvm: *mut bindings::kvm, shared: bool) {
-    zap::zap_invalidated_roots(&held!(SlotsLock, wrap!(Vm, kvm)), shared);
-}
-
-/// Zaps everything. `mmu_lock` is held for write.
-#[no_mangle]
-unsafe extern "C" fn kvm_tdp_mmu_zap_all(kvm: *mut bindings::kvm) {
-    zap::zap_all(&mut held!(Exclusive, wrap!(Vm, kvm)));
-}
-
-/// Zaps the leaves of a range in all valid roots. `mmu_lock` is held for write. Returns whether a
-/// TLB flush is due.
-#[no_mangle]
-unsafe extern "C" fn kvm_tdp_mmu_zap_leafs(
-    kvm: *mut bindings::kvm,
-    start: bindings::gfn_t,
-    end: bindings::gfn_t,
-    flush: bool,
-) -> bool {
-    let range = GfnRange::new(Gfn(start), Gfn(end));
-    let mut flush = Flush::new(flush);
-
-    zap::zap_leafs(&mut held!(Exclusive, wrap!(Vm, kvm)), range, &mut flush);
-    flush.defer()
-}
-
-/// Zaps a table that stands for an NX huge page. `mmu_lock` is held for read, and RCU.
-#[no_mangle]
-unsafe extern "C" fn kvm_tdp_mmu_zap_possible_nx_huge_page(
-    kvm: *mut bindings::kvm,
-    sp: *mut bindings::kvm_mmu_page,
-) -> bool {
-    let lock = held!(Shared, wrap!(Vm, kvm));
-
-    zap::zap_possible_nx_huge_page(&lock, wrap_non_null!(Sp, sp))
-}
-
-/// Zaps a range for an MMU notifier. `mmu_lock` is held for write. Returns whether a flush is due.
-#[no_mangle]
-unsafe extern "C" fn kvm_tdp_mmu_unmap_gfn_range(
-    kvm: *mut bindings::kvm,
-    range: *mut bindings::kvm_gfn_range,
-    flush: bool,
-) -> bool {
-    let range = wrap!(NotifierRange, range);
-    let mut flush = Flush::new(flush);
-
-    zap::unmap(&mut held!(Exclusive, wrap!(Vm, kvm)), range, &mut flush);
-    flush.defer()
-}
-
-/// Handles a fault. `mmu_lock` is held for read.
-#[no_mangle]
-unsafe extern "C" fn kvm_tdp_mmu_map(
-    vcpu: *mut bindings::kvm_vcpu,
-    fault: *mut bindings::kvm_page_fault,
-) -> c_int {
-    let vcpu = wrap!(Vcpu, vcpu);
-    let fault = wrap!(Fault, fault);
-    let vm = vcpu.vm();
-    let root = if vm.is_addr_direct(fault.addr()) {
-        vcpu.root()
-    } else {
-        vcpu.mirror_root()
-    };
-
-    // SAFETY: the vCPU has loaded the root, and holds a reference to it.
-    let outcome = match unsafe { root::loaded(root) } {
-        Some(root) => map::map(vcpu, fault, &held!(Shared, vm), root),
-        None => {
-            warn_on_once!(true);
-            RetPf::Retry
-        }
-    };
-
-    let code = match outcome {
-        RetPf::Retry => bindings::RET_PF_RETRY,
-        RetPf::Emulate => bindings::RET_PF_EMULATE,
-        RetPf::WriteProtected => bindings::RET_PF_WRITE_PROTECTED,
-        RetPf::Fixed => bindings::RET_PF_FIXED,
-        RetPf::Spurious => bindings::RET_PF_SPURIOUS,
-    };
-    code as c_int
-}
-
-/// Makes a range old, and returns whether it was young. No lock is held.
-#[no_mangle]
-unsafe extern "C" fn kvm_tdp_mmu_age_gfn_range(
-    kvm: *mut bindings::kvm,
-    range: *mut bindings::kvm_gfn_range,
-) -> bool {
-    age(
-        wrap!(Vm, kvm),
-        wrap!(NotifierRange, range),
-        Age::TestAndClear,
-    )
-}
-
-/// Whether a range is young. No lock is held.
-#[no_mangle]
-unsafe extern "C" fn kvm_tdp_mmu_test_age_gfn(
-    kvm: *mut bindings::kvm,
-    range: *mut bindings::kvm_gfn_range,
-) -> bool {
-    age(wrap!(Vm, kvm), wrap!(NotifierRange, range), Age::Test)
-}
-
-/// Write-protects a slot. `mmu_lock` is held for read. Returns whether a flush is due.
-#[no_mangle]
-unsafe extern "C" fn kvm_tdp_mmu_wrprot_slot(
-    kvm: *mut bindings::kvm,
-    slot: *const bindings::kvm_memory_slot,
-    min_level: c_int,
-) -> bool {
-    let mut lock = held!(Shared, wrap!(Vm, kvm));
-
-    level(min_level).is_some_and(|min_level| {
-        protect::write_protect_slot(&mut lock, wrap!(Memslot, slot), min_level)
-    })
-}
-
-/// Clears the dirty state of a slot. `mmu_lock` is held for read.
-#[no_mangle]
-unsafe extern "C" fn kvm_tdp_mmu_clear_dirty_slot(
-    kvm: *mut bindings::kvm,
-    slot: *const bindings::kvm_memory_slot,
-) {
-    protect::clear_dirty_slot(&mut held!(Shared, wrap!(Vm, kvm)), wrap!(Memslot, slot));
-}
-
-/// Clears the dirty state of up to 64 pages. `mmu_lock` is held for write.
-#[no_mangle]
-unsafe extern "C" fn kvm_tdp_mmu_clear_dirty_pt_masked(
-    kvm: *mut bindings::kvm,
-    slot: *mut bindings::kvm_memory_slot,
-    gfn: bindings::gfn_t,
-    mask: c_ulong,
-    wrprot: bool,
-) {
-    protect::clear_dirty_masked(
-        &held!(Exclusive, wrap!(Vm, kvm)),
-        wrap!(Memslot, slot),
-        Gfn(gfn),
-        mask as u64,
-        wrprot,
-    );
-}
-
-/// Write-protects a frame for page tracking. `mmu_lock` is held for write. Returns whether a flush
-/// is due.
-#[no_mangle]
-unsafe extern "C" fn kvm_tdp_mmu_write_protect_gfn(
-    kvm: *mut bindings::kvm,
-    slot: *mut bindings::kvm_memory_slot,
-    gfn: bindings::gfn_t,
-    min_level: c_int,
-) -> bool {
-    let lock = held!(Exclusive, wrap!(Vm, kvm));
-
-    level(min_level).is_some_and(|min_level| {
-        protect::protect_gfn(
-            &lock,
-            wrap!(Memslot, slot),
-            Gfn(gfn),
-            min_level,
-            Protect::Tracking,
-        )
-    })
-}
-
-/// Splits huge pages. `mmu_lock` is held, for read if `shared`; it is dropped to allocate.
-#[no_mangle]
-unsafe extern "C" fn kvm_tdp_mmu_try_split_huge_pages(
-    kvm: *mut bindings::kvm,
-    slot: *const bindings::kvm_memory_slot,
-    start: bindings::gfn_t,
-    end: bindings::gfn_t,
-    target_level: c_int,
-    shared: bool,
-) {
-    let vm = wrap!(Vm, kvm);
-    let slot = wrap!(Memslot, slot);
-    let range = GfnRange::new(Gfn(start), Gfn(end));
-    let Some(target) = level(target_level) else {
-        return;
-    };
-
-    if shared {
-        split::try_split_huge_pages(&mut held!(Shared, vm), slot, range, target);
-    } else {
-        split::try_split_huge_pages(&mut held!(Exclusive, vm), slot, range, target);
-    }
-}
-
-/// Starts to log a memslot, splitting its huge pages if `eager_page_split` is set. `slots_lock` is
-/// held; takes `mmu_lock` and flushes. Returns false, having done nothing, if there is no TDP MMU.
-#[no_mangle]
-unsafe extern "C" fn kvm_rs_start_dirty_log(
-    kvm: *mut bindings::kvm,
-    slot: *const bindings::kvm_memory_slot,
-) -> bool {
-    let vm = wrap!(Vm, kvm);
-
-    if !vm.uses_tdp_mmu() {
-        return false;
-    }
-    enable::enable(&mut held!(SlotsLock, vm), wrap!(Memslot, slot));
-    true
-}
-
-/// Takes all bits of a memslot's dirty bitmap into `buffer`, which is zeroed and as long as the bitmap,
-/// and protects their pages again; `KVM_GET_DIRTY_LOG` in legacy mode. `slots_lock` is held; takes
-/// `mmu_lock` and flushes. Returns 0, or `-EINTR` with all bits back in the bitmap.
-#[no_mangle]
-unsafe extern "C" fn kvm_rs_get_dirty_log(
-    kvm: *mut bindings::kvm,
-    slot: *const bindings::kvm_memory_slot,
-    buffer: *mut c_ulong,
-) -> c_int {
-    let slot = wrap!(Memslot, slot);
-    let words = slot.range().pages().div_ceil(WORD_PAGES);
-    // SAFETY: C passes a buffer that is as long as the slot's bitmap.
-    let log = unsafe { dirty_bitmap(slot, 0, words as usize, buffer, Wanted::All) };
-
-    // Manual protection, which initially-all-set goes with, is not legacy mode.
-    reap(kvm, slot, log, HugePages::Protected)
-}
-
-/// Clears the bits of a memslot's dirty bitmap that are set in `buffer`, which stands for `words` words
-/// from `first_page` on, and protects their pages again; `KVM_CLEAR_DIRTY_LOG`. Overwrites `buffer`.
-/// `slots_lock` is held; takes `mmu_lock` and flushes. Returns 0, or `-EINTR` with only the bits of the
-/// first part of the range cleared.
-#[no_mangle]
-unsafe extern "C" fn kvm_rs_clear_dirty_log(
-    kvm: *mut bindings::kvm,
-    slot: *const bindings::kvm_memory_slot,
-    first_page: u64,
-    words: c_ulong,
-    buffer: *mut c_ulong,
-) -> c_int {
-    let slot = wrap!(Memslot, slot);
-    let first_word = (first_page / WORD_PAGES) as usize;
-    // SAFETY: C has checked the range against the slot, and passes a buffer for all of it.
-    let log = unsafe { dirty_bitmap(slot, first_word, words, buffer, Wanted::Requested) };
-
-    reap(kvm, slot, log, HugePages::of(wrap!(Vm, kvm)))
 }
 
 /// Makes the part of a memslot's dirty bitmap that an ioctl reaps, and its buffer, from what C passes.
@@ -450,194 +134,443 @@ fn reap(
     }
 }
 
-/// Promotes small pages in a slot. `mmu_lock` is held for read.
-#[no_mangle]
-unsafe extern "C" fn kvm_tdp_mmu_recover_huge_pages(
-    kvm: *mut bindings::kvm,
-    slot: *const bindings::kvm_memory_slot,
-) {
-    recover::recover_huge_pages(&mut held!(Shared, wrap!(Vm, kvm)), wrap!(Memslot, slot));
-}
-
-/// Records the SPTEs on the path to a byte address in `sptes`, an array of at least six elements
-/// that is indexed by level. Returns the lowest level reached, or -1. RCU is held.
-#[no_mangle]
-unsafe extern "C" fn kvm_tdp_mmu_get_walk(
-    vcpu: *mut bindings::kvm_vcpu,
-    addr: u64,
-    sptes: *mut u64,
-    root_level: *mut c_int,
-) -> c_int {
-    let vcpu = wrap!(Vcpu, vcpu);
-    let guard = rcu::read_lock();
-    let gfn = Gfn(addr >> crate::pure::addr::PAGE_SHIFT);
-    let role_level = vcpu.root_role().level().map_or(0, Level::raw);
-
-    // SAFETY: C passes a valid pointer.
-    unsafe { root_level.write(role_level) };
-    // SAFETY: C passes an array of that many elements, of which none need have a value.
-    let sptes = unsafe { &mut *sptes.cast::<[MaybeUninit<u64>; WALK_LEN]>() };
-    // SAFETY: the vCPU has loaded the root, and holds a reference to it.
-    let Some(root) = (unsafe { root::loaded(vcpu.root()) }) else {
-        return -1;
-    };
-
-    lookup::record_path(vcpu.vm(), &guard, root, gfn, sptes).map_or(-1, Level::raw)
-}
-
-/// The slot of the last SPTE on the path to `gfn`, and its value. RCU is held, and the slot may be
-/// used as long. Mirror roots have no fast page fault.
-#[no_mangle]
-unsafe extern "C" fn kvm_tdp_mmu_fast_pf_get_last_sptep(
-    vcpu: *mut bindings::kvm_vcpu,
-    gfn: bindings::gfn_t,
-    spte: *mut u64,
-) -> *mut u64 {
-    let vcpu = wrap!(Vcpu, vcpu);
-    let guard = rcu::read_lock();
-
-    // SAFETY: the vCPU has loaded the root, and holds a reference to it.
-    let Some(root) = (unsafe { root::loaded(vcpu.root()) }) else {
-        return core::ptr::null_mut();
-    };
-    let (sptep, value) = lookup::last_on_path(vcpu.vm(), &guard, root, Gfn(gfn));
-
-    // SAFETY: C passes a valid pointer.
-    unsafe { spte.write(value.raw()) };
-    sptep.as_ptr()
-}
-
-/// Whether a present SPTE has to be updated atomically.
-#[no_mangle]
-unsafe extern "C" fn spte_needs_atomic_update(spte: u64) -> bool {
-    with_masks(|masks| Spte(spte).is_volatile(masks))
-}
-
-/// Makes a leaf for the shadow MMU. `mmu_lock` is held for write. Returns whether it was write-protected for shadow paging.
-#[no_mangle]
-unsafe extern "C" fn make_spte(
-    vcpu: *mut bindings::kvm_vcpu,
-    sp: *mut bindings::kvm_mmu_page,
-    slot: *const bindings::kvm_memory_slot,
-    pte_access: c_uint,
-    gfn: bindings::gfn_t,
-    pfn: bindings::kvm_pfn_t,
-    old_spte: u64,
-    prefetch: bool,
-    synchronizing: bool,
-    host_writable: bool,
-    new_spte: *mut u64,
-) -> bool {
-    let request = LeafRequest {
-        slot: wrap!(Memslot, slot),
-        access: pte_access,
-        gfn: Gfn(gfn),
-        pfn: Pfn(pfn),
-        old: Spte(old_spte),
-        prefetch,
-        synchronizing,
-        host_writable,
-    };
-    let (vcpu, sp) = (wrap!(Vcpu, vcpu), wrap_non_null!(Sp, sp));
-    let lock = held!(Exclusive, vcpu.vm());
-    let (spte, write_protected) = spte::make_leaf(&lock, vcpu, sp, &request, vcpu.vm().masks());
-
-    // Before the leaf is installed, as in C, which only the write lock makes right.
-    if let Some(level) = sp.role().level() {
-        spte::log_writable(vcpu.vm(), request.slot, request.gfn, spte, level);
+export! {
+    /// Takes note of the SPTE format for a VM that is being created. The caller serializes.
+    fn kvm_tdp_mmu_refresh_masks() {
+        // SAFETY: the shim holds its mutex.
+        unsafe { sys::refresh_masks() }
     }
 
-    // SAFETY: C passes a valid pointer.
-    unsafe { new_spte.write(spte.raw()) };
-    write_protected
-}
+    /// Initializes the TDP MMU of a VM.
+    fn kvm_mmu_init_tdp_mmu(kvm: *mut bindings::kvm) {
+        // SAFETY: C passes a VM that is being created.
+        unsafe { bindings::kvm_rs_init_vm(kvm) }
+    }
 
-/// Makes a leaf of a table that replaces a huge one.
-#[no_mangle]
-unsafe extern "C" fn make_small_spte(
-    kvm: *mut bindings::kvm,
-    huge_spte: u64,
-    role: bindings::kvm_mmu_page_role,
-    index: c_int,
-) -> u64 {
-    let index = usize::try_from(index).unwrap_or(usize::MAX);
-    let vm = wrap!(Vm, kvm);
+    /// Frees all roots of a VM that is being destroyed, and waits until their memory is free.
+    fn kvm_mmu_uninit_tdp_mmu(kvm: *mut bindings::kvm) {
+        let vm = wrap!(Vm, kvm);
+        // SAFETY: the VM has no users left, or its creation failed.
+        let slots = unsafe { SlotsLock::assume_unreachable(vm) };
+        {
+            // SAFETY: the same; and nothing below makes another token before this one is gone.
+            let lock = unsafe { Exclusive::assume_unreachable(vm) };
 
-    spte::make_small(vm, Spte(huge_spte), word(role), index, vm.masks()).raw()
-}
+            roots::invalidate(&lock, &slots, RootTypes::VALID);
+        }
+        zap::zap_invalidated_roots(&slots, false);
 
-/// Makes the huge leaf that replaces a table.
-#[no_mangle]
-unsafe extern "C" fn make_huge_spte(
-    kvm: *mut bindings::kvm,
-    small_spte: u64,
-    huge_level: c_int,
-) -> u64 {
-    // An impossible level is a bug, which `make_huge` reports for 4 KiB.
-    let level = level(huge_level).unwrap_or(Level::Page4K);
-    let vm = wrap!(Vm, kvm);
+        #[cfg(CONFIG_KVM_PROVE_MMU)]
+        warn_on_once!(vm.has_tables());
+        warn_on_once!(!root::list_is_empty(vm));
 
-    spte::make_huge(vm, Spte(small_spte), level, vm.masks()).raw()
-}
+        // Callbacks of the last roots may just have been queued.
+        rcu::rcu_barrier();
+    }
 
-/// Makes an entry that points to a table.
-#[no_mangle]
-unsafe extern "C" fn make_nonleaf_spte(child_pt: *mut u64, ad_disabled: bool) -> u64 {
-    // SAFETY: an address computation on an address in the direct map, where tables live.
-    let hpa = Hpa(unsafe { bindings::kvm_rs_pa(child_pt) });
+    /// Gives the vCPU a root: a mirror root if `mirror`, otherwise a direct one.
+    fn kvm_tdp_mmu_alloc_root(vcpu: *mut bindings::kvm_vcpu, mirror: bool) {
+        let vcpu = wrap!(Vcpu, vcpu);
+        let role = vcpu.root_role();
 
-    with_masks(|masks| leaf::table(hpa, ad_disabled, masks)).raw()
-}
+        if mirror {
+            vcpu.set_mirror_root(roots::get_or_create(vcpu, role.as_mirror()).into_vcpu());
+        } else {
+            vcpu.set_root(roots::get_or_create(vcpu, role).into_vcpu());
+        }
+    }
 
-/// Makes an entry that caches MMIO.
-#[no_mangle]
-unsafe extern "C" fn make_mmio_spte(
-    vcpu: *mut bindings::kvm_vcpu,
-    gfn: u64,
-    access: c_uint,
-) -> u64 {
-    let vcpu = wrap!(Vcpu, vcpu);
+    /// Puts a reference to a root.
+    fn kvm_tdp_mmu_put_root(kvm: *mut bindings::kvm, root: *mut bindings::kvm_mmu_page) {
+        let vm = wrap!(Vm, kvm);
+        let sp = wrap_non_null!(Sp, root);
 
-    spte::make_mmio(vcpu, Gfn(gfn), access, vcpu.vm().masks()).raw()
-}
+        // SAFETY: the caller gives up its reference.
+        drop(unsafe { Root::from_counted(vm, sp) });
+    }
 
-/// Takes the accessed state away from a leaf.
-#[no_mangle]
-unsafe extern "C" fn mark_spte_for_access_track(spte: u64) -> u64 {
-    with_masks(|masks| pte::mark_access_track(Spte(spte), masks)).raw()
-}
+    /// Invalidates the roots of some kinds. `slots_lock` is held, and `mmu_lock` for write.
+    fn kvm_tdp_mmu_invalidate_roots(
+        kvm: *mut bindings::kvm,
+        types: bindings::kvm_tdp_mmu_root_types,
+    ) {
+        let vm = wrap!(Vm, kvm);
+        let slots = held!(SlotsLock, vm);
+        let lock = held!(Exclusive, vm);
 
-as_declared_in_c! {
-    kvm_tdp_mmu_refresh_masks
-    kvm_mmu_init_tdp_mmu
-    kvm_mmu_uninit_tdp_mmu
-    kvm_tdp_mmu_alloc_root
-    kvm_tdp_mmu_put_root
-    kvm_tdp_mmu_invalidate_roots
-    kvm_tdp_mmu_zap_invalidated_roots
-    kvm_tdp_mmu_zap_all
-    kvm_tdp_mmu_zap_leafs
-    kvm_tdp_mmu_zap_possible_nx_huge_page
-    kvm_tdp_mmu_unmap_gfn_range
-    kvm_tdp_mmu_map
-    kvm_tdp_mmu_age_gfn_range
-    kvm_tdp_mmu_test_age_gfn
-    kvm_tdp_mmu_wrprot_slot
-    kvm_tdp_mmu_clear_dirty_slot
-    kvm_tdp_mmu_clear_dirty_pt_masked
-    kvm_tdp_mmu_write_protect_gfn
-    kvm_tdp_mmu_try_split_huge_pages
-    kvm_rs_start_dirty_log
-    kvm_rs_get_dirty_log
-    kvm_rs_clear_dirty_log
-    kvm_tdp_mmu_recover_huge_pages
-    kvm_tdp_mmu_get_walk
-    kvm_tdp_mmu_fast_pf_get_last_sptep
-    spte_needs_atomic_update
-    make_spte
-    make_small_spte
-    make_huge_spte
-    make_nonleaf_spte
-    make_mmio_spte
-    mark_spte_for_access_track
+        roots::invalidate(&lock, &slots, RootTypes::from_raw(types));
+    }
+
+    /// Zaps the roots that were invalidated. `slots_lock` is held; takes `mmu_lock`.
+    fn kvm_tdp_mmu_zap_invalidated_roots(kvm: *mut bindings::kvm, shared: bool) {
+        zap::zap_invalidated_roots(&held!(SlotsLock, wrap!(Vm, kvm)), shared);
+    }
+
+    /// Zaps everything. `mmu_lock` is held for write.
+    fn kvm_tdp_mmu_zap_all(kvm: *mut bindings::kvm) {
+        zap::zap_all(&mut held!(Exclusive, wrap!(Vm, kvm)));
+    }
+
+    /// Zaps the leaves of a range in all valid roots. `mmu_lock` is held for write. Returns whether a
+    /// TLB flush is due.
+    fn kvm_tdp_mmu_zap_leafs(
+        kvm: *mut bindings::kvm,
+        start: bindings::gfn_t,
+        end: bindings::gfn_t,
+        flush: bool,
+    ) -> bool {
+        let range = GfnRange::new(Gfn(start), Gfn(end));
+        let mut flush = Flush::new(flush);
+
+        zap::zap_leafs(&mut held!(Exclusive, wrap!(Vm, kvm)), range, &mut flush);
+        flush.defer()
+    }
+
+    /// Zaps a table that stands for an NX huge page. `mmu_lock` is held for read, and RCU.
+    fn kvm_tdp_mmu_zap_possible_nx_huge_page(
+        kvm: *mut bindings::kvm,
+        sp: *mut bindings::kvm_mmu_page,
+    ) -> bool {
+        let lock = held!(Shared, wrap!(Vm, kvm));
+
+        zap::zap_possible_nx_huge_page(&lock, wrap_non_null!(Sp, sp))
+    }
+
+    /// Zaps a range for an MMU notifier. `mmu_lock` is held for write. Returns whether a flush is due.
+    fn kvm_tdp_mmu_unmap_gfn_range(
+        kvm: *mut bindings::kvm,
+        range: *mut bindings::kvm_gfn_range,
+        flush: bool,
+    ) -> bool {
+        let range = wrap!(NotifierRange, range);
+        let mut flush = Flush::new(flush);
+
+        zap::unmap(&mut held!(Exclusive, wrap!(Vm, kvm)), range, &mut flush);
+        flush.defer()
+    }
+
+    /// Handles a fault. `mmu_lock` is held for read.
+    fn kvm_tdp_mmu_map(
+        vcpu: *mut bindings::kvm_vcpu,
+        fault: *mut bindings::kvm_page_fault,
+    ) -> c_int {
+        let vcpu = wrap!(Vcpu, vcpu);
+        let fault = wrap!(Fault, fault);
+        let vm = vcpu.vm();
+        let root = if vm.is_addr_direct(fault.addr()) {
+            vcpu.root()
+        } else {
+            vcpu.mirror_root()
+        };
+
+        // SAFETY: the vCPU has loaded the root, and holds a reference to it.
+        let outcome = match unsafe { root::loaded(root) } {
+            Some(root) => map::map(vcpu, fault, &held!(Shared, vm), root),
+            None => {
+                warn_on_once!(true);
+                RetPf::Retry
+            }
+        };
+
+        let code = match outcome {
+            RetPf::Retry => bindings::RET_PF_RETRY,
+            RetPf::Emulate => bindings::RET_PF_EMULATE,
+            RetPf::WriteProtected => bindings::RET_PF_WRITE_PROTECTED,
+            RetPf::Fixed => bindings::RET_PF_FIXED,
+            RetPf::Spurious => bindings::RET_PF_SPURIOUS,
+        };
+        code as c_int
+    }
+
+    /// Makes a range old, and returns whether it was young. No lock is held.
+    fn kvm_tdp_mmu_age_gfn_range(
+        kvm: *mut bindings::kvm,
+        range: *mut bindings::kvm_gfn_range,
+    ) -> bool {
+        age(
+            wrap!(Vm, kvm),
+            wrap!(NotifierRange, range),
+            Age::TestAndClear,
+        )
+    }
+
+    /// Whether a range is young. No lock is held.
+    fn kvm_tdp_mmu_test_age_gfn(
+        kvm: *mut bindings::kvm,
+        range: *mut bindings::kvm_gfn_range,
+    ) -> bool {
+        age(wrap!(Vm, kvm), wrap!(NotifierRange, range), Age::Test)
+    }
+
+    /// Write-protects a slot. `mmu_lock` is held for read. Returns whether a flush is due.
+    fn kvm_tdp_mmu_wrprot_slot(
+        kvm: *mut bindings::kvm,
+        slot: *const bindings::kvm_memory_slot,
+        min_level: c_int,
+    ) -> bool {
+        let mut lock = held!(Shared, wrap!(Vm, kvm));
+
+        level(min_level).is_some_and(|min_level| {
+            protect::write_protect_slot(&mut lock, wrap!(Memslot, slot), min_level)
+        })
+    }
+
+    /// Clears the dirty state of a slot. `mmu_lock` is held for read.
+    fn kvm_tdp_mmu_clear_dirty_slot(
+        kvm: *mut bindings::kvm,
+        slot: *const bindings::kvm_memory_slot,
+    ) {
+        protect::clear_dirty_slot(&mut held!(Shared, wrap!(Vm, kvm)), wrap!(Memslot, slot));
+    }
+
+    /// Clears the dirty state of up to 64 pages. `mmu_lock` is held for write.
+    fn kvm_tdp_mmu_clear_dirty_pt_masked(
+        kvm: *mut bindings::kvm,
+        slot: *mut bindings::kvm_memory_slot,
+        gfn: bindings::gfn_t,
+        mask: c_ulong,
+        wrprot: bool,
+    ) {
+        protect::clear_dirty_masked(
+            &held!(Exclusive, wrap!(Vm, kvm)),
+            wrap!(Memslot, slot),
+            Gfn(gfn),
+            mask as u64,
+            wrprot,
+        );
+    }
+
+    /// Write-protects a frame for page tracking. `mmu_lock` is held for write. Returns whether a flush
+    /// is due.
+    fn kvm_tdp_mmu_write_protect_gfn(
+        kvm: *mut bindings::kvm,
+        slot: *mut bindings::kvm_memory_slot,
+        gfn: bindings::gfn_t,
+        min_level: c_int,
+    ) -> bool {
+        let lock = held!(Exclusive, wrap!(Vm, kvm));
+
+        level(min_level).is_some_and(|min_level| {
+            protect::protect_gfn(
+                &lock,
+                wrap!(Memslot, slot),
+                Gfn(gfn),
+                min_level,
+                Protect::Tracking,
+            )
+        })
+    }
+
+    /// Splits huge pages. `mmu_lock` is held, for read if `shared`; it is dropped to allocate.
+    fn kvm_tdp_mmu_try_split_huge_pages(
+        kvm: *mut bindings::kvm,
+        slot: *const bindings::kvm_memory_slot,
+        start: bindings::gfn_t,
+        end: bindings::gfn_t,
+        target_level: c_int,
+        shared: bool,
+    ) {
+        let vm = wrap!(Vm, kvm);
+        let slot = wrap!(Memslot, slot);
+        let range = GfnRange::new(Gfn(start), Gfn(end));
+        let Some(target) = level(target_level) else {
+            return;
+        };
+
+        if shared {
+            split::try_split_huge_pages(&mut held!(Shared, vm), slot, range, target);
+        } else {
+            split::try_split_huge_pages(&mut held!(Exclusive, vm), slot, range, target);
+        }
+    }
+
+    /// Starts to log a memslot, splitting its huge pages if `eager_page_split` is set. `slots_lock` is
+    /// held; takes `mmu_lock` and flushes. Returns false, having done nothing, if there is no TDP MMU.
+    fn kvm_rs_start_dirty_log(
+        kvm: *mut bindings::kvm,
+        slot: *const bindings::kvm_memory_slot,
+    ) -> bool {
+        let vm = wrap!(Vm, kvm);
+
+        if !vm.uses_tdp_mmu() {
+            return false;
+        }
+        enable::enable(&mut held!(SlotsLock, vm), wrap!(Memslot, slot));
+        true
+    }
+
+    /// Takes all bits of a memslot's dirty bitmap into `buffer`, which is zeroed and as long as the bitmap,
+    /// and protects their pages again; `KVM_GET_DIRTY_LOG` in legacy mode. `slots_lock` is held; takes
+    /// `mmu_lock` and flushes. Returns 0, or `-EINTR` with all bits back in the bitmap.
+    fn kvm_rs_get_dirty_log(
+        kvm: *mut bindings::kvm,
+        slot: *const bindings::kvm_memory_slot,
+        buffer: *mut c_ulong,
+    ) -> c_int {
+        let slot = wrap!(Memslot, slot);
+        let words = slot.range().pages().div_ceil(WORD_PAGES);
+        // SAFETY: C passes a buffer that is as long as the slot's bitmap.
+        let log = unsafe { dirty_bitmap(slot, 0, words as usize, buffer, Wanted::All) };
+
+        // Manual protection, which initially-all-set goes with, is not legacy mode.
+        reap(kvm, slot, log, HugePages::Protected)
+    }
+
+    /// Clears the bits of a memslot's dirty bitmap that are set in `buffer`, which stands for `words` words
+    /// from `first_page` on, and protects their pages again; `KVM_CLEAR_DIRTY_LOG`. Overwrites `buffer`.
+    /// `slots_lock` is held; takes `mmu_lock` and flushes. Returns 0, or `-EINTR` with only the bits of the
+    /// first part of the range cleared.
+    fn kvm_rs_clear_dirty_log(
+        kvm: *mut bindings::kvm,
+        slot: *const bindings::kvm_memory_slot,
+        first_page: u64,
+        words: c_ulong,
+        buffer: *mut c_ulong,
+    ) -> c_int {
+        let slot = wrap!(Memslot, slot);
+        let first_word = (first_page / WORD_PAGES) as usize;
+        // SAFETY: C has checked the range against the slot, and passes a buffer for all of it.
+        let log = unsafe { dirty_bitmap(slot, first_word, words, buffer, Wanted::Requested) };
+
+        reap(kvm, slot, log, HugePages::of(wrap!(Vm, kvm)))
+    }
+
+    /// Promotes small pages in a slot. `mmu_lock` is held for read.
+    fn kvm_tdp_mmu_recover_huge_pages(
+        kvm: *mut bindings::kvm,
+        slot: *const bindings::kvm_memory_slot,
+    ) {
+        recover::recover_huge_pages(&mut held!(Shared, wrap!(Vm, kvm)), wrap!(Memslot, slot));
+    }
+
+    /// Records the SPTEs on the path to a byte address in `sptes`, an array of at least six elements
+    /// that is indexed by level. Returns the lowest level reached, or -1. RCU is held.
+    fn kvm_tdp_mmu_get_walk(
+        vcpu: *mut bindings::kvm_vcpu,
+        addr: u64,
+        sptes: *mut u64,
+        root_level: *mut c_int,
+    ) -> c_int {
+        let vcpu = wrap!(Vcpu, vcpu);
+        let guard = rcu::read_lock();
+        let gfn = Gfn(addr >> crate::pure::addr::PAGE_SHIFT);
+        let role_level = vcpu.root_role().level().map_or(0, Level::raw);
+
+        // SAFETY: C passes a valid pointer.
+        unsafe { root_level.write(role_level) };
+        // SAFETY: C passes an array of that many elements, of which none need have a value.
+        let sptes = unsafe { &mut *sptes.cast::<[MaybeUninit<u64>; WALK_LEN]>() };
+        // SAFETY: the vCPU has loaded the root, and holds a reference to it.
+        let Some(root) = (unsafe { root::loaded(vcpu.root()) }) else {
+            return -1;
+        };
+
+        lookup::record_path(vcpu.vm(), &guard, root, gfn, sptes).map_or(-1, Level::raw)
+    }
+
+    /// The slot of the last SPTE on the path to `gfn`, and its value. RCU is held, and the slot may be
+    /// used as long. Mirror roots have no fast page fault.
+    fn kvm_tdp_mmu_fast_pf_get_last_sptep(
+        vcpu: *mut bindings::kvm_vcpu,
+        gfn: bindings::gfn_t,
+        spte: *mut u64,
+    ) -> *mut u64 {
+        let vcpu = wrap!(Vcpu, vcpu);
+        let guard = rcu::read_lock();
+
+        // SAFETY: the vCPU has loaded the root, and holds a reference to it.
+        let Some(root) = (unsafe { root::loaded(vcpu.root()) }) else {
+            return core::ptr::null_mut();
+        };
+        let (sptep, value) = lookup::last_on_path(vcpu.vm(), &guard, root, Gfn(gfn));
+
+        // SAFETY: C passes a valid pointer.
+        unsafe { spte.write(value.raw()) };
+        sptep.as_ptr()
+    }
+
+    /// Whether a present SPTE has to be updated atomically.
+    fn spte_needs_atomic_update(spte: u64) -> bool {
+        with_masks(|masks| Spte(spte).is_volatile(masks))
+    }
+
+    /// Makes a leaf for the shadow MMU. `mmu_lock` is held for write. Returns whether it was write-protected for shadow paging.
+    fn make_spte(
+        vcpu: *mut bindings::kvm_vcpu,
+        sp: *mut bindings::kvm_mmu_page,
+        slot: *const bindings::kvm_memory_slot,
+        pte_access: c_uint,
+        gfn: bindings::gfn_t,
+        pfn: bindings::kvm_pfn_t,
+        old_spte: u64,
+        prefetch: bool,
+        synchronizing: bool,
+        host_writable: bool,
+        new_spte: *mut u64,
+    ) -> bool {
+        let request = LeafRequest {
+            slot: wrap!(Memslot, slot),
+            access: pte_access,
+            gfn: Gfn(gfn),
+            pfn: Pfn(pfn),
+            old: Spte(old_spte),
+            prefetch,
+            synchronizing,
+            host_writable,
+        };
+        let (vcpu, sp) = (wrap!(Vcpu, vcpu), wrap_non_null!(Sp, sp));
+        let lock = held!(Exclusive, vcpu.vm());
+        let (spte, write_protected) = spte::make_leaf(&lock, vcpu, sp, &request, vcpu.vm().masks());
+
+        // Before the leaf is installed, as in C, which only the write lock makes right.
+        if let Some(level) = sp.role().level() {
+            spte::log_writable(vcpu.vm(), request.slot, request.gfn, spte, level);
+        }
+
+        // SAFETY: C passes a valid pointer.
+        unsafe { new_spte.write(spte.raw()) };
+        write_protected
+    }
+
+    /// Makes a leaf of a table that replaces a huge one.
+    fn make_small_spte(
+        kvm: *mut bindings::kvm,
+        huge_spte: u64,
+        role: bindings::kvm_mmu_page_role,
+        index: c_int,
+    ) -> u64 {
+        let index = usize::try_from(index).unwrap_or(usize::MAX);
+        let vm = wrap!(Vm, kvm);
+
+        spte::make_small(vm, Spte(huge_spte), word(role), index, vm.masks()).raw()
+    }
+
+    /// Makes the huge leaf that replaces a table.
+    fn make_huge_spte(kvm: *mut bindings::kvm, small_spte: u64, huge_level: c_int) -> u64 {
+        // An impossible level is a bug, which `make_huge` reports for 4 KiB.
+        let level = level(huge_level).unwrap_or(Level::Page4K);
+        let vm = wrap!(Vm, kvm);
+
+        spte::make_huge(vm, Spte(small_spte), level, vm.masks()).raw()
+    }
+
+    /// Makes an entry that points to a table.
+    fn make_nonleaf_spte(child_pt: *mut u64, ad_disabled: bool) -> u64 {
+        // SAFETY: an address computation on an address in the direct map, where tables live.
+        let hpa = Hpa(unsafe { bindings::kvm_rs_pa(child_pt) });
+
+        with_masks(|masks| leaf::table(hpa, ad_disabled, masks)).raw()
+    }
+
+    /// Makes an entry that caches MMIO.
+    fn make_mmio_spte(vcpu: *mut bindings::kvm_vcpu, gfn: u64, access: c_uint) -> u64 {
+        let vcpu = wrap!(Vcpu, vcpu);
+
+        spte::make_mmio(vcpu, Gfn(gfn), access, vcpu.vm().masks()).raw()
+    }
+
+    /// Takes the accessed state away from a leaf.
+    fn mark_spte_for_access_track(spte: u64) -> u64 {
+        with_masks(|masks| pte::mark_access_track(Spte(spte), masks)).raw()
+    }
 }
