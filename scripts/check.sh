@@ -115,7 +115,7 @@ step "rustfmt" formats
 step "clippy, as the kernel sets it" clippy
 step "checkpatch" checkpatch
 step "shellcheck" shellcheck -x "${shell[@]}"
-step "codespell" codespell -L nd,parm README.md INSTALL.md results Documentation arch scripts tests patches
+step "codespell" codespell -L nd,parm README.md INSTALL.md results Documentation arch rust scripts tests patches
 step "documentation" documentation
 step "layers" scripts/layers.py
 step "newtypes" newtypes

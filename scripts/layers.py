@@ -44,7 +44,7 @@ def main():
     rank = {}
     for n, names in enumerate(rows()):
         for name in names:
-            rank[name.rstrip("/").removesuffix(".rs")] = n
+            rank[name.removeprefix("rust/").rstrip("/").removesuffix(".rs")] = n
 
     def layer(path):
         """The row of a file: its own, or that of the nearest directory that has one."""

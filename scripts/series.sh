@@ -31,7 +31,8 @@ tree()
 {
 	git -C "$SRC" worktree add -q --detach --no-checkout "$work/$1" "$2"
 	git -C "$work/$1" sparse-checkout set --no-cone \
-		/arch/x86/kvm/ /arch/x86/include/ /include/linux/kvm_host.h /virt/kvm/ /Documentation/virt/kvm/ /Documentation/litmus-tests/ \
+		/rust/support/ /arch/x86/kvm/ /arch/x86/include/ /include/linux/kvm_host.h \
+		/virt/kvm/ /Documentation/virt/kvm/ /Documentation/litmus-tests/ \
 		/tools/testing/selftests/kvm/ /tools/testing/kvm-mmu-rs/
 	git -C "$work/$1" checkout -q
 }

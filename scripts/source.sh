@@ -120,7 +120,7 @@ touched()
 	local f
 	for f; do
 		case $f in
-		arch/x86/kvm/*|virt/kvm/*)
+		arch/x86/kvm/*|virt/kvm/*|rust/support/*)
 			touch "$STAMP/src-kvm"
 			# Kconfig and tracing headers reach vmlinux as well.
 			case $f in */Kconfig) touch "$STAMP/src-kernel" ;; esac ;;

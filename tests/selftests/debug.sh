@@ -21,7 +21,7 @@ which=${1:-}
 case $which in
 lockdep)
 	flavour=debug
-	reports=([nolock]='WARNING: .*(rust_helpers|kvm_rs|sync\.rs)'
+	reports=([nolock]='WARNING: .*(support/helpers|kvm_rs)'
 		[sleep]='BUG: sleeping function called from invalid context') ;;
 kasan)
 	flavour=kasan

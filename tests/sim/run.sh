@@ -38,8 +38,8 @@ mutant()
 	[[ -e $patch ]] ||
 		die "no mutant '$1'; there are: $(cd "$mutants" && echo *.patch | sed 's/\.patch//g')"
 	mkdir -p "$tree" "$logs"
-	rsync -a --delete --exclude target --include '/arch/***' --include '/tools/***' --exclude '*' \
-		"$TOP/arch" "$TOP/tools" "$tree/"
+	rsync -a --delete --exclude target --include '/arch/***' --include '/rust/***' \
+		--include '/tools/***' --exclude '*' "$TOP/arch" "$TOP/rust" "$TOP/tools" "$tree/"
 	# Where the crate is, only its manifest says.
 	crate=$tree/$sim/mmu/$(sed -n 's|^path = "\(.*\)/rust_mmu.rs"|\1|p' "$TOP/$sim/mmu/Cargo.toml")
 	patch -d "$crate" -p1 --quiet --no-backup-if-mismatch <"$patch" >&2 ||

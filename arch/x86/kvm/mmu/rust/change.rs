@@ -21,7 +21,7 @@
 
 #![expect(unsafe_code)]
 
-use kernel::{error::code::EBUSY, prelude::*, sync::rcu};
+use kernel::{error::code::EBUSY, prelude::*, processor::cpu_relax, sync::rcu};
 
 use crate::{
     page::{OwnedSp, RemovedSp},
@@ -30,7 +30,7 @@ use crate::{
         addr::ENTRIES, leaf, transition::Transition, Gfn, Hpa, Index, Level, Masks, Role, Spte,
     },
     sync::{Exclusive, MmuLock, Shared},
-    sys::{cpu_relax, trace, Sp, Vm},
+    sys::{trace, Sp, Vm},
     walk::Step,
 };
 

@@ -12,12 +12,13 @@
 
 use core::{mem::ManuallyDrop, ptr::NonNull};
 
-use kernel::bindings::{call_rcu, callback_head};
+use kernel::bindings::callback_head;
 
 use crate::{
     bindings,
     pte::View,
     pure::{Gfn, Hpa, Index, Level, Role, Spte},
+    support::rcu::{call_rcu, RcuFree},
     sync::{PagesLock, Unlocked},
     sys::{trace, Node, Sp, Vcpu, Vm},
 };
@@ -235,31 +236,36 @@ impl RemovedSp {
 
     /// Frees the page once all readers are gone.
     pub(crate) fn retire(self) {
-        // SAFETY: the page exists; the address of a field.
-        let head = unsafe { &raw mut (*self.0.as_ptr()).callback_head };
-        // SAFETY: the head is used once, by the type invariant, and `free_rcu` matches it.
-        unsafe { call_rcu(head, Some(free_rcu)) };
+        call_rcu(self);
     }
 }
 
-/// Frees a retired page, after a grace period.
-///
-/// # Safety
-///
-/// `head` must be that of a page that [`RemovedSp::retire`] retired.
-unsafe extern "C" fn free_rcu(head: *mut callback_head) {
-    // SAFETY: by this function's safety requirement, `head` is part of a page header.
-    let sp = unsafe { kernel::container_of!(head, bindings::kvm_mmu_page, callback_head) };
-    // SAFETY: the page exists until it is freed below.
-    let external = unsafe { *(*sp).__bindgen_anon_3.external_spt };
+// SAFETY: the head is part of the page, which by the type invariant nobody else frees, and is used for
+// nothing else. Headers and tables are of no CPU.
+unsafe impl RcuFree for RemovedSp {
+    #[inline]
+    fn into_head(self) -> NonNull<callback_head> {
+        // SAFETY: the page exists; the address of a field.
+        let head = unsafe { &raw mut (*self.0.as_ptr()).callback_head };
+        // SAFETY: part of the page, so not null.
+        unsafe { NonNull::new_unchecked(head) }
+    }
 
-    // The vendor code has taken the external table when the page was torn down.
-    warn_on_once!(!external.is_null());
+    unsafe fn free(head: NonNull<callback_head>) {
+        // SAFETY: by this function's safety requirement, `head` is part of a page header.
+        let sp =
+            unsafe { kernel::container_of!(head.as_ptr(), bindings::kvm_mmu_page, callback_head) };
+        // SAFETY: the page exists until it is freed below.
+        let external = unsafe { *(*sp).__bindgen_anon_3.external_spt };
 
-    // SAFETY: not null, as it holds `head`.
-    let ptr = unsafe { NonNull::new_unchecked(sp) };
-    // SAFETY: the page was unlinked before the grace period, so no one can reach it.
-    unsafe { free(ptr) };
+        // The vendor code took the external table when the page was torn down.
+        warn_on_once!(!external.is_null());
+
+        // SAFETY: not null, as it holds `head`.
+        let ptr = unsafe { NonNull::new_unchecked(sp) };
+        // SAFETY: the page was unlinked before the grace period, so no one can reach it.
+        unsafe { free(ptr) };
+    }
 }
 
 /// Frees a header and its table.

@@ -18,6 +18,7 @@ use kernel::sync::atomic::{
 use crate::{
     bindings,
     pure::{addr::ENTRIES, Entry, Gfn, GfnRange, Hpa, Index, Level, Masks, Spte},
+    support::atomic::AtomicBits,
 };
 
 /// A page table that may be read during `'r`.
@@ -309,8 +310,7 @@ impl<'r> Sptep<'r> {
     /// Clears bits of the entry and returns what was there.
     #[inline]
     pub(crate) fn fetch_clear(&self, bits: u64) -> Spte {
-        // SAFETY: by the type invariant the SPTE is valid and aligned.
-        Spte(unsafe { bindings::kvm_rs_fetch_and(self.0.as_ptr(), !bits) })
+        Spte(self.atomic().fetch_and(!bits))
     }
 
     /// The address, for C and for tracepoints.

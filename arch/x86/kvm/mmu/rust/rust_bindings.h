@@ -10,6 +10,7 @@
 #include "mmu/spte.h"
 #include "mmu/tdp_mmu.h"
 #include "rust_helpers.h"
+#include "../../../../../rust/support/helpers.h"
 #include "rust_rmap.h"
 #ifdef CONFIG_KVM_RUST_MMU_KUNIT_TEST
 #include "rust_oracle.h"

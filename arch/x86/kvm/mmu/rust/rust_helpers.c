@@ -8,7 +8,6 @@
 
 #include <linux/rculist.h>
 #include <linux/sched/clock.h>
-#include <linux/sched/signal.h>
 
 #ifdef KVM_RS_INLINE_HELPERS
 /* See rust/helpers/helpers.c: overrides LLVM's cross-language inlining checks. */
@@ -17,70 +16,8 @@
 #define __kvm_rs
 #endif
 
-__kvm_rs bool kvm_rs_need_break(struct kvm *kvm)
-{
-	return need_resched() || rwlock_needbreak(&kvm->mmu_lock);
-}
-
-__kvm_rs void kvm_rs_cond_resched_read(struct kvm *kvm)
-{
-	cond_resched_rwlock_read(&kvm->mmu_lock);
-}
-
-__kvm_rs void kvm_rs_cond_resched_write(struct kvm *kvm)
-{
-	cond_resched_rwlock_write(&kvm->mmu_lock);
-}
-
-__kvm_rs void kvm_rs_read_lock(struct kvm *kvm)
-{
-	read_lock(&kvm->mmu_lock);
-}
-
-__kvm_rs void kvm_rs_read_unlock(struct kvm *kvm)
-{
-	read_unlock(&kvm->mmu_lock);
-}
-
-__kvm_rs void kvm_rs_write_lock(struct kvm *kvm)
-{
-	write_lock(&kvm->mmu_lock);
-}
-
-__kvm_rs void kvm_rs_write_unlock(struct kvm *kvm)
-{
-	write_unlock(&kvm->mmu_lock);
-}
-
-__kvm_rs void kvm_rs_assert_read_held(struct kvm *kvm)
-{
-	lockdep_assert_held_read(&kvm->mmu_lock);
-}
-
-__kvm_rs void kvm_rs_assert_write_held(struct kvm *kvm)
-{
-	lockdep_assert_held_write(&kvm->mmu_lock);
-}
-
-__kvm_rs void kvm_rs_pages_lock(struct kvm *kvm)
-{
-	spin_lock(&kvm->arch.tdp_mmu_pages_lock);
-}
-
-__kvm_rs void kvm_rs_pages_unlock(struct kvm *kvm)
-{
-	spin_unlock(&kvm->arch.tdp_mmu_pages_lock);
-}
-
-__kvm_rs void kvm_rs_cpu_relax(void)
-{
-	cpu_relax();
-}
-
-__kvm_rs bool kvm_rs_fatal_signal_pending(void)
-{
-	return fatal_signal_pending(current);
-}
+#define __rust_support __kvm_rs
+#include "../../../../../rust/support/helpers.c"
 
 __kvm_rs bool kvm_rs_roots_empty(struct kvm *kvm)
 {
@@ -123,16 +60,6 @@ __kvm_rs void kvm_rs_root_set_count(struct kvm_mmu_page *root, int count)
 __kvm_rs bool kvm_rs_root_is_live(struct kvm_mmu_page *root)
 {
 	return refcount_read(&root->tdp_mmu_root_count);
-}
-
-__kvm_rs u64 kvm_rs_fetch_and(u64 *word, u64 mask)
-{
-	return atomic64_fetch_and(mask, (atomic64_t *)word);
-}
-
-__kvm_rs u64 kvm_rs_fetch_or(u64 *word, u64 mask)
-{
-	return atomic64_fetch_or(mask, (atomic64_t *)word);
 }
 
 __kvm_rs u64 *kvm_rs_va(hpa_t hpa)
@@ -308,21 +235,6 @@ __kvm_rs bool kvm_rs_needs_host_mmio_tracking(struct kvm_vcpu *vcpu)
 __kvm_rs bool kvm_rs_is_rsvd_spte(struct kvm_vcpu *vcpu, u64 spte, int level)
 {
 	return is_rsvd_spte(&vcpu->arch.mmu->fmt, spte, level);
-}
-
-__kvm_rs void kvm_rs_assert_preemption_disabled(void)
-{
-	lockdep_assert_preemption_disabled();
-}
-
-__kvm_rs void kvm_rs_preempt_disable(void)
-{
-	preempt_disable();
-}
-
-__kvm_rs void kvm_rs_preempt_enable(void)
-{
-	preempt_enable();
 }
 
 __kvm_rs void kvm_rs_free_desc(void *desc)

@@ -27,21 +27,6 @@ void kvm_rs_track_host_mmio(struct kvm_vcpu *vcpu);
 
 /* rust_helpers.c: inlined into the crate, see Makefile.rust. */
 
-/* mmu_lock and RCU */
-bool kvm_rs_need_break(struct kvm *kvm);
-void kvm_rs_cond_resched_read(struct kvm *kvm);
-void kvm_rs_cond_resched_write(struct kvm *kvm);
-void kvm_rs_read_lock(struct kvm *kvm);
-void kvm_rs_read_unlock(struct kvm *kvm);
-void kvm_rs_write_lock(struct kvm *kvm);
-void kvm_rs_write_unlock(struct kvm *kvm);
-void kvm_rs_assert_read_held(struct kvm *kvm);
-void kvm_rs_assert_write_held(struct kvm *kvm);
-void kvm_rs_pages_lock(struct kvm *kvm);
-void kvm_rs_pages_unlock(struct kvm *kvm);
-void kvm_rs_cpu_relax(void);
-bool kvm_rs_fatal_signal_pending(void);
-
 /* the list of roots */
 bool kvm_rs_roots_empty(struct kvm *kvm);
 struct kvm_mmu_page *kvm_rs_roots_next(struct kvm *kvm, struct kvm_mmu_page *prev);
@@ -53,8 +38,6 @@ void kvm_rs_root_set_count(struct kvm_mmu_page *root, int count);
 bool kvm_rs_root_is_live(struct kvm_mmu_page *root);
 
 /* memory and shadow pages */
-u64 kvm_rs_fetch_and(u64 *word, u64 mask);
-u64 kvm_rs_fetch_or(u64 *word, u64 mask);
 u64 *kvm_rs_va(hpa_t hpa);
 hpa_t kvm_rs_pa(u64 *spt);
 int kvm_rs_pfn_to_nid(kvm_pfn_t pfn);
@@ -109,9 +92,6 @@ bool kvm_rs_needs_host_mmio_tracking(struct kvm_vcpu *vcpu);
 bool kvm_rs_is_rsvd_spte(struct kvm_vcpu *vcpu, u64 spte, int level);
 
 /* the reverse map */
-void kvm_rs_assert_preemption_disabled(void);
-void kvm_rs_preempt_disable(void);
-void kvm_rs_preempt_enable(void);
 void kvm_rs_free_desc(void *desc);
 void kvm_rs_assert_slots_locked(struct kvm *kvm);
 #ifdef CONFIG_BUG_ON_DATA_CORRUPTION

@@ -55,6 +55,8 @@ mod pte;
 mod pure;
 mod rmap;
 mod root;
+#[path = "../../../../../rust/support/mod.rs"]
+mod support;
 mod sync;
 mod sys;
 mod tlb;

@@ -31,27 +31,37 @@
 
 #![expect(unsafe_code)]
 
-use kernel::types::NotThreadSafe;
+use kernel::{
+    bindings::{rwlock_t, spinlock_t},
+    sync::lock::{
+        spinlock::{SpinLock, SpinLockBackend},
+        Guard, Lock,
+    },
+    types::NotThreadSafe,
+};
 
-use crate::{bindings, vm::Vm};
+use crate::{
+    bindings,
+    support::rwlock::{self, Held, Mode, Read, RwLocked, Write},
+    vm::Vm,
+};
+
+pub(crate) use crate::support::rwlock::Unlocked;
+
+// SAFETY: `mmu_lock` is part of the VM, and is initialised before anybody gets a handle on it.
+unsafe impl RwLocked for Vm<'_> {
+    #[inline]
+    fn rwlock(self) -> *mut rwlock_t {
+        // SAFETY: the VM exists; the address of a field.
+        unsafe { &raw mut (*self.as_ptr()).mmu_lock }
+    }
+}
 
 /// `mmu_lock` is held for read.
-///
-/// # Invariants
-///
-/// The lock of the VM is held for read by this thread for as long as the value exists, except while
-/// [`MmuLock::unlocked`] or [`MmuLock::cond_resched`] has it borrowed.
-pub(crate) struct Shared<'l>(Vm<'l>, NotThreadSafe);
+pub(crate) type Shared<'l> = Held<Vm<'l>, Read>;
 
 /// `mmu_lock` is held for write.
-///
-/// # Invariants
-///
-/// As for [`Shared`], for write.
-pub(crate) struct Exclusive<'l>(Vm<'l>, NotThreadSafe);
-
-/// Proof that this thread does not hold `mmu_lock`, and so may sleep.
-pub(crate) struct Unlocked(NotThreadSafe);
+pub(crate) type Exclusive<'l> = Held<Vm<'l>, Write>;
 
 /// A mode in which `mmu_lock` is held.
 pub(crate) trait MmuLock<'l> {
@@ -65,127 +75,39 @@ pub(crate) trait MmuLock<'l> {
     fn unlocked<R>(&mut self, f: impl FnOnce(&Unlocked) -> R) -> R;
 }
 
-impl<'l> Shared<'l> {
-    /// Makes the token where C has taken the lock. Lockdep checks the claim.
-    ///
-    /// # Safety
-    ///
-    /// The calling thread must hold `mmu_lock` for read until the token is gone.
-    #[inline]
-    pub(crate) unsafe fn assume_held(vm: Vm<'l>) -> Self {
-        // SAFETY: the VM exists.
-        unsafe { bindings::kvm_rs_assert_read_held(vm.as_ptr()) };
-        // INVARIANT: by this function's safety requirement.
-        Shared(vm, NotThreadSafe)
-    }
-}
-
-impl<'l> Exclusive<'l> {
-    /// Makes the token where C has taken the lock. Lockdep checks the claim.
-    ///
-    /// # Safety
-    ///
-    /// The calling thread must hold `mmu_lock` for write until the token is gone.
-    #[inline]
-    pub(crate) unsafe fn assume_held(vm: Vm<'l>) -> Self {
-        // SAFETY: the VM exists.
-        unsafe { bindings::kvm_rs_assert_write_held(vm.as_ptr()) };
-        // INVARIANT: by this function's safety requirement.
-        Exclusive(vm, NotThreadSafe)
-    }
-
-    /// Makes the token for a VM that nobody else can reach, whose lock C does not take.
-    ///
-    /// # Safety
-    ///
-    /// No other thread may be able to take the VM's `mmu_lock` until the token is gone. In
-    /// particular the VM has no users left, or no vCPU yet.
-    #[inline]
-    pub(crate) unsafe fn assume_unreachable(vm: Vm<'l>) -> Self {
-        // INVARIANT: a lock that nobody else can take is as good as held.
-        Exclusive(vm, NotThreadSafe)
-    }
-}
-
-impl<'l> MmuLock<'l> for Shared<'l> {
+impl<'l, M: Mode> MmuLock<'l> for Held<Vm<'l>, M> {
     #[inline]
     fn vm(&self) -> Vm<'l> {
-        self.0
+        self.object()
     }
 
     #[inline]
     fn cond_resched(&mut self) {
-        // SAFETY: by the type invariant the lock is held for read; the exclusive borrow shows that
-        // nothing relies on it meanwhile.
-        unsafe { bindings::kvm_rs_cond_resched_read(self.0.as_ptr()) }
+        Held::cond_resched(self);
     }
 
     #[inline]
     fn unlocked<R>(&mut self, f: impl FnOnce(&Unlocked) -> R) -> R {
-        // SAFETY: by the type invariant the lock is held for read; the exclusive borrow shows that
-        // nothing relies on it meanwhile.
-        unsafe { bindings::kvm_rs_read_unlock(self.0.as_ptr()) };
-        let result = f(&Unlocked(NotThreadSafe));
-        // SAFETY: the lock was just dropped.
-        unsafe { bindings::kvm_rs_read_lock(self.0.as_ptr()) };
-        result
-    }
-}
-
-impl<'l> MmuLock<'l> for Exclusive<'l> {
-    #[inline]
-    fn vm(&self) -> Vm<'l> {
-        self.0
-    }
-
-    #[inline]
-    fn cond_resched(&mut self) {
-        // SAFETY: by the type invariant the lock is held for write; the exclusive borrow shows
-        // that nothing relies on it meanwhile.
-        unsafe { bindings::kvm_rs_cond_resched_write(self.0.as_ptr()) }
-    }
-
-    #[inline]
-    fn unlocked<R>(&mut self, f: impl FnOnce(&Unlocked) -> R) -> R {
-        // SAFETY: by the type invariant the lock is held for write; the exclusive borrow shows
-        // that nothing relies on it meanwhile.
-        unsafe { bindings::kvm_rs_write_unlock(self.0.as_ptr()) };
-        let result = f(&Unlocked(NotThreadSafe));
-        // SAFETY: the lock was just dropped.
-        unsafe { bindings::kvm_rs_write_lock(self.0.as_ptr()) };
-        result
+        Held::unlocked(self, f)
     }
 }
 
 /// Takes `mmu_lock` for read and runs `f` under it.
 #[inline]
 pub(crate) fn with_shared<'l, R>(vm: Vm<'l>, f: impl FnOnce(&mut Shared<'l>) -> R) -> R {
-    // SAFETY: the VM exists, and no caller holds the lock.
-    unsafe { bindings::kvm_rs_read_lock(vm.as_ptr()) };
-    // SAFETY: just taken, and dropped only after the token is gone.
-    let result = f(&mut unsafe { Shared::assume_held(vm) });
-    // SAFETY: taken above.
-    unsafe { bindings::kvm_rs_read_unlock(vm.as_ptr()) };
-    result
+    Held::with(vm, f)
 }
 
 /// Takes `mmu_lock` for write and runs `f` under it.
 #[inline]
 pub(crate) fn with_exclusive<'l, R>(vm: Vm<'l>, f: impl FnOnce(&mut Exclusive<'l>) -> R) -> R {
-    // SAFETY: the VM exists, and no caller holds the lock.
-    unsafe { bindings::kvm_rs_write_lock(vm.as_ptr()) };
-    // SAFETY: just taken, and dropped only after the token is gone.
-    let result = f(&mut unsafe { Exclusive::assume_held(vm) });
-    // SAFETY: taken above.
-    unsafe { bindings::kvm_rs_write_unlock(vm.as_ptr()) };
-    result
+    Held::with(vm, f)
 }
 
 /// Whether somebody waits for `mmu_lock`, or the scheduler wants the CPU.
 #[inline]
 pub(crate) fn need_break(vm: Vm<'_>) -> bool {
-    // SAFETY: the VM exists; the helper reads the state of the lock and of this thread.
-    unsafe { bindings::kvm_rs_need_break(vm.as_ptr()) }
+    rwlock::need_break(vm)
 }
 
 /// `slots_lock` is held: nobody else begins or ends the logging of a memslot, reaps a dirty log, uses
@@ -230,28 +152,29 @@ impl<'l> SlotsLock<'l> {
 }
 
 /// `tdp_mmu_pages_lock`, held.
-pub(crate) struct PagesLock<'l>(Vm<'l>, NotThreadSafe);
+pub(crate) struct PagesLock<'l> {
+    vm: Vm<'l>,
+    _guard: Guard<'l, (), SpinLockBackend>,
+}
 
 impl<'l> PagesLock<'l> {
     /// Takes the lock.
     #[inline]
     pub(crate) fn new(vm: Vm<'l>) -> Self {
-        // SAFETY: the VM exists.
-        unsafe { bindings::kvm_rs_pages_lock(vm.as_ptr()) };
-        PagesLock(vm, NotThreadSafe)
+        // SAFETY: the VM exists; the address of a field.
+        let lock: *mut spinlock_t = unsafe { &raw mut (*vm.as_ptr()).arch.tdp_mmu_pages_lock };
+        // SAFETY: part of the VM, and initialised with its MMU (`kvm_rs_init_vm()`).
+        let lock: &'l SpinLock<()> = unsafe { Lock::from_raw(lock) };
+
+        PagesLock {
+            vm,
+            _guard: lock.lock(),
+        }
     }
 
     /// The VM whose lock it is.
     #[inline]
     pub(crate) fn vm(&self) -> Vm<'l> {
-        self.0
-    }
-}
-
-impl Drop for PagesLock<'_> {
-    #[inline]
-    fn drop(&mut self) {
-        // SAFETY: taken in `new`.
-        unsafe { bindings::kvm_rs_pages_unlock(self.0.as_ptr()) }
+        self.vm
     }
 }

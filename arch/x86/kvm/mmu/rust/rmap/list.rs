@@ -9,16 +9,23 @@ use core::{
     ptr::{self, NonNull},
 };
 
-use kernel::sync::atomic::{
-    ordering::{Acquire, Relaxed, Release},
-    Atomic,
+use kernel::{
+    processor::cpu_relax,
+    sync::atomic::{
+        ordering::{Acquire, Relaxed, Release},
+        Atomic,
+    },
 };
 
 use super::{
     desc::{decode, DescPtr, Descs},
     encoding::{lock, unlock, Cell, ListCursor, Word},
 };
-use crate::{bindings, pte::Sptep, sys::cpu_relax};
+use crate::{
+    bindings,
+    pte::Sptep,
+    support::preempt::{self, PreemptGuard},
+};
 
 /// The head of a list: `struct kvm_rmap_head`.
 ///
@@ -60,17 +67,19 @@ impl<'a> List<'a> {
         if self.is_empty() {
             return None;
         }
-        // SAFETY: paired with `kvm_rs_preempt_enable()` below, or in `LockedList::drop`.
-        unsafe { bindings::kvm_rs_preempt_disable() };
+
+        let preempt = PreemptGuard::new();
         let word = lock(&self);
 
         if word.is_empty() {
-            // SAFETY: disabled above.
-            unsafe { bindings::kvm_rs_preempt_enable() };
             return None;
         }
-        // INVARIANT: locked, and preemption is disabled.
-        Some(LockedList { list: self, word })
+        // INVARIANT: just locked.
+        Some(LockedList {
+            list: self,
+            word,
+            _preempt: preempt,
+        })
     }
 }
 
@@ -82,9 +91,8 @@ impl Cell for List<'_> {
 
     #[inline]
     fn try_acquire(&self, old: Word, new: Word) -> Result<(), Word> {
-        // Or who waits might keep the holder off the CPU.
-        // SAFETY: looks at this CPU only.
-        unsafe { bindings::kvm_rs_assert_preemption_disabled() };
+        // A waiter could otherwise keep the holder off the CPU.
+        preempt::assert_disabled();
         match self.atomic().cmpxchg(old.raw(), new.raw(), Acquire) {
             Ok(_) => Ok(()),
             Err(now) => Err(Word(now)),
@@ -127,11 +135,12 @@ pub(super) fn address_of(sptep: Sptep<'_>) -> u64 {
 ///
 /// # Invariants
 ///
-/// This thread has set the list's lock bit and has disabled preemption; `word` is the word that was
-/// there before.
+/// This thread has set the list's lock bit; `word` is the word that was there before.
 pub(crate) struct LockedList<'a> {
     list: List<'a>,
     word: Word,
+    /// Dropped after the lock bit.
+    _preempt: PreemptGuard,
 }
 
 impl LockedList<'_> {
@@ -148,8 +157,6 @@ impl Drop for LockedList<'_> {
     fn drop(&mut self) {
         kvm_mmu_warn_on!(self.list.load().unlocked() != self.word);
         unlock(&self.list, self.word);
-        // SAFETY: by the type invariant.
-        unsafe { bindings::kvm_rs_preempt_enable() };
     }
 }
 

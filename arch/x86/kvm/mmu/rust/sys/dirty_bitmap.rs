@@ -10,11 +10,11 @@ use kernel::sync::atomic::{
 };
 
 use crate::{
-    bindings,
     pure::{
         dirty::{parts, WORD_PAGES},
         Gfn, GfnRange,
     },
+    support::atomic::AtomicBits,
     sys::Memslot,
 };
 
@@ -111,39 +111,36 @@ impl<'a> DirtyBitmap<'a> {
     pub(crate) fn take(&mut self, words: Range<usize>) -> bool {
         // Most words are clean: do not take their cache lines from whoever writes them.
         match self.wanted {
-            Wanted::All => self.update(words, |bits, _, _| match bits.load(Relaxed) {
+            Wanted::All => self.update(words, |bits, _| match bits.load(Relaxed) {
                 0 => None,
                 _ => Some(bits.xchg(0, Full)),
             }),
-            Wanted::Requested => self.update(words, |bits, ptr, request| match request {
+            Wanted::Requested => self.update(words, |bits, request| match request {
                 0 => None,
                 u64::MAX => Some(bits.xchg(0, Full)),
-                // SAFETY: valid and aligned, by the contract of `update`.
-                _ => Some(request & unsafe { bindings::kvm_rs_fetch_and(ptr, !request) }),
+                _ => Some(request & bits.fetch_and(!request)),
             }),
         }
     }
 
     /// Puts the bits that were taken from some words back.
     pub(crate) fn put_back(&mut self, words: Range<usize>) {
-        self.update(words, |_, ptr, taken| match taken {
+        self.update(words, |bits, taken| match taken {
             0 => None,
             _ => {
-                // SAFETY: valid and aligned, by the contract of `update`.
-                unsafe { bindings::kvm_rs_fetch_or(ptr, taken) };
+                bits.fetch_or(taken);
                 Some(0)
             }
         });
     }
 
-    /// Calls `f` for some words: with the word of the bitmap, its address, which is valid and
-    /// aligned, and the word of the buffer, for which it may return another. Returns whether any of
-    /// those that it returned has a bit set.
+    /// Calls `f` for some words: with the word of the bitmap and that of the buffer, for which it may
+    /// return another. Returns whether any of those that it returned has a bit set.
     #[inline(always)]
     fn update(
         &mut self,
         words: Range<usize>,
-        f: impl Fn(&Atomic<u64>, *mut u64, u64) -> Option<u64>,
+        f: impl Fn(&Atomic<u64>, u64) -> Option<u64>,
     ) -> bool {
         let start = words.start;
         let mut any = 0;
@@ -157,7 +154,7 @@ impl<'a> DirtyBitmap<'a> {
             // SAFETY: valid and aligned; all accesses of the bitmap are atomic.
             let bits = unsafe { Atomic::from_ptr(ptr) };
 
-            if let Some(new) = f(bits, ptr, *place) {
+            if let Some(new) = f(bits, *place) {
                 *place = new;
                 any |= new;
             }

@@ -43,7 +43,7 @@ pub(crate) use memslot::{Memslot, NotifierRange};
 pub(crate) use sp::Sp;
 pub(crate) use vcpu::Vcpu;
 
-pub(crate) use crate::vm::Vm;
+pub(crate) use crate::{support::task::fatal_signal_pending, vm::Vm};
 
 use crate::{
     bindings,
@@ -94,18 +94,4 @@ pub(crate) fn is_host_mmio(pfn: Pfn) -> bool {
 pub(crate) fn eager_page_split() -> bool {
     // SAFETY: a marked read of the module's parameter.
     unsafe { bindings::kvm_rs_eager_page_split() }
-}
-
-/// Tells the CPU that this is a busy-wait loop.
-#[inline]
-pub(crate) fn cpu_relax() {
-    // SAFETY: has no effect on memory.
-    unsafe { bindings::kvm_rs_cpu_relax() }
-}
-
-/// Whether this thread is being killed.
-#[inline]
-pub(crate) fn fatal_signal_pending() -> bool {
-    // SAFETY: reads the state of this thread.
-    unsafe { bindings::kvm_rs_fatal_signal_pending() }
 }

@@ -3,7 +3,12 @@
 //! C's declarations that the MMU takes from the kernel crate.
 #![allow(non_camel_case_types, non_snake_case)]
 
-use machine::rcu;
+use machine::{mem, rcu};
+
+pub use machine::lock::{Lock as spinlock_t, RwLock as rwlock_t};
+
+/// `atomic64_t`.
+pub type atomic64_t = u64;
 
 pub const BUGFLAG_ONCE: u32 = 1 << 1;
 pub const TAINT_WARN: u32 = 9;
@@ -39,4 +44,22 @@ pub unsafe fn call_rcu(
         // SAFETY: the caller has promised that `head` exists.
         unsafe { func(head) }
     }));
+}
+
+/// Clears the bits that are not in `mask`.
+///
+/// # Safety
+///
+/// The word must exist.
+pub unsafe fn atomic64_fetch_and(mask: i64, word: *mut atomic64_t) -> i64 {
+    mem::update("fetch_and", word, |old| Some(old & mask as u64)).0 as i64
+}
+
+/// Sets the bits of `mask`.
+///
+/// # Safety
+///
+/// The word must exist.
+pub unsafe fn atomic64_fetch_or(mask: i64, word: *mut atomic64_t) -> i64 {
+    mem::update("fetch_or", word, |old| Some(old | mask as u64)).0 as i64
 }

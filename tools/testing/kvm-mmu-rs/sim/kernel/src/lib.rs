@@ -8,6 +8,14 @@ pub mod bug;
 pub mod error;
 pub mod sync;
 
+/// The CPU.
+pub mod processor {
+    /// This thread waits for another one.
+    pub fn cpu_relax() {
+        machine::sched::spin();
+    }
+}
+
 /// C's types.
 pub mod ffi {
     pub use core::ffi::{c_int, c_uint, c_void};

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Atomics and RCU.
+//! Atomics, locks and RCU.
 
 /// Atomic accesses: one scheduling point each, before it. All are sequentially consistent here; the
 /// litmus tests are about their order.
@@ -28,6 +28,11 @@ pub mod atomic {
         pub unsafe fn from_ptr<'a>(ptr: *mut T) -> &'a Self {
             // SAFETY: by this function's safety requirement.
             unsafe { &*ptr.cast() }
+        }
+
+        /// The word.
+        pub fn as_ptr(&self) -> *mut T {
+            self.0.get()
         }
 
         /// Reads.
@@ -80,6 +85,55 @@ pub mod atomic {
     #[inline]
     pub unsafe fn atomic_store<T: Word, O>(ptr: *mut T, value: T, _: O) {
         mem::store(ptr, value);
+    }
+}
+
+/// Locks. The only one that the MMU takes this way is `tdp_mmu_pages_lock`.
+pub mod lock {
+    use core::marker::PhantomData;
+
+    use crate::bindings::spinlock_t;
+
+    const LOCK: &str = "spin_lock(tdp_mmu_pages_lock)";
+    const UNLOCK: &str = "spin_unlock(tdp_mmu_pages_lock)";
+
+    /// Spinlocks.
+    pub mod spinlock {
+        /// A `spinlock_t`.
+        pub struct SpinLockBackend;
+        /// A lock of that kind.
+        pub type SpinLock<T> = super::Lock<T, SpinLockBackend>;
+    }
+
+    /// A lock that C has initialised.
+    #[repr(transparent)]
+    pub struct Lock<T, B>(spinlock_t, PhantomData<(T, B)>);
+
+    /// A lock, held.
+    pub struct Guard<'a, T, B>(&'a Lock<T, B>, crate::types::NotThreadSafe);
+
+    impl<T, B> Lock<T, B> {
+        /// Wraps C's lock.
+        ///
+        /// # Safety
+        ///
+        /// It must exist during `'a`.
+        pub unsafe fn from_raw<'a>(ptr: *mut spinlock_t) -> &'a Self {
+            // SAFETY: by this function's safety requirement.
+            unsafe { &*ptr.cast() }
+        }
+
+        /// Takes it.
+        pub fn lock(&self) -> Guard<'_, T, B> {
+            self.0.lock(LOCK, true);
+            Guard(self, crate::types::NotThreadSafe)
+        }
+    }
+
+    impl<T, B> Drop for Guard<'_, T, B> {
+        fn drop(&mut self) {
+            self.0 .0.unlock(UNLOCK, true);
+        }
     }
 }
 

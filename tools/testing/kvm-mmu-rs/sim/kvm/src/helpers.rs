@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `rust_helpers.c`, on the simulated machine, in its order. What touches state that others can see
+//! `rust_helpers.c` and `rust/support/helpers.c`, on the simulated machine. What touches state that others can see
 //! is one step; tracepoints and statistics are none.
 #![allow(non_snake_case, clippy::missing_safety_doc, unused_variables)]
 
@@ -12,6 +12,8 @@ use machine::{
     mem, note, point,
     sched::{self, facts, point_on},
 };
+
+use kernel::bindings::rwlock_t;
 
 use crate::types::*;
 
@@ -52,13 +54,28 @@ pub unsafe fn kvm_rs_other_slots_allow(
     true
 }
 
-pub unsafe fn kvm_rs_need_break(kvm: *mut kvm) -> bool {
-    // Both are looked at in one step.
-    field!(kvm, mmu_lock).needs_break() || wants_cpu(kvm)
+/// The VM that an `mmu_lock` is part of.
+fn vm_of(lock: *mut rwlock_t) -> *mut kvm {
+    // SAFETY: there is no other rwlock.
+    unsafe { lock.byte_sub(core::mem::offset_of!(kvm, mmu_lock)).cast() }
 }
 
-pub unsafe fn kvm_rs_cond_resched_read(kvm: *mut kvm) {
-    let lock = field!(kvm, mmu_lock);
+macro_rules! rwlock {
+    ($lock:expr) => {{
+        // SAFETY: the MMU passes what exists; one OS thread.
+        let lock = unsafe { &*$lock };
+        lock
+    }};
+}
+
+pub unsafe fn rust_support_need_break(lock: *mut rwlock_t) -> bool {
+    // Both are looked at in one step.
+    rwlock!(lock).needs_break() || wants_cpu(vm_of(lock))
+}
+
+pub unsafe fn rust_support_cond_resched_read(lock: *mut rwlock_t) {
+    let kvm = vm_of(lock);
+    let lock = rwlock!(lock);
 
     lock.assert_read_held();
     may_give_way();
@@ -69,8 +86,9 @@ pub unsafe fn kvm_rs_cond_resched_read(kvm: *mut kvm) {
     }
 }
 
-pub unsafe fn kvm_rs_cond_resched_write(kvm: *mut kvm) {
-    let lock = field!(kvm, mmu_lock);
+pub unsafe fn rust_support_cond_resched_write(lock: *mut rwlock_t) {
+    let kvm = vm_of(lock);
+    let lock = rwlock!(lock);
 
     lock.assert_write_held();
     may_give_way();
@@ -94,43 +112,31 @@ pub fn schedule() {
     point();
 }
 
-pub unsafe fn kvm_rs_read_lock(kvm: *mut kvm) {
-    field!(kvm, mmu_lock).read_lock();
+pub unsafe fn rust_support_read_lock(lock: *mut rwlock_t) {
+    rwlock!(lock).read_lock();
 }
 
-pub unsafe fn kvm_rs_read_unlock(kvm: *mut kvm) {
-    field!(kvm, mmu_lock).read_unlock();
+pub unsafe fn rust_support_read_unlock(lock: *mut rwlock_t) {
+    rwlock!(lock).read_unlock();
 }
 
-pub unsafe fn kvm_rs_write_lock(kvm: *mut kvm) {
-    field!(kvm, mmu_lock).write_lock();
+pub unsafe fn rust_support_write_lock(lock: *mut rwlock_t) {
+    rwlock!(lock).write_lock();
 }
 
-pub unsafe fn kvm_rs_write_unlock(kvm: *mut kvm) {
-    field!(kvm, mmu_lock).write_unlock();
+pub unsafe fn rust_support_write_unlock(lock: *mut rwlock_t) {
+    rwlock!(lock).write_unlock();
 }
 
-pub unsafe fn kvm_rs_assert_read_held(kvm: *mut kvm) {
-    field!(kvm, mmu_lock).assert_read_held();
+pub unsafe fn rust_support_assert_read_held(lock: *mut rwlock_t) {
+    rwlock!(lock).assert_read_held();
 }
 
-pub unsafe fn kvm_rs_assert_write_held(kvm: *mut kvm) {
-    field!(kvm, mmu_lock).assert_write_held();
+pub unsafe fn rust_support_assert_write_held(lock: *mut rwlock_t) {
+    rwlock!(lock).assert_write_held();
 }
 
-pub unsafe fn kvm_rs_pages_lock(kvm: *mut kvm) {
-    field!(kvm, arch.tdp_mmu_pages_lock).lock("spin_lock(tdp_mmu_pages_lock)", true);
-}
-
-pub unsafe fn kvm_rs_pages_unlock(kvm: *mut kvm) {
-    field!(kvm, arch.tdp_mmu_pages_lock).unlock("spin_unlock(tdp_mmu_pages_lock)", true);
-}
-
-pub unsafe fn kvm_rs_cpu_relax() {
-    sched::spin();
-}
-
-pub unsafe fn kvm_rs_fatal_signal_pending() -> bool {
+pub unsafe fn rust_support_fatal_signal_pending() -> bool {
     point();
     facts().killed
 }
@@ -211,14 +217,6 @@ pub unsafe fn kvm_rs_root_is_live(root: *mut kvm_mmu_page) -> bool {
     );
     mem::check(root as usize, "root count");
     *field!(root, tdp_mmu_root_count) != 0
-}
-
-pub unsafe fn kvm_rs_fetch_and(word: *mut u64, mask: u64) -> u64 {
-    mem::update("fetch_and", word, |old| Some(old & mask)).0
-}
-
-pub unsafe fn kvm_rs_fetch_or(word: *mut u64, mask: u64) -> u64 {
-    mem::update("fetch_or", word, |old| Some(old | mask)).0
 }
 
 pub unsafe fn kvm_rs_va(hpa: hpa_t) -> *mut u64 {
@@ -391,17 +389,17 @@ pub unsafe fn kvm_rs_is_host_mmio_pfn(pfn: kvm_pfn_t) -> bool {
 
 pub unsafe fn kvm_rs_track_host_mmio(vcpu: *mut kvm_vcpu) {}
 
-pub unsafe fn kvm_rs_assert_preemption_disabled() {
+pub unsafe fn rust_support_assert_preemption_disabled() {
     if facts().spinning == 0 {
         fail("preemption is enabled".into());
     }
 }
 
-pub unsafe fn kvm_rs_preempt_disable() {
+pub unsafe fn rust_support_preempt_disable() {
     facts().spinning += 1;
 }
 
-pub unsafe fn kvm_rs_preempt_enable() {
+pub unsafe fn rust_support_preempt_enable() {
     facts().spinning -= 1;
 }
 

@@ -5,8 +5,8 @@
 
 use core::{ffi::c_void, mem::ManuallyDrop};
 
-use kernel::bindings::callback_head;
-use machine::lock::{Lock, RwLock};
+use kernel::bindings::{callback_head, rwlock_t};
+use machine::lock::Lock;
 
 use crate::host::Host;
 
@@ -143,7 +143,7 @@ pub struct kvm {
     pub arch: kvm_arch,
     pub stat: kvm_vm_stat,
     pub rs_stat: kvm_rs_stat,
-    pub mmu_lock: RwLock,
+    pub mmu_lock: rwlock_t,
     pub slots_lock: Lock,
     pub users_count: u32,
     pub vcpus: Vec<*mut kvm_vcpu>,

@@ -20,11 +20,9 @@ pub fn recover(kvm: *mut kvm, to_zap: usize) {
     field!(kvm, mmu_lock).read_lock();
     rcu::read_lock();
     for _ in 0..to_zap {
-        // SAFETY: the VM exists.
-        unsafe { kvm_rs_pages_lock(kvm) };
+        field!(kvm, arch.tdp_mmu_pages_lock).lock("spin_lock(tdp_mmu_pages_lock)", true);
         let Some(sp) = field!(kvm, arch.possible_nx_huge_pages).first().copied() else {
-            // SAFETY: taken above.
-            unsafe { kvm_rs_pages_unlock(kvm) };
+            field!(kvm, arch.tdp_mmu_pages_lock).unlock("spin_unlock(tdp_mmu_pages_lock)", true);
             break;
         };
         if !*field!(sp, nx_huge_page_disallowed) {
@@ -34,8 +32,7 @@ pub fn recover(kvm: *mut kvm, to_zap: usize) {
         *field!(sp, nx_huge_page_disallowed) = false;
         // SAFETY: both exist, and the lock is held.
         unsafe { untrack_possible_nx_huge_page(kvm, sp, kvm_mmu_type_KVM_TDP_MMU) };
-        // SAFETY: taken above.
-        unsafe { kvm_rs_pages_unlock(kvm) };
+        field!(kvm, arch.tdp_mmu_pages_lock).unlock("spin_unlock(tdp_mmu_pages_lock)", true);
 
         // `kvm_mmu_sp_dirty_logging_enabled()`
         let role = *field!(sp, role.word).to_owned();
@@ -46,7 +43,7 @@ pub fn recover(kvm: *mut kvm, to_zap: usize) {
             flush |= unsafe { kvm_tdp_mmu_zap_possible_nx_huge_page(kvm, sp) };
         }
         // SAFETY: the VM exists.
-        if unsafe { kvm_rs_need_break(kvm) } {
+        if unsafe { rust_support_need_break(field!(kvm, mmu_lock)) } {
             if flush {
                 // SAFETY: the VM exists.
                 unsafe { kvm_flush_remote_tlbs(kvm) };
@@ -54,7 +51,7 @@ pub fn recover(kvm: *mut kvm, to_zap: usize) {
             flush = false;
             rcu::read_unlock();
             // SAFETY: the lock is held.
-            unsafe { kvm_rs_cond_resched_read(kvm) };
+            unsafe { rust_support_cond_resched_read(field!(kvm, mmu_lock)) };
             rcu::read_lock();
         }
     }

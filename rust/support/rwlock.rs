@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Proof that a `rwlock_t` of C's is held, as a value; for `kernel::sync`.
+//!
+//! The lock belongs to a C object, and often C has taken it already. So the proof does not drop the
+//! lock; it says in which mode the lock is held, and that it stays held while the proof is borrowed.
+//!
+//! C header: [`include/linux/rwlock.h`](srctree/include/linux/rwlock.h)
+
+use core::marker::PhantomData;
+
+use kernel::{bindings::rwlock_t, types::NotThreadSafe};
+
+use crate::bindings;
+
+/// A handle on an object that has a `rwlock_t`.
+///
+/// # Safety
+///
+/// `rwlock` must return the address of an initialised lock, the same each time, which exists as long as
+/// the handle.
+pub(crate) unsafe trait RwLocked: Copy {
+    /// The lock.
+    fn rwlock(self) -> *mut rwlock_t;
+}
+
+/// A way to hold a `rwlock_t`.
+pub(crate) trait Mode {
+    /// Takes the lock.
+    ///
+    /// # Safety
+    ///
+    /// The lock must exist and be initialised, here and below.
+    unsafe fn lock(lock: *mut rwlock_t);
+
+    /// Drops the lock.
+    ///
+    /// # Safety
+    ///
+    /// This thread must hold it in this mode.
+    unsafe fn unlock(lock: *mut rwlock_t);
+
+    /// Has lockdep complain if this thread does not hold the lock in this mode.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Mode::lock`].
+    unsafe fn assert_held(lock: *mut rwlock_t);
+
+    /// Drops the lock and retakes it, if somebody waits for it or the scheduler wants the CPU.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Mode::unlock`]. No other spinning lock may be held.
+    unsafe fn cond_resched(lock: *mut rwlock_t);
+}
+
+macro_rules! mode {
+    ($(#[$doc:meta])* $name:ident $lock:ident $unlock:ident $assert:ident $resched:ident) => {
+        $(#[$doc])*
+        pub(crate) struct $name;
+
+        impl Mode for $name {
+            #[inline]
+            unsafe fn lock(lock: *mut rwlock_t) {
+                // SAFETY: by this function's safety requirement.
+                unsafe { bindings::$lock(lock) }
+            }
+
+            #[inline]
+            unsafe fn unlock(lock: *mut rwlock_t) {
+                // SAFETY: by this function's safety requirement.
+                unsafe { bindings::$unlock(lock) }
+            }
+
+            #[inline]
+            unsafe fn assert_held(lock: *mut rwlock_t) {
+                // SAFETY: by this function's safety requirement.
+                unsafe { bindings::$assert(lock) }
+            }
+
+            #[inline]
+            unsafe fn cond_resched(lock: *mut rwlock_t) {
+                // SAFETY: by this function's safety requirement.
+                unsafe { bindings::$resched(lock) }
+            }
+        }
+    };
+}
+
+mode! {
+    /// Held for read, together with others.
+    Read rust_support_read_lock rust_support_read_unlock
+        rust_support_assert_read_held rust_support_cond_resched_read
+}
+mode! {
+    /// Held for write, alone.
+    Write rust_support_write_lock rust_support_write_unlock
+        rust_support_assert_write_held rust_support_cond_resched_write
+}
+
+/// Proof that this thread holds the lock of an object.
+///
+/// # Invariants
+///
+/// This thread holds the lock in this mode for as long as the value exists, except while
+/// [`Held::unlocked`] or [`Held::cond_resched`] borrows it; or no other thread can take the lock.
+pub(crate) struct Held<T, M>(T, PhantomData<M>, NotThreadSafe);
+
+/// Proof that this thread does not hold the lock of which there was a [`Held`], and so may sleep.
+pub(crate) struct Unlocked(NotThreadSafe);
+
+impl<T: RwLocked, M: Mode> Held<T, M> {
+    /// Makes the proof where C has taken the lock. Lockdep checks the claim.
+    ///
+    /// # Safety
+    ///
+    /// The calling thread must hold the lock in this mode until the proof is gone.
+    #[inline]
+    pub(crate) unsafe fn assume_held(object: T) -> Self {
+        // SAFETY: by the contract of `RwLocked`.
+        unsafe { M::assert_held(object.rwlock()) };
+        // INVARIANT: by this function's safety requirement.
+        Held(object, PhantomData, NotThreadSafe)
+    }
+
+    /// Takes the lock, runs `f`, and drops the lock.
+    #[inline]
+    pub(crate) fn with<R>(object: T, f: impl FnOnce(&mut Self) -> R) -> R {
+        // SAFETY: by the contract of `RwLocked`.
+        unsafe { M::lock(object.rwlock()) };
+        // SAFETY: just taken, and dropped only after the proof is gone.
+        let result = f(&mut unsafe { Held::assume_held(object) });
+        // SAFETY: taken above.
+        unsafe { M::unlock(object.rwlock()) };
+        result
+    }
+
+    /// The object whose lock is held.
+    #[inline]
+    pub(crate) fn object(&self) -> T {
+        self.0
+    }
+
+    /// Drops the lock and retakes it, if somebody waits for it or the scheduler wants the CPU. The caller
+    /// holds no other spinning lock and is in no RCU read-side critical section, which
+    /// `CONFIG_DEBUG_ATOMIC_SLEEP` checks.
+    #[inline]
+    pub(crate) fn cond_resched(&mut self) {
+        // SAFETY: held by the type invariant; the exclusive borrow shows that nothing relies on it
+        // meanwhile.
+        unsafe { M::cond_resched(self.0.rwlock()) }
+    }
+
+    /// Runs `f` without the lock.
+    #[inline]
+    pub(crate) fn unlocked<R>(&mut self, f: impl FnOnce(&Unlocked) -> R) -> R {
+        // SAFETY: held by the type invariant; the exclusive borrow shows that nothing relies on it
+        // meanwhile.
+        unsafe { M::unlock(self.0.rwlock()) };
+        let result = f(&Unlocked(NotThreadSafe));
+        // SAFETY: by the contract of `RwLocked`.
+        unsafe { M::lock(self.0.rwlock()) };
+        result
+    }
+}
+
+impl<T: RwLocked> Held<T, Write> {
+    /// Makes the proof for an object that nobody else can reach, whose lock C does not take.
+    ///
+    /// # Safety
+    ///
+    /// No other thread may be able to take the lock until the proof is gone.
+    #[inline]
+    pub(crate) unsafe fn assume_unreachable(object: T) -> Self {
+        // INVARIANT: by this function's safety requirement.
+        Held(object, PhantomData, NotThreadSafe)
+    }
+}
+
+/// Whether somebody waits for the lock of `object`, or the scheduler wants the CPU.
+#[inline]
+pub(crate) fn need_break<T: RwLocked>(object: T) -> bool {
+    // SAFETY: by the contract of `RwLocked`.
+    unsafe { bindings::rust_support_need_break(object.rwlock()) }
+}

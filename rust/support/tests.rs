@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! KUnit tests.
+
+use core::ptr::NonNull;
+
+use kernel::{
+    alloc::{flags::GFP_KERNEL, KBox},
+    bindings::callback_head,
+    prelude::*,
+    sync::{
+        atomic::{ordering::Relaxed, Atomic},
+        rcu::rcu_barrier,
+    },
+};
+
+use super::{atomic::AtomicBits, preempt::PreemptGuard, rcu};
+
+/// How many objects were freed, and the sum of what they held.
+static FREED: Atomic<u64> = Atomic::new(0);
+static SUM: Atomic<u64> = Atomic::new(0);
+
+#[repr(C)]
+struct Object {
+    value: u64,
+    head: callback_head,
+}
+
+struct Owned(KBox<Object>);
+
+// SAFETY: the head is part of the object, which `free` alone frees; an allocation is of no CPU.
+unsafe impl rcu::RcuFree for Owned {
+    fn into_head(self) -> NonNull<callback_head> {
+        let object = KBox::into_raw(self.0);
+        // SAFETY: the object exists; the address of a field.
+        let head = unsafe { &raw mut (*object).head };
+
+        // SAFETY: part of an allocation, so not null.
+        unsafe { NonNull::new_unchecked(head) }
+    }
+
+    unsafe fn free(head: NonNull<callback_head>) {
+        // SAFETY: by this function's safety requirement, `head` is part of an object.
+        let object = unsafe { kernel::container_of!(head.as_ptr(), Object, head) };
+        // SAFETY: it comes from `into_raw`, and nobody else has it.
+        let object = unsafe { KBox::from_raw(object) };
+
+        FREED.add(1, Relaxed);
+        SUM.add(object.value, Relaxed);
+    }
+}
+
+#[kunit_tests(rust_support)]
+mod suite {
+    use super::*;
+
+    #[test]
+    fn bitwise_operations_return_what_was_there() {
+        let word = Atomic::new(0x8000_0000_0000_00ffu64);
+
+        assert_eq!(word.fetch_and(!0x0f), 0x8000_0000_0000_00ff);
+        assert_eq!(word.load(Relaxed), 0x8000_0000_0000_00f0);
+        assert_eq!(word.fetch_or(0x0100), 0x8000_0000_0000_00f0);
+        assert_eq!(word.load(Relaxed), 0x8000_0000_0000_01f0);
+    }
+
+    #[test]
+    fn objects_are_freed_once_and_by_the_end_of_rcu_barrier() -> Result {
+        FREED.store(0, Relaxed);
+        SUM.store(0, Relaxed);
+        for value in 1..=100u64 {
+            let head = callback_head {
+                next: core::ptr::null_mut(),
+                func: None,
+            };
+
+            rcu::call_rcu(Owned(KBox::new(Object { value, head }, GFP_KERNEL)?));
+        }
+        rcu_barrier();
+        assert_eq!(FREED.load(Relaxed), 100);
+        assert_eq!(SUM.load(Relaxed), 5050);
+        Ok(())
+    }
+
+    #[test]
+    fn preemption_guards_nest() {
+        let outer = PreemptGuard::new();
+
+        drop(PreemptGuard::new());
+        // Still disabled, or lockdep complains.
+        super::super::preempt::assert_disabled();
+        drop(outer);
+    }
+}
