@@ -22,6 +22,8 @@
 //! out borrows the walk, so nothing survives a yield, and forgetting is a borrow error. For the same
 //! reason a walk is not an [`Iterator`].
 
+use core::marker::PhantomData;
+
 use kernel::sync::rcu;
 
 use crate::{
@@ -382,16 +384,73 @@ impl<'r> Path<'r> {
     }
 }
 
-/// A walk down to one frame, under `mmu_lock`. It never gives way.
-pub(crate) struct Descent<'w, M> {
-    path: Option<Path<'w>>,
+/// What keeps the tables of a walk that never yields readable, and what that allows to do with an entry.
+pub(crate) trait Access<'w> {
+    /// What the walk hands out for an entry.
+    type Item<'s>
+    where
+        Self: 's;
+
+    /// Makes it.
+    fn item<'s>(&'s self, view: View<'w>) -> Self::Item<'s>;
+}
+
+/// `mmu_lock` is held as `M` says, and RCU's read lock by the walk: entries may be changed.
+pub(crate) struct Locked<'w, M> {
     lock: &'w M,
-    masks: &'w Masks,
     _guard: rcu::Guard,
 }
 
-impl<'w, M> Descent<'w, M> {
-    /// Starts a walk to `gfn`, down to `min_level`. The root has to outlast it.
+impl<'w, M> Locked<'w, M> {
+    #[inline]
+    fn new(lock: &'w M) -> Self {
+        Locked {
+            lock,
+            _guard: rcu::read_lock(),
+        }
+    }
+}
+
+impl<'w, M> Access<'w> for Locked<'w, M> {
+    type Item<'s>
+        = Step<'s, M>
+    where
+        Self: 's;
+
+    #[inline(always)]
+    fn item<'s>(&'s self, view: View<'w>) -> Step<'s, M> {
+        Step {
+            view,
+            lock: self.lock,
+        }
+    }
+}
+
+/// Only RCU's read lock is held, by the caller and during `'g`: entries may be read, and what lockless
+/// readers may change in them ([`View::mark_old`]).
+pub(crate) struct Lockless<'g>(PhantomData<&'g rcu::Guard>);
+
+impl<'g> Access<'g> for Lockless<'g> {
+    type Item<'s>
+        = View<'g>
+    where
+        Self: 's;
+
+    #[inline(always)]
+    fn item<'s>(&'s self, view: View<'g>) -> View<'g> {
+        view
+    }
+}
+
+/// A walk down to one frame. It never yields.
+pub(crate) struct Descent<'w, A> {
+    path: Option<Path<'w>>,
+    masks: &'w Masks,
+    access: A,
+}
+
+impl<'w, M> Descent<'w, Locked<'w, M>> {
+    /// Starts a walk to `gfn`, down to `min_level`, under `mmu_lock`. The root has to outlast it.
     #[inline]
     pub(crate) fn new<'l>(
         lock: &'w M,
@@ -403,68 +462,54 @@ impl<'w, M> Descent<'w, M> {
     where
         M: MmuLock<'l>,
     {
-        let guard = rcu::read_lock();
+        let access = Locked::new(lock);
         let alias = lock.vm().alias_bits(root.role());
 
         Descent {
             path: Path::new(root, min_level, gfn, alias),
-            lock,
             masks,
-            _guard: guard,
+            access,
         }
     }
-
-    /// The next entry.
-    #[inline(always)]
-    pub(crate) fn next(&mut self) -> Option<Step<'_, M>> {
-        let view = self.path.as_mut()?.next(self.masks)?;
-
-        Some(Step {
-            view,
-            lock: self.lock,
-        })
-    }
 }
 
-/// A walk down to one frame of a reader that holds nothing but the RCU read lock.
-pub(crate) struct LocklessDescent<'g> {
-    path: Option<Path<'g>>,
-    masks: &'g Masks,
-}
-
-impl<'g> LocklessDescent<'g> {
-    /// Starts a walk to `gfn`, down to 4 KiB.
+impl<'g> Descent<'g, Lockless<'g>> {
+    /// Starts a walk to `gfn`, down to 4 KiB, without a lock.
     #[inline]
-    pub(crate) fn new(
+    pub(crate) fn lockless(
         vm: Vm<'_>,
         _guard: &'g rcu::Guard,
         root: Sp<'g>,
         gfn: Gfn,
         masks: &'g Masks,
     ) -> Self {
-        LocklessDescent {
+        Descent {
             path: Path::new(root, Level::Page4K, gfn, vm.alias_bits(root.role())),
             masks,
+            access: Lockless(PhantomData),
         }
     }
+}
 
+impl<'w, A: Access<'w>> Descent<'w, A> {
     /// The next entry.
     #[inline(always)]
-    pub(crate) fn next(&mut self) -> Option<View<'g>> {
-        self.path.as_mut()?.next(self.masks)
+    pub(crate) fn next(&mut self) -> Option<A::Item<'_>> {
+        let view = self.path.as_mut()?.next(self.masks)?;
+
+        Some(self.access.item(view))
     }
 }
 
-/// A walk over a few entries, under `mmu_lock`. It never gives way.
-pub(crate) struct ShortWalk<'w, M> {
+/// A walk over a few entries. It never yields.
+pub(crate) struct ShortWalk<'w, A> {
     cursor: Option<TreeCursor<'w>>,
-    lock: &'w M,
     masks: &'w Masks,
-    _guard: rcu::Guard,
+    access: A,
 }
 
-impl<'w, M> ShortWalk<'w, M> {
-    /// Starts a walk, as [`Walk::new`] does.
+impl<'w, M> ShortWalk<'w, Locked<'w, M>> {
+    /// Starts a walk under `mmu_lock`, as [`Walk::new`] does.
     pub(crate) fn new<'l>(
         lock: &'w M,
         root: Sp<'w>,
@@ -475,53 +520,40 @@ impl<'w, M> ShortWalk<'w, M> {
     where
         M: MmuLock<'l>,
     {
-        let guard = rcu::read_lock();
+        let access = Locked::new(lock);
         let alias = lock.vm().alias_bits(root.role());
 
         ShortWalk {
             cursor: TreeCursor::new(root, min_level, range, alias),
-            lock,
             masks,
-            _guard: guard,
+            access,
         }
     }
-
-    /// The next entry.
-    #[inline(always)]
-    pub(crate) fn next(&mut self) -> Option<Step<'_, M>> {
-        let view = self.cursor.as_mut()?.next(self.masks)?;
-
-        Some(Step {
-            view,
-            lock: self.lock,
-        })
-    }
 }
 
-/// A walk of readers that hold nothing but the RCU read lock. It never gives way.
-pub(crate) struct LocklessWalk<'g> {
-    cursor: Option<TreeCursor<'g>>,
-    masks: &'g Masks,
-}
-
-impl<'g> LocklessWalk<'g> {
-    /// Starts a walk over the entries of `root`'s tree that cover `range`, down to 4 KiB.
-    pub(crate) fn new(
+impl<'g> ShortWalk<'g, Lockless<'g>> {
+    /// Starts a walk over the entries of `root`'s tree that cover `range`, down to 4 KiB, without a lock.
+    pub(crate) fn lockless(
         vm: Vm<'_>,
         _guard: &'g rcu::Guard,
         root: Sp<'g>,
         range: GfnRange,
         masks: &'g Masks,
     ) -> Self {
-        LocklessWalk {
+        ShortWalk {
             cursor: TreeCursor::new(root, Level::Page4K, range, vm.alias_bits(root.role())),
             masks,
+            access: Lockless(PhantomData),
         }
     }
+}
 
+impl<'w, A: Access<'w>> ShortWalk<'w, A> {
     /// The next entry.
-    #[inline]
-    pub(crate) fn next(&mut self) -> Option<View<'g>> {
-        self.cursor.as_mut()?.next(self.masks)
+    #[inline(always)]
+    pub(crate) fn next(&mut self) -> Option<A::Item<'_>> {
+        let view = self.cursor.as_mut()?.next(self.masks)?;
+
+        Some(self.access.item(view))
     }
 }

@@ -14,7 +14,7 @@ use crate::{
     pure::{Age, Entry, Masks},
     root::{rcu_roots, RootTypes, Selection},
     sys::{NotifierRange, Vm},
-    walk::{LocklessDescent, LocklessWalk},
+    walk::{Descent, ShortWalk},
 };
 
 /// Whether a page of `range` was accessed since it was last made old.
@@ -32,13 +32,13 @@ pub(crate) fn age(vm: Vm<'_>, range: NotifierRange<'_>, what: Age) -> bool {
     for root in rcu_roots(vm, &guard, selection) {
         // Reclaim asks about one page at a time, and a path to it costs less than a walk.
         if pages.pages() == 1 {
-            let mut path = LocklessDescent::new(vm, &guard, root, pages.start, masks);
+            let mut path = Descent::lockless(vm, &guard, root, pages.start, masks);
 
             while let Some(view) = path.next() {
                 young |= age_leaf(&view, &guard, what, masks);
             }
         } else {
-            let mut walk = LocklessWalk::new(vm, &guard, root, pages, masks);
+            let mut walk = ShortWalk::lockless(vm, &guard, root, pages, masks);
 
             while let Some(view) = walk.next() {
                 young |= age_leaf(&view, &guard, what, masks);

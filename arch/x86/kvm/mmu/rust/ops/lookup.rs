@@ -10,7 +10,7 @@ use crate::{
     pte::{Sptep, View},
     pure::{Gfn, Index, Level, Spte},
     sys::{Sp, Vm},
-    walk::LocklessDescent,
+    walk::Descent,
 };
 
 /// Visits the entries on the path to `gfn`, from the root down. The last one is the leaf, or the
@@ -23,7 +23,7 @@ fn for_each_on_path<'g>(
     mut visit: impl FnMut(&View<'g>),
 ) {
     let masks = vm.masks();
-    let mut walk = LocklessDescent::new(vm, guard, root, gfn, masks);
+    let mut walk = Descent::lockless(vm, guard, root, gfn, masks);
 
     while let Some(view) = walk.next() {
         visit(&view);
