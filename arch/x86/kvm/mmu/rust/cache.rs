@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A supply of page tables for splitting, filled where `mmu_lock` is not held.
+//! A cache of page tables for splitting, which is filled while `mmu_lock` is dropped.
 //!
-//! Upstream drops the lock for each table that it needs, and walks from the root again. Here one
-//! pause pays for as many tables as the cache holds. Each is allocated by itself, because the bulk
-//! allocator of pages does not charge a memcg; that is a twentieth of the cost of a split.
+//! Upstream drops the lock for each table that it needs, and restarts from the root. Here one drop of
+//! the lock provides as many tables as the cache holds. Tables are allocated one by one, because the
+//! bulk page allocator doesn't charge the memcg; that is a twentieth of the cost of a split.
 //!
-//! A table is allocated on the NUMA node of the memory that it will map, rather than on that of the
-//! thread that splits: the CPUs that walk it are most likely near its pages.
+//! A table is allocated on the NUMA node of the memory that it will map, rather than on the node of
+//! the thread that splits, because the CPUs that walk it are most likely close to its pages.
 
 use crate::{
     page::BlankSp,
@@ -15,19 +15,19 @@ use crate::{
     sys::Node,
 };
 
-/// How many tables a cache holds at most: enough that the pauses cost nothing, few enough that
-/// nobody misses the 256 KiB.
+/// How many tables a cache holds at most: enough to make dropping the lock cheap, and no more than
+/// 256 KiB.
 const CAPACITY: usize = 64;
 
-/// Tables that nothing points to yet. Those that are left are freed by [`TdpSplitCache::free`], or when the
-/// cache is dropped.
+/// Tables that nothing points to yet. [`TdpSplitCache::free`], or dropping the cache, frees those that are
+/// left.
 ///
 /// # Invariants
 ///
 /// The first `len` places are taken, the others are not.
 pub(crate) struct TdpSplitCache {
     pages: [Option<BlankSp>; CAPACITY],
-    /// The node that each was asked for. It may lie on another, if that one has no memory.
+    /// The node that each was requested for. It may be on another node if that one had no memory.
     nodes: [Node; CAPACITY],
     len: usize,
 }
@@ -43,8 +43,8 @@ impl TdpSplitCache {
         }
     }
 
-    /// Frees what is left, with `mmu_lock` dropped: that may be 64 tables, and nobody should have to
-    /// wait for it.
+    /// Frees what is left, with `mmu_lock` dropped, so that nobody has to wait while up to 64 tables are
+    /// freed.
     pub(crate) fn free<'l>(self, lock: &mut impl MmuLock<'l>) {
         if self.len != 0 {
             lock.unlocked(|_| drop(self));
@@ -78,9 +78,8 @@ impl TdpSplitCache {
         }
     }
 
-    /// Allocates up to `want` tables for `node`, as many as there is room for. If other nodes'
-    /// tables leave none, half of those go. Returns whether there are any for `node`: if there is no
-    /// memory, that is what the caller has to know.
+    /// Allocates up to `want` tables for `node`, as far as there is room. If the tables of other nodes
+    /// leave no room, half of those are freed. Returns whether there is any table for `node`.
     pub(crate) fn fill(&mut self, unlocked: &Unlocked, want: u64, node: Node) -> bool {
         if self.len == CAPACITY {
             // INVARIANT: the places from there on are freed.

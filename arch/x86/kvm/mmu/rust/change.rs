@@ -1,23 +1,23 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Changing an SPTE: the write, and everything that follows from it.
+//! Changing an SPTE: the write, and the bookkeeping that follows from it.
 //!
-//! [`Transition::classify`] decides what a change implies; this file does it, once. The two modes
-//! of `mmu_lock` differ in how the value gets into the SPTE:
+//! [`Transition::classify`] decides what a change implies, and this file carries it out, once. The two
+//! modes of `mmu_lock` differ in how the value gets into the SPTE:
 //!
 //! - Under [`Shared`], by compare-and-exchange. The loser learns the value that beat it, and has
 //!   changed nothing.
-//! - Under [`Exclusive`], by a plain store; by an exchange only where the old value is volatile, so
-//!   that a bit that hardware or a lockless reader sets at that moment is seen.
+//! - Under [`Exclusive`], by a plain store, or by an exchange if the old value is volatile, so that a
+//!   bit that is set concurrently by hardware or without the lock isn't lost.
 //!
 //! # Tearing a table down
 //!
-//! A table that has just been unlinked can still be found by those who read its parent's entry
-//! before. Under [`Shared`] they may even install an entry in it: a fault that is on its way down
-//! has a pointer into this table and knows nothing. So each entry is exchanged for the frozen value,
-//! which nobody overwrites, and what the exchange returns is accounted. Whoever comes later finds
-//! the entry frozen, fails, and starts again from the root. Under [`Exclusive`] there is nobody on
-//! the way; only the CPU may still use the old translation until the flush, and set a D bit.
+//! A table that has just been unlinked is still visible to those who read the parent entry before.
+//! Under [`Shared`] they may even install an entry in it: a fault that is on its way down already has
+//! a pointer into the table. So each entry is exchanged for the frozen value, which nobody overwrites,
+//! and the value that the exchange returns is accounted. A fault that comes later sees a frozen entry,
+//! fails, and is retried from the root. Under [`Exclusive`] there are no such faults; only the CPU may
+//! still use the old translation until the flush, and set a D bit.
 
 #![expect(unsafe_code)]
 
@@ -34,15 +34,15 @@ use crate::{
     walk::Step,
 };
 
-/// Another CPU changed the entry first, or the external table refused the change. Look again.
+/// Another CPU changed the entry first, or the external table refused the change. Retry.
 #[derive(Debug)]
 pub(crate) struct Lost;
 
-/// A mode of `mmu_lock`, as far as it decides how SPTEs are changed.
+/// A mode of `mmu_lock`, which determines how SPTEs are changed.
 pub(crate) trait Update<'l>: MmuLock<'l> + Sized {
-    /// Changes the entry from what was seen to `new`, and does the bookkeeping.
+    /// Changes the entry from the value in `view` to `new`, and does the bookkeeping.
     ///
-    /// On success the view then has the value that was replaced; otherwise, the value that is there.
+    /// Afterwards the view has the value that was replaced or, on failure, the current value.
     fn update(&self, view: &mut View<'_>, new: Spte, masks: &Masks) -> Result<(), Lost>;
 
     /// Freezes an entry of a table that is being torn down, and returns what it was; `None` if
@@ -56,12 +56,12 @@ impl<'l> Update<'l> for Shared<'l> {
         let role = view.sp().role();
         let mirror = role.mirror();
 
-        // A frozen entry belongs to somebody else; frozen is no state to leave an entry in.
+        // A frozen entry belongs to somebody else, and no entry must be left frozen.
         warn_on_once!(view.spte().is_frozen());
         kvm_mmu_warn_on!(new.is_frozen());
 
-        // A mirror entry stays frozen while the external table is being changed, so that nobody
-        // installs a child in a table that the external side does not have yet.
+        // A mirror entry stays frozen while the external table is being updated, so that nobody can
+        // install a child in a table that the external side doesn't have yet.
         let first = if mirror { Spte::FROZEN } else { new };
         kvm_mmu_warn_on!(first.is_ve_possible(masks));
         if !view.compare_exchange(first) {
@@ -71,7 +71,7 @@ impl<'l> Update<'l> for Shared<'l> {
         let result = commit(self, role, view, new, masks);
 
         if mirror {
-            // Thaw, with the old value if the external table could not be changed.
+            // Unfreeze, with the old value if the external table could not be updated.
             let last = if result.is_ok() { new } else { view.spte() };
             view.write(last);
         } else if result.is_err() {
@@ -96,7 +96,7 @@ impl<'l> Update<'l> for Shared<'l> {
 impl<'l> Update<'l> for Exclusive<'l> {
     #[inline]
     fn update(&self, view: &mut View<'_>, new: Spte, masks: &Masks) -> Result<(), Lost> {
-        // Nobody else is there to freeze an entry, or to be kept off one.
+        // With the lock held for write there is no reason to freeze an entry.
         warn_on_once!(view.spte().is_frozen() || new.is_frozen());
         kvm_mmu_warn_on!(new.is_ve_possible(masks));
 
@@ -106,7 +106,7 @@ impl<'l> Update<'l> for Exclusive<'l> {
             view.write(new);
         }
         if commit(self, view.sp().role(), view, new, masks).is_err() {
-            // There is no way back, and the vendor code promises that there is no need.
+            // This can't be undone, and the vendor code promises that it doesn't fail.
             self.vm().bugged();
         }
         Ok(())
@@ -114,16 +114,16 @@ impl<'l> Update<'l> for Exclusive<'l> {
 
     #[inline]
     fn freeze(&self, sptep: Sptep<'_>, level: Level, masks: &Masks) -> Option<Spte> {
-        // What is not present maps nothing, and cannot become present. MMIO entries go by their
-        // memslot generation, not by being reachable.
+        // An entry that isn't present maps nothing, and can't become present. MMIO entries are
+        // invalidated by the memslot generation, not by being unreachable.
         let old = sptep.read();
         if !old.is_present() {
             return None;
         }
 
-        // Atomically if volatile: until the TLBs are flushed, the CPU may still set the D bit
-        // through a cached upper-level entry, and a fast page fault may have made the leaf
-        // writable since we read it. Frozen rather than empty only for the sake of one `commit`.
+        // Atomic if volatile: until the TLBs are flushed, the CPU may still set the D bit through a
+        // cached upper-level entry, and a fast page fault may have made the leaf writable since it
+        // was read. Frozen rather than empty only so that one `commit` serves both modes.
         if old.needs_atomic_update(level, masks) {
             return Some(sptep.swap(Spte::FROZEN));
         }
@@ -132,9 +132,9 @@ impl<'l> Update<'l> for Exclusive<'l> {
     }
 }
 
-/// Waits until an entry that was just frozen, and had been frozen before, is ours; returns what it was
-/// then. A frozen value is a fault's in the middle of a change that ends with a plain store, which
-/// would undo ours.
+/// Waits for an entry that was already frozen when it was frozen here, and returns its last value. It was
+/// frozen by a fault in the middle of a change that ends with a plain store, which would undo the
+/// freezing.
 #[cold]
 fn wait_for_thaw(sptep: Sptep<'_>, mut old: Spte) -> Spte {
     while old.is_frozen() {
@@ -144,7 +144,7 @@ fn wait_for_thaw(sptep: Sptep<'_>, mut old: Spte) -> Spte {
     old
 }
 
-/// What all entries of a table have in common, as far as their bookkeeping goes.
+/// What the bookkeeping of all entries of a table has in common.
 struct Place<'a> {
     vm: Vm<'a>,
     level: Level,
@@ -165,11 +165,11 @@ impl<'a> Place<'a> {
         }
     }
 
-    /// Does what follows from a change of the entry at `gfn` that has been, or is being, made; but
-    /// for the page statistics, whose change it returns, so that a caller can add up.
+    /// Does the bookkeeping for a change of the entry at `gfn`, except for the page statistics: it returns
+    /// the change in the number of leaves, so that the caller can add them up.
     ///
-    /// Fails only if the entry is a mirror and the external table refuses the change. Dirty logging
-    /// is not accounted here, but where an entry becomes writable.
+    /// Fails only if the entry is a mirror and the external table refuses the change. Pages are not
+    /// marked dirty here, but where an entry becomes writable.
     #[inline(always)]
     fn apply<'l, M: Update<'l>>(
         &self,
@@ -200,7 +200,7 @@ impl<'a> Place<'a> {
                 warn_on_once!(effects.table_moved);
 
                 if let Some(table) = effects.removed {
-                    // The vendor code learns of it when the table's external twin is freed.
+                    // The vendor code is told when the external table is freed.
                     // SAFETY: the entry that pointed to the table was just replaced, by us.
                     tear_down(lock, unsafe { RemovedSp::from_table(table) }, masks);
                 } else if self.mirror {
@@ -236,11 +236,11 @@ fn commit<'l, M: Update<'l>>(
     Ok(())
 }
 
-/// Tears down a table that nothing points to any more, with everything below it.
+/// Tears down a table that is no longer linked, and everything below it.
 ///
-/// Only the freezing has to be atomic for each entry, because a fault may race with it for that
-/// entry. The statistics are a sum that no reader compares with the tables, so they are updated once
-/// a table; an atomic addition for each of 512 leaves is a large part of the cost of a promotion.
+/// Only freezing has to be atomic for each entry, because faults race with it. No reader compares the
+/// statistics with the tables, so they are updated once per table: an atomic addition for each of 512
+/// leaves would be a large part of the cost of recovering a huge page.
 ///
 /// Recursion ends after four levels.
 fn tear_down<'l, M: Update<'l>>(lock: &M, removed: RemovedSp, masks: &Masks) {
@@ -251,10 +251,10 @@ fn tear_down<'l, M: Update<'l>>(lock: &M, removed: RemovedSp, masks: &Masks) {
     trace::prepare_zap_page(sp);
     removed.unaccount(vm);
 
-    // Every page of the TDP MMU has a level, and a child a lower one than its parent.
+    // Every page of the TDP MMU has a level, and a child's is lower than its parent's.
     if let Some(level) = role.level() {
-        // Nearly all tables are of the last level and not mirrors. There is next to nothing to do
-        // for their entries, unless somebody wants to be told of each.
+        // Nearly all tables are of the last level and not mirrors. There is next to nothing to do for
+        // their entries, unless the tracepoint is enabled.
         let leaves = if level == Level::Page4K && !role.mirror() && !trace::spte_changed_enabled() {
             freeze_leaves(lock, sp, masks)
         } else {
@@ -272,8 +272,8 @@ fn tear_down<'l, M: Update<'l>>(lock: &M, removed: RemovedSp, masks: &Masks) {
     removed.retire();
 }
 
-/// Freezes all entries of a table of 4 KiB pages, none of which is a mirror, and returns the change
-/// in the number of leaves. All that [`Place::apply`] could find there, but for the trace.
+/// Freezes all entries of a table of 4 KiB pages that is not a mirror, and returns the change in the
+/// number of leaves. [`Place::apply`] would do nothing else for them, except to trace the change.
 fn freeze_leaves<'l, M: Update<'l>>(lock: &M, sp: Sp<'_>, masks: &Masks) -> i32 {
     let table = sp.table();
     let mut absent: i32 = 0;
@@ -290,8 +290,8 @@ fn freeze_leaves<'l, M: Update<'l>>(lock: &M, sp: Sp<'_>, masks: &Masks) -> i32 
     absent.wrapping_sub(ENTRIES as i32)
 }
 
-/// Freezes all entries of the table of `sp`, and accounts what they were; returns the change in the
-/// number of leaves.
+/// Freezes all entries of the table of `sp`, does their bookkeeping, and returns the change in the number
+/// of leaves.
 fn freeze_all<'l, M: Update<'l>>(lock: &M, place: &Place<'_>, sp: Sp<'_>, masks: &Masks) -> i32 {
     let table = sp.table();
     let mut gfn = sp.gfn();
@@ -310,7 +310,7 @@ fn freeze_all<'l, M: Update<'l>>(lock: &M, place: &Place<'_>, sp: Sp<'_>, masks:
     leaves
 }
 
-/// Logs a change that should not be.
+/// Logs a change that must not happen.
 #[cold]
 fn report(what: &str, place: &Place<'_>, gfn: Gfn, old: Spte, new: Spte) {
     pr_err!(
@@ -324,8 +324,8 @@ fn report(what: &str, place: &Place<'_>, gfn: Gfn, old: Spte, new: Spte) {
     );
 }
 
-/// Stops the host, because a leaf that is present was about to map another frame: to go on would
-/// spread the corruption to guest data.
+/// Stops the host, because a present leaf was about to map another frame: going on would corrupt guest
+/// data.
 #[cold]
 fn die(what: &str, place: &Place<'_>, gfn: Gfn, old: Spte, new: Spte) -> ! {
     report(what, place, gfn, old, new);
@@ -334,7 +334,7 @@ fn die(what: &str, place: &Place<'_>, gfn: Gfn, old: Spte, new: Spte) -> ! {
 }
 
 impl<'l, M: Update<'l>> Step<'_, M> {
-    /// Changes the entry, unless somebody else was faster; then the view has the new value.
+    /// Changes the entry, unless somebody else changed it first; then the view has the new value.
     #[inline]
     pub(crate) fn set(&mut self, new: Spte, masks: &Masks) -> Result<(), Lost> {
         self.lock.update(&mut self.view, new, masks)
@@ -342,7 +342,7 @@ impl<'l, M: Update<'l>> Step<'_, M> {
 }
 
 impl<'l> Step<'_, Exclusive<'l>> {
-    /// Changes the entry. Cannot fail: nobody else is there.
+    /// Changes the entry. Can't fail, as nobody else changes it.
     #[inline]
     pub(crate) fn write(&mut self, new: Spte, masks: &Masks) {
         let result = self.set(new, masks);
@@ -350,8 +350,8 @@ impl<'l> Step<'_, Exclusive<'l>> {
         warn_on_once!(result.is_err());
     }
 
-    /// Clears bits of a leaf without bookkeeping, but for the trace: for bits whose loss nobody
-    /// counts (W and D, when the dirty log has them).
+    /// Clears bits of a leaf, with no bookkeeping except for the trace: for bits that are not accounted
+    /// (W and D, once the dirty log has them).
     #[inline]
     pub(crate) fn clear_bits(&mut self, bits: u64, as_id: u16, masks: &Masks) {
         let view = &mut self.view;
@@ -367,13 +367,13 @@ impl<'l> Step<'_, Exclusive<'l>> {
 }
 
 impl View<'_> {
-    /// Makes a leaf found unaccessed, without any lock, and without retrying: whoever changes the
-    /// entry at the same moment zaps it, or uses the page, which then is young.
+    /// Marks a leaf as not accessed, without any lock and without retrying: if the entry changes at the
+    /// same moment, it is either zapped or the page was used, and then it is young.
     #[inline]
     pub(crate) fn mark_old(&self, _guard: &rcu::Guard, masks: &Masks) {
         let role = self.sp().role();
 
-        // External tables have no aging yet.
+        // Aging is not supported for external tables.
         if warn_on_once!(role.mirror()) {
             return;
         }
@@ -387,10 +387,10 @@ impl View<'_> {
 }
 
 impl OwnedSp {
-    /// Links the page: makes it the entry's child, and the entry point to it. Gives the page back if
+    /// Links the page: makes it the child of the entry, and the entry point to it. Returns the page if
     /// somebody else changed the entry first.
     ///
-    /// No flush where the entry was a huge leaf: until the CPUs see the new table they use the old
+    /// No flush is needed if the entry was a huge leaf: until the CPUs see the new table they use the old
     /// translation, which is the same.
     pub(crate) fn link<'s, 'l, M: Update<'l>>(
         mut self,
@@ -406,8 +406,8 @@ impl OwnedSp {
 
         match step.set(spte, masks) {
             Ok(()) => {
-                // SAFETY: the entry points to the page now. Should somebody unlink it at once, the
-                // RCU read lock of the walk that `step` is part of keeps it.
+                // SAFETY: the entry points to the page now. If somebody unlinks it at once, the RCU
+                // read lock of the walk that `step` belongs to keeps it from being freed.
                 let sp = unsafe { self.into_linked() };
                 sp.account_linked(vm);
                 Ok(sp)
@@ -417,7 +417,7 @@ impl OwnedSp {
     }
 }
 
-/// What a lost race is to C and to tracepoints.
+/// The errno of a lost race, for C and for tracepoints.
 pub(crate) fn lost_errno() -> i32 {
     EBUSY.to_errno()
 }

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Live page tables, pointers to their SPTEs, and what was seen in one.
+//! Live page tables, pointers to SPTEs, and snapshots of entries.
 //!
 //! A pointer to an SPTE never becomes a reference: while the table is linked, other CPUs change the
-//! SPTE, and hardware sets its accessed and dirty bits. All access goes through single-copy-atomic operations, of which
-//! there are few. [`crate::change`] decides which of them a change needs.
+//! SPTE, and hardware sets its accessed and dirty bits. All accesses are single-copy atomic, and there
+//! are only a few kinds. [`crate::change`] decides which of them a change needs.
 
 #![expect(unsafe_code)]
 
@@ -25,10 +25,10 @@ use crate::{
 ///
 /// # Invariants
 ///
-/// - Points to a page of [`ENTRIES`] SPTEs that is not freed before `'r` ends: an RCU read-side
-///   critical section, or exclusive ownership, lasts as long.
-/// - The SPTEs are those of a table of `level`, so one that is not a leaf there points to a table of
-///   the next lower level; or `level` is 4 KiB, where there are only leaves.
+/// - Points to a page of [`ENTRIES`] SPTEs that is not freed before `'r` ends, because an RCU read-side
+///   critical section or exclusive ownership lasts that long.
+/// - The SPTEs belong to a table of `level`: one that is not a leaf points to a table of the next lower
+///   level. At 4 KiB there are only leaves.
 #[derive(Clone, Copy)]
 pub(crate) struct Table<'r> {
     ptr: NonNull<u64>,
@@ -56,8 +56,8 @@ impl<'r> Table<'r> {
     ///
     /// # Safety
     ///
-    /// As for [`Table::from_raw`]. The address must come from a present non-leaf SPTE, so that it is
-    /// that of a kernel page in the direct map.
+    /// As for [`Table::from_raw`]. The address must come from a present non-leaf SPTE, i.e. it must be the
+    /// address of a kernel page in the direct map.
     #[inline]
     unsafe fn from_hpa(hpa: Hpa, level: Level) -> Self {
         // SAFETY: an address computation with no requirement of its own.
@@ -114,7 +114,7 @@ impl<'r> Table<'r> {
         self.level > Level::Page4K && Index::all().any(is_table)
     }
 
-    /// Reads the entry at `index` and, if it points to a table, gives that table.
+    /// Reads the entry at `index` and returns the table that it points to, if any.
     #[inline]
     pub(crate) fn child(self, index: Index, masks: &Masks) -> Option<Table<'r>> {
         // SAFETY: the SPTE is in a table of that level.
@@ -122,12 +122,12 @@ impl<'r> Table<'r> {
     }
 }
 
-/// An entry of a live table, and what was seen in it.
+/// An entry of a live table, and the value that was last seen in it.
 ///
 /// # Invariants
 ///
-/// `sptep` points into a [`Table`] of `level` that may be read during `'w`; `spte` is a value that the entry
-/// has had since `'w` began.
+/// `sptep` points into a [`Table`] of `level` that may be read during `'w`; `spte` is a value that the
+/// entry has had since `'w` began.
 #[derive(Clone, Copy)]
 pub(crate) struct View<'w> {
     sptep: Sptep<'w>,
@@ -189,28 +189,28 @@ impl<'w> View<'w> {
         GfnRange::new(self.gfn, self.gfn.add(self.level.pages()))
     }
 
-    /// Reads the entry anew and, if it points to a table, gives that table.
+    /// Re-reads the entry and returns the table that it points to, if any.
     #[inline]
     pub(crate) fn child(&self, masks: &Masks) -> Option<Table<'w>> {
         // SAFETY: by the type invariant, the SPTE is in a table of that level.
         unsafe { self.sptep.child(self.level, masks) }
     }
 
-    /// Overwrites the entry; see [`Sptep::write`]. What was seen stays what it is.
+    /// Overwrites the entry; see [`Sptep::write`]. The view keeps the old value.
     #[inline]
     pub(crate) fn write(&self, new: Spte) {
         self.sptep.write(new);
     }
 
-    /// Replaces the entry, and looks at what was there.
+    /// Exchanges the entry. The view then has the value that was replaced.
     #[inline]
     pub(crate) fn swap(&mut self, new: Spte) {
         // INVARIANT: the entry had that value just now.
         self.spte = self.sptep.swap(new);
     }
 
-    /// Replaces the entry if it still is what was seen, and otherwise looks at what it is. Returns
-    /// whether it was replaced.
+    /// Replaces the entry if it still has the value of the view; otherwise the view gets the current
+    /// value. Returns whether the entry was replaced.
     #[inline]
     pub(crate) fn compare_exchange(&mut self, new: Spte) -> bool {
         match self.sptep.compare_exchange(self.spte, new) {
@@ -223,7 +223,7 @@ impl<'w> View<'w> {
         }
     }
 
-    /// Clears bits of the entry, and looks at what was there.
+    /// Clears bits of the entry. The view then has the value from before.
     #[inline]
     pub(crate) fn fetch_clear(&mut self, bits: u64) {
         // INVARIANT: the entry had that value just now.
@@ -253,8 +253,8 @@ impl<'r> Sptep<'r> {
 
     #[inline]
     fn atomic(&self) -> &Atomic<u64> {
-        // SAFETY: by the type invariant the SPTE is valid and aligned while `self` is. Everybody
-        // accesses it by marked accesses; hardware's A/D updates are atomic as well.
+        // SAFETY: by the type invariant the SPTE is valid and aligned as long as `self`. All accesses
+        // to it are marked, and hardware's A/D updates are atomic as well.
         unsafe { Atomic::from_ptr(self.0.as_ptr()) }
     }
 
@@ -264,11 +264,11 @@ impl<'r> Sptep<'r> {
         Spte(self.atomic().load(Relaxed))
     }
 
-    /// Reads the entry and, if it points to a table, gives that table.
+    /// Reads the entry and returns the table that it points to, if any.
     ///
-    /// The result may be used as long as the SPTE: whoever unlinks a table frees it after a grace
-    /// period, and `'r` lies in one read-side critical section (or the SPTE's own table, and with it
-    /// everything below, belongs to this thread alone).
+    /// The result is valid as long as the SPTE: a table that is unlinked is freed after a grace period,
+    /// and `'r` lies within one read-side critical section (or this thread owns the SPTE's table, and
+    /// thus everything below it).
     ///
     /// # Safety
     ///
@@ -285,8 +285,8 @@ impl<'r> Sptep<'r> {
 
     /// Overwrites the entry. Loses whatever another CPU or hardware has just set.
     ///
-    /// A release, so that a table that the entry points to is seen with its contents by those who
-    /// follow the pointer without a lock. On x86 it costs nothing and only restrains the compiler.
+    /// This is a store-release, so that lockless readers who follow the entry to a table see the table's
+    /// contents. On x86 it is free, and only restrains the compiler.
     #[inline]
     pub(crate) fn write(&self, new: Spte) {
         self.atomic().store(new.raw(), Release);
@@ -298,7 +298,7 @@ impl<'r> Sptep<'r> {
         Spte(self.atomic().xchg(new.raw(), Full))
     }
 
-    /// Replaces the entry if it still is `old`, and otherwise returns what it is.
+    /// Replaces the entry if it still is `old`, and otherwise returns its current value.
     #[inline]
     pub(crate) fn compare_exchange(&self, old: Spte, new: Spte) -> Result<(), Spte> {
         match self.atomic().cmpxchg(old.raw(), new.raw(), Full) {
@@ -327,7 +327,7 @@ impl<'r> Sptep<'r> {
     }
 }
 
-/// A leaf without its accessed state; warns if that loses something of a leaf without A/D bits.
+/// A leaf marked for access tracking. Warns if a leaf without A/D bits would lose state.
 /// Corresponds to `mark_spte_for_access_track()`.
 pub(crate) fn mark_access_track(leaf: Spte, masks: &Masks) -> Spte {
     if !leaf.ad_enabled() && !leaf.is_access_tracked(masks) {

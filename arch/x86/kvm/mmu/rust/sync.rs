@@ -4,30 +4,30 @@
 //!
 //! # The locking protocol
 //!
-//! `kvm->mmu_lock` is a fair rwlock. Who holds it for **write** ([`Exclusive`]) is alone with the
-//! page tables, but for hardware, for the fast page fault and for aging, which all hold nothing;
-//! these three change only bits that a volatile leaf declares
-//! ([`Spte::is_volatile`](crate::pure::Spte::is_volatile)). Who holds it for **read** ([`Shared`])
-//! has peers: every change of an SPTE is then a compare-and-exchange, and only its winner does the
-//! bookkeeping. C passes a `bool shared`; here the mode is a type, and a function that is sound in
-//! one mode only says so in its signature.
+//! `kvm->mmu_lock` is a fair rwlock. A holder of the **write** lock ([`Exclusive`]) has the page
+//! tables to itself, except for hardware, the fast page fault and aging, none of which takes the lock.
+//! Those three change only bits that make a leaf volatile
+//! ([`Spte::is_volatile`](crate::pure::Spte::is_volatile)). A holder of the **read** lock ([`Shared`])
+//! has peers, so every change of an SPTE is a compare-and-exchange, and only the winner does the
+//! bookkeeping. C passes a `bool shared`; here the mode is a type, and a function that is only sound
+//! in one mode says so in its signature.
 //!
-//! Page tables are freed by RCU. Whoever looks into one is in an RCU read-side critical section,
-//! under either mode, so that a zap under the read lock need not wait for readers, and a TLB flush
-//! may come after the unlinking: a flow that unlinks tables flushes *before* it leaves the critical
+//! Page tables are freed by RCU. Under either mode a table may only be accessed in an RCU read-side
+//! critical section. A zap under the read lock therefore doesn't have to wait for readers, and the TLB
+//! flush may follow the unlinking: a flow that unlinks tables flushes *before* it leaves its critical
 //! section.
 //!
-//! A multi-step change under the read lock (tearing a subtree down, or updating an external TDX
-//! table) claims entries by the frozen value. Others never touch a frozen entry: they retry.
+//! A change that takes several steps under the read lock (tearing down a subtree, updating an external
+//! TDX table) freezes the entries first. Nobody else touches a frozen entry; they retry instead.
 //!
-//! `slots_lock` is a mutex, outside of `mmu_lock`. Those who begin or end the logging of a memslot, or
-//! reap its log, hold it ([`SlotsLock`]), so each of them is the only one.
+//! `slots_lock` is a mutex that is taken before `mmu_lock`. Enabling, disabling and reaping the dirty
+//! log of a memslot all require it ([`SlotsLock`]), so they never run concurrently.
 //!
-//! `tdp_mmu_pages_lock` nests inside `mmu_lock`; it guards the list of roots against other holders
-//! of the read lock, and the tracking of NX huge pages. Memory is allocated with GFP_KERNEL only
-//! where `mmu_lock` is not held, which [`Unlocked`] proves.
+//! `tdp_mmu_pages_lock` nests inside `mmu_lock`. It protects the list of roots against other holders
+//! of the read lock, and the list of possible NX huge pages. Memory is allocated with GFP_KERNEL only
+//! while `mmu_lock` is dropped, which [`Unlocked`] proves.
 //!
-//! Nobody keeps the lock for long: [`crate::walk`] gives way whenever somebody waits for it.
+//! Nobody holds the lock for long: [`crate::walk`] yields whenever the lock is contended.
 
 #![expect(unsafe_code)]
 
@@ -110,8 +110,8 @@ pub(crate) fn need_break(vm: Vm<'_>) -> bool {
     rwlock::need_break(vm)
 }
 
-/// `slots_lock` is held: nobody else begins or ends the logging of a memslot, reaps a dirty log, uses
-/// the VM's caches for splitting, or schedules roots to be zapped.
+/// `slots_lock` is held: nobody else enables, disables or reaps a dirty log, uses the VM's caches for
+/// splitting, or schedules roots to be zapped.
 ///
 /// # Invariants
 ///
@@ -133,7 +133,7 @@ impl<'l> SlotsLock<'l> {
         SlotsLock(vm, NotThreadSafe)
     }
 
-    /// Makes the token for a VM that nobody else can reach, whose lock C does not take.
+    /// Makes the token for a VM that nobody else can reach, and for which C does not take the lock.
     ///
     /// # Safety
     ///

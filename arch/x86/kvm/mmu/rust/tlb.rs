@@ -6,15 +6,15 @@ use crate::sys::Vm;
 
 /// A TLB flush that may be due.
 ///
-/// Whoever changes SPTEs so that stale TLB entries matter notes it here; the walk flushes before it
-/// gives way, and the owner has to say what becomes of the rest.
+/// Code that changes SPTEs such that stale TLB entries matter notes it here. The walk flushes before it
+/// yields, and the owner decides what becomes of a flush that is still pending at the end.
 #[must_use = "a pending TLB flush must be done, or handed to whoever will do it"]
 pub(crate) struct Flush {
     pending: bool,
 }
 
 impl Flush {
-    /// Starts with what a caller has pending.
+    /// Starts with a flush that the caller may have pending.
     pub(crate) fn new(pending: bool) -> Self {
         Flush { pending }
     }
@@ -32,7 +32,7 @@ impl Flush {
         }
     }
 
-    /// Ends the flush; true if it is still due, which the caller must see to.
+    /// Hands the flush over: returns true if it is still due, and the caller must do it.
     pub(crate) fn defer(self) -> bool {
         self.pending
     }

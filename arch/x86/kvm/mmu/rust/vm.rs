@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The handle on a VM. [`crate::sys`] has what it is good for; locks need it before that.
+//! The handle on a VM. Its methods are in [`crate::sys`], but locks need the handle below that.
 
 #![expect(unsafe_code)]
 

@@ -1,26 +1,26 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Walking a page-table tree: the cursor, and how it gives way to others.
+//! Walking a page-table tree, and yielding on the way.
 //!
 //! # The protocol
 //!
-//! A walk goes in pre-order over the entries that cover a range of guest frames (see
-//! [`crate::pure::position`]). Of these the root can map those within its reach
-//! ([`Level::reach`](crate::pure::Level::reach)) only: a walk that begins beyond it is empty, and one
-//! that goes on beyond it ends there. It holds the RCU read lock throughout, so every table on its path
-//! stays readable, even one that another thread unlinks meanwhile. Before it descends it reads the
-//! entry again, so as not to enter a table that is no longer linked *here*.
+//! A walk visits, in pre-order, the entries that cover a range of guest frames (see
+//! [`crate::pure::position`]). The root can only map frames within its reach
+//! ([`Level::reach`](crate::pure::Level::reach)): a walk that starts beyond it is empty, and one that
+//! runs past it ends there. The walk holds the RCU read lock throughout, so every table on its path
+//! stays readable, even if another thread unlinks it. The entry is re-read before descending, so that
+//! the walk doesn't enter a table that is no longer linked *here*.
 //!
-//! Before each entry the walk may **give way**: if somebody waits for `mmu_lock` or the scheduler
-//! wants the CPU, it leaves the RCU critical section, drops `mmu_lock`, retakes both, and starts
-//! again at the root towards the frame where it was; the tables on its path may be gone. It does so
-//! only after it has moved on since its last start. Otherwise two walks that keep getting in each
-//! other's way, or a waiter that is always there, could hold it in place for ever.
+//! Before each entry the walk may **yield**: if `mmu_lock` is contended or the CPU should be
+//! rescheduled, it leaves the RCU critical section, drops `mmu_lock`, retakes both, and restarts from
+//! the root towards the frame it was at, because the tables on its path may be gone. It only yields if
+//! it has made progress since it last started. Otherwise two walks that keep interrupting each other,
+//! or a steady stream of waiters, could keep it in place forever.
 //!
-//! C returns "yielded" to the caller, who must skip to the next iteration, and must not touch what
-//! it got before. Here [`Walk::next`] hides the yield: it takes `&mut self`, and all that it hands
-//! out borrows the walk, so nothing survives a yield, and forgetting is a borrow error. For the same
-//! reason a walk is not an [`Iterator`].
+//! C returns "yielded" to the caller, which must then skip to the next iteration and must not use what
+//! it got before. Here [`Walk::next`] hides the yield: it takes `&mut self`, and everything that it
+//! hands out borrows the walk. Nothing survives a yield, and using a stale entry is a borrow error.
+//! That is also why a walk is not an [`Iterator`].
 
 use core::marker::PhantomData;
 
@@ -63,8 +63,8 @@ struct TreeCursor<'r> {
 }
 
 impl<'r> TreeCursor<'r> {
-    /// A cursor at the root. `None` if the range begins beyond the reach of the root; also, with a
-    /// warning, if the root's level or the range make no sense (a bug of the caller).
+    /// A cursor at the root. `None` if the range starts beyond the reach of the root. Also `None`, with a
+    /// warning, if the arguments are invalid (a bug in the caller).
     fn new(root: Sp<'r>, min_level: Level, range: GfnRange, alias: u64) -> Option<Self> {
         if !root.reach().contains(range.start) {
             return None;
@@ -89,7 +89,7 @@ impl<'r> TreeCursor<'r> {
     /// The table of the current entry.
     #[inline]
     fn table(&self) -> Table<'r> {
-        // A level is at most `LEVELS`; the fallback is never taken, and costs less than a panic.
+        // A level is at most `LEVELS`. The fallback is never taken, and is cheaper than a panic.
         let depth = self.position.level() as usize - 1;
 
         *self.path.get(depth).unwrap_or(&self.path[0])
@@ -134,7 +134,7 @@ impl<'r> TreeCursor<'r> {
             return false;
         }
 
-        // Read the entry anew: the table may have been unlinked from here.
+        // Re-read the entry: the table may have been unlinked from here.
         let Some(table) = self.table().child(self.position.index(), masks) else {
             return false;
         };
@@ -158,11 +158,11 @@ impl<'r> TreeCursor<'r> {
     }
 }
 
-/// A walk under `mmu_lock`, held as `M` says. It gives way to others as it goes.
+/// A walk under `mmu_lock`, held in mode `M`, that yields.
 pub(crate) struct Walk<'w, 'l, M: MmuLock<'l>> {
-    /// `None` if there was nothing to walk from the start.
+    /// `None` if there is nothing to walk.
     cursor: Option<TreeCursor<'w>>,
-    /// `None` only inside of [`Walk::pause`].
+    /// `None` only inside [`Walk::pause`].
     guard: Option<rcu::Guard>,
     lock: &'w mut M,
     vm: Vm<'l>,
@@ -173,8 +173,8 @@ pub(crate) struct Walk<'w, 'l, M: MmuLock<'l>> {
 impl<'w, 'l, M: MmuLock<'l>> Walk<'w, 'l, M> {
     /// Starts a walk over the entries of `root`'s tree that cover `range`, down to `min_level`.
     ///
-    /// The root has to outlast the walk: its caller holds a reference to it, or the lock for write
-    /// and does not yield.
+    /// The root must outlive the walk: the caller holds a reference to it, or holds the write lock and
+    /// doesn't yield.
     pub(crate) fn new(
         lock: &'w mut M,
         root: Sp<'w>,
@@ -194,7 +194,7 @@ impl<'w, 'l, M: MmuLock<'l>> Walk<'w, 'l, M> {
         )
     }
 
-    /// As [`Walk::new`], over the whole of the tree.
+    /// As [`Walk::new`], over the whole tree.
     pub(crate) fn whole(lock: &'w mut M, root: Sp<'w>, min_level: Level, masks: &'w Masks) -> Self {
         let range = GfnRange::new(Gfn(0), crate::sys::max_gfn_exclusive());
 
@@ -222,8 +222,8 @@ impl<'w, 'l, M: MmuLock<'l>> Walk<'w, 'l, M> {
         }
     }
 
-    /// The next entry; gives way first, if it should. For walks that leave no stale TLB entries
-    /// that anybody must know of.
+    /// The next entry. Yields first if necessary. For walks that don't leave stale TLB entries that
+    /// would have to be flushed before the lock is dropped.
     #[inline(always)]
     pub(crate) fn next(&mut self) -> Option<Step<'_, M>> {
         let mut view = self.cursor.as_mut()?.next(self.masks)?;
@@ -236,7 +236,7 @@ impl<'w, 'l, M: MmuLock<'l>> Walk<'w, 'l, M> {
         Some(self.step(view))
     }
 
-    /// The next entry; gives way first, if it should, and before that does the pending flush.
+    /// The next entry. Yields first if necessary, after doing the pending flush.
     #[inline(always)]
     pub(crate) fn next_flushing(&mut self, flush: &mut Flush) -> Option<Step<'_, M>> {
         let mut view = self.cursor.as_mut()?.next(self.masks)?;
@@ -250,7 +250,7 @@ impl<'w, 'l, M: MmuLock<'l>> Walk<'w, 'l, M> {
         Some(self.step(view))
     }
 
-    /// The next entry, without giving way.
+    /// The next entry, without yielding.
     #[inline(always)]
     pub(crate) fn next_without_yield(&mut self) -> Option<Step<'_, M>> {
         let view = self.cursor.as_mut()?.next(self.masks)?;
@@ -272,7 +272,7 @@ impl<'w, 'l, M: MmuLock<'l>> Walk<'w, 'l, M> {
         self.vm
     }
 
-    /// Makes the next step visit the current entry again, with its new value.
+    /// Makes the next step revisit the current entry, with its new value.
     #[inline]
     pub(crate) fn revisit(&mut self) {
         if let Some(cursor) = self.cursor.as_mut() {
@@ -280,7 +280,7 @@ impl<'w, 'l, M: MmuLock<'l>> Walk<'w, 'l, M> {
         }
     }
 
-    /// Makes the next step leave out what is below the current entry.
+    /// Makes the next step skip everything below the current entry.
     #[inline]
     pub(crate) fn skip_table(&mut self) {
         if let Some(cursor) = self.cursor.as_mut() {
@@ -288,8 +288,8 @@ impl<'w, 'l, M: MmuLock<'l>> Walk<'w, 'l, M> {
         }
     }
 
-    /// Whether the walk should give way, and has moved on since its last start, so that giving way
-    /// cannot keep it in place.
+    /// Whether the walk should yield, and has made progress since it last started, so that yielding can't
+    /// keep it in place.
     #[inline]
     pub(crate) fn need_break(&self) -> bool {
         self.cursor
@@ -298,7 +298,7 @@ impl<'w, 'l, M: MmuLock<'l>> Walk<'w, 'l, M> {
             && need_break(self.vm)
     }
 
-    /// Runs `f` with `mmu_lock` dropped, and starts again from the root.
+    /// Runs `f` with `mmu_lock` dropped, and restarts from the root.
     pub(crate) fn unlocked<R>(&mut self, f: impl FnOnce(&Unlocked) -> R) -> R {
         self.pause(|lock| lock.unlocked(f))
     }
@@ -317,7 +317,7 @@ impl<'w, 'l, M: MmuLock<'l>> Walk<'w, 'l, M> {
     }
 }
 
-/// An entry that a walk stands on, with the lock that allows to change it ([`crate::change`]).
+/// The entry that a walk is at, and the lock that allows it to be changed ([`crate::change`]).
 pub(crate) struct Step<'s, M> {
     /// The entry.
     pub(crate) view: View<'s>,
@@ -325,8 +325,8 @@ pub(crate) struct Step<'s, M> {
     pub(crate) lock: &'s M,
 }
 
-/// The entries that cover one frame, from the root down. A walk over a single frame without what
-/// only other walks need; faults live on it.
+/// The entries that cover one frame, from the root down: a walk over a single frame, without what only
+/// other walks need. Faults depend on it being cheap.
 struct Path<'r> {
     /// The table of the current entry.
     table: Table<'r>,
@@ -338,8 +338,8 @@ struct Path<'r> {
 }
 
 impl<'r> Path<'r> {
-    /// The path to `gfn`, down to `min_level`. `None` if `gfn` is beyond the reach of the root; also,
-    /// with a warning, if it makes no sense (a bug of the caller).
+    /// The path to `gfn`, down to `min_level`. `None` if `gfn` is beyond the reach of the root. Also
+    /// `None`, with a warning, if the arguments are invalid (a bug in the caller).
     #[inline(always)]
     fn new(root: Sp<'r>, min_level: Level, gfn: Gfn, alias: u64) -> Option<Self> {
         if !root.reach().contains(gfn) {
@@ -361,8 +361,8 @@ impl<'r> Path<'r> {
         })
     }
 
-    /// Steps down to the next entry, and reads it. Whether the current one points to a table is
-    /// read anew: the table may have been unlinked, or be there only now.
+    /// Steps down to the next entry, and reads it. The current entry is re-read first: its table may have
+    /// been unlinked, or linked, since it was visited.
     #[inline(always)]
     fn next(&mut self, masks: &Masks) -> Option<View<'r>> {
         if self.visited {
@@ -384,7 +384,7 @@ impl<'r> Path<'r> {
     }
 }
 
-/// What keeps the tables of a walk that never yields readable, and what that allows to do with an entry.
+/// What keeps the tables readable during a walk that never yields, and what may be done with an entry.
 pub(crate) trait Access<'w> {
     /// What the walk hands out for an entry.
     type Item<'s>
@@ -395,7 +395,7 @@ pub(crate) trait Access<'w> {
     fn item<'s>(&'s self, view: View<'w>) -> Self::Item<'s>;
 }
 
-/// `mmu_lock` is held as `M` says, and RCU's read lock by the walk: entries may be changed.
+/// `mmu_lock` is held in mode `M`, and the walk holds the RCU read lock: entries may be changed.
 pub(crate) struct Locked<'w, M> {
     lock: &'w M,
     _guard: rcu::Guard,
@@ -426,8 +426,8 @@ impl<'w, M> Access<'w> for Locked<'w, M> {
     }
 }
 
-/// Only RCU's read lock is held, by the caller and during `'g`: entries may be read, and what lockless
-/// readers may change in them ([`View::mark_old`]).
+/// Only the RCU read lock is held, by the caller, for `'g`: entries may be read, and aged
+/// ([`View::mark_old`]).
 pub(crate) struct Lockless<'g>(PhantomData<&'g rcu::Guard>);
 
 impl<'g> Access<'g> for Lockless<'g> {
@@ -450,7 +450,7 @@ pub(crate) struct Descent<'w, A> {
 }
 
 impl<'w, M> Descent<'w, Locked<'w, M>> {
-    /// Starts a walk to `gfn`, down to `min_level`, under `mmu_lock`. The root has to outlast it.
+    /// Starts a walk to `gfn`, down to `min_level`, under `mmu_lock`. The root must outlive it.
     #[inline]
     pub(crate) fn new<'l>(
         lock: &'w M,
