@@ -199,12 +199,12 @@ proptest! {
         prop_assert_eq!(spte.0 >> 5 & masks.nonpresent_or_rsvd, gpa & masks.nonpresent_or_rsvd);
     }
 
-    /// For a leaf made under the mitigation as it is at the split and at the promotion, with the
+    /// For a leaf made under the mitigation as it is when splitting and when recovering, with the
     /// rights of the table's role. Whatever else it is: prefetched, access-tracked, encrypted. All
     /// but one: without A/D bits, a leaf that the mitigation left without any right cannot be told
     /// from an access-tracked one, and loses its A. Upstream's does, too.
     #[test]
-    fn split_then_promote_is_the_identity(
+    fn split_then_recover_is_the_identity(
         (mut spec, masks) in spec(), index in 0usize..512, huge_2m: bool,
     ) {
         spec.level = if huge_2m { Level::Page2M } else { Level::Page1G };
@@ -219,7 +219,7 @@ proptest! {
 
         let frame = Masks { base_addr: masks.base_addr & !masks.me_value, ..masks };
         prop_assert_eq!(small.decode(below, &frame), Entry::Leaf(Pfn(spec.pfn.0 + pages)));
-        prop_assert_eq!(leaf::promoted(small, spec.level, spec.nx_huge_pages, &masks), huge);
+        prop_assert_eq!(leaf::recovered(small, spec.level, spec.nx_huge_pages, &masks), huge);
     }
 
     #[test]
@@ -249,7 +249,7 @@ proptest! {
         let huge = build(&spec, &masks);
         let role = Role(0xf << 8).at_level(Level::Page4K);
         let small = leaf::split_child(huge, role, Level::Page4K, Index::FIRST, true, &masks);
-        let again = leaf::promoted(small, Level::Page2M, true, &masks);
+        let again = leaf::recovered(small, Level::Page2M, true, &masks);
 
         prop_assert_eq!(leaf::granted_access(huge, &masks) & leaf::ACC_EXEC, 0);
         prop_assert_ne!(leaf::granted_access(small, &masks) & leaf::ACC_EXEC, 0);

@@ -2,15 +2,15 @@
 
 //! The C functions that this crate replaces.
 //!
-//! Each makes handles and tokens from C's pointers and locks, calls one operation, and converts the
-//! result. Arguments are what the prototypes in `tdp_mmu.h` and `spte.h` say. Pointers that C passes
-//! are valid for the call, and locks are held as its callers hold them; where a prototype leaves the
-//! lock to the caller, the token asserts it for lockdep.
+//! Each one makes handles and tokens from C's pointers and locks, calls one operation, and converts the
+//! result. The prototypes in `tdp_mmu.h` and `spte.h` define the arguments. Pointers that C passes are
+//! valid during the call, and locks are held as C's callers hold them. If the caller has to hold a lock,
+//! the token has lockdep check it.
 
 #![expect(unsafe_code)]
 #![expect(
     clippy::missing_safety_doc,
-    reason = "the requirements are the same for all, and stand above"
+    reason = "the requirements are the same for all, and are listed above"
 )]
 
 use core::{mem::MaybeUninit, ptr::NonNull};
@@ -435,7 +435,7 @@ export! {
         reap(kvm, slot, log, HugePages::of(wrap!(Vm, kvm)))
     }
 
-    /// Promotes small pages in a slot. `mmu_lock` is held for read.
+    /// Recovers huge pages in a memslot. `mmu_lock` is held for read.
     fn kvm_tdp_mmu_recover_huge_pages(
         kvm: *mut bindings::kvm,
         slot: *const bindings::kvm_memory_slot,

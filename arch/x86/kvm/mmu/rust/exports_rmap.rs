@@ -2,13 +2,13 @@
 
 //! The C functions of the reverse map that this crate replaces; see `rust_rmap.h`.
 //!
-//! What stands at the head of `exports.rs` holds here as well. `mmu_lock` is held for write, but
-//! where it says otherwise.
+//! The rules at the head of `exports.rs` apply here as well. `mmu_lock` is held for write unless stated
+//! otherwise.
 
 #![expect(unsafe_code)]
 #![expect(
     clippy::missing_safety_doc,
-    reason = "the requirements are the same for all, and stand above"
+    reason = "the requirements are the same for all, and are listed above"
 )]
 
 use core::ptr::{self, NonNull};

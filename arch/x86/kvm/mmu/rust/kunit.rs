@@ -382,7 +382,7 @@ impl Comparison<'_> {
         Ok(())
     }
 
-    /// Splits a huge leaf down to 4 KiB, and promotes each of the leaves to each of the levels
+    /// Splits a huge leaf down to 4 KiB, and recovers from each of the leaves each of the levels
     /// above it.
     fn split(&mut self, random: &mut Random, top: Level, leaf: Spte) -> Result {
         let oracle = self.oracle;

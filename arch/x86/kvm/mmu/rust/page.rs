@@ -2,11 +2,11 @@
 
 //! Shadow pages: the life of a page table and its header.
 //!
-//! A page is *owned* ([`OwnedSp`]) from its allocation until an SPTE points to it; dropping it then
-//! frees it. The table of a page for a split is not initialised at first ([`BlankSp`]). Linked, it
-//! belongs to the tree, and is seen as [`Sp`]. Whoever unlinks it tears it down ([`RemovedSp`]), and
-//! RCU frees it. A transition takes the old state and gives the new one, so that a page can neither
-//! be freed twice nor be forgotten.
+//! A page is *owned* ([`OwnedSp`]) from its allocation until an SPTE points to it; until then,
+//! dropping it frees it. The table of a page for a split is not initialised at first ([`BlankSp`]). A
+//! linked page belongs to the tree, and is seen as an [`Sp`]. The thread that unlinks it tears it down
+//! ([`RemovedSp`]), and RCU frees it. Each transition consumes the old state and returns the new one,
+//! so that a page can neither be freed twice nor leak.
 
 #![expect(unsafe_code)]
 
@@ -35,7 +35,7 @@ impl OwnedSp {
     pub(crate) fn from_vcpu(vcpu: Vcpu<'_>) -> Self {
         // SAFETY: the caches were topped up, and never return null.
         let header = unsafe { NonNull::new_unchecked(vcpu.alloc_header()) };
-        // INVARIANT: the header was just allocated, and so is the table, in the next line.
+        // INVARIANT: the header was just allocated; the table is allocated by the next line.
         let mut page = OwnedSp(header);
 
         page.header().spt = vcpu.alloc_table();
@@ -62,9 +62,9 @@ impl OwnedSp {
         self.init(core::ptr::null_mut(), Gfn(0), role);
     }
 
-    /// Makes the page the child-to-be of the entry at `view`.
+    /// Prepares the page to be linked as the child of the entry at `view`.
     pub(crate) fn init_child(&mut self, view: &View<'_>) {
-        // An entry that gets a child is above the last level.
+        // An entry that can have a child is above the last level.
         let level = view.level().down().unwrap_or(Level::Page4K);
 
         self.init(
@@ -89,12 +89,12 @@ impl OwnedSp {
         trace::get_page(self.as_sp());
     }
 
-    /// Notes whether the page stands for a huge page that the NX mitigation forbids.
+    /// Records whether the page is used instead of a huge page that the NX mitigation forbids.
     pub(crate) fn set_nx_huge_page_disallowed(&mut self, disallowed: bool) {
         self.header().nx_huge_page_disallowed = disallowed;
     }
 
-    /// Forgets what the table holds, to use the page for another split.
+    /// Forgets the contents of the table, so that the page can be used for another split.
     #[inline]
     pub(crate) fn into_blank(self) -> BlankSp {
         BlankSp(self)
@@ -139,8 +139,8 @@ impl BlankSp {
             unsafe { bindings::kvm_rs_free_header(header.as_ptr()) };
             return None;
         }
-        // INVARIANT: header and table were just allocated; the table is filled before anybody but
-        // `drop` gets at it.
+        // INVARIANT: header and table were just allocated; the table is filled before anything except
+        // `drop` uses it.
         let mut page = OwnedSp(header);
 
         page.header().spt = spt;
@@ -177,17 +177,17 @@ impl Drop for OwnedSp {
     }
 }
 
-/// A shadow page that its last pointer was just removed from; it must be retired.
+/// A shadow page that was just unlinked, and has to be retired.
 ///
 /// # Invariants
 ///
-/// This value is the only one in charge of the page. Readers that found it before may still look
-/// into it, until a grace period has passed.
+/// This value alone is responsible for the page. Readers that found the page before may still access it
+/// until a grace period has passed.
 #[must_use = "an unlinked page leaks unless it is retired"]
 pub(crate) struct RemovedSp(NonNull<bindings::kvm_mmu_page>);
 
 impl RemovedSp {
-    /// Takes charge of the page of the table at `table`.
+    /// Takes over the page of the table at `table`.
     ///
     /// # Safety
     ///
@@ -200,7 +200,7 @@ impl RemovedSp {
         RemovedSp(sp.as_non_null())
     }
 
-    /// Takes charge of a root that was removed from the list of roots.
+    /// Takes over a root that was removed from the list of roots.
     ///
     /// # Safety
     ///

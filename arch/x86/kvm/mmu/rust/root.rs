@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The roots of a VM: counted references, and the three ways to go through the list.
+//! The roots of a VM: counted references, and the three ways to iterate over them.
 //!
-//! A VM has one valid direct root per role in use (SMM or not, L1 or L2 with TDP), mirror roots if
-//! it is a TDX guest, and any number of invalid roots that somebody has not let go of yet. The TDP
-//! MMU itself holds a reference to each valid root until it is invalidated; a vCPU that has loaded a
-//! root, and whoever walks one across a yield, hold another.
+//! A VM has one valid direct root for each role in use (SMM or not, L1 or L2 with TDP), mirror roots if
+//! it is a TDX guest, and any number of invalid roots that are still referenced. The TDP MMU itself
+//! holds a reference to each valid root until it is invalidated. A vCPU that has loaded a root holds
+//! another, and so does a walk that may yield.
 
 #![expect(unsafe_code)]
 
@@ -38,7 +38,7 @@ impl RootTypes {
     };
     /// All roots.
     pub(crate) const ALL: RootTypes = RootTypes::VALID.or_invalid();
-    /// All direct roots, also invalid ones.
+    /// All direct roots, including invalid ones.
     pub(crate) const DIRECT_OR_INVALID: RootTypes = RootTypes {
         direct: true,
         mirror: false,
@@ -54,7 +54,7 @@ impl RootTypes {
         }
     }
 
-    /// The valid roots that map what a notifier is about.
+    /// The valid roots that can map the range of a notifier.
     pub(crate) fn of_notifier(vm: Vm<'_>, range: NotifierRange<'_>) -> Self {
         if !vm.has_mirrored_tdp() {
             return RootTypes {
@@ -73,7 +73,7 @@ impl RootTypes {
         types
     }
 
-    /// The same kinds, also where invalid.
+    /// The same kinds, including invalid roots.
     pub(crate) const fn or_invalid(self) -> Self {
         RootTypes {
             invalid: true,
@@ -81,7 +81,7 @@ impl RootTypes {
         }
     }
 
-    /// The same kinds where valid.
+    /// The same kinds, valid roots only.
     pub(crate) const fn only_valid(self) -> Self {
         RootTypes {
             invalid: false,
@@ -168,8 +168,8 @@ impl<'vm> Root<'vm> {
 
     /// The reference that the TDP MMU itself has held since the root was created.
     ///
-    /// Whoever takes a root off the schedule of roots to zap inherits that reference: the
-    /// schedule has an entry exactly once, when the root is invalidated.
+    /// Taking a root off the schedule of roots to zap inherits that reference: a root is scheduled exactly
+    /// once, when it is invalidated.
     pub(crate) fn take_scheduled(slots: &SlotsLock<'vm>, sp: Sp<'vm>) -> Option<Self> {
         if !sp.is_scheduled_to_zap(slots) {
             return None;
@@ -179,10 +179,10 @@ impl<'vm> Root<'vm> {
         Some(Root { vm: slots.vm(), sp })
     }
 
-    /// Marks a valid root as invalid, and puts it on the schedule of roots to zap, to which the
-    /// TDP MMU's own reference goes over.
+    /// Marks a valid root as invalid and schedules it to be zapped. The TDP MMU's own reference goes to
+    /// the schedule.
     ///
-    /// With `mmu_lock` held for write, nobody walks the root as a valid one meanwhile.
+    /// As `mmu_lock` is held for write, nobody is walking the root as a valid one.
     pub(crate) fn invalidate(lock: &Exclusive<'_>, slots: &SlotsLock<'_>, sp: Sp<'_>) {
         if !sp.role().invalid() {
             sp.set_scheduled_to_zap(slots, true);
@@ -258,8 +258,8 @@ unsafe fn list_next<'a>(vm: Vm<'_>, prev: Option<Sp<'_>>) -> Option<Sp<'a>> {
     NonNull::new(next).map(|sp| unsafe { Sp::from_raw(sp) })
 }
 
-/// A walk over roots that may drop `mmu_lock` between and during the visits: it holds a reference
-/// to the root that it stands on, and puts it only after it has got the next one.
+/// An iteration over roots during which `mmu_lock` may be dropped: it holds a reference to the current
+/// root, and puts it only after it has a reference to the next one.
 pub(crate) struct Roots<'vm> {
     vm: Vm<'vm>,
     selection: Selection,
@@ -276,8 +276,8 @@ impl<'vm> Roots<'vm> {
         }
     }
 
-    /// Goes to the next root, which exists until the walk goes on. Roles are stable while `mmu_lock`
-    /// is held, which the argument shows.
+    /// Moves to the next root, which exists until the next call. Roles are stable while `mmu_lock` is held,
+    /// which the argument proves.
     #[inline]
     pub(crate) fn next(&mut self, _held: &impl MmuLock<'vm>) -> Option<Sp<'_>> {
         let next = {
@@ -303,13 +303,13 @@ impl<'vm> Roots<'vm> {
         self.current.as_ref().map(Root::sp)
     }
 
-    /// Ends the walk and keeps the reference to the root it stands on.
+    /// Ends the iteration, and keeps the reference to the current root.
     pub(crate) fn into_current(self) -> Option<Root<'vm>> {
         self.current
     }
 }
 
-/// The roots, where `mmu_lock` held for write keeps the list as it is, and nothing yields.
+/// The roots, while `mmu_lock` held for write keeps the list stable, and nothing yields.
 pub(crate) fn stable_roots<'a>(
     lock: &'a Exclusive<'_>,
     selection: Selection,
@@ -328,7 +328,7 @@ pub(crate) fn stable_roots<'a>(
     })
 }
 
-/// The roots, where only RCU protects the list. Their roles and their SPTEs may change any time.
+/// The roots, while only RCU protects the list. Their roles and SPTEs may change at any time.
 pub(crate) fn rcu_roots<'a>(
     vm: Vm<'_>,
     _guard: &'a rcu::Guard,
@@ -359,7 +359,7 @@ pub(crate) fn find_locked<'vm>(lock: &PagesLock<'vm>, role: Role) -> Option<Root
         let sp = unsafe { list_next(lock.vm(), prev) }?;
 
         if sp.role() == role {
-            // A valid root cannot lose its last reference while somebody holds mmu_lock.
+            // A valid root can't lose its last reference while mmu_lock is held.
             let root = Root::try_get(lock.vm(), sp);
             if !warn_on_once!(root.is_none()) {
                 return root;
@@ -381,8 +381,8 @@ pub(crate) fn is_live(root: Sp<'_>) -> bool {
     unsafe { bindings::kvm_rs_root_is_live(root.as_ptr()) }
 }
 
-/// The root that a vCPU has loaded at `hpa`, which may be anything that C puts there; `None` for
-/// the dummy root.
+/// The root that a vCPU has loaded at `hpa`, which is whatever C has put there; `None` for the dummy
+/// root.
 ///
 /// # Safety
 ///

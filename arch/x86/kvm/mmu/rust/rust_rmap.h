@@ -3,7 +3,7 @@
  * The reverse map, as the C of the shadow MMU sees it: the functions that
  * exports_rmap.rs has, under the names that mmu.c knows.
  *
- * mmu_lock is held for write, but where it says otherwise.
+ * mmu_lock is held for write unless stated otherwise.
  */
 #ifndef __KVM_X86_MMU_RUST_RMAP_H
 #define __KVM_X86_MMU_RUST_RMAP_H
@@ -40,7 +40,7 @@ void kvm_rs_rmap_add(struct kvm *kvm, struct kvm_mmu_memory_cache *cache,
 void kvm_rs_rmap_remove(struct kvm *kvm, u64 *spte);
 void kvm_rs_rmap_protect_masked(struct kvm *kvm, const struct kvm_memory_slot *slot,
 				gfn_t gfn, unsigned long mask, bool clear_dirty);
-/* These two give way; the caller flushes. */
+/* These two yield; the caller flushes. */
 void kvm_rs_rmap_write_protect_slot(struct kvm *kvm, const struct kvm_memory_slot *slot,
 				    int min_level);
 void kvm_rs_rmap_clear_dirty_slot(struct kvm *kvm, const struct kvm_memory_slot *slot);
@@ -49,7 +49,7 @@ bool kvm_rs_rmap_write_protect_gfn(struct kvm *kvm, const struct kvm_memory_slot
 bool kvm_rs_rmap_zap_range(struct kvm *kvm, const struct kvm_memory_slot *slot,
 			   gfn_t start, gfn_t end, bool can_yield, bool flush);
 void kvm_rs_rmap_zap_collapsible(struct kvm *kvm, const struct kvm_memory_slot *slot);
-/* Gives way, and drops the lock to allocate; slots_lock is held. */
+/* Yields, and drops the lock to allocate; slots_lock is held. */
 void kvm_rs_rmap_split(struct kvm *kvm, const struct kvm_memory_slot *slot,
 		       gfn_t start, gfn_t end, int target_level);
 /* No lock is held. */

@@ -2,10 +2,10 @@
 
 //! Aging: has the guest accessed a range lately?
 //!
-//! Called by MMU notifiers that must not wait, so it holds no lock but RCU's. It reads SPTEs that
-//! others change, and clears accessed state by an exchange that it does not repeat. Everything that
-//! it changes therefore counts as volatile ([`crate::pure::Spte::is_volatile`]), or tolerates being
-//! lost. No TLB flush: a stale "accessed" only delays the news.
+//! Called by MMU notifiers that must not wait, so it only holds the RCU read lock. It reads SPTEs that
+//! change concurrently, and clears accessed state by a compare-and-exchange that it doesn't retry.
+//! Everything that it changes is therefore treated as volatile ([`crate::pure::Spte::is_volatile`]), or
+//! may be lost. There is no TLB flush: a stale translation only delays setting the A bit again.
 
 use kernel::sync::rcu;
 
@@ -17,10 +17,10 @@ use crate::{
     walk::{Descent, ShortWalk},
 };
 
-/// Whether a page of `range` was accessed since it was last made old.
+/// Whether a page of `range` was accessed since it was last aged.
 pub(crate) fn age(vm: Vm<'_>, range: NotifierRange<'_>, what: Age) -> bool {
     let masks = vm.masks();
-    // Valid roots only; which is why nothing may be unmapped this way.
+    // Valid roots only, which is why nothing may be unmapped this way.
     let selection = Selection {
         types: RootTypes::of_notifier(vm, range),
         as_id: Some(range.slot().as_id()),
@@ -30,7 +30,7 @@ pub(crate) fn age(vm: Vm<'_>, range: NotifierRange<'_>, what: Age) -> bool {
     let mut young = false;
 
     for root in rcu_roots(vm, &guard, selection) {
-        // Reclaim asks about one page at a time, and a path to it costs less than a walk.
+        // Reclaim ages one page at a time, and a descent is cheaper than a walk.
         if pages.pages() == 1 {
             let mut path = Descent::lockless(vm, &guard, root, pages.start, masks);
 
@@ -54,7 +54,7 @@ pub(crate) fn age(vm: Vm<'_>, range: NotifierRange<'_>, what: Age) -> bool {
     young
 }
 
-/// Whether the entry is a leaf that was accessed; makes it old, unless it is only to be tested.
+/// Whether the entry is a leaf that was accessed. Ages it, unless it is only to be tested.
 #[inline]
 fn age_leaf(view: &View<'_>, guard: &rcu::Guard, what: Age, masks: &Masks) -> bool {
     let Entry::Leaf(_) = view.entry(masks) else {

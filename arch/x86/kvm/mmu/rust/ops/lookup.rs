@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Looking a translation up without a lock.
+//! Looking up a translation without a lock.
 
 use core::mem::MaybeUninit;
 
@@ -32,8 +32,8 @@ fn for_each_on_path<'g>(
 
 /// The last entry on the path to `gfn`, and its value.
 ///
-/// If `gfn` is beyond the reach of the root, there is no such entry. C wants one nonetheless, as a root
-/// is always there, and does not look at it if it is not present; so it gets the first, as not present.
+/// If `gfn` is beyond the reach of the root, there is no such entry. C expects one nonetheless, because a
+/// root always has entries, and ignores it unless it is present. So return the first, as not present.
 pub(crate) fn last_on_path<'g>(
     vm: Vm<'g>,
     guard: &'g rcu::Guard,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the TDP MMU does: one algorithm a file.
+//! The operations of the TDP MMU, one algorithm per file.
 
 pub(crate) mod age;
 pub(crate) mod dirty_log;

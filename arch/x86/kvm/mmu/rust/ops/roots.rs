@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The birth and the end of roots.
+//! Creating and invalidating roots.
 
 use crate::{
     page::OwnedSp,
@@ -10,10 +10,10 @@ use crate::{
     sys::Vcpu,
 };
 
-/// A root for the vCPU: one that exists, or a new one.
+/// A root for the vCPU: an existing one, or a new one.
 ///
-/// Looks twice: first under `mmu_lock` held for read only, because when many vCPUs come up all but
-/// the first find the root there; then again under the lock that guards additions.
+/// Looks for it twice. First under `mmu_lock` held for read, because all vCPUs of a VM except the first
+/// find the root there, and then again under the lock that protects additions.
 pub(crate) fn get_or_create<'vm>(vcpu: Vcpu<'vm>, role: Role) -> Root<'vm> {
     let vm = vcpu.vm();
 
@@ -44,7 +44,7 @@ pub(crate) fn get_or_create<'vm>(vcpu: Vcpu<'vm>, role: Role) -> Root<'vm> {
 /// Invalidates the roots of some kinds: no vCPU will load one again, and each is scheduled to be
 /// zapped, later, under `mmu_lock` held for read.
 pub(crate) fn invalidate(lock: &Exclusive<'_>, slots: &SlotsLock<'_>, types: RootTypes) {
-    // To invalidate what is invalid makes no sense.
+    // Invalidating invalid roots is a bug.
     warn_on_once!(types.has_invalid());
 
     let selection = Selection {

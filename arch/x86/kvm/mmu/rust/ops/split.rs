@@ -2,10 +2,10 @@
 
 //! Splitting huge pages, on a fault and eagerly.
 //!
-//! When dirty logging begins, huge pages have to become small ones, or each first write to one
-//! would stop a vCPU to do it. Eager splitting moves that work to the thread that switches logging
-//! on. It is best effort: what cannot be split for lack of memory stays huge, is write-protected
-//! later in any case, and splits on the first write.
+//! When dirty logging begins, huge pages have to be split, or the first write to each of them would
+//! make a vCPU do so. Eager splitting moves that work to the thread that enables logging. It is best
+//! effort: a page that can't be split for lack of memory stays huge, is write-protected in any case,
+//! and is split by the first write.
 
 use kernel::error::{code::ENOMEM, Result};
 
@@ -23,9 +23,8 @@ use crate::{
     walk::{Step, Walk},
 };
 
-/// Replaces the huge leaf that `step` stands on by the table of `page`, which maps the same memory
-/// with the same rights, and counts that as `event`. Gives the page back if somebody else changed
-/// the entry first.
+/// Replaces the huge leaf at `step` by the table of `page`, which maps the same memory with the same
+/// rights, and counts that as `event`. Returns the page if somebody else changed the entry first.
 ///
 /// The caller has matched the entry as a leaf.
 pub(crate) fn split<'s, 'l, M: Update<'l>>(
@@ -39,8 +38,8 @@ pub(crate) fn split<'s, 'l, M: Update<'l>>(
     split_as(page, step, huge, event, masks)
 }
 
-/// As [`split`], but the small pages are those of the huge leaf `like`, which may have fewer rights
-/// than the one that is replaced.
+/// As [`split`], but the small leaves are made from the huge leaf `like`, which may have fewer rights than
+/// the one that is replaced.
 pub(crate) fn split_as<'s, 'l, M: Update<'l>>(
     page: BlankSp,
     step: &mut Step<'s, M>,
@@ -61,7 +60,7 @@ pub(crate) fn split_as<'s, 'l, M: Update<'l>>(
         .link(step, masks);
     let errno = match result {
         Ok(_) => {
-            // Linking has accounted for the huge leaf that went.
+            // Linking has accounted for the huge leaf that is gone.
             vm.add_leaves(level, ENTRIES as i32);
             stats::count(vm, event);
             0
@@ -76,7 +75,7 @@ pub(crate) fn split_as<'s, 'l, M: Update<'l>>(
     result
 }
 
-/// The huge leaf that a walk stands on, when it finds that it has no table to split it with.
+/// The huge leaf that a walk is at when it runs out of tables to split with.
 pub(in crate::ops) struct HugeLeaf {
     gfn: Gfn,
     spte: Spte,
@@ -85,8 +84,8 @@ pub(in crate::ops) struct HugeLeaf {
 }
 
 impl HugeLeaf {
-    /// Takes what is needed from a view, which does not outlast the refill. `node` is where the
-    /// page lies.
+    /// Copies what is needed from a view, which doesn't survive the refill. `node` is the node of the
+    /// page.
     pub(in crate::ops) fn of(view: &View<'_>, node: Node) -> Self {
         HugeLeaf {
             gfn: view.gfn(),
@@ -97,9 +96,9 @@ impl HugeLeaf {
     }
 }
 
-/// Fills `cache`, with `mmu_lock` dropped, for as many pages of `size` as can be left before `end`.
-/// The walk starts again from the root. Returns false, and traces it, if there is no memory, and
-/// `huge` has to stay huge.
+/// Fills `cache`, with `mmu_lock` dropped, for as many pages of `size` as may be left before `end`. The
+/// walk restarts from the root. Returns false, and traces it, if there is no memory and `huge` has to
+/// stay huge.
 pub(in crate::ops) fn refill<'l, M: Update<'l>>(
     walk: &mut Walk<'_, 'l, M>,
     cache: &mut TdpSplitCache,
@@ -128,7 +127,7 @@ pub(crate) fn try_split_huge_pages<'l, M: Update<'l>>(
 ) {
     let masks = lock.vm().masks();
     let mut roots = Roots::new(lock.vm(), Selection::valid(slot.as_id()));
-    // CLEAR_DIRTY_LOG comes here for each 64 pages, and mostly there is nothing to split.
+    // CLEAR_DIRTY_LOG gets here for every 64 pages, and usually there is nothing to split.
     let mut cache = None;
 
     while let Some(root) = roots.next(lock) {
@@ -143,8 +142,8 @@ pub(crate) fn try_split_huge_pages<'l, M: Update<'l>>(
 
 /// Splits in one root.
 ///
-/// The walk meets an entry before those below it, so a 1 GiB page is split to 2 MiB first, and then
-/// each of these. Tables are allocated with the lock dropped, after which the walk starts again.
+/// The walk visits an entry before those below it, so a 1 GiB page is split to 2 MiB first, and then each
+/// of these. Tables are allocated with the lock dropped, and then the walk restarts.
 fn split_root<'l, M: Update<'l>>(
     lock: &mut M,
     root: Sp<'_>,

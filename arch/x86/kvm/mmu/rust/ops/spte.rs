@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Making SPTEs on behalf of a vCPU: what the pure constructors need to know, asked of KVM.
+//! Making SPTEs on behalf of a vCPU: collects from KVM what the constructors in `pure/` need.
 
 use core::cell::OnceCell;
 
@@ -27,9 +27,9 @@ pub(crate) struct LeafRequest<'a> {
     pub(crate) pfn: Pfn,
     /// The entry that the leaf will replace.
     pub(crate) old: Spte,
-    /// Nobody has touched the page.
+    /// The guest hasn't accessed the page yet.
     pub(crate) prefetch: bool,
-    /// A shadow page is being brought in line with the guest's page table.
+    /// A shadow page is being synchronized with the guest's page table.
     pub(crate) synchronizing: bool,
     /// The host allows writes.
     pub(crate) host_writable: bool,
@@ -39,9 +39,9 @@ pub(crate) struct LeafRequest<'a> {
 ///
 /// Returns the leaf, and whether it had to be write-protected although a write is allowed, because
 /// the frame holds a guest page table that is being shadowed. Unsyncs shadow pages of the frame, if
-/// the leaf is writable. Whoever installs the leaf calls [`log_writable`].
+/// the leaf is writable. The caller that installs the leaf calls [`log_writable`].
 ///
-/// Inlined, or the request would be written to memory and read from there on each fault.
+/// Inlined, so that the request isn't written to memory and read back on each fault.
 #[inline(always)]
 pub(crate) fn make_leaf<'l>(
     lock: &impl MmuLock<'l>,
@@ -52,7 +52,7 @@ pub(crate) fn make_leaf<'l>(
 ) -> (Spte, bool) {
     let vm = vcpu.vm();
     let role = sp.role();
-    // The shadow MMU may pass PAE pages, whose levels are the same 1 to 3.
+    // The shadow MMU may pass PAE pages, which have the same levels 1 to 3.
     let Some(level) = role.level() else {
         warn_on_once!(true);
         return (Spte::NONPRESENT, false);
@@ -60,7 +60,7 @@ pub(crate) fn make_leaf<'l>(
 
     warn_on_once!(u64::from(request.access) | masks.present == Spte::NONPRESENT.raw());
 
-    // Costly to find out, and needed up to three times, or not at all.
+    // Expensive to determine, and needed up to three times, or not at all.
     let host_mmio = OnceCell::new();
     let is_host_mmio = || *host_mmio.get_or_init(|| sys::is_host_mmio(request.pfn));
 
@@ -77,9 +77,9 @@ pub(crate) fn make_leaf<'l>(
     };
 
     let (protected, may_write) = spec.protected(masks);
-    // Where the old leaf is writable, its shadow pages are unsync already: KVM never changes the
-    // frame of a leaf without zapping it first. What is not present is no leaf, whatever bits it has: an
-    // MMIO SPTE out of date says nothing of the frame. Upstream does not ask.
+    // If the old leaf is writable, its shadow pages are unsync already: KVM never changes the frame of a
+    // leaf without zapping it first. An SPTE that isn't present is no leaf, whatever its bits are: a stale
+    // MMIO SPTE tells nothing about the frame. Upstream doesn't check.
     let was_writable =
         request.old.is_present() && request.old.is_leaf(level) && request.old.is_writable();
     let writable = may_write
@@ -102,13 +102,12 @@ pub(crate) fn make_leaf<'l>(
     (spte, may_write && !writable)
 }
 
-/// Sets the bit of `gfn` in the dirty log, if `leaf` allows writes: nobody may notice the first one.
+/// Sets the bit of `gfn` in the dirty log if `leaf` is writable, because the first write won't be noticed.
 ///
-/// Under `mmu_lock` held for read, this has to come *after* the leaf is installed, because the log
-/// may be reaped at the same time ([`crate::ops::dirty_log::reap`]). It needs no lock, as the fast page fault
-/// shows.
+/// If `mmu_lock` is held for read, this has to come *after* the leaf is installed, because the log may be
+/// reaped concurrently ([`crate::ops::dirty_log::reap`]). It needs no lock, as the fast page fault shows.
 pub(crate) fn log_writable(vm: Vm<'_>, slot: Memslot<'_>, gfn: Gfn, leaf: Spte, level: Level) {
-    // Access tracking may have taken W away.
+    // Access tracking may have cleared W.
     if leaf.is_writable() && slot.dirty_track_enabled() {
         // Huge pages of a logged slot are never mapped writable.
         warn_on_once!(level > Level::Page4K);
@@ -156,5 +155,5 @@ pub(crate) fn make_huge(vm: Vm<'_>, small: Spte, level: Level, masks: &Masks) ->
     if !small.is_present() || level == Level::Page4K {
         vm.bugged();
     }
-    leaf::promoted(small, level, vm.nx_huge_pages(), masks)
+    leaf::recovered(small, level, vm.nx_huge_pages(), masks)
 }

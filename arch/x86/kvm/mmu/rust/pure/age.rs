@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What an MMU notifier asks of a page's age.
+//! What an MMU notifier wants to know about the age of a page.
 
 /// What to do with a page that was accessed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Age {
-    /// Say so.
+    /// Report it.
     Test,
-    /// Say so, and make it old.
+    /// Report it, and age the page.
     TestAndClear,
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Building SPTEs: leaves, the leaves of a split, the leaf of a promotion, tables, MMIO.
+//! Building SPTEs: leaves, the leaves of a split, the leaf of a recovered huge page, tables, MMIO.
 
 use super::{
     addr::{Gfn, Hpa, Index, Level, Pfn, PAGE_SHIFT},
@@ -40,7 +40,7 @@ pub enum AdMode {
     WriteProtect,
 }
 
-/// All that decides a new leaf, but for whether it may be writable at once.
+/// What a new leaf is made of, except for whether it may be writable at once.
 #[derive(Clone, Copy, Debug)]
 pub struct LeafSpec {
     /// The level of the table that the leaf goes into.
@@ -53,7 +53,7 @@ pub struct LeafSpec {
     pub host_writable: bool,
     /// A/D tracking of the page table.
     pub ad: AdMode,
-    /// Leave the page unaccessed: nobody has touched it yet.
+    /// Leave the page unaccessed: the guest hasn't touched it yet.
     pub prefetch: bool,
     /// The iTLB-multihit mitigation forbids executable huge pages.
     pub nx_huge_pages: bool,
@@ -209,10 +209,10 @@ pub const fn child_stride(level: Level) -> u64 {
 /// The huge leaf of `level` that replaces a table of which `small` is a leaf, at whatever level
 /// below; `make_huge_spte()`.
 ///
-/// Sound only if the whole huge page is mapped contiguously with equal rights, which the caller
-/// knows from the host's mapping. Execute rights go where the NX huge page mitigation is on.
+/// Only correct if the whole huge page is mapped contiguously with equal rights, which the caller knows
+/// from the host's mapping. The leaf is not executable if the NX huge page mitigation is enabled.
 #[inline]
-pub const fn promoted(small: Spte, level: Level, nx_huge_pages: bool, masks: &Masks) -> Spte {
+pub const fn recovered(small: Spte, level: Level, nx_huge_pages: bool, masks: &Masks) -> Spte {
     let offset_in_page = ((level.pages() << PAGE_SHIFT) - 1) & !((1 << PAGE_SHIFT) - 1);
     let huge = Spte(small.0 | spte::PAGE_SIZE).without(offset_in_page);
 
@@ -223,11 +223,11 @@ pub const fn promoted(small: Spte, level: Level, nx_huge_pages: bool, masks: &Ma
     }
 }
 
-/// The leaf with write access, if all that keeps it from being writable is dirty logging that has
-/// ended; otherwise the leaf as it is.
+/// The leaf with write access, if it was only protected for dirty logging, which has ended; otherwise the
+/// leaf as it is.
 ///
-/// It is what a fast page fault would make of the leaf on the first write. An access-tracked leaf
-/// stays as it is, because W without R is no valid EPT entry.
+/// That is what a fast page fault would make of the leaf on the first write. An access-tracked leaf is
+/// left alone, because W without R is not a valid EPT entry.
 #[inline]
 pub const fn unprotected(leaf: Spte, masks: &Masks) -> Spte {
     if leaf.is_mmu_writable(masks) && !leaf.is_access_tracked(masks) {

@@ -2,9 +2,9 @@
 
 //! The arithmetic of a pre-order walk: where a cursor stands, and where it goes next.
 //!
-//! The walk visits every entry that covers a frame of interest, an entry before those of the table
-//! that it points to. Whether there is such a table is for the caller to find out; a position
-//! knows only numbers. Corresponds to the integer half of C's `tdp_iter`.
+//! The walk visits every entry that covers a frame of interest, and an entry before those of the table
+//! that it points to. The caller finds out whether there is such a table; a position only knows
+//! numbers. Corresponds to the integer half of C's `tdp_iter`.
 
 use super::addr::{Gfn, Index, Level};
 
@@ -21,8 +21,8 @@ pub struct Position {
     gfn: Gfn,
     /// Bits to add to a gfn before indexing: the shared alias of a TDX guest's memory.
     alias: u64,
-    /// The frame that the walk is on its way to. It only ever grows, also over a restart, which
-    /// makes it the measure of progress.
+    /// The frame that the walk is heading for. It only ever grows, even across a restart, so it measures
+    /// progress.
     target: Gfn,
     /// The target when the walk last (re)started.
     restarted_at: Gfn,
@@ -55,7 +55,7 @@ impl Position {
         })
     }
 
-    /// Goes back to the root, to continue towards the same target.
+    /// Goes back to the root, and continues towards the same target.
     #[inline]
     pub fn restart(&mut self) {
         self.restarted_at = self.target;
@@ -64,8 +64,8 @@ impl Position {
         self.gfn = self.target.round_down(self.level);
     }
 
-    /// Whether the walk has moved on since it last started, so that a restart cannot make it
-    /// stand still.
+    /// Whether the walk has made progress since it last (re)started, so that restarts can't keep it in
+    /// place.
     #[inline]
     pub fn has_progressed(&self) -> bool {
         self.target != self.restarted_at

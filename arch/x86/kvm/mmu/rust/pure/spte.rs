@@ -63,7 +63,7 @@ pub const ACC_TRACK_SHIFT: u32 = 52;
 pub enum Entry {
     /// Maps nothing: empty, or a cached MMIO access.
     NonPresent,
-    /// Claimed by a thread in the middle of a multi-step change; hands off.
+    /// Claimed by a thread in the middle of a change that takes several steps.
     Frozen,
     /// Points to the next lower table, which lives in this host frame.
     Table(Pfn),
@@ -71,9 +71,9 @@ pub enum Entry {
     Leaf(Pfn),
 }
 
-/// Tells by one comparison which leaves are *settled*: present and writable, with D set where the
-/// CPU sets it, so that neither a fault nor the CPU has anything left to set there that matters to
-/// the dirty log. No settled leaf is volatile; see [`Spte::is_volatile`].
+/// Identifies *settled* leaves by one comparison: present and writable, with D set if the CPU sets it, so
+/// that neither a fault nor the CPU will set another bit that matters to the dirty log. A settled leaf is
+/// not volatile; see [`Spte::is_volatile`].
 #[derive(Clone, Copy)]
 pub struct Settled {
     mask: u64,
@@ -237,12 +237,12 @@ impl Spte {
         Spte(self.0 & !bits)
     }
 
-    /// Whether an MMU-present leaf holds bits that can change without `mmu_lock` and must not be
-    /// lost, so that it has to be updated by an atomic read-modify-write.
+    /// Whether an MMU-present leaf has bits that can change without `mmu_lock` and must not be lost, so
+    /// that it has to be updated by an atomic read-modify-write.
     ///
-    /// These are: W, which a fast page fault sets; the whole access state of A/D-disabled entries,
-    /// which aging and the fast page fault change; and D, which the CPU sets. The A bit may be
-    /// lost: aging tolerates false answers. Corresponds to `spte_needs_atomic_update()`.
+    /// These are W, which a fast page fault sets; the access state of entries without A/D bits, which
+    /// aging and the fast page fault change; and D, which the CPU sets. The A bit may be lost, because
+    /// aging tolerates false answers. Corresponds to `spte_needs_atomic_update()`.
     #[inline]
     pub const fn is_volatile(self, masks: &Masks) -> bool {
         if !self.is_writable() && self.is_mmu_writable(masks) {
@@ -268,10 +268,9 @@ impl Spte {
         }
     }
 
-    /// Whether replacing the leaf `self` by the leaf `new` leaves stale TLB entries that matter:
-    /// only where write-tracking takes away a permission (see the comment in C on
-    /// `leaf_spte_change_needs_tlb_flush()`, whose reasons are: dirty logging flushes by what it
-    /// reaps, and aging tolerates staleness).
+    /// Whether replacing the leaf `self` by the leaf `new` leaves stale TLB entries that matter. That is
+    /// only the case if write-tracking revokes a permission: dirty logging flushes for what it reaps,
+    /// and aging tolerates stale entries. See the comment on `leaf_spte_change_needs_tlb_flush()` in C.
     #[inline]
     pub const fn change_needs_flush(self, new: Spte, masks: &Masks) -> bool {
         self.is_mmu_writable(masks) && !new.is_mmu_writable(masks)
@@ -291,8 +290,8 @@ impl Spte {
         self.0 & (ACC_TRACK_SAVED << ACC_TRACK_SHIFT) == 0
     }
 
-    /// The entry of a page that is to be found unaccessed: without its A bit or, if it has none,
-    /// inaccessible with the permissions saved. Corresponds to `mark_spte_for_access_track()`.
+    /// The entry marked as not accessed: with A cleared or, if there is no A bit, inaccessible with the
+    /// permissions saved. Corresponds to `mark_spte_for_access_track()`.
     #[inline]
     pub const fn mark_access_track(self, masks: &Masks) -> Spte {
         if self.ad_enabled() {
@@ -305,7 +304,7 @@ impl Spte {
         Spte((self.0 | saved) & !(masks.acc_track | masks.accessed))
     }
 
-    /// Undoes [`Spte::mark_access_track`] on an access-tracked entry (but for W and A);
+    /// Undoes [`Spte::mark_access_track`] on an access-tracked entry (except for W and A);
     /// `restore_acc_track_spte()`.
     #[inline]
     pub const fn restore_access_track(self, masks: &Masks) -> Spte {

@@ -18,9 +18,9 @@ pub enum Transition {
     /// The values are the same.
     Unchanged,
 
-    /// A leaf would be replaced by a leaf that maps another frame, without a non-present state
-    /// and a TLB flush between. A notifier was missed, or raced: to go on would let one guest
-    /// reach another's memory, so the host must stop.
+    /// A leaf would be replaced by a leaf that maps another frame, without being non-present and flushed
+    /// in between. A notifier was missed or lost a race. Going on could give a guest access to another
+    /// guest's memory, so the host must stop.
     Corrupt,
 
     /// Neither value maps anything. Trace it; there is nothing to account.
@@ -43,7 +43,7 @@ pub struct Effects {
     /// The table that was reachable through the old value only, and has to be torn down.
     pub removed: Option<Hpa>,
 
-    /// A table was replaced by another table. Tables never move: warn (and tear the old one down).
+    /// A table was replaced by another table. Tables never move, so warn, and tear down the old one.
     pub table_moved: bool,
 
     /// The new leaf is in none of the valid write states of [`Spte`]: warn.

@@ -97,9 +97,9 @@ impl<'a> Rmap<'a> {
         }
     }
 
-    /// Removes the SPTEs for which `keep` is false. It has zapped them.
+    /// Removes the SPTEs for which `keep` returns false, having zapped them.
     ///
-    /// The lock bit is held for each removal only, as `keep` may take its time.
+    /// The lock bit is only held for each removal, as `keep` may take long.
     pub(crate) fn retain(&mut self, mut keep: impl FnMut(&Exclusive<'_>, Sptep<'_>) -> bool) {
         let lock = self.lock;
         let mut cursor = ListCursor::new(self.head());
@@ -153,8 +153,8 @@ impl<'a, 'l> Found<'a, 'l> {
         let mut sptes: Sptes<'a> = unsafe { Sptes::new(list.load().unlocked()) };
         let sptep = sptes.find(|sptep| wanted(lock, *sptep))?;
 
-        // INVARIANT: the lock is borrowed for `'a`, so it is not dropped; who changes lists here
-        // frees no tables.
+        // INVARIANT: the lock is borrowed for `'a`, so it is not dropped, and changing lists frees no
+        // tables.
         Some(Found { sptep, lock })
     }
 

@@ -40,8 +40,8 @@ impl Store for Descs {
 
     #[inline]
     fn desc(&self, desc: DescPtr) -> &Desc<DescPtr> {
-        // SAFETY: by the invariant of `DescPtr`. Whoever changes a descriptor has a `&mut Descs` of
-        // its list, which `Rmap` alone makes, and holds the lock bit.
+        // SAFETY: by the invariant of `DescPtr`. A descriptor is only changed through a `&mut Descs` of
+        // its list, which only `Rmap` makes, with the lock bit held.
         unsafe { &*desc.as_ptr() }
     }
 
@@ -58,7 +58,7 @@ impl Store for Descs {
     }
 }
 
-/// Descriptors to take out where nothing may sleep: one of C's memory caches.
+/// A supply of descriptors that never sleeps: one of C's memory caches.
 ///
 /// # Invariants
 ///
@@ -80,8 +80,8 @@ impl DescCache<'_> {
         DescCache(cache, PhantomData)
     }
 
-    /// Takes a descriptor out. It was topped up before `mmu_lock` was taken; if it was not, C warns
-    /// and allocates atomically.
+    /// Takes out a descriptor. The cache was topped up before `mmu_lock` was taken; otherwise C warns and
+    /// allocates atomically.
     #[inline]
     pub(super) fn take(&mut self) -> DescPtr {
         // SAFETY: by the type invariant.

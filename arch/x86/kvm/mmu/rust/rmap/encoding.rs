@@ -115,14 +115,13 @@ impl Word {
 
 /// A place that holds a [`Word`], shared between threads.
 pub trait Cell {
-    /// Reads the word; no order.
+    /// Reads the word. Relaxed.
     fn load(&self) -> Word;
 
-    /// Replaces `old` by `new`, or says what is there. What comes after a success stays after it
-    /// (acquire).
+    /// Replaces `old` by `new`, or returns the current word. An acquire on success.
     fn try_acquire(&self, old: Word, new: Word) -> Result<(), Word>;
 
-    /// Overwrites the word. What comes before stays before it (release).
+    /// Overwrites the word. A release.
     fn release(&self, new: Word);
 
     /// Waits a moment.
@@ -132,22 +131,22 @@ pub trait Cell {
 /// Locks the list, and returns its word without the lock bit; [`Word::EMPTY`], and no lock, if the
 /// list is empty.
 ///
-/// An empty list need not be locked. Who holds `mmu_lock` for write is the only one who can add to
-/// it, and readers without `mmu_lock` have nothing to read.
+/// An empty list need not be locked. Only the holder of `mmu_lock` for write can add to it, and readers
+/// without `mmu_lock` have nothing to read.
 ///
-/// The lock keeps a chain stable for readers who do not hold `mmu_lock`. It does not keep the SPTEs
-/// from changing. Preemption must be disabled; the lock is a spinlock.
+/// The lock keeps a chain stable for readers that don't hold `mmu_lock`. It doesn't keep the SPTEs from
+/// changing. Preemption must be disabled, as the lock is a spinlock.
 #[inline]
 pub fn lock(cell: &impl Cell) -> Word {
     let mut word = cell.load();
 
     loop {
-        // Spin on reads, so as not to take the cache line away from the holder.
+        // Spin on reads, so as not to steal the cache line from the holder.
         while word.is_locked() {
             cell.relax();
             word = cell.load();
         }
-        // Also after a wait: the holder may have emptied the list.
+        // Check after waiting, too: the holder may have emptied the list.
         if word.is_empty() {
             return word;
         }
@@ -394,8 +393,8 @@ pub fn remove<S: Store>(store: &mut S, head: Head<S::Ref>, entry: u64) -> Option
     }
 }
 
-/// Removes the entry that [`ListCursor::peek`] has just found, and returns the new head. The cursor goes
-/// on to what it has not visited yet, although entries change their places.
+/// Removes the entry that [`ListCursor::peek`] just returned, and returns the new head. The cursor continues
+/// with the entries that it hasn't visited yet, although removal moves entries around.
 #[inline]
 pub fn remove_at<S: Store>(
     store: &mut S,
@@ -409,7 +408,7 @@ pub fn remove_at<S: Store>(
     let new = remove_from(store, first, desc, cursor.index);
 
     if desc != first {
-        // What has come here is from the first descriptor, which the cursor has left behind.
+        // The entry that was moved here is from the first descriptor, which was visited already.
         cursor.step();
     } else if new != Head::Many(first) {
         // The descriptor is gone.

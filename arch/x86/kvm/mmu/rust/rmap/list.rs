@@ -50,7 +50,7 @@ impl<'a> List<'a> {
     #[inline]
     fn atomic(&self) -> &Atomic<u64> {
         // CAST: the head is one `atomic_long_t`, that is 64 bits.
-        // SAFETY: by the type invariant; everybody accesses the word by marked accesses.
+        // SAFETY: by the type invariant; all accesses to the word are marked.
         unsafe { Atomic::from_ptr(self.0.as_ptr().cast()) }
     }
 
@@ -60,8 +60,8 @@ impl<'a> List<'a> {
         self.load().is_empty()
     }
 
-    /// Locks the list for reading, where `mmu_lock` is not held; `kvm_rmap_lock_readonly()`. `None`
-    /// if it is empty.
+    /// Locks the list for reading without `mmu_lock`; `kvm_rmap_lock_readonly()`. `None` if the list is
+    /// empty.
     #[inline]
     pub(crate) fn read(self) -> Option<LockedList<'a>> {
         if self.is_empty() {
@@ -131,7 +131,7 @@ pub(super) fn address_of(sptep: Sptep<'_>) -> u64 {
     sptep.as_ptr().expose_provenance() as u64
 }
 
-/// A list that is locked for reading, by its lock bit alone.
+/// A list that is locked for reading by its lock bit only.
 ///
 /// # Invariants
 ///
@@ -144,7 +144,7 @@ pub(crate) struct LockedList<'a> {
 }
 
 impl LockedList<'_> {
-    /// The SPTEs in the list. They may be zapped while one looks at them.
+    /// The SPTEs in the list. They may be zapped concurrently.
     #[inline]
     pub(crate) fn sptes(&self) -> Sptes<'_> {
         // SAFETY: by the type invariant the list does not change while it is borrowed.

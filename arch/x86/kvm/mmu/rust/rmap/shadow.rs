@@ -2,10 +2,10 @@
 
 //! The shadow MMU's pages and SPTEs, as far as the reverse map needs them.
 //!
-//! A shadow page either shadows a guest page table, and then records what each of its SPTEs
-//! translates to; or it is *direct*, and maps consecutive frames with the same rights. All changes
-//! here are under `mmu_lock` held for write, where only hardware, the fast page fault and aging may
-//! interfere; what these can change makes a leaf volatile.
+//! A shadow page either shadows a guest page table, and records the translation of each of its SPTEs,
+//! or it is *direct*, and maps consecutive frames with the same rights. All changes here are made with
+//! `mmu_lock` held for write, so only hardware, the fast page fault and aging can interfere. The bits
+//! that they may change make a leaf volatile.
 
 #![expect(unsafe_code)]
 
@@ -34,14 +34,14 @@ pub(crate) fn index_of(sptep: Sptep<'_>) -> Index {
 }
 
 impl<'a> Sp<'a> {
-    /// What the SPTE at `index` translates to was recorded here; null if the page is direct.
+    /// The recorded translations, one for each SPTE; null if the page is direct.
     #[inline]
     fn translations(self) -> *mut u64 {
         // SAFETY: the page exists; the field is constant once it is linked.
         unsafe { (*self.as_ptr()).shadowed_translation }
     }
 
-    /// The recorded translation at `index`, if the page has such.
+    /// The recorded translation of the SPTE at `index`, if the page records any.
     #[inline]
     fn translation(self, index: Index) -> Option<NonNull<u64>> {
         let first = NonNull::new(self.translations())?;
@@ -89,7 +89,7 @@ impl<'a> Sp<'a> {
         }
     }
 
-    /// Records what the SPTE at `index` translates to; a page that records nothing must agree.
+    /// Records the translation of the SPTE at `index`. If the page is direct, warns unless it agrees;
     /// `kvm_mmu_page_set_translation()`.
     #[inline]
     pub(crate) fn set_translation(self, lock: &Exclusive<'_>, index: Index, gfn: Gfn, access: u32) {
@@ -145,8 +145,8 @@ pub(crate) fn replace(
     }
 }
 
-/// Changes a present leaf, which goes on mapping the same frame; `mmu_spte_update()`. Returns
-/// whether that leaves stale TLB entries that matter.
+/// Changes a present leaf that continues to map the same frame; `mmu_spte_update()`. Returns whether
+/// that leaves stale TLB entries that matter.
 #[inline]
 pub(crate) fn update(
     lock: &Exclusive<'_>,
@@ -163,8 +163,8 @@ pub(crate) fn update(
     old.change_needs_flush(new, masks)
 }
 
-/// Zaps a leaf; `mmu_spte_clear_track_bits()`. Returns whether it was present; the caller accounts
-/// for it, and takes it out of its list.
+/// Zaps a leaf; `mmu_spte_clear_track_bits()`. Returns whether it was present. The caller accounts for it
+/// and removes it from its list.
 #[inline]
 pub(crate) fn zap(lock: &Exclusive<'_>, sptep: Sptep<'_>, masks: &Masks) -> bool {
     let old = sptep.read();
@@ -176,8 +176,8 @@ pub(crate) fn zap(lock: &Exclusive<'_>, sptep: Sptep<'_>, masks: &Masks) -> bool
     replace(lock, sptep, old, Spte::NONPRESENT, masks).is_present()
 }
 
-/// Lets go of write protection that shadow paging has on `gfn`, if it can be. Returns false if the
-/// page has to stay write-protected, or `gfn` is not in `slot`. Corresponds to
+/// Unsyncs the shadow pages of `gfn`, if possible, so that it may be mapped writable. Returns false if the
+/// page has to stay write-protected, or if `gfn` is not in `slot`. Corresponds to
 /// `mmu_try_to_unsync_pages()`.
 pub(crate) fn try_to_unsync<'l>(
     lock: &impl MmuLock<'l>,
@@ -203,14 +203,14 @@ pub(crate) fn try_to_unsync<'l>(
     }
 }
 
-/// Whether the VM may have more shadow pages, and keep some for its faults.
+/// Whether the VM may have more shadow pages, with some to spare for its faults.
 #[inline]
 pub(crate) fn has_pages_left(lock: &Exclusive<'_>) -> bool {
     // SAFETY: the VM exists, and `mmu_lock` is held.
     unsafe { bindings::kvm_rs_shadow_pages_left(lock.vm().as_ptr()) }
 }
 
-/// Notes the length of a list of the reverse map, of which statistics have the maximum.
+/// Updates the statistics' maximum length of a list of the reverse map.
 #[inline]
 pub(crate) fn note_rmap_count(lock: &Exclusive<'_>, count: u32) {
     let count = u64::from(count);

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What splitting a huge page of the shadow MMU takes, supplied where `mmu_lock` is not held.
+//! The memory for splitting huge pages of the shadow MMU, allocated while `mmu_lock` is dropped.
 //!
-//! A split takes a page header, a page table and, for each frame that already has a leaf somewhere
-//! else, a descriptor; and one more where the new page gets a second parent. How many will be needed
-//! is not known before, so a split begins only with enough for the worst case ([`DESC_MIN`]). Most
-//! guests alias no frame, so that hardly any is ever used, and the cache is filled once.
+//! A split takes a page header, a page table, a descriptor for each frame that already has another
+//! leaf, and one more if the new page gets a second parent. How many it will be is not known in
+//! advance, so a split only begins with enough for the worst case ([`DESC_MIN`]). Most guests don't
+//! alias frames, so hardly any descriptor is ever used, and the cache is filled once.
 //!
-//! The caches are the VM's and stay filled between two calls, as `KVM_CLEAR_DIRTY_LOG` comes in
+//! The caches belong to the VM and stay filled between calls, because `KVM_CLEAR_DIRTY_LOG` comes in
 //! small pieces. They are charged to the memcg of the thread that fills them, and freed when dirty
-//! logging of a slot ends, and with the VM.
+//! logging of a slot ends, or with the VM.
 
 #![expect(unsafe_code)]
 
@@ -26,10 +26,10 @@ use crate::{
     sys::{Sp, Vm},
 };
 
-/// How many descriptors a split may need: one for each leaf, and one for the page's parents.
+/// How many descriptors a split may need: one for each leaf, and one for the parents of the page.
 const DESC_MIN: i32 = ENTRIES as i32 + 1;
 
-/// How many descriptors to have: some splits of pages with a few aliases each.
+/// How many descriptors to allocate: enough for several splits of pages with a few aliases.
 const DESC_CAPACITY: i32 = DESC_MIN + bindings::KVM_ARCH_NR_OBJS_PER_MEMORY_CACHE as i32;
 
 /// The VM's caches for splitting.
@@ -61,7 +61,7 @@ impl<'v> ShadowSplitCaches<'v> {
         unsafe { &raw mut (*self.0.as_ptr()).arch.split_shadow_page_cache }
     }
 
-    /// Whether there is enough for one split, whatever it meets.
+    /// Whether there is enough for one split in the worst case.
     pub(crate) fn is_ready(&self) -> bool {
         let has = |cache: *mut bindings::kvm_mmu_memory_cache, min: i32| {
             // SAFETY: the cache exists, and `slots_lock` is held.
@@ -83,7 +83,7 @@ impl<'v> ShadowSplitCaches<'v> {
         to_result(unsafe { bindings::kvm_mmu_topup_memory_cache(self.tables(), 1) })
     }
 
-    /// The descriptors, to take from.
+    /// The cache of descriptors.
     #[inline]
     pub(crate) fn desc_cache(&mut self) -> DescCache<'_> {
         // SAFETY: the address of a field is not null.
@@ -92,9 +92,8 @@ impl<'v> ShadowSplitCaches<'v> {
         unsafe { DescCache::from_raw(cache) }
     }
 
-    /// The direct page that can take the place of the huge leaf at `huge`, which maps `gfn` with
-    /// `access`: a new one, or one that is there already, because the frames are mapped in the same
-    /// way elsewhere.
+    /// A direct page that can replace the huge leaf at `huge`, which maps `gfn` with `access`: a new one, or
+    /// an existing one, if the frames are mapped in the same way elsewhere.
     pub(crate) fn page_for<'s>(
         &mut self,
         _lock: &Exclusive<'_>,
@@ -116,8 +115,8 @@ impl<'v> ShadowSplitCaches<'v> {
         unsafe { Sp::from_raw(sp) }
     }
 
-    /// Replaces the huge leaf at `huge` by the table of `sp`; flushes if `flush`. The leaf leaves its
-    /// list.
+    /// Replaces the huge leaf at `huge` by the table of `sp`, removes the leaf from its list, and flushes if
+    /// `flush`.
     pub(crate) fn link(&mut self, _lock: &Exclusive<'_>, huge: Sptep<'_>, sp: Sp<'_>, flush: bool) {
         // SAFETY: all exist, and the locks are held.
         unsafe { bindings::kvm_rs_link_sp(self.0.as_ptr(), huge.as_ptr(), sp.as_ptr(), flush) }

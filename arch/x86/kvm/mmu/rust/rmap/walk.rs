@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Walking the reverse map of a memslot, level by level, and giving way to others.
+//! Walking the reverse map of a memslot, level by level, and yielding on the way.
 //!
-//! Before each list the walk may give way, as [`crate::walk`] does, and then it hands out that list
-//! whoever waits: so a waiter that is always there, or two walks that get in each other's way, cannot
-//! hold it in place. Long stretches of empty lists are no exception; upstream passes them without a
-//! look at who waits.
+//! The walk may yield before each list, as [`crate::walk`] does, and then hands out that list even if
+//! the lock is contended again. A steady stream of waiters, or two walks that keep interrupting each
+//! other, can't keep it in place. It also yields in long stretches of empty lists, which upstream
+//! skips without yielding.
 //!
-//! What the walk hands out borrows it, and so ends before the lock is dropped. Lists are part of the
-//! memslot, and stay where they are; what is in them may be another after a pause.
+//! What the walk hands out borrows it, and so can't be used after the lock is dropped. The lists are
+//! part of the memslot and stay where they are, but their contents may change during a yield.
 
 use crate::{
     pte::Sptep,
@@ -22,10 +22,10 @@ use crate::{
     tlb::Flush,
 };
 
-/// How many empty lists may be passed between two looks at who waits: two pages of them.
+/// How many empty lists may be skipped before checking whether to yield: two pages of them.
 const BATCH: u32 = 1024;
 
-/// A list that a walk stands on.
+/// The list that a walk is at.
 pub(crate) struct RmapStep<'s, 'l> {
     lock: &'s mut Exclusive<'l>,
     list: List<'s>,
@@ -34,14 +34,14 @@ pub(crate) struct RmapStep<'s, 'l> {
 }
 
 impl<'l> RmapStep<'_, 'l> {
-    /// The list, to look at and to change.
+    /// The list.
     #[inline]
     pub(crate) fn rmap(&mut self) -> Rmap<'_> {
         Rmap::new(self.lock, self.list)
     }
 
-    /// The first SPTE in the list for which `wanted` is true, for a change that concerns other
-    /// lists as well.
+    /// The first SPTE in the list for which `wanted` is true, for a change that affects other lists as
+    /// well.
     #[inline]
     pub(crate) fn find(
         &mut self,
@@ -50,12 +50,12 @@ impl<'l> RmapStep<'_, 'l> {
         Found::first(self.lock, self.list, wanted)
     }
 
-    /// Runs `f` without `mmu_lock`. The list may be another afterwards.
+    /// Runs `f` with `mmu_lock` dropped. The list may have changed afterwards.
     pub(crate) fn unlocked<R>(&mut self, f: impl FnOnce(&Unlocked) -> R) -> R {
         self.lock.unlocked(f)
     }
 
-    /// Gives way if somebody waits. The list may be another afterwards.
+    /// Yields if necessary. The list may have changed afterwards.
     pub(crate) fn cond_resched(&mut self) {
         if need_break(self.lock.vm()) {
             stats::count(self.lock.vm(), Event::Yield);
@@ -75,7 +75,7 @@ pub(crate) struct RmapWalk<'w, 'l> {
     last: Level,
     /// What is left of the level.
     lists: Option<Lists<'w>>,
-    /// How many empty lists were passed since there was a chance to give way.
+    /// How many empty lists were skipped since the walk last could have yielded.
     passed: u32,
     may_yield: bool,
 }
@@ -104,7 +104,7 @@ impl<'w, 'l> RmapWalk<'w, 'l> {
         }
     }
 
-    /// The same walk, but it never gives way.
+    /// The same walk, but without yielding.
     pub(crate) fn without_yield(mut self) -> Self {
         self.may_yield = false;
         self
@@ -123,8 +123,7 @@ impl<'w, 'l> RmapWalk<'w, 'l> {
         true
     }
 
-    /// The next list that is not empty. Gives way first, if it should, and before that does the
-    /// flush, if there is one.
+    /// The next list that is not empty. Yields first if necessary, after doing the pending flush, if any.
     #[inline(always)]
     pub(crate) fn next(&mut self, mut flush: Option<&mut Flush>) -> Option<RmapStep<'_, 'l>> {
         loop {
@@ -146,12 +145,12 @@ impl<'w, 'l> RmapWalk<'w, 'l> {
                 self.cond_resched(flush.as_deref_mut());
             }
             if empty {
-                // Whatever was added meanwhile is no concern of this walk: it would not have found
-                // it either, had it come a moment earlier.
+                // Entries that were added during the yield don't matter: the walk would have missed
+                // them just as well if it had come by a moment earlier.
                 self.passed = 0;
                 continue;
             }
-            // If it was emptied meanwhile, there is nothing to do in it.
+            // If the list was emptied during the yield, there is nothing to do.
             return Some(RmapStep {
                 lock: self.lock,
                 list,
@@ -160,7 +159,7 @@ impl<'w, 'l> RmapWalk<'w, 'l> {
         }
     }
 
-    /// Does the flush, and lets others have the lock.
+    /// Does the pending flush, and yields.
     #[cold]
     fn cond_resched(&mut self, flush: Option<&mut Flush>) {
         if let Some(flush) = flush {

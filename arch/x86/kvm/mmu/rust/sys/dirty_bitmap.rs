@@ -106,10 +106,10 @@ impl<'a> DirtyBitmap<'a> {
         parts(self.first, range).all(|part| self.taken(part.word) & part.bits == part.bits)
     }
 
-    /// Takes the wanted bits of some words out of the bitmap and into the buffer, which is zero
-    /// there, or says what is wanted. Returns whether there were any.
+    /// Moves the wanted bits of some words from the bitmap to the buffer, which is zero there or names
+    /// the wanted bits. Returns whether there were any.
     pub(crate) fn take(&mut self, words: Range<usize>) -> bool {
-        // Most words are clean: do not take their cache lines from whoever writes them.
+        // Most words are clean: don't steal their cache lines from the CPUs that write them.
         match self.wanted {
             Wanted::All => self.update(words, |bits, _| match bits.load(Relaxed) {
                 0 => None,

@@ -85,7 +85,7 @@ impl<'a> Fault<'a> {
         }
     }
 
-    /// Chooses the goal level by the host's mapping and the slot.
+    /// Sets the goal level from the host's mapping and the slot.
     pub(crate) fn adjust_for_host(self, _lock: &Shared<'_>, vcpu: Vcpu<'_>) {
         // SAFETY: the vCPU and its fault exist, and `mmu_lock` is held.
         unsafe { bindings::kvm_mmu_hugepage_adjust(vcpu.as_ptr(), self.as_ptr()) }
@@ -109,7 +109,8 @@ impl<'a> Fault<'a> {
         unsafe { (*self.0.as_ptr()).goal_level = below as u8 };
     }
 
-    /// Lowers the goal level where an existing table stands for an executable small page.
+    /// Lowers the goal level if there is a table that is used instead of a huge page because of the NX
+    /// mitigation.
     pub(crate) fn adjust_for_nx(self, view: &View<'_>) {
         let level = view.level().raw();
         // SAFETY: the fault exists; and so does the table that the entry, seen at this level, points

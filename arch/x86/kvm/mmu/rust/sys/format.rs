@@ -2,8 +2,8 @@
 
 //! The SPTE format in use: a snapshot of C's mask globals.
 //!
-//! Vendor code sets the globals while its module loads, when no VM exists, and they stay what they are
-//! as long as one does. So the snapshot is taken when a VM is created, and belongs to the VMs.
+//! Vendor code sets the globals while its module loads, before there is any VM, and they don't change as
+//! long as there is one. So the snapshot is taken whenever a VM is created.
 
 use core::cell::UnsafeCell;
 
@@ -27,7 +27,7 @@ fn globals() -> Masks {
     macro_rules! global {
         ($name:ident) => {{
             // SAFETY: C writes the mask globals while a vendor module loads, when no VM exists.
-            // Who calls this creates a VM, or acts for one, so there is no writer now.
+            // The caller is creating a VM or acts for one, so nobody writes them now.
             unsafe { bindings::$name }
         }};
     }
@@ -54,17 +54,17 @@ fn globals() -> Masks {
     }
 }
 
-/// Takes the snapshot. Called for each VM that is created, before anybody else can reach it.
+/// Takes the snapshot. Called for each new VM, before anybody else can reach it.
 ///
 /// # Safety
 ///
-/// Nobody else may be in this function.
+/// No other thread may be in this function.
 pub(crate) unsafe fn refresh_masks() {
     let now = globals();
     // SAFETY: nobody writes it meanwhile, by this function's safety requirement.
     let last = unsafe { *SNAPSHOT.as_ptr() };
 
-    // While VMs exist they read the snapshot; but then it is what it was for them.
+    // VMs may be reading the snapshot, but then it doesn't change.
     if last != now {
         // SAFETY: as the globals have changed, a vendor module was loaded since the last VM was
         // created; it cannot be unloaded before the last VM is gone. So nobody reads it.
@@ -72,8 +72,8 @@ pub(crate) unsafe fn refresh_masks() {
     }
 }
 
-/// Runs `f` with the format, where C asks on behalf of a VM that it does not name. Without a copy, which
-/// would be 140 bytes.
+/// Runs `f` with the format, for calls from C that don't say for which VM. Avoids a copy, which would be
+/// 140 bytes.
 #[inline(always)]
 pub(crate) fn with_masks<R>(f: impl FnOnce(&Masks) -> R) -> R {
     // SAFETY: a VM exists during the call, so nobody writes the snapshot.

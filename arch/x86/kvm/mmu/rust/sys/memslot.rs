@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Memslots, and ranges of them that an MMU notifier names.
+//! Memslots, and the ranges of MMU notifiers.
 
 use core::{marker::PhantomData, ptr::NonNull};
 
@@ -14,7 +14,7 @@ use crate::{
 ///
 /// # Invariants
 ///
-/// Points to a memslot that exists for `'a`. Its fields do not change: one that is to change is replaced.
+/// Points to a memslot that exists for `'a`. Its fields are constant; to change a memslot, KVM replaces it.
 #[derive(Clone, Copy)]
 pub(crate) struct Memslot<'a>(NonNull<bindings::kvm_memory_slot>, PhantomData<&'a ()>);
 
@@ -60,8 +60,7 @@ impl Memslot<'_> {
         unsafe { bindings::kvm_rs_slot_dirty_track_enabled(self.as_ptr()) }
     }
 
-    /// Records in the dirty log that `gfn` is written. Warns, and does nothing, if that is not in the
-    /// slot.
+    /// Marks `gfn` as dirty in the log. Warns, and does nothing, if it is not in the slot.
     pub(crate) fn mark_dirty(self, vm: Vm<'_>, gfn: Gfn) {
         if warn_on_once!(!self.range().contains(gfn)) {
             return;
@@ -71,7 +70,7 @@ impl Memslot<'_> {
     }
 }
 
-/// What an MMU notifier is about: `struct kvm_gfn_range`.
+/// The range of an MMU notifier: `struct kvm_gfn_range`.
 ///
 /// # Invariants
 ///
@@ -102,11 +101,11 @@ impl<'a> NotifierRange<'a> {
     getters! {
         /// The first guest frame.
         start -> Gfn = start, Gfn;
-        /// The first guest frame after those that are meant.
+        /// The first guest frame after the range.
         end -> Gfn = end, Gfn;
         /// Whether the handler may sleep.
         may_block -> bool = may_block;
-        /// Whether private or shared mappings are concerned, as bits.
+        /// Whether private or shared mappings are affected, as bits.
         filter -> bindings::kvm_gfn_range_filter = attr_filter;
     }
 
@@ -125,13 +124,13 @@ impl<'a> NotifierRange<'a> {
         unsafe { Memslot::from_raw(slot) }
     }
 
-    /// Whether private mappings are concerned.
+    /// Whether private mappings are affected.
     #[inline]
     pub(crate) fn affects_private(self) -> bool {
         self.filter() & bindings::kvm_gfn_range_filter_KVM_FILTER_PRIVATE != 0
     }
 
-    /// Whether shared mappings are concerned.
+    /// Whether shared mappings are affected.
     #[inline]
     pub(crate) fn affects_shared(self) -> bool {
         self.filter() & bindings::kvm_gfn_range_filter_KVM_FILTER_SHARED != 0

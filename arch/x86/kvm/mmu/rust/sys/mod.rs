@@ -2,16 +2,16 @@
 
 //! The rest of KVM, as seen from the MMU: safe handles on C's objects.
 //!
-//! A handle is a pointer with a lifetime: an export makes it from a C argument, and may not let it
-//! outlive the call. All fields that C may change at the same time are read by marked accesses.
+//! A handle is a pointer with a lifetime: an export makes it from a C argument, and it can't outlive the
+//! call. Fields that C may change concurrently are read by marked accesses.
 
 #![expect(unsafe_code)]
 
-/// Getters of a handle: each reads a field of the C object, and may convert it.
+/// Getters of a handle. Each reads a field of the C object, and may convert it.
 ///
-/// For fields only that nobody changes while the handle exists: the handle's type invariant says that
-/// the object exists, and that its fields are constant, or this thread's alone. Other fields are read by
-/// methods of their own, which say what makes that right.
+/// Only for fields that nobody else changes while the handle exists: by the type invariant of the handle
+/// the object exists, and its fields are constant or belong to this thread. Other fields have methods of
+/// their own, which say why they may be read.
 macro_rules! getters {
     ($($(#[$doc:meta])* $name:ident -> $type:ty = $($field:ident).+ $(, $convert:expr)?;)*) => {$(
         $(#[$doc])*
@@ -50,7 +50,7 @@ use crate::{
     pure::{Gfn, Pfn},
 };
 
-/// The first frame that no guest can have: the walk of a whole root ends here. KVM creates neither
+/// The first frame that no guest can have, where a walk over a whole root ends. KVM creates neither
 /// memslots nor MMIO SPTEs beyond the host's MAXPHYADDR.
 #[inline]
 pub(crate) fn max_gfn_exclusive() -> Gfn {
@@ -63,7 +63,7 @@ pub(crate) fn max_gfn_exclusive() -> Gfn {
 pub(crate) struct Node(i16);
 
 impl Node {
-    /// Whichever; `NUMA_NO_NODE`.
+    /// Any node; `NUMA_NO_NODE`.
     pub(crate) const ANY: Node = Node(-1);
 
     /// The node of a frame; [`Node::ANY`] if the frame is not memory.
@@ -83,13 +83,14 @@ impl Node {
     }
 }
 
-/// Whether the frame is host MMIO rather than memory. Costly: asks the memory map and the PAT.
+/// Whether the frame is host MMIO rather than memory. Expensive: looks at the memory map and the PAT.
 pub(crate) fn is_host_mmio(pfn: Pfn) -> bool {
     // SAFETY: looks the frame up, whether it exists or not.
     unsafe { bindings::kvm_rs_is_host_mmio_pfn(pfn.raw()) }
 }
 
-/// Whether huge pages are to be split when logging begins, ahead of writes; `kvm.eager_page_split`.
+/// Whether huge pages are split when logging begins, rather than by the first write;
+/// `kvm.eager_page_split`.
 #[inline]
 pub(crate) fn eager_page_split() -> bool {
     // SAFETY: a marked read of the module's parameter.

@@ -108,7 +108,7 @@ impl<'a> Sp<'a> {
     /// The table.
     #[inline]
     pub(crate) fn table(self) -> Table<'a> {
-        // The role of a page that nothing points to yet may have no level. Then no entry leads on.
+        // The role of a page that isn't linked yet may have no level. Then none of its entries is followed.
         let level = self.role().level().unwrap_or(Level::Page4K);
         // SAFETY: a shadow page always has a table.
         let ptr = unsafe { NonNull::new_unchecked(self.spt()) };
@@ -147,7 +147,7 @@ impl<'a> Sp<'a> {
         unsafe { atomic_store(self.role_word(), role.raw(), Relaxed) };
     }
 
-    /// Whether the root waits to be zapped by the flow that invalidated it.
+    /// Whether the root is scheduled to be zapped by the flow that invalidated it.
     #[inline]
     pub(crate) fn is_scheduled_to_zap(self, _slots: &SlotsLock<'_>) -> bool {
         // SAFETY: the page exists; `slots_lock` serializes all accesses.
@@ -170,7 +170,7 @@ impl<'a> Sp<'a> {
         };
     }
 
-    /// Whether a huge page is not used in place of this table for the NX mitigation. Exact under
+    /// Whether the table is used instead of a huge page because of the NX mitigation. Exact under
     /// `tdp_mmu_pages_lock`, otherwise a hint.
     #[inline]
     pub(crate) fn nx_huge_page_disallowed(self) -> bool {
@@ -180,8 +180,7 @@ impl<'a> Sp<'a> {
         unsafe { atomic_load(flag, Relaxed) }
     }
 
-    /// Lists the page as one whose zapping would allow an NX huge page, unless somebody has torn
-    /// it down already.
+    /// Lists the page as one that NX recovery may zap, unless it has already been torn down.
     pub(crate) fn track_nx_huge_page(self, lock: &PagesLock<'_>) {
         if self.nx_huge_page_disallowed() {
             // SAFETY: both exist, and the lock that guards the list is held.
@@ -195,7 +194,7 @@ impl<'a> Sp<'a> {
         }
     }
 
-    /// Undoes [`Sp::track_nx_huge_page`], and makes sure that it does not come later.
+    /// Undoes [`Sp::track_nx_huge_page`], and keeps it from happening later.
     pub(crate) fn untrack_nx_huge_page(self, lock: &PagesLock<'_>) {
         // SAFETY: the page exists; the address of a field.
         let flag = unsafe { &raw mut (*self.as_ptr()).nx_huge_page_disallowed };

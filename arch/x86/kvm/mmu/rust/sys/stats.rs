@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Statistics of a VM, which its owner reads through `KVM_GET_STATS_FD` or in debugfs.
+//! Statistics of a VM, which userspace reads through `KVM_GET_STATS_FD` or in debugfs.
 //!
-//! They are sums that nobody compares with the tables, so there is no order between a change and
-//! its count.
+//! No reader compares them with the tables, so a change and its count are not ordered.
 
 use kernel::sync::atomic::{atomic_load, atomic_store, ordering::Relaxed};
 
@@ -16,15 +15,16 @@ pub(crate) enum Event {
     EagerSplit,
     /// A fault of a vCPU split a huge page.
     FaultSplit,
-    /// Small pages became a huge one, in place.
+    /// A huge page was recovered in place.
     Promotion,
-    /// A huge page stays huge for lack of memory; all that follow in the walk do as well, uncounted.
+    /// A huge page stays huge for lack of memory. So do those that follow in the walk, without being
+    /// counted.
     SplitNoMemory,
-    /// The same, for the VM has as many shadow pages as it may have.
+    /// A huge page stays huge because the VM is at its limit of shadow pages.
     SplitNoBudget,
-    /// Somebody else changed the entry first. It is looked at again.
+    /// Somebody else changed the entry first. The split is retried if there is still something to split.
     SplitLostRace,
-    /// A walk dropped `mmu_lock` because somebody waited for it or for the CPU.
+    /// A walk dropped `mmu_lock` because it was contended, or because the CPU was needed.
     Yield,
 }
 
@@ -44,7 +44,7 @@ pub(crate) fn count(vm: Vm<'_>, event: Event) {
     unsafe { bindings::kvm_rs_count_event(vm.as_ptr(), event) }
 }
 
-/// The time for which a walk keeps `mmu_lock`, until it is dropped.
+/// The time for which a walk holds `mmu_lock`.
 pub(crate) struct Hold<'a> {
     vm: Vm<'a>,
     /// When it began, in nanoseconds.
@@ -68,7 +68,7 @@ impl<'a> Hold<'a> {
         result
     }
 
-    /// Keeps the longest. Of two that are noted at the same moment, either may win.
+    /// Updates the maximum. If two threads update it at the same moment, either may win.
     #[inline]
     fn note(&self) {
         let ns = clock().wrapping_sub(self.since);
@@ -90,7 +90,7 @@ impl Drop for Hold<'_> {
     }
 }
 
-/// The time of this CPU, in nanoseconds. The caller cannot move to another one: it holds a lock.
+/// The time of this CPU, in nanoseconds. The caller holds a lock, so it isn't migrated.
 #[inline]
 fn clock() -> u64 {
     // SAFETY: reads the clock.

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The MMU's tracepoints; those of C, at the same places.
+//! The MMU's tracepoints, which are C's, in the same places.
 //!
-//! The helpers hold the static branch, so that a disabled tracepoint costs a no-op.
+//! The static branch is in the helpers, so that a disabled tracepoint costs a no-op.
 
 use crate::{
     bindings,
@@ -25,7 +25,7 @@ pub(crate) fn prepare_zap_page(sp: Sp<'_>) {
     unsafe { bindings::kvm_rs_trace_prepare_zap_page(sp.as_ptr()) }
 }
 
-/// Whether anybody wants to know of changed SPTEs.
+/// Whether the tracepoint of changed SPTEs is enabled.
 #[inline]
 pub(crate) fn spte_changed_enabled() -> bool {
     // SAFETY: reads a static branch.
@@ -47,14 +47,14 @@ pub(crate) fn spte_changed(as_id: u16, gfn: Gfn, level: Level, old: Spte, new: S
     }
 }
 
-/// A huge page has been split, or not (`errno`).
+/// A huge page has been split, or splitting it failed with `errno`.
 #[inline]
 pub(crate) fn split_huge_page(gfn: Gfn, huge: Spte, level: Level, errno: i32) {
     // SAFETY: takes values only.
     unsafe { bindings::kvm_rs_trace_split(gfn.raw(), huge.raw(), level.raw(), errno) }
 }
 
-/// A table has been replaced by a huge leaf, or not (`errno`).
+/// A huge page has been recovered, or recovering it failed with `errno`.
 #[inline]
 pub(crate) fn promote_huge_page(gfn: Gfn, huge: Spte, level: Level, errno: i32) {
     // SAFETY: takes values only.

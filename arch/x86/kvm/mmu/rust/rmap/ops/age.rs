@@ -2,8 +2,8 @@
 
 //! Aging shadow pages: has the guest accessed a range lately?
 //!
-//! Called by MMU notifiers without `mmu_lock`. The lock bit of a list keeps its entries where they
-//! are; the SPTEs may be zapped meanwhile.
+//! Called by MMU notifiers without `mmu_lock`. The lock bit of a list keeps its entries in place, but
+//! the SPTEs may be zapped concurrently.
 
 use crate::{
     pte::mark_access_track,
@@ -12,10 +12,10 @@ use crate::{
     sys::{with_masks, Memslot},
 };
 
-/// Whether a page of `range` in `slot` was accessed since it was last made old.
+/// Whether a page of `range` in `slot` was accessed since it was last aged.
 ///
-/// Upstream steps by the size of a page from the start of the range, wherever in a page that is,
-/// and so may miss the last one. Here each page that holds a frame of the range is looked at.
+/// Upstream steps by the page size from the start of the range, which may be in the middle of a page, and
+/// so may miss the last one. Here every page that holds a frame of the range is checked.
 pub(crate) fn age(slot: Memslot<'_>, range: GfnRange, what: Age) -> bool {
     with_masks(|masks| age_leaves(slot, range, what, masks))
 }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Making way for huge pages when dirty logging ends.
+//! Zapping small leaves that can be huge once dirty logging ends.
 //!
-//! Small leaves of direct pages are zapped where the host would let a huge one take their place; the
-//! next fault installs it.
+//! Small leaves of direct pages are zapped if the host's mapping allows a huge page; the next fault
+//! installs it.
 
 use crate::{
     pure::{Gfn, Level},
@@ -20,8 +20,8 @@ pub(crate) fn zap_collapsible(lock: &mut Exclusive<'_>, slot: Memslot<'_>) {
     let range = slot.range();
     let mut flush = Flush::new(false);
     let last = Level::MAX_LEAF.down().unwrap_or(Level::Page4K);
-    // What the host's mapping allows is costly to find out, and the same for all entries of a page.
-    // An answer that is out of date does no harm: to zap is always right.
+    // Looking up the host's mapping is expensive, and the result is the same for all entries of a page.
+    // A stale result does no harm, because zapping is always allowed.
     let mut known: Option<(Gfn, Option<Level>)> = None;
     let mut walk = RmapWalk::new(lock, slot, Level::Page4K, last, range);
 

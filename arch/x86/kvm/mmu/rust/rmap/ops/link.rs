@@ -10,8 +10,8 @@ use crate::{
     sys::{Memslot, Sp, Vm},
 };
 
-/// A list that is longer than this is emptied, `RMAP_RECYCLE_THRESHOLD`: to go through it costs more
-/// than some faults.
+/// A list that is longer than this is emptied, because iterating over it costs more than the faults;
+/// `RMAP_RECYCLE_THRESHOLD`.
 pub(super) const TOO_LONG: u32 = 1000;
 
 /// The list for leaves of `level` that map `gfn`, or `None`, with the VM marked as broken, if `gfn`
@@ -86,7 +86,7 @@ pub(crate) fn remove(lock: &mut Exclusive<'_>, sptep: Sptep<'_>) {
         return;
     };
 
-    // Not in the context of a vCPU, so the page says which address space it is.
+    // There is no vCPU here, so take the address space from the page.
     if let Some(list) = list_of(lock, sp.memslot(lock, gfn), gfn, level) {
         Rmap::new(lock, list).remove(sptep);
     }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What is done to shadow pages by way of the reverse map: one algorithm a file.
+//! The operations on shadow pages that go through the reverse map, one algorithm per file.
 //!
-//! Leaves of the shadow MMU map a guest frame once for each place where the guest has mapped it (or,
-//! nested, where L1 has mapped it for L2), so whatever concerns a frame goes through its list.
+//! The shadow MMU has a leaf for each place where the guest maps a frame (or, for nested guests, where
+//! L1 maps it for L2), so an operation on a frame goes through its list.
 
 pub(crate) mod age;
 pub(crate) mod collapse;

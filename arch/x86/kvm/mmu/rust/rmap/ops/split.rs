@@ -4,15 +4,15 @@
 //!
 //! # Forward progress
 //!
-//! To allocate, and to let others have `mmu_lock`, the splitter drops it, and then has to look at the
-//! list again. Upstream looks whether somebody waits before each attempt; where there always is
-//! somebody, it never splits at all. Here the splitter gives way only if it has split a page since it
-//! took the lock last, and after an allocation it splits before anything else: its caches are filled
-//! for the worst case, and nobody can take from them, as it holds `slots_lock`. So each time that it
-//! has the lock it splits a page, or finds that none is left in the list.
+//! The splitter drops `mmu_lock` to allocate and to yield, and then has to restart with the list.
+//! Upstream checks whether to yield before each attempt; if the lock is always contended, it never
+//! splits anything. Here the splitter only yields if it has split a page since it took the lock, and
+//! after an allocation it splits before it does anything else: its caches are filled for the worst
+//! case, and nobody else can use them, as it holds `slots_lock`. So each time it holds the lock it
+//! splits a page, or finds that there is none left in the list.
 //!
-//! It stops where there is no memory, where the VM has used up its budget of shadow pages, and after
-//! a fatal signal: what stays huge is write-protected like everything else, and is split by a write.
+//! It stops if there is no memory, if the VM has used up its budget of shadow pages, or if a fatal
+//! signal is pending. Pages that stay huge are write-protected like the others, and split on a write.
 
 use kernel::error::{
     code::{EAGAIN, EINTR, EIO, ENOSPC},
@@ -33,21 +33,21 @@ use crate::{
 };
 
 /// Splits the huge pages that map frames of `range` in `slot`, down to `target`. New leaves have the
-/// rights of the huge ones; or if `born` says so, new 4 KiB leaves are protected already.
+/// rights of the huge ones, except that new 4 KiB leaves are protected if `protect` says how.
 pub(crate) fn split(
     lock: &mut Exclusive<'_>,
     slot: Memslot<'_>,
     range: GfnRange,
     target: Level,
-    born: Option<Protect>,
+    protect: Option<Protect>,
     caches: &mut ShadowSplitCaches<'_>,
 ) {
     let masks = lock.vm().masks();
     let mut level = Level::MAX_LEAF;
 
-    // From large to small, so that what a split leaves is split again.
+    // From large to small, so that the result of one split is split again.
     while level > target {
-        if split_level(lock, slot, range, level, born, caches, masks).is_err() {
+        if split_level(lock, slot, range, level, protect, caches, masks).is_err() {
             return;
         }
         let Some(below) = level.down() else { return };
@@ -60,7 +60,7 @@ fn split_level(
     slot: Memslot<'_>,
     range: GfnRange,
     level: Level,
-    born: Option<Protect>,
+    protect: Option<Protect>,
     caches: &mut ShadowSplitCaches<'_>,
     masks: &Masks,
 ) -> Result<(), Error> {
@@ -99,7 +99,7 @@ fn split_level(
                 moved = false;
                 continue;
             }
-            split_one(found, vm, slot, born, caches, masks)?;
+            split_one(found, vm, slot, protect, caches, masks)?;
             stats::count(vm, Event::EagerSplit);
             huge.trace(0);
             moved = true;
@@ -121,7 +121,7 @@ fn can_split(lock: &Exclusive<'_>, sptep: Sptep<'_>) -> bool {
     {
         return false;
     }
-    // What nobody will use again is not worth it.
+    // Don't bother with pages that are about to be zapped.
     !sp.role().invalid()
 }
 
@@ -151,13 +151,13 @@ impl TracedLeaf {
     }
 }
 
-/// Replaces a huge leaf by a direct page that maps the same frames. Fails, with the VM marked as
-/// broken, only if the slot has no lists for these.
+/// Replaces a huge leaf by a direct page that maps the same frames. Fails, and marks the VM as bugged, only
+/// if the slot has no lists for them.
 fn split_one(
     mut found: Found<'_, '_>,
     vm: Vm<'_>,
     slot: Memslot<'_>,
-    born: Option<Protect>,
+    protect: Option<Protect>,
     caches: &mut ShadowSplitCaches<'_>,
     masks: &Masks,
 ) -> Result<(), Error> {
@@ -178,7 +178,7 @@ fn split_one(
         vm.bugged();
         return Err(EIO);
     };
-    let like = match born {
+    let like = match protect {
         Some(how) if level == Level::Page4K => protected(huge, how, masks),
         _ => huge,
     };
@@ -196,8 +196,8 @@ fn split_one(
         let old = child.read();
 
         if old.is_present() {
-            // The page was there, and has this leaf: the same, but perhaps for rights that it may
-            // regain. But if it has a table here, that may map less than the huge leaf did.
+            // The page existed, and has this leaf already, perhaps with fewer rights, which a fault
+            // can restore. But if it has a table here, that may map less than the huge leaf did.
             flush |= !old.is_leaf(level);
         } else if let Some(list) = lists.of(gfn) {
             child.write(first.at_offset(offset));

@@ -21,8 +21,8 @@ pub(crate) fn zap_list(rmap: &mut Rmap<'_>, vm: Vm<'_>, level: Level, masks: &Ma
     vm.add_leaves(level, zapped.wrapping_neg());
 }
 
-/// Zaps the leaves that map frames of `range` in `slot`, huge ones as well. Gives way if it may;
-/// flushes before.
+/// Zaps the leaves that map frames of `range` in `slot`, including huge ones. Yields if `may_yield`, after
+/// flushing.
 pub(crate) fn zap_range(
     lock: &mut Exclusive<'_>,
     slot: Memslot<'_>,
