@@ -2,10 +2,10 @@
 
 //! Mapping a page on a fault of the guest; `kvm_tdp_mmu_map()`.
 //!
-//! Faults run in parallel, under `mmu_lock` held for read. A fault walks down to its goal level,
-//! adds the tables that are missing, splits what is mapped too large, and installs the leaf. It
-//! never waits: if somebody else changes an entry that it wants to change, or has frozen one on its
-//! way, the guest retries, and most often finds the work done.
+//! Faults run in parallel, with `mmu_lock` held for read. A fault walks down to its goal level, adds
+//! missing tables, splits larger pages, and installs the leaf. It never waits: if somebody else changes
+//! an entry that it wants to change, or has frozen one on its path, the guest retries, and usually finds
+//! that the work is done.
 
 use crate::{
     change::Lost,
@@ -197,7 +197,7 @@ fn install_leaf(
         return RetPf::Retry;
     } else {
         let flush = match old {
-            // A table gave way to a huge page: CPUs may have cached its entries.
+            // A huge page replaced a table: CPUs may have cached its entries.
             Entry::Table(_) => true,
             Entry::Leaf(_) => warn_on_once!(old_spte.change_needs_flush(new, masks)),
             Entry::NonPresent | Entry::Frozen => false,
@@ -212,7 +212,7 @@ fn install_leaf(
     }
 
     if write_protected && fault.write() {
-        // To return to the guest would only bring the same fault again.
+        // Returning to the guest would only repeat the fault.
         outcome = RetPf::WriteProtected;
     }
 

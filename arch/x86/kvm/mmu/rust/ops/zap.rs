@@ -60,8 +60,8 @@ pub(crate) fn zap_leafs(lock: &mut Exclusive<'_>, range: GfnRange, flush: &mut F
     }
 }
 
-/// Zaps what an MMU notifier takes away, also in invalid roots: their pages are still mapped, and
-/// must not be once the notifier returns.
+/// Zaps the range of an MMU notifier, including in invalid roots: they still map its pages, and must not
+/// once the notifier returns.
 pub(crate) fn unmap(lock: &mut Exclusive<'_>, range: NotifierRange<'_>, flush: &mut Flush) {
     let vm = lock.vm();
     let masks = vm.masks();
@@ -76,7 +76,7 @@ pub(crate) fn unmap(lock: &mut Exclusive<'_>, range: NotifierRange<'_>, flush: &
     }
 }
 
-/// Zaps everything, because the VM or its memory goes away. No flush: no vCPU will run again.
+/// Zaps everything, because the VM or its memory goes away. No flush is needed, as no vCPU will run again.
 pub(crate) fn zap_all(lock: &mut Exclusive<'_>) {
     let masks = lock.vm().masks();
     let selection = Selection {

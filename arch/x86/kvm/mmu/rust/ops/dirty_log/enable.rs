@@ -2,15 +2,15 @@
 
 //! Enabling the dirty log of a memslot, in one walk.
 //!
-//! Upstream splits all huge pages of the slot, and then walks it again to clear W (or D, under PML)
-//! in each of the small ones, with an atomic exchange for each. Nothing forces that order: a table
-//! can be built with its leaves protected already, while it is still private, without atomics. What
-//! is small already is protected on the way, and what cannot be split for lack of memory is
-//! write-protected at its own level, to be split by the first write.
+//! Upstream splits all huge pages of the slot, and then walks it again to clear W (or D, with PML) in
+//! each of the small ones by an atomic exchange. Nothing requires that order: a table can be built with
+//! its leaves already protected while it is still private, without atomics. Pages that are small
+//! already are protected on the way, and those that can't be split for lack of memory are
+//! write-protected at their own level, and split by the first write.
 //!
-//! To split takes long where a slot is large, so a fatal signal ends it: what is left is only
-//! write-protected, one entry for each huge page. The slot is logged all the same, for whoever shares
-//! the VM with the thread that dies.
+//! Splitting a large slot takes long, so it stops if a fatal signal is pending. The remaining huge
+//! pages are only write-protected. The slot is logged all the same, because other processes may share
+//! the VM with the thread that is being killed.
 //!
 //! # Shadow pages
 //!
@@ -21,15 +21,16 @@
 //! because
 //!
 //! - the two sets of SPTEs are disjoint: shadow pages are found through the reverse map, which has no
-//!   SPTE of the TDP MMU, and a walk from the TDP MMU's roots meets no shadow page. Neither MMU makes
-//!   an SPTE from one of the other; both make theirs in faults, from the host's mapping and the slot;
-//! - the slot was published as logged, and all faults that had seen the old one have ended
-//!   (`synchronize_srcu()`), before either is looked at. So an SPTE made at any time since is small
-//!   and either protected or in the log;
-//! - one flush after both ends what CPUs cached of either.
+//!   SPTE of the TDP MMU, and a walk from the TDP MMU's roots never reaches a shadow page. Neither MMU
+//!   derives an SPTE from one of the other; both make theirs in faults, from the host's mapping and the
+//!   slot;
+//! - the slot was published as logged, and all faults that saw the old one have completed
+//!   (`synchronize_srcu()`), before either MMU is processed. So an SPTE that was made since then is
+//!   small, and is either protected or in the log;
+//! - the flush at the end covers what CPUs have cached of either.
 //!
-//! Whoever tracks writes to a frame, because L1 has a page table there, has taken W *and* MMU-writable
-//! away from its SPTEs. Neither part gives them back: a split copies both bits of its huge page.
+//! Write-tracking of a frame, because L1 has a page table there, clears W *and* MMU-writable in its
+//! SPTEs. Neither step sets them again: a split copies both bits of the huge page.
 //!
 //! CPUs may have cached writable translations until the flush at the end, exactly as with upstream:
 //! the log need not be exact before the ioctl returns.
@@ -46,7 +47,7 @@ use crate::{
     walk::Walk,
 };
 
-/// Makes every write to `slot` noticed from now on, and splits its huge pages to 4 KiB if
+/// Makes sure that every write to `slot` is noticed from now on, and splits its huge pages to 4 KiB if
 /// `eager_page_split` is set. Takes `mmu_lock`, and flushes the TLBs.
 pub(crate) fn enable(slots: &mut SlotsLock<'_>, slot: Memslot<'_>) {
     let vm = slots.vm();
@@ -111,7 +112,7 @@ fn enable_in_root(
             };
 
             match split::split_as(page, &mut step, spte.without(bit), Event::EagerSplit, masks) {
-                // The leaves of the new table are as they should be, if they are 4 KiB.
+                // If the new leaves are 4 KiB, they are protected already.
                 Ok(_) if level == Level::Page2M => walk.skip_table(),
                 Ok(_) => {}
                 Err(page) => {
@@ -122,7 +123,7 @@ fn enable_in_root(
             continue;
         }
 
-        // D bits say nothing of which part of a huge page was written.
+        // D bits don't tell which part of a huge page was written.
         let clear = if huge { bit | WRITABLE } else { bit };
         if !spte.has_any(clear) {
             continue;

@@ -2,8 +2,8 @@
 
 //! Write protection and dirty bits, for the dirty log and for page tracking.
 //!
-//! A write is noticed either by a fault on a write-protected leaf, or (PML) by hardware, which logs
-//! each page whose D bit it sets. Which it is decides the bit to clear.
+//! A write is noticed either by a fault on a write-protected leaf, or by hardware (PML), which logs each
+//! page whose D bit it sets. That determines which bit to clear.
 
 use crate::{
     pure::{
@@ -97,7 +97,7 @@ pub(in crate::ops) fn bit_to_clear(vm: Vm<'_>, role: Role, masks: &Masks) -> u64
 
 /// The bit whose clearing makes the next write to a page of a tree with this role noticed.
 ///
-/// All pages of a tree share the role of the root, but for the level.
+/// All pages of a tree have the role of the root, except for the level.
 fn dirty_bit(vm: Vm<'_>, role: Role, masks: &Masks) -> u64 {
     if vm.ad_need_write_protect(role) || !masks.ad_enabled {
         WRITABLE

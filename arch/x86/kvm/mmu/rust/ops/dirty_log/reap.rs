@@ -2,11 +2,10 @@
 
 //! Reaping the dirty log: what `KVM_GET_DIRTY_LOG` and `KVM_CLEAR_DIRTY_LOG` do to a memslot.
 //!
-//! Bits are taken out of the bitmap, and then the pages that they stand for are protected again, so
-//! that the next write to each is noticed. Upstream does that a word of 64 pages at a time, with
-//! `mmu_lock` held for write from the first word to the last, and goes down from the root once or
-//! more for each. Here `mmu_lock` is held for *read*, a walk covers up to 256 MiB, visits each table
-//! once, and gives way to whoever waits.
+//! Bits are taken out of the bitmap, and then their pages are protected again, so that the next write to
+//! each is noticed. Upstream does that for one word of 64 pages at a time, holds `mmu_lock` for write
+//! from the first word to the last, and descends from the root at least once for each. Here `mmu_lock`
+//! is held for *read*, and a walk covers up to 256 MiB, visits each table once, and yields.
 //!
 //! # Why the read lock is enough
 //!
@@ -36,10 +35,9 @@
 //! - The **CPU** sets A and D by locked updates, so exchanges see them. We store plainly only where
 //!   there is no D left to set. Under PML a D that is set after our change is logged.
 //! - A **notifier**, and everything that concerns shadow pages, holds the lock for write: it runs
-//!   before or after a hold of ours. Shadow pages may come into being while we give way; whoever
-//!   makes one sets the bits of what it maps writable. So it suffices to look for them each time,
-//!   *before* taking bits under the same hold of the lock, and to go on with the write lock if there
-//!   are any.
+//!   before or after one of our critical sections. Shadow pages may be created while we yield; creating
+//!   one sets the bits of what it maps writable. So it is enough to look for them each time *before*
+//!   taking bits in the same critical section, and to continue with the write lock if there are any.
 //! - A **parallel reaper** of the slot does not exist: `slots_lock` is held. It would do no harm:
 //!   each bit has one taker.
 //!
@@ -279,7 +277,7 @@ impl<'a, 'l> Reap<'a, 'l> {
     }
 
     /// Protects the leaves of `table` that map the pages of `within` whose bits were taken.
-    // A function of its own, so that its loop has all registers.
+    // A function of its own, so that the loop has all registers to itself.
     #[inline(never)]
     fn protect_pages(
         &self,
@@ -297,7 +295,7 @@ impl<'a, 'l> Reap<'a, 'l> {
         }
     }
 
-    /// With shadow pages: the reverse map needs the lock for write. It is yielded after every 2 MiB.
+    /// With shadow pages the reverse map needs the write lock. It is yielded after every 2 MiB.
     fn exclusive(&mut self, lock: &mut Exclusive<'_>, from: usize) -> Progress {
         let mut next = from;
 

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Promoting small pages to huge ones, in place, when dirty logging ends.
+//! Recovering huge pages, in place, when dirty logging ends.
 //!
-//! The huge leaf replaces the table in one exchange. The memory stays mapped at every moment, so no
-//! vCPU faults on its way back to full speed; zapping instead would make each of them fault on
-//! each page. A page that only the log kept from being written becomes writable at once.
+//! The huge leaf replaces the table in one exchange. The memory stays mapped all the time, so no vCPU
+//! faults; zapping instead would make the vCPUs fault on each page. A page that was only
+//! write-protected for the log becomes writable at once.
 //!
-//! Tearing down a table takes an exchange for each of its entries, and is one step for whoever waits
-//! for `mmu_lock`. So that a step is one table, promotion goes from small to large: first 2 MiB pages
-//! replace their tables, and then 1 GiB pages replace tables that have no others below them.
+//! Tearing down a table takes an exchange for each of its entries, and can't be interrupted by a yield.
+//! To tear down only one table at a time, recovery goes from small to large: first 2 MiB pages replace
+//! their tables, and then 1 GiB pages replace tables with no other tables below them.
 
 use crate::{
     change::lost_errno,
@@ -26,7 +26,7 @@ use crate::{
     walk::Walk,
 };
 
-/// Promotes all that can be promoted in `slot`, in all valid roots.
+/// Recovers the huge pages of `slot`, in all valid roots.
 pub(crate) fn recover_huge_pages(lock: &mut Shared<'_>, slot: Memslot<'_>) {
     let masks = lock.vm().masks();
     let mut roots = Roots::new(lock.vm(), Selection::valid(slot.as_id()));
@@ -42,7 +42,7 @@ pub(crate) fn recover_huge_pages(lock: &mut Shared<'_>, slot: Memslot<'_>) {
     }
 }
 
-/// Promotes to pages of level `to` in one root, where nothing smaller than the level below is left.
+/// Recovers pages of level `to` in one root, where nothing smaller than the level below is left.
 fn recover_level(lock: &mut Shared<'_>, root: Sp<'_>, slot: Memslot<'_>, to: Level, masks: &Masks) {
     let vm = lock.vm();
     let range = slot.range();
@@ -50,7 +50,7 @@ fn recover_level(lock: &mut Shared<'_>, root: Sp<'_>, slot: Memslot<'_>, to: Lev
     let mut walk = Walk::new(lock, root, to, range, masks);
 
     while let Some(mut step) = walk.next_flushing(&mut flush) {
-        // Small pages are as good for a VM that dies.
+        // Don't bother recovering huge pages for a dying VM.
         if fatal_signal_pending() {
             break;
         }
