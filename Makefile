@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0
-# The front door of the lab. Each step is a script of its own: scripts/ builds and boots,
-# tests/ tests and measures; this file only knows their order and when one can be left out.
+# The entry point of the lab. Each step is a script of its own: scripts/ builds and boots,
+# tests/ tests and measures. This file only has their order, and when a step can be skipped.
 
 KVER   ?= 7.3
 JOBS   ?= $(shell nproc)
 export KVER JOBS
-# Handed on where the user sets them.
+# Passed on if the user sets them.
 export KSRC KTARBALL KSHA256 MIRROR VENDOR KERNEL
 
 S := build/stamp
@@ -18,61 +18,61 @@ S := build/stamp
 help:
 	@sed -n 's/^## //p' Makefile
 
-## make run        Debian's kernel with our modules beside its own, booted; the table C | Rust
+## make run        boot Debian's kernel with its own modules and with ours; a table C | Rust
 run:
 	@tests/dirty_log_perf/run.sh
 
-## make test       all tests but test-*, which follow; ends in one summary line
+## make test       all tests except test-* below; ends with a one-line summary
 test: lab pristine modules-deb
 	@tests/run.sh
 
-## make try        TEST='ID ...': tests of one flow, while it is being changed, C | Rust
+## make try        TEST='ID ...': run some tests while changing something, C | Rust
 try: lab
 	@tests/selftests/try.sh $(TEST)
 
-## make host       the tests of the pure core, which need no kernel
+## make host       the tests of the pure core; they need no kernel
 host: root
 	@tests/host/run.sh
 
-## make bench      what each ioctl on the page tables costs, C | Rust;
+## make bench      the cost of each ioctl that changes page tables, C | Rust;
 ##                 VENDOR=intel: on EPT with PML
 bench: lab
 	@tests/bench/run.sh
 
-## make brownout   how long faults take while the log of another slot is changed
+## make brownout   latency of faults while the log of another memslot is changed
 brownout: lab
 	@tests/brownout/run.sh
 
-## make bench-native  dirty logging on this CPU's silicon, C | Rust
+## make bench-native  dirty logging on this machine's CPU, C | Rust
 bench-native: modules
 	@tests/native/run.sh
 
-## make test-other KVM's selftests that say little about the MMU
+## make test-other KVM's selftests that hardly concern the MMU
 test-other: lab
 	@tests/run.sh other
 
-## make contention who waits how long for mmu_lock on this CPU's cores, C | Rust
+## make contention contention for mmu_lock on this machine's CPUs, C | Rust
 contention: modules
 	@tests/native/contention.sh
 
-## make test-intel the MMU's tests on emulated Intel processors, in half an hour
+## make test-intel the MMU's tests on emulated Intel processors; half an hour
 test-intel: lab
 	@tests/run.sh intel-pml intel-ad intel-noad
 
-## make test-shadow the selftests on shadow paging, without TDP MMU and without NPT
+## make test-shadow the selftests with shadow paging: without TDP MMU, and without NPT
 test-shadow: lab
 	@tests/run.sh shadow-notdp shadow-nonpt
 
-## make test-debug  the MMU's tests on the kernel that checks itself, and a stress;
+## make test-debug  the MMU's tests and a stress test on a debug kernel;
 ##                 WHICH=lockdep, kasan or kcsan (lockdep)
 test-debug: $(S)/selftests
 	@tests/selftests/debug.sh $(or $(WHICH),lockdep)
 
-## make alloc-sites  which allocations of the MMU have been made to fail, of all
+## make alloc-sites  which of the MMU's allocation sites have been made to fail
 alloc-sites: debug $(S)/selftests
 	@tests/selftests/alloc-sites.sh
 
-## make matrix     which test ran where, of what is in build/logs: results/runs.rst
+## make matrix     write results/runs.rst, which test ran where, from build/logs
 matrix:
 	@scripts/in-root python3 -B tests/selftests/matrix.py build/logs >build/runs.rst
 	@mv build/runs.rst results/runs.rst
@@ -81,21 +81,21 @@ matrix:
 check: $(S)/linux
 	@scripts/check.sh
 
-## make migrate    live-migrate a guest on the fork in a dozen ways, C | Rust
+## make migrate    live migration of a guest in a dozen ways, C | Rust
 migrate: lab
 	@tests/migrate/run.sh
 
-## make sim        every interleaving: the MMU under a scheduler, in two minutes;
-##                 MINUTES=n, SCENARIO=name, SEED=n (of a scenario: replays it)
+## make sim        simulate the MMU under random schedules for two minutes;
+##                 MINUTES=n, SCENARIO=name, SEED=n (replays a scenario)
 sim: root
 	@tests/sim/run.sh $(if $(MINUTES),--minutes '$(MINUTES)') \
 		$(if $(SCENARIO),--scenario '$(SCENARIO)') $(if $(SEED),--seed '$(SEED)')
 
-## make sim-every  every schedule of two parties, in tables of 8 entries
+## make sim-every  simulate every schedule of two parties, with tables of 8 entries
 sim-every: root
 	@tests/sim/run.sh every
 
-## make sim-mutants  that it finds the bugs that are planted in the MMU
+## make sim-mutants  check that the simulation finds the bugs planted in the MMU
 sim-mutants: root
 	@tests/sim/run.sh mutants $(MUTANTS)
 
@@ -105,35 +105,35 @@ deb: deb-config source
 deb-config:
 	@CONFIG='$(CONFIG)' scripts/deb.sh check
 
-## make test-deb   package, install, boot and remove it; the first time, a kernel build
+## make test-deb   package, install, boot and remove it; builds a kernel the first time
 test-deb: lab
 	@tests/run.sh deb
 
-## make modules-deb  three modules for a kernel of Debian's, as a package; KERNEL=release
+## make modules-deb  KERNEL=release: the modules for one of Debian's kernels, as a package
 modules-deb: source
 	@release=$$(scripts/debian-kernel.sh $(KERNEL)) && \
 		$(MAKE) -s $(S)/distro-$$release && scripts/modules-deb.sh $$release
 
-## make test-modules  install, load, use and remove it on Debian's kernel, emulated
+## make test-modules  install, load, use and remove that package on an emulated Debian
 test-modules: modules-deb $(S)/run-selftests
 	@tests/run.sh modules
 
-## make build-matrix  compile the MMU with each option switched over, GCC and clang
+## make build-matrix  compile the MMU with each option toggled, with GCC and clang
 build-matrix: modules-deb $(S)/linux
 	@scripts/build-matrix.sh
 
-## make kernel     the fork's vmlinux and both sets of kvm modules
+## make kernel     the fork's vmlinux and both sets of KVM modules
 kernel: $(S)/linux $(S)/mod-c $(S)/mod-rust
 
 ## make shell      a prompt in the booted fork, with /dev/kvm
 shell: lab
 	@scripts/boot.sh --interactive 'kvm-load rust && cd /build/selftests && exec bash -i'
 
-## make series     the whole fork as a git format-patch series, and its proof
+## make series     the whole fork as a git format-patch series, verified
 series: source
 	@scripts/series.sh
 
-## make paths      KEY=VALUE: where everything is
+## make paths      print where everything is, as KEY=VALUE
 paths:
 	@scripts/paths.sh
 
@@ -141,7 +141,7 @@ paths:
 clean:
 	rm -rf build
 
-## make distclean  and what is cached: toolchain root, packages
+## make distclean  also remove what is cached: toolchain root, packages
 distclean: clean
 	@scripts/distclean.sh
 
@@ -149,7 +149,7 @@ distclean: clean
 ##
 ## variables: KSRC=tree (your own Linux $(KVER) source), JOBS=n, MIRROR=address,
 ##            CONFIG=kernel configuration (make deb),
-##            KERNEL=release of a kernel of Debian's (make run, make modules-deb),
+##            KERNEL=release of one of Debian's kernels (make run, make modules-deb),
 ##            KVER=7.3, KTARBALL=file-or-address KSHA256=sum (release tarball)
 
 # --- the steps behind them
@@ -164,7 +164,7 @@ preflight:
 root: preflight
 	@scripts/root.sh
 
-# Always looked at; its stamps move only when something changed.
+# Always run; its stamps only change if something has changed.
 source $(S)/src-kernel $(S)/src-kvm $(S)/src-selftests &: root
 	@scripts/source.sh
 

@@ -533,7 +533,7 @@ static void *map_memory(int huge)
 
 /*
  * Legacy mode: enabling protects, GET reaps. What is enabled again has been
- * promoted, and not been written since.
+ * recovered, and not been written since.
  */
 static void bench_legacy(void)
 {
@@ -547,7 +547,7 @@ static void bench_legacy(void)
 	TIME("disable", set_logging(0));
 	TIME("enable-again", set_logging(1));
 	TIME("disable-again", set_logging(0));
-	TIME("write-promoted", dirty_all());
+	TIME("write-recovered", dirty_all());
 	close_vm();
 }
 
@@ -714,7 +714,7 @@ static void bench_after_nested(void)
 	close_vm();
 }
 
-/* Legacy mode, with pages of 1 GiB, which split and promote in two steps. */
+/* Legacy mode, with pages of 1 GiB, which are split and recovered in two steps. */
 static void bench_1g(void)
 {
 	mem = mmap(NULL, size, PROT_READ | PROT_WRITE,

@@ -45,9 +45,9 @@ OPERATIONS = [
     ("clear-tenth", "CLEAR, a page in each tenth 2 MiB", None),
     ("clear-random", "CLEAR, 1 % of the pages, random", None),
     ("clear-empty", "CLEAR, nothing", None),
-    ("disable", "disable (promote)", 7000),
+    ("disable", "disable (recover)", 7000),
     ("disable-again", "disable, not written since", 7000),
-    ("write-promoted", "the guest's first write to each page after that", 1.0),
+    ("write-recovered", "the guest's first write to each page after that", 1.0),
     ("map-2m", "map 2 MiB pages", 1.0),
     ("map-4k", "map 4 KiB pages", 1.0),
     ("enable-4k", "enable, 4 KiB pages", None),
@@ -76,7 +76,7 @@ OPERATIONS = [
 LATE_1G = [
     ("map-1g", "map 1 GiB pages"),
     ("enable-1g", "enable, 1 GiB pages"),
-    ("disable-1g", "disable (promote), 1 GiB pages"),
+    ("disable-1g", "disable (recover), 1 GiB pages"),
 ]
 # Functions of the reverse map, which the plugin follows, in the order of
 # tests/bench/guest.sh; and where each is looked at: the operation without the length
@@ -289,11 +289,11 @@ IMPROVEMENTS = [
      lambda r: per_huge_page(r["rmws"], r["mib"]) < 32),
     ("tables for a split come in batches", "enable",
      lambda r: r["read_locks"] + r["write_locks"] <= 2 + r["mib"] / 2 / 32),
-    ("a promotion accounts once for a table", "disable",
+    ("recovery accounts once per table", "disable",
      lambda r: per_huge_page(r["rmws"], r["mib"]) < 600),
     ("a teardown accounts once for a table", "teardown-4k",
      lambda r: per_huge_page(r["rmws"], r["mib"]) < 300),
-    ("what is promoted is writable without a fault", "write-promoted",
+    ("a recovered page is writable without a fault", "write-recovered",
      lambda r: per_huge_page(r["rmws"], r["mib"]) < 2),
     ("GET takes mmu_lock for read", "get-all-dirty",
      lambda r: r["read_locks"] and not r["write_locks"]),
@@ -304,11 +304,11 @@ IMPROVEMENTS = [
     # Enabling has somebody wait for 5.5 million on both MMUs, and so has this; what is judged is
     # whether the table of 512 tables goes in one step, which takes C 29 million.
     ("to recover 1 GiB is not one step", "disable-1g", lambda r: r["late"] < 10000000),
-    ("GET gives way", "get-all-dirty", lambda r: r["late"] < GIVES_WAY),
-    ("CLEAR gives way, the first time", "clear-first", lambda r: r["late"] < GIVES_WAY),
-    ("CLEAR gives way, later", "clear-all-dirty", lambda r: r["late"] < GIVES_WAY),
-    ("with tdp_mmu=N, GET gives way", "get-all-dirty", lambda r: r["late_rmap"] < GIVES_WAY),
-    ("with tdp_mmu=N, CLEAR gives way", "clear-all-dirty", lambda r: r["late_rmap"] < GIVES_WAY),
+    ("GET yields", "get-all-dirty", lambda r: r["late"] < GIVES_WAY),
+    ("CLEAR yields, the first time", "clear-first", lambda r: r["late"] < GIVES_WAY),
+    ("CLEAR yields, later", "clear-all-dirty", lambda r: r["late"] < GIVES_WAY),
+    ("with tdp_mmu=N, GET yields", "get-all-dirty", lambda r: r["late_rmap"] < GIVES_WAY),
+    ("with tdp_mmu=N, CLEAR yields", "clear-all-dirty", lambda r: r["late_rmap"] < GIVES_WAY),
     ("CLEAR splits a huge page once", "clear-first",
      lambda r: r["instructions_per_2m"] < 16000),
 ]

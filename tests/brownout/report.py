@@ -16,7 +16,7 @@ PHASES = [
     ("idle", "nothing"),
     ("enable", "enable (legacy, eager split)"),
     ("clear", "CLEAR, first pass (splits)"),
-    ("disable", "disable (promote)"),
+    ("disable", "disable (recover)"),
 ]
 FIELDS = ["duration", "faults", "p50", "p99", "longest"]
 

@@ -562,7 +562,7 @@ class Test:
 
     def scenario_cancel_running(self):
         """cancelled while the guest writes"""
-        # Twice where stalls are measured, as few fall into the promotion.
+        # Twice where stalls are measured, as few of them happen during recovery.
         for n in range(2 if self.logging else 1):
             if n:
                 self.wait_ticks(self.vm, 60)
@@ -588,7 +588,7 @@ class Test:
         self.wait_ticks(self.vm, 60)
         faults, writes = (b - a for a, b in zip(self.cost, self.faults_and_writes()))
         self.measure(self.vm)
-        # Logging would cost one for each write. A promoted page may cost one once,
+        # Logging would cost one for each write. A recovered page may cost one once,
         # and so may each of the few small ones. The time that a write takes shows
         # less: it is also that of whoever else wants the processor.
         limit = sum(self.result["pages_4k_2m_1g"][-1])
@@ -790,11 +790,11 @@ class Test:
 
 
 class Logging:
-    """When KVM cleared the log, and when it promoted pages as logging was switched off,
+    """When KVM cleared the log, and when it recovered huge pages as logging was switched off,
     in ticks of the host's TSC, by function tracing.
 
     Clearing ends with a flush, if there was anything to clear; later flushes of the
-    thread are of something else. After promoting, the slot's bitmap is freed.
+    thread are of something else. After recovery, the slot's bitmap is freed.
     """
     tracing = Path("/sys/kernel/tracing")
     CLEAR, FLUSH, PROMOTE, FREE, IOCTL = (

@@ -21,9 +21,9 @@ from into import put_into
 SIDES = ("c", "rust")
 NAMES = {"c": "C", "rust": "Rust"}
 # Phases in which the MMU has something to do, and so a target: half of C's stalls.
-TARGETED = ("enable", "pre-copy", "during CLEAR", "cancel", "during promotion")
+TARGETED = ("enable", "pre-copy", "during CLEAR", "cancel", "during recovery")
 # Phases that function tracing has found.
-TRACED = {"during CLEAR": "during_clear", "during promotion": "during_promote"}
+TRACED = {"during CLEAR": "during_clear", "during recovery": "during_promote"}
 
 
 def die(message):
@@ -104,7 +104,7 @@ def stall_table(found):
         if any("phases" not in sides.get(side, {}) for side in SIDES):
             continue
         for phase in ("before", "enable", "pre-copy", "during CLEAR", "cancel",
-                      "during promotion", "after"):
+                      "during recovery", "after"):
             both = [sides[side]["phases"].get(phase) for side in SIDES]
             if phase in TRACED:
                 both = [sides[side].get(TRACED[phase]) for side in SIDES]

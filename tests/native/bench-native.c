@@ -52,7 +52,7 @@ static const struct operation {
 	enum flags flags;
 	/* How the vCPUs' writes leave the entries before it; or they do not write. */
 	int before;
-	/* C leaves it to the next fault to make a promoted page writable. */
+	/* C leaves it to the next fault to make a recovered page writable. */
 	int after[NATIVE_MMUS];
 } operations[] = {
 	{ "floor_stores", "floor: 512 stores into a new table", .floor = native_floor_stores },
@@ -128,7 +128,7 @@ static void map_huge(enum native_mmu mmu)
 	native_remap(mmu);
 }
 
-/* What the host has by 4 KiB pages: split, and never promoted. */
+/* What the host has by 4 KiB pages: split, and never recovered. */
 static void map_small(enum native_mmu mmu)
 {
 	map_huge(mmu);

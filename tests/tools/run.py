@@ -166,7 +166,7 @@ def summary_tests(tmp):
 
 
 BENCH = ("enable", "enable-again", "clear-first", "clear-all-dirty", "get-all-dirty", "get-clean",
-         "disable", "disable-again", "write-promoted", "map-2m", "map-4k", "enable-4k", "age-4k",
+         "disable", "disable-again", "write-recovered", "map-2m", "map-4k", "enable-4k", "age-4k",
          "zap-notifier-4k", "teardown-4k", "clear-empty") + \
     tuple(f"{op}-{log}" for op in ("get", "get-manual", "clear")
           for log in ("four", "tenth", "random"))
