@@ -98,7 +98,7 @@ say "engine=$(engine)"
 say "from=$(modinfo -F filename kvm | sed "s,.*/$(uname -r)/,,")"
 perf_test 2 >/mnt/results/rust.log 2>&1
 say "test=$?"
-# driver.py clears the kernel's buffer.
+# A scenario clears the kernel's buffer.
 messages >/tmp/after
 in_lab env RAM_MIB=64 python3 -B /run/checkout/tests/migrate/driver.py -s 40 -o completes \
 	hugetlb /build/migrate/guest.rom /results/migrate >/mnt/results/migrate.log 2>&1

@@ -30,7 +30,7 @@ typedef unsigned long u64;
 
 #define PAGE_SIZE	4096ul
 
-/* driver.py knows the layout of all this. */
+/* common.py has the layout of all this. */
 #define CONTROL		0x200000ul
 #define SEQUENCES	0x280000ul	/* a u32 for each page */
 #define MAX_PAGES	((0x300000 - SEQUENCES) / sizeof(u32))

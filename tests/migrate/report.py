@@ -23,7 +23,7 @@ NAMES = {"c": "C", "rust": "Rust"}
 # Phases in which the MMU has something to do, and so a target: half of C's stalls.
 TARGETED = ("enable", "pre-copy", "during CLEAR", "cancel", "during recovery")
 # Phases that function tracing has found.
-TRACED = {"during CLEAR": "during_clear", "during recovery": "during_promote"}
+TRACED = {"during CLEAR": "during_clear", "during recovery": "during_recovery"}
 
 
 def die(message):
