@@ -20,6 +20,8 @@
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
+# shellcheck source=scripts/emulator.sh
+. "$TOP/scripts/emulator.sh"
 
 flavour=lab cpu=skylake append='' limit=600 name='' with=() files=() stall=0
 while (($#)); do
@@ -59,7 +61,7 @@ root=$(root_dir)
 limit=$(scaled "$limit") stall=$(scaled "$stall")
 run=$BUILD/logs/${name:-bochs-$(date +%Y%m%d-%H%M%S)-$$}
 mkdir -p "$run"
-rm -rf "${run:?}"/{status,stalled,output,console.log,boot}
+rm -rf "${run:?}"/{status,stalled,booted,output,console.log,boot}
 printf '%s\n' "$*" >"$run/command"
 
 # --- the guest's file system
@@ -146,27 +148,7 @@ END
 
 # --- the boot
 
-pid='' watcher=''
-# shellcheck disable=SC2317,SC2329 # called by the trap
-stop()
-{
-	[[ -z $pid ]] || kill "$pid" 2>/dev/null || :
-	[[ -z $watcher ]] || kill "$watcher" 2>/dev/null || :
-}
-trap stop EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM HUP
-
-timeout --foreground --kill-after=5 "$limit" "$TOP/scripts/in-root" \
-	bochs-bin -q -f "$run/boot/bochsrc" </dev/null >"$run/boot/bochs.out" 2>&1 &
-pid=$!
-if ((stall)); then
-	end_if_silent "$pid" "$stall" "$run/stalled" "$run/console.log" &
-	watcher=$!
-fi
-wait "$pid" && rc=0 || rc=$?
-pid=''
-stop
+emulate "$run/console.log" -- bochs-bin -q -f "$run/boot/bochsrc" >"$run/boot/bochs.out" 2>&1
 
 # The serial line is the only way out: what the command wrote is between two
 # marks, its status is in the second. The kernel's lines are told by their time.
@@ -180,10 +162,6 @@ if [[ $status ]]; then
 	echo "$status" >"$run/status"
 	exit "$status"
 fi
-echo "--- the last lines of $log" >&2
-tail -n 30 "$log" | tr -d '\r' >&2
-[[ ! -e $run/stalled ]] ||
-	die "the guest has said nothing for $stall s (--stall), so it hangs; console log: $log"
-((rc != 124 && rc != 137)) ||
-	die "the guest's command did not end within $limit s (--timeout); console log: $log"
+[[ ! $(tr -d '\r' <"$log" | grep -m1 '^LAB: begin$') ]] || touch "$run/booted"
+last_words "$log"
 die "the guest stopped before its command ended (Bochs: $rc, see $run/boot); console log: $log"

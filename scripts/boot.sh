@@ -24,6 +24,8 @@
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
+# shellcheck source=scripts/emulator.sh
+. "$TOP/scripts/emulator.sh"
 
 flavour=lab smp='' mem=4G icount='' thread=multi cpu=max,+svm,+npt append=''
 limit=600 name='' interactive='' plugin=() stall=0 deadline=0
@@ -110,49 +112,18 @@ qemu=(qemu-system-x86_64 -accel "$accel" "${time[@]}" -machine q35 -cpu "$cpu"
       -device virtio-rng-pci "${plugin[@]}" "${serial[@]}"
       -append "console=ttyS0 root=root rootfstype=9p ro rootflags=trans=virtio,version=9p2000.L,msize=524288,cache=loose init=/sbin/lab-init panic=-1 no_timer_check log_buf_len=8M $append")
 
-# Killed with us, whatever ends us; in the background so that the trap runs at
-# once.
-pid='' watcher=''
-# shellcheck disable=SC2317,SC2329 # called by the trap
-stop()
-{
-	[[ -z $pid ]] || kill "$pid" 2>/dev/null || :
-	[[ -z $watcher ]] || kill "$watcher" 2>/dev/null || :
-}
-trap stop EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM HUP
-
-cmd=(timeout --foreground --kill-after=5 "$limit" "$TOP/scripts/in-root" "${qemu[@]}")
 if [[ $interactive ]]; then
-	"${cmd[@]}" && rc=0 || rc=$?
+	timeout --foreground --kill-after=5 "$limit" "$TOP/scripts/in-root" "${qemu[@]}" &&
+		rc=0 || rc=$?
 else
-	"${cmd[@]}" </dev/null &
-	pid=$!
-	if ((stall)); then
-		end_if_silent "$pid" "$stall" "$run/stalled" "$run"/{output,console.log} &
-		watcher=$!
-	fi
-	wait "$pid" && rc=0 || rc=$?
-	pid=''
-	stop
+	emulate "$run"/{output,console.log} -- "${qemu[@]}"
 fi
 
 [[ ! -e $run/status ]] || exit "$(<"$run/status")"
 
-# No status: say which of the ways to fail it was, and show the evidence.
-if [[ -e $run/console.log ]]; then
-	echo "--- the last lines of $run/console.log" >&2
-	tail -n 40 "$run/console.log" | tr -d '\r' >&2
-	echo "---" >&2
-fi
-if [[ -e $run/stalled ]]; then
-	die "the guest has said nothing for $stall s (--stall), so it hangs; what it said before is in $run/output, console log: $run/console.log"
-elif ((rc == 124 || rc == 137)) && [[ -e $run/booted ]]; then
-	die "the guest's command did not end within $limit s (--timeout); console log: $run/console.log"
-elif ((rc == 124 || rc == 137)); then
-	die "the guest did not boot within $limit s (--timeout); console log: $run/console.log"
-elif ((rc)); then
+# No status: say in which way it failed.
+last_words "$run/console.log"
+if ((rc)); then
 	die "QEMU failed with status $rc; its message is above, console log: $run/console.log"
 elif [[ -e $run/booted ]]; then
 	die "the guest stopped (a panic?) before its command ended; console log: $run/console.log"

@@ -91,24 +91,6 @@ scaled()
 	echo $((($1 * $(lab_speed) + 99) / 100))
 }
 
-# end_if_silent PID SECONDS MARK FILE...: ends a boot when none of its FILEs has grown for
-# so long, and leaves MARK. What a whole boot takes says little about whether it hangs.
-end_if_silent()
-{
-	local pid=$1 limit=$2 mark=$3 heard last='' quiet=0
-	shift 3
-	while sleep 5 && kill -0 "$pid" 2>/dev/null; do
-		heard=$(stat -c %s "$@" 2>/dev/null || :)
-		quiet=$((quiet + 5))
-		[[ $heard = "$last" ]] || quiet=0
-		last=$heard
-		if ((quiet >= limit)); then
-			touch "$mark"
-			kill "$pid"
-		fi
-	done
-}
-
 # need_mb DIR MB: DIR's file system must have MB MiB free.
 need_mb()
 {
