@@ -35,6 +35,8 @@
 
 #include <linux/kvm.h>
 
+#include "../flat_mode.h"
+
 #define PAGE		4096ul
 #define MIB		(1ul << 20)
 #define HUGE_PAGE	(2 * MIB)
@@ -309,27 +311,6 @@ static void check_dirty(unsigned long written, const char *when)
 		errx(1, "%s: %lu pages were written, and %lu are in the log", when, written, n);
 }
 
-/* 32-bit flat protected mode, no paging. */
-static void set_mode(void)
-{
-	struct kvm_segment data = {
-		.limit = ~0u, .selector = 16, .type = 3, .present = 1, .db = 1, .s = 1, .g = 1,
-	};
-	struct kvm_sregs sregs;
-
-	if (ioctl(vcpu, KVM_GET_SREGS, &sregs))
-		err(1, "KVM_GET_SREGS");
-	sregs.ds = data;
-	sregs.es = data;
-	sregs.ss = data;
-	sregs.cs = data;
-	sregs.cs.selector = 8;
-	sregs.cs.type = 11;
-	sregs.cr0 |= 1;
-	if (ioctl(vcpu, KVM_SET_SREGS, &sregs))
-		err(1, "KVM_SET_SREGS");
-}
-
 static void make_vm(void)
 {
 	/* 1: mov %al,(%eax); add %edx,%eax; loop 1b; hlt; and for L1, vmrun %rax */
@@ -354,11 +335,11 @@ static void make_vm(void)
 		err(1, "the code's memslot");
 	if (set_logging(0))
 		err(1, "the memslot");
-	set_mode();
+	set_flat_mode(vcpu);
 }
 
 /*
- * Takes the vCPU from L2 to where set_mode() has put it. The shadow pages of L2 stay,
+ * Takes the vCPU from L2 to where set_flat_mode() has put it. The shadow pages of L2 stay,
  * until a memslot is deleted, whichever.
  */
 static void leave_nested(void)
@@ -382,7 +363,7 @@ static void leave_nested(void)
 	sregs.cs.db = 1;
 	if (ioctl(vcpu, KVM_SET_SREGS, &sregs))
 		err(1, "32-bit mode");
-	set_mode();
+	set_flat_mode(vcpu);
 }
 
 /* 64-bit mode, with SVM on. */

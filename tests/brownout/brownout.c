@@ -39,6 +39,8 @@
 
 #include <linux/kvm.h>
 
+#include "../flat_mode.h"
+
 #define PAGE		4096ul
 #define MIB		(1ul << 20)
 /* KVM_CLEAR_DIRTY_LOG is called for so many pages at a time: 1 GiB. */
@@ -182,29 +184,14 @@ static void populate(unsigned long gpa, size_t bytes)
 			err(1, "KVM_PRE_FAULT_MEMORY");
 }
 
-/* 32-bit flat protected mode, no paging. */
-static void set_mode(void)
+static void set_registers(void)
 {
-	struct kvm_segment data = {
-		.limit = ~0u, .selector = 16, .type = 3, .present = 1, .db = 1, .s = 1, .g = 1,
-	};
 	struct kvm_regs regs = {
 		.rip = CODE_GPA, .rbp = CONTROL_GPA, .rdi = NOTES_GPA, .rsi = FAULT_GPA,
 		.rcx = FAULTS, .rflags = 2,
 	};
-	struct kvm_sregs sregs;
 
-	if (ioctl(vcpu, KVM_GET_SREGS, &sregs))
-		err(1, "KVM_GET_SREGS");
-	sregs.ds = data;
-	sregs.es = data;
-	sregs.ss = data;
-	sregs.cs = data;
-	sregs.cs.selector = 8;
-	sregs.cs.type = 11;
-	sregs.cr0 |= 1;
-	if (ioctl(vcpu, KVM_SET_SREGS, &sregs))
-		err(1, "KVM_SET_SREGS");
+	set_flat_mode(vcpu);
 	if (ioctl(vcpu, KVM_SET_REGS, &regs))
 		err(1, "KVM_SET_REGS");
 }
@@ -246,7 +233,7 @@ static void make_vm(int features)
 	set_slot(NOTES, NOTES_GPA, notes, FAULTS * sizeof(*notes), 0);
 	set_slot(FAULT, FAULT_GPA, pages, FAULTS * PAGE, 0);
 	set_logging(0);
-	set_mode();
+	set_registers();
 	populate(CODE_GPA, PAGE);
 	populate(CONTROL_GPA, PAGE);
 	populate(NOTES_GPA, FAULTS * sizeof(*notes));

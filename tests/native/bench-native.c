@@ -284,21 +284,16 @@ static void stay_on_this_cpu(void)
 
 int main(int argc, char **argv)
 {
-	const char *json = NULL;
+	struct program_options options = { .huge_pages = huge_pages, .rounds = rounds };
 	int opt;
 
-	while ((opt = getopt(argc, argv, "g:r:j:")) != -1) {
-		if (opt == 'g')
-			huge_pages = strtoul(optarg, NULL, 0) * 512;
-		else if (opt == 'r')
-			rounds = atoi(optarg);
-		else if (opt == 'j')
-			json = optarg;
-		else
+	while ((opt = getopt(argc, argv, PROGRAM_OPTIONS)) != -1) {
+		if (!program_option(&options, opt))
 			return 1;
 	}
-	if (!huge_pages || huge_pages > 1024 * 512 || rounds < 1 || rounds > MAX_ROUNDS)
-		errx(1, "1 to 1024 GiB, 1 to %d rounds", MAX_ROUNDS);
+	program_check_options(&options);
+	huge_pages = options.huge_pages;
+	rounds = options.rounds;
 
 	program_init();
 	stay_on_this_cpu();
@@ -308,7 +303,7 @@ int main(int argc, char **argv)
 		run(round);
 
 	print_table();
-	if (json)
-		write_json(json);
+	if (options.json)
+		write_json(options.json);
 	return 0;
 }

@@ -828,26 +828,21 @@ static void deal(void)
 
 int main(int argc, char **argv)
 {
-	const char *json = NULL;
+	struct program_options options = { .huge_pages = huge_pages, .rounds = rounds };
 	double begin;
 	int opt;
 
-	while ((opt = getopt(argc, argv, "g:r:t:s:j:")) != -1) {
-		if (opt == 'g')
-			huge_pages = strtoul(optarg, NULL, 0) * 512;
-		else if (opt == 'r')
-			rounds = atoi(optarg);
-		else if (opt == 't')
+	while ((opt = getopt(argc, argv, PROGRAM_OPTIONS "t:s:")) != -1) {
+		if (opt == 't')
 			nr_threads = atoi(optarg);
 		else if (opt == 's')
 			stress_seconds = atoi(optarg);
-		else if (opt == 'j')
-			json = optarg;
-		else
+		else if (!program_option(&options, opt))
 			return 1;
 	}
-	if (!huge_pages || huge_pages > 1024 * 512 || rounds < 1 || rounds > MAX_ROUNDS)
-		errx(1, "1 to 1024 GiB, 1 to %d rounds", MAX_ROUNDS);
+	program_check_options(&options);
+	huge_pages = options.huge_pages;
+	rounds = options.rounds;
 
 	program_init();
 	calibrate();
@@ -889,7 +884,7 @@ int main(int argc, char **argv)
 	}
 
 	print_tables();
-	if (json)
-		write_json(json);
+	if (options.json)
+		write_json(options.json);
 	return 0;
 }

@@ -42,6 +42,26 @@ static void check_gs(void)
 		errx(1, "the GS base is %#lx, not 0", base);
 }
 
+bool program_option(struct program_options *options, int opt)
+{
+	if (opt == 'g')
+		options->huge_pages = strtoul(optarg, NULL, 0) * 512;
+	else if (opt == 'r')
+		options->rounds = atoi(optarg);
+	else if (opt == 'j')
+		options->json = optarg;
+	else
+		return false;
+	return true;
+}
+
+void program_check_options(const struct program_options *options)
+{
+	if (!options->huge_pages || options->huge_pages > 1024 * 512 ||
+	    options->rounds < 1 || options->rounds > MAX_ROUNDS)
+		errx(1, "1 to 1024 GiB, 1 to %d rounds", MAX_ROUNDS);
+}
+
 void program_init(void)
 {
 	struct sigaction action = { .sa_sigaction = fault, .sa_flags = SA_SIGINFO };

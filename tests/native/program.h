@@ -3,6 +3,7 @@
 #ifndef TESTS_NATIVE_PROGRAM_H
 #define TESTS_NATIVE_PROGRAM_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 #include "native.h"
@@ -11,6 +12,19 @@
 
 extern const char * const mmu_names[NATIVE_MMUS];
 
+/* What all programs can be told. */
+struct program_options {
+	unsigned long huge_pages;
+	int rounds;
+	const char *json;
+};
+
+#define PROGRAM_OPTIONS	"g:r:j:"
+
+/* Takes one of PROGRAM_OPTIONS from getopt(); false if it is another. */
+bool program_option(struct program_options *options, int opt);
+/* Ends the program if they make no VM, or no table. */
+void program_check_options(const struct program_options *options);
 /* Signals, and the GS base of the first thread. Errors end the program from here on. */
 void program_init(void);
 /* Memory that is all there if @populate, in huge pages where the host has them. */
