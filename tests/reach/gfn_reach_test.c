@@ -98,11 +98,8 @@ struct test_vm {
 };
 
 struct stats {
-	u64 pages_4k;
-	u64 pages_2m;
-	u64 pages_1g;
-	u64 splits;
-	u64 promotions;
+	struct page_stats pages;
+	struct mmu_stats mmu;
 };
 
 /* Request to and answer from the guest, shared through guest memory. */
@@ -214,27 +211,18 @@ static void assert_memory(struct region *r, const char *when)
 
 static struct stats get_stats(struct kvm_vm *vm)
 {
-	struct stats s = {
-		.pages_4k = vm_get_stat(vm, pages_4k),
-		.pages_2m = vm_get_stat(vm, pages_2m),
-		.pages_1g = vm_get_stat(vm, pages_1g),
-	};
-
-	if (has_mmu_stats()) {
-		s.splits = vm_get_stat(vm, mmu_eager_splits) + vm_get_stat(vm, mmu_fault_splits);
-		s.promotions = vm_get_stat(vm, mmu_promotions);
-	}
-	return s;
+	return (struct stats) { .pages = get_page_stats(vm), .mmu = get_mmu_stats(vm) };
 }
 
 static void assert_stats(struct kvm_vm *vm, struct stats want, const char *when)
 {
 	struct stats now = get_stats(vm);
 
-	TEST_ASSERT(!memcmp(&now, &want, sizeof(now)),
-		    "%s: 4k/2m/1g mappings, splits and promotions are %lu/%lu/%lu, %lu, %lu, should be %lu/%lu/%lu, %lu, %lu",
-		    when, now.pages_4k, now.pages_2m, now.pages_1g, now.splits, now.promotions,
-		    want.pages_4k, want.pages_2m, want.pages_1g, want.splits, want.promotions);
+	assert_page_stats(now.pages, want.pages, when);
+	TEST_ASSERT(!memcmp(&now.mmu, &want.mmu, sizeof(now.mmu)),
+		    "%s: eager splits, splits in faults and recovered pages are %lu, %lu, %lu, should be %lu, %lu, %lu",
+		    when, now.mmu.eager_splits, now.mmu.fault_splits, now.mmu.promotions,
+		    want.mmu.eager_splits, want.mmu.fault_splits, want.mmu.promotions);
 }
 
 static void set_logging(struct test_vm *t, struct region *r, bool log)
@@ -530,7 +518,7 @@ static void test_straddle(struct test_vm *t)
 	TEST_ASSERT_EQ(prefault(t, STRADDLE_GPA, SLOT_SIZE, &left), 0);
 	TEST_ASSERT_EQ(left, (u64)SZ_2M);
 	TEST_ASSERT_EQ(prefault(t, REACH, left, &left), ENOENT);
-	mapped.pages_2m++;
+	mapped.pages.pages_2m++;
 	assert_stats(t->vm, mapped, "A slot that is half in reach is pre-faulted");
 
 	vm_set_user_memory_region(t->vm, slot, KVM_MEM_LOG_DIRTY_PAGES, STRADDLE_GPA,
@@ -543,23 +531,24 @@ static void test_straddle(struct test_vm *t)
 	}
 	now = get_stats(t->vm);
 	if (get_kvm_param_bool("eager_page_split") && get_kvm_param_bool("tdp_mmu"))
-		TEST_ASSERT(now.pages_2m == before.pages_2m &&
-			    now.pages_4k == before.pages_4k + PAGES_PER_2M,
+		TEST_ASSERT(now.pages.pages_2m == before.pages.pages_2m &&
+			    now.pages.pages_4k == before.pages.pages_4k + PAGES_PER_2M,
 			    "Logged, half a slot has %lu huge pages and %lu small ones",
-			    now.pages_2m, now.pages_4k);
+			    now.pages.pages_2m, now.pages.pages_4k);
 	vm_set_user_memory_region(t->vm, slot, 0, STRADDLE_GPA, SLOT_SIZE, hva);
 	now = get_stats(t->vm);
 	/* Shadow pages are zapped, and mapped by the next fault. */
 	if (get_kvm_param_bool("tdp_mmu"))
-		TEST_ASSERT(now.pages_2m == mapped.pages_2m && now.pages_4k == mapped.pages_4k,
+		TEST_ASSERT(now.pages.pages_2m == mapped.pages.pages_2m &&
+			    now.pages.pages_4k == mapped.pages.pages_4k,
 			    "Recovered, half a slot has %lu huge pages and %lu small ones",
-			    now.pages_2m, now.pages_4k);
+			    now.pages.pages_2m, now.pages.pages_4k);
 
 	kvm_munmap(hva, SLOT_SIZE);
 	now = get_stats(t->vm);
-	TEST_ASSERT(now.pages_2m == before.pages_2m && now.pages_4k == before.pages_4k,
+	TEST_ASSERT(now.pages.pages_2m == before.pages.pages_2m && now.pages.pages_4k == before.pages.pages_4k,
 		    "Unmapped, half a slot has %lu huge pages and %lu small ones",
-		    now.pages_2m, now.pages_4k);
+		    now.pages.pages_2m, now.pages.pages_4k);
 }
 
 static void add_region(struct test_vm *t, struct region *r, const char *name, u32 slot,

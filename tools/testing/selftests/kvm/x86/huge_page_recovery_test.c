@@ -161,19 +161,6 @@ static const struct backing backings[] = {
 	{ "hugetlb_1gb", SZ_1G, MAP_HUGETLB | MAP_HUGE_1GB, 1, 32, 2 },
 };
 
-struct page_stats {
-	u64 pages_4k;
-	u64 pages_2m;
-	u64 pages_1g;
-};
-
-/* What the Rust MMU counts. */
-struct mmu_stats {
-	u64 eager_splits;
-	u64 fault_splits;
-	u64 promotions;
-};
-
 struct test_vm {
 	struct kvm_vm *vm;
 	struct kvm_vcpu *vcpu;
@@ -348,26 +335,6 @@ static u64 host_check(struct test_vm *t)
 	return sum;
 }
 
-static struct page_stats get_page_stats(struct test_vm *t)
-{
-	return (struct page_stats) {
-		.pages_4k = vm_get_stat(t->vm, pages_4k),
-		.pages_2m = vm_get_stat(t->vm, pages_2m),
-		.pages_1g = vm_get_stat(t->vm, pages_1g),
-	};
-}
-
-static void assert_page_stats(struct page_stats got, struct page_stats want,
-			      const char *when)
-{
-	TEST_ASSERT(got.pages_4k == want.pages_4k &&
-		    got.pages_2m == want.pages_2m &&
-		    got.pages_1g == want.pages_1g,
-		    "%s: 4k/2m/1g mappings are %lu/%lu/%lu, should be %lu/%lu/%lu",
-		    when, got.pages_4k, got.pages_2m, got.pages_1g,
-		    want.pages_4k, want.pages_2m, want.pages_1g);
-}
-
 /* The largest mappings for the slot of which none is bigger than @max_size. */
 static struct page_stats largest_mappings(struct test_vm *t, size_t max_size)
 {
@@ -397,21 +364,10 @@ static u64 nr_faults(struct test_vm *t)
 	return vcpu_get_stat(t->vcpu, pf_taken);
 }
 
-static struct mmu_stats get_mmu_stats(struct test_vm *t)
-{
-	if (!has_mmu_stats())
-		return (struct mmu_stats) {};
-	return (struct mmu_stats) {
-		.eager_splits = vm_get_stat(t->vm, mmu_eager_splits),
-		.fault_splits = vm_get_stat(t->vm, mmu_fault_splits),
-		.promotions = vm_get_stat(t->vm, mmu_promotions),
-	};
-}
-
 static void assert_mmu_stats(struct test_vm *t, struct mmu_stats before,
 			     struct mmu_stats want)
 {
-	struct mmu_stats now = get_mmu_stats(t);
+	struct mmu_stats now = get_mmu_stats(t->vm);
 
 	if (!has_mmu_stats())
 		return;
@@ -457,8 +413,8 @@ static u64 toggle_dirty_logging(struct test_vm *t, const struct scenario *s)
 	u64 faults, fixed, sum, splits;
 	bool promoted;
 
-	before = get_page_stats(t);
-	counted = get_mmu_stats(t);
+	before = get_page_stats(t->vm);
+	counted = get_mmu_stats(t->vm);
 	/* A 1GiB page is split to 2MiB pages first. */
 	splits = before.pages_2m + before.pages_1g * (1 + PAGES_PER_1G / PAGES_PER_2M);
 
@@ -477,7 +433,7 @@ static u64 toggle_dirty_logging(struct test_vm *t, const struct scenario *s)
 		during.pages_4k += before.pages_2m * PAGES_PER_2M +
 				   before.pages_1g * PAGES_PER_1G;
 	}
-	assert_page_stats(get_page_stats(t), during, "While logging");
+	assert_page_stats(get_page_stats(t->vm), during, "While logging");
 	promoted = during.pages_4k != before.pages_4k;
 	if (is_split_eagerly(t, s))
 		want.eager_splits = splits;
@@ -490,7 +446,7 @@ static u64 toggle_dirty_logging(struct test_vm *t, const struct scenario *s)
 	set_dirty_logging(t, false);
 
 	/* No vCPU has run since: what is there now, the ioctl put there. */
-	after = get_page_stats(t);
+	after = get_page_stats(t->vm);
 	assert_page_stats(after, before, "After disabling, before any vCPU ran");
 	/* A 1GiB page comes of 2MiB pages that have been promoted before. */
 	if (promoted)
@@ -503,7 +459,7 @@ static u64 toggle_dirty_logging(struct test_vm *t, const struct scenario *s)
 		    "Reading the slot after disabling took %lu page faults",
 		    nr_faults(t) - faults);
 	TEST_ASSERT_EQ(vcpu_get_stat(t->vcpu, pf_fixed), fixed);
-	assert_page_stats(get_page_stats(t), before, "After reading");
+	assert_page_stats(get_page_stats(t->vm), before, "After reading");
 
 	if (t->huge_npages)
 		guest_write(t, t->huge_gfn, t->huge_npages, false);
@@ -512,7 +468,7 @@ static u64 toggle_dirty_logging(struct test_vm *t, const struct scenario *s)
 	/* Small pages may still be protected: that is nobody's promotion. */
 	guest_write(t, t->gfn, t->npages, false);
 	TEST_ASSERT_EQ(guest_checksum(t), host_check(t));
-	assert_page_stats(get_page_stats(t), before, "After writing");
+	assert_page_stats(get_page_stats(t->vm), before, "After writing");
 
 	/* Where nothing was split, nothing was promoted. */
 	return promoted ? faults : 0;
@@ -627,9 +583,9 @@ static const char *run_case(const struct backing *b, enum layout layout,
 	/* Nothing but the pre-fault may add mappings between these two. */
 	request = (struct guest_request) {};
 	run_guest(&t, GUEST_NOP);
-	empty = get_page_stats(&t);
+	empty = get_page_stats(t.vm);
 	pre_fault(&t);
-	mapped = get_page_stats(&t);
+	mapped = get_page_stats(t.vm);
 
 	mapped.pages_4k -= empty.pages_4k;
 	want = largest_mappings(&t, t.max_size);
@@ -722,22 +678,22 @@ static void run_private(void)
 
 	t.vm = vm_create_shape_with_one_vcpu(shape, &t.vcpu, guest_code);
 	set_dirty_logging(&t, false);
-	empty = get_page_stats(&t);
+	empty = get_page_stats(t.vm);
 	pre_fault(&t);
 	want = empty;
 	want.pages_2m += nr_whole(b);
-	assert_page_stats(get_page_stats(&t), want, "After pre-faulting");
+	assert_page_stats(get_page_stats(t.vm), want, "After pre-faulting");
 
 	set_dirty_logging(&t, true);
 	vm_mem_set_private(t.vm, t.gfn * PAGE_SIZE, SZ_2M);
 	set_dirty_logging(&t, false);
 	want.pages_2m--;
-	assert_page_stats(get_page_stats(&t), want, "With private memory");
+	assert_page_stats(get_page_stats(t.vm), want, "With private memory");
 
 	vm_mem_set_shared(t.vm, t.gfn * PAGE_SIZE, SZ_2M);
 	pre_fault(&t);
 	want.pages_2m++;
-	assert_page_stats(get_page_stats(&t), want, "Shared again");
+	assert_page_stats(get_page_stats(t.vm), want, "Shared again");
 
 	kvm_vm_free(t.vm);
 	kvm_munmap(mem, nr_whole(b) * b->hugepage_size);

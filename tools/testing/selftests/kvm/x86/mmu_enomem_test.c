@@ -42,11 +42,10 @@
 
 #include "kvm_util.h"
 #include "mmu_stat.h"
+#include "nested_l1.h"
 #include "processor.h"
 #include "test_util.h"
-#include "svm_util.h"
 #include "ucall_common.h"
-#include "vmx.h"
 
 #define TEST_SLOT	1
 #define TEST_BASE	(8ul * SZ_1G)
@@ -139,20 +138,7 @@ static void l2_guest_code(void)
 /* Runs l2_guest_code() in a guest of its own. */
 static void l1_guest_code(void *data)
 {
-	if (this_cpu_has(X86_FEATURE_VMX)) {
-		struct vmx_pages *vmx = data;
-
-		GUEST_ASSERT(prepare_for_vmx_operation(vmx));
-		GUEST_ASSERT(load_vmcs(vmx));
-		prepare_vmcs(vmx, l2_guest_code);
-		GUEST_ASSERT(!vmlaunch());
-	} else {
-		struct svm_test_data *svm = data;
-
-		generic_svm_setup(svm, l2_guest_code);
-		run_guest(svm->vmcb, svm->vmcb_gpa);
-	}
-	GUEST_FAIL("L2 has exited to L1");
+	run_l2(data, l2_guest_code);
 }
 
 static struct kvm_vm *make_vm(struct kvm_vcpu **vcpu)
@@ -166,10 +152,7 @@ static struct kvm_vm *make_vm(struct kvm_vcpu **vcpu)
 
 	vm = __vm_create_with_one_vcpu(vcpu, TEST_PAGES, l1_guest_code);
 	vm_enable_tdp(vm);
-	if (kvm_cpu_has(X86_FEATURE_VMX))
-		vcpu_alloc_vmx(vm, &data);
-	else
-		vcpu_alloc_svm(vm, &data);
+	data = vcpu_alloc_nested(vm);
 	vcpu_args_set(*vcpu, 1, data);
 	virt_map_level(vm, TEST_BASE, TEST_BASE, TEST_SIZE, PG_LEVEL_2M);
 	virt_map_level(vm, ALIAS, ALIAS, TEST_SIZE, PG_LEVEL_2M);

@@ -37,11 +37,10 @@
 #include <linux/sizes.h>
 
 #include "kvm_util.h"
+#include "nested_l1.h"
 #include "processor.h"
-#include "svm_util.h"
 #include "test_util.h"
 #include "ucall_common.h"
-#include "vmx.h"
 
 #define MAX_VCPUS	8
 #define STRIDE		3
@@ -136,22 +135,11 @@ asm("l2_guest_entry:\n\t"
 
 static void l1_guest_code(void *data, u64 index)
 {
-	if (this_cpu_has(X86_FEATURE_VMX)) {
-		struct vmx_pages *vmx = data;
-
-		GUEST_ASSERT(prepare_for_vmx_operation(vmx));
-		GUEST_ASSERT(load_vmcs(vmx));
-		*(u64 *)vmx->stack = index;
-		prepare_vmcs(vmx, l2_guest_entry);
-		GUEST_ASSERT(!vmlaunch());
-	} else {
-		struct svm_test_data *svm = data;
-
-		*(u64 *)svm->stack = index;
-		generic_svm_setup(svm, l2_guest_entry);
-		run_guest(svm->vmcb, svm->vmcb_gpa);
-	}
-	GUEST_FAIL("L2 has exited to L1");
+	if (this_cpu_has(X86_FEATURE_VMX))
+		*(u64 *)((struct vmx_pages *)data)->stack = index;
+	else
+		*(u64 *)((struct svm_test_data *)data)->stack = index;
+	run_l2(data, l2_guest_entry);
 }
 
 static void *run_vcpu(void *arg)
@@ -323,10 +311,7 @@ static void map_nested(void)
 
 	vm_enable_tdp(vm);
 	for (i = 0; i < nr_vcpus; i++) {
-		if (kvm_cpu_has(X86_FEATURE_VMX))
-			vcpu_alloc_vmx(vm, &data);
-		else
-			vcpu_alloc_svm(vm, &data);
+		data = vcpu_alloc_nested(vm);
 		vcpu_args_set(vcpus[i], 2, data, (u64)i);
 		for (slot = SLOT_TOGGLED; slot < NR_SLOTS; slot++) {
 			at = BASE(slot) + i * ALIAS_STRIDE;

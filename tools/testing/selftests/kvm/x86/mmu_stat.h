@@ -12,10 +12,55 @@
 #include "processor.h"
 #include "test_util.h"
 
-/* Whether it counts what it splits and promotes (CONFIG_KVM_RUST_MMU). */
+/* Leaves, by the size of what they map. */
+struct page_stats {
+	u64 pages_4k;
+	u64 pages_2m;
+	u64 pages_1g;
+};
+
+static inline struct page_stats get_page_stats(struct kvm_vm *vm)
+{
+	return (struct page_stats) {
+		.pages_4k = vm_get_stat(vm, pages_4k),
+		.pages_2m = vm_get_stat(vm, pages_2m),
+		.pages_1g = vm_get_stat(vm, pages_1g),
+	};
+}
+
+static inline void assert_page_stats(struct page_stats got, struct page_stats want,
+				     const char *when)
+{
+	TEST_ASSERT(got.pages_4k == want.pages_4k &&
+		    got.pages_2m == want.pages_2m &&
+		    got.pages_1g == want.pages_1g,
+		    "%s: 4k/2m/1g mappings are %lu/%lu/%lu, should be %lu/%lu/%lu",
+		    when, got.pages_4k, got.pages_2m, got.pages_1g,
+		    want.pages_4k, want.pages_2m, want.pages_1g);
+}
+
+/* Whether it counts what it splits and recovers (CONFIG_KVM_RUST_MMU). */
 static inline bool has_mmu_stats(void)
 {
 	return !access("/sys/module/kvm/parameters/mmu_engine", F_OK);
+}
+
+/* What it counts; all 0 if it counts nothing. */
+struct mmu_stats {
+	u64 eager_splits;
+	u64 fault_splits;
+	u64 promotions;
+};
+
+static inline struct mmu_stats get_mmu_stats(struct kvm_vm *vm)
+{
+	if (!has_mmu_stats())
+		return (struct mmu_stats) {};
+	return (struct mmu_stats) {
+		.eager_splits = vm_get_stat(vm, mmu_eager_splits),
+		.fault_splits = vm_get_stat(vm, mmu_fault_splits),
+		.promotions = vm_get_stat(vm, mmu_promotions),
+	};
 }
 
 /*

@@ -21,9 +21,8 @@
 #include "test_util.h"
 #include "kvm_util.h"
 #include "mmu_stat.h"
+#include "nested_l1.h"
 #include "processor.h"
-#include "svm_util.h"
-#include "vmx.h"
 
 #define SLOT			1
 #define PAGES_PER_HUGE		512
@@ -78,20 +77,7 @@ static void l2_guest_code(void)
 
 static void l1_guest_code(void *data)
 {
-	if (this_cpu_has(X86_FEATURE_VMX)) {
-		struct vmx_pages *vmx = data;
-
-		GUEST_ASSERT(prepare_for_vmx_operation(vmx));
-		GUEST_ASSERT(load_vmcs(vmx));
-		prepare_vmcs(vmx, l2_guest_code);
-		GUEST_ASSERT(!vmlaunch());
-	} else {
-		struct svm_test_data *svm = data;
-
-		generic_svm_setup(svm, l2_guest_code);
-		run_guest(svm->vmcb, svm->vmcb_gpa);
-	}
-	GUEST_FAIL("L2 has exited to L1");
+	run_l2(data, l2_guest_code);
 }
 
 static void run(struct kvm_vcpu *vcpu)
@@ -235,10 +221,7 @@ static void test_aliases(unsigned int n)
 
 	vm = __vm_create_with_one_vcpu(&vcpu, SLOT_PAGES, l1_guest_code);
 	vm_enable_tdp(vm);
-	if (kvm_cpu_has(X86_FEATURE_VMX))
-		vcpu_alloc_vmx(vm, &nested);
-	else
-		vcpu_alloc_svm(vm, &nested);
+	nested = vcpu_alloc_nested(vm);
 	vcpu_args_set(vcpu, 1, nested);
 
 	vm_userspace_mem_region_add(vm, VM_MEM_SRC_ANONYMOUS_HUGETLB_2MB, HUGE_GPA, SLOT,

@@ -21,11 +21,10 @@
 #include <linux/sizes.h>
 
 #include "kvm_util.h"
+#include "nested_l1.h"
 #include "processor.h"
 #include "smm.h"
-#include "svm_util.h"
 #include "test_util.h"
-#include "vmx.h"
 
 #define REGION_GPA		(4ul * SZ_1G)
 #define REGION_SIZE		(2ul * SZ_2M)
@@ -51,20 +50,7 @@ static void l2_guest_code(void)
 
 static void l1_guest_code(void *data)
 {
-	if (this_cpu_has(X86_FEATURE_VMX)) {
-		struct vmx_pages *vmx = data;
-
-		GUEST_ASSERT(prepare_for_vmx_operation(vmx));
-		GUEST_ASSERT(load_vmcs(vmx));
-		prepare_vmcs(vmx, l2_guest_code);
-		GUEST_ASSERT(!vmlaunch());
-	} else {
-		struct svm_test_data *svm = data;
-
-		generic_svm_setup(svm, l2_guest_code);
-		run_guest(svm->vmcb, svm->vmcb_gpa);
-	}
-	GUEST_FAIL("L2 has exited to L1");
+	run_l2(data, l2_guest_code);
 }
 
 static void run(struct kvm_vcpu *vcpu, u8 direction)
@@ -119,10 +105,7 @@ int main(void)
 
 	vm = vm_create_with_one_vcpu(&vcpu, l1_guest_code);
 	vm_enable_tdp(vm);
-	if (kvm_cpu_has(X86_FEATURE_VMX))
-		vcpu_alloc_vmx(vm, &nested);
-	else
-		vcpu_alloc_svm(vm, &nested);
+	nested = vcpu_alloc_nested(vm);
 	vcpu_args_set(vcpu, 1, nested);
 	tdp_identity_map_default_memslots(vm);
 	setup_smram(vm, vcpu, SMRAM_GPA, smi_handler, sizeof(smi_handler));
