@@ -45,7 +45,7 @@ unsafe impl rcu::RcuFree for Owned {
         // SAFETY: it comes from `into_raw`, and nobody else has it.
         let object = unsafe { KBox::from_raw(object) };
 
-        FREED.add(1, Relaxed);
+        FREED.add(1u64, Relaxed);
         SUM.add(object.value, Relaxed);
     }
 }
