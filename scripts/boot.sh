@@ -61,7 +61,7 @@ suffix=$(suffix_of "$flavour")
 bzimage=$BUILD/linux$suffix/arch/x86/boot/bzImage initrd=()
 case $flavour in
 [0-9]*)
-	# It has the way to its root in modules, and goes on after an oops.
+	# What it needs to reach its root are modules, and it continues after an oops.
 	bzimage=$(kernel_dir "$flavour")/lib/modules/$flavour/vmlinuz
 	[[ -e $bzimage ]] || die "no kernel $flavour; run 'make modules-deb KERNEL=$flavour'"
 	[[ -e $BUILD/initrd$suffix ]] || "$TOP/scripts/initrd.sh" "$flavour"

@@ -52,7 +52,7 @@ configure()
 	undef) "${c[@]}" --set-str LOCALVERSION "$mark" ;;
 	*) "${c[@]}" --set-str LOCALVERSION "$local_version$mark" ;;
 	esac
-	# Keys of whoever built the kernel that the configuration comes from.
+	# Keys that belong to the builder of the kernel that the configuration comes from.
 	for o in SYSTEM_TRUSTED_KEYS SYSTEM_REVOCATION_KEYS; do
 		case $("${c[@]}" -s $o) in
 		""|undef) ;;

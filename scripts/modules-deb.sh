@@ -66,7 +66,7 @@ EOF
 cat >"$work/DEBIAN/prerm" <<EOF
 #!/bin/sh
 set -e
-# It goes with the package; whoever removes that needs it once more.
+# It is removed with the package, but is needed once more after that.
 [ "\$1" != remove ] || cp /usr/sbin/kvm-rs-reload /run/kvm-rs-reload 2>/dev/null || :
 EOF
 cat >"$work/DEBIAN/postrm" <<EOF

@@ -150,7 +150,7 @@ boot_list()
 
 # For how long no test ends, at most: five minutes is the longest limit in the list.
 stall=700
-# What selftests/guest.sh is told beside what to run.
+# Options of selftests/guest.sh other than what to run.
 list_env=()
 
 # compare NAME C-TAP[,C-TAP]... RUST-TAP OPTIONS [-- BOOT-OPTIONS]: outcome by outcome;
@@ -387,7 +387,7 @@ trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 
 "$TOP/tests/calibrate.sh"
-# Who has a limit says so (LAB_DEADLINE, seconds since the epoch).
+# A time limit can be set (LAB_DEADLINE, in seconds since the epoch).
 deadline=${LAB_DEADLINE:-$(($(date +%s) + 36000))}
 
 # The debug kernel is the one thing here that is built: with both processors, before they

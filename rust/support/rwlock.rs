@@ -147,16 +147,16 @@ impl<T: RwLocked, M: Mode> Held<T, M> {
     /// `CONFIG_DEBUG_ATOMIC_SLEEP` checks.
     #[inline]
     pub(crate) fn cond_resched(&mut self) {
-        // SAFETY: held by the type invariant; the exclusive borrow shows that nothing relies on it
-        // meanwhile.
+        // SAFETY: held by the type invariant; the exclusive borrow shows that nothing relies on the lock
+        // being held.
         unsafe { M::cond_resched(self.0.rwlock()) }
     }
 
     /// Runs `f` without the lock.
     #[inline]
     pub(crate) fn unlocked<R>(&mut self, f: impl FnOnce(&Unlocked) -> R) -> R {
-        // SAFETY: held by the type invariant; the exclusive borrow shows that nothing relies on it
-        // meanwhile.
+        // SAFETY: held by the type invariant; the exclusive borrow shows that nothing relies on the lock
+        // being held.
         unsafe { M::unlock(self.0.rwlock()) };
         let result = f(&Unlocked(NotThreadSafe));
         // SAFETY: by the contract of `RwLocked`.

@@ -9,7 +9,7 @@
 
 LOGDIR has "lines" (MMU MiB RUN OPERATION NANOSECONDS, from the guest), "counts"
 (from the plugin, a line for each of those), and "late" (MMU MiB TDP_MMU OPERATION
-NANOSECONDS: how late a thread was that woke up meanwhile). JSON and plot are
+NANOSECONDS: how late a thread ran that woke up during the operation). JSON and plot are
 LOGDIR/bench.json and LOGDIR/bench.svg. Where there is no plugin (Intel), LOGDIR has
 "lines" and "scale", the nanoseconds that an instruction takes; then only the
 instructions are reported, and there is no plot.
@@ -279,7 +279,7 @@ def sizes(rows):
             yield f"| {title} | " + " | ".join(number(r["instructions_per_2m"]) for r in cells) + " |"
 
 
-# How late a thread may be that waits for the processor meanwhile, in instructions. Interrupts
+# How long a thread may wait for the processor during an operation, in instructions. Interrupts
 # and the scheduler make it 30,000, where neither MMU keeps it waiting.
 GIVES_WAY = 60000
 # What each of the MMU's improvements shows in, as a condition on the rows (C's,
@@ -402,7 +402,7 @@ def report(rows):
     yield ""
     yield from behaviour(rows)
     yield ""
-    yield ("A thread of higher priority that wakes up on the same processor meanwhile waits so many "
+    yield ("A thread of higher priority that wakes up on the same processor waits so many "
            "instructions at most:")
     yield ""
     yield from lateness(rows)

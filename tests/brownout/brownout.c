@@ -247,7 +247,7 @@ static void close_vm(void)
 	close(vm);
 }
 
-/* The vCPU: faults until it is told to stop. */
+/* The vCPU: faults until it has to stop. */
 static void *take_faults(void *arg)
 {
 	struct kvm_regs regs;

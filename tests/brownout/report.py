@@ -60,7 +60,7 @@ def table(results, load_averages, exact):
            ("one instruction is one nanosecond, and the two processors run in turn:" if exact else
             f"the host's load average was {load_averages[0]} before and {load_averages[1]} after:"))
     yield ""
-    yield "| meanwhile | MMU | it takes | faults | p50 | p99 | longest |"
+    yield "| during | MMU | it takes | faults | p50 | p99 | longest |"
     yield "|---|---|--:|--:|--:|--:|--:|"
     for phase, title in PHASES:
         for mmu, name in (("c", "C"), ("rust", "Rust")):

@@ -14,7 +14,7 @@
  * page of its own and notes how late after the time it was done. A time that is
  * missed is not left out: the next one is as late as it is; unless it is very late,
  * because the TSC has moved on while the guest stood still. The last of these
- * samples are kept one by one, so that the host can tell what it did meanwhile.
+ * samples are kept one by one, so that the host can tell what it was doing.
  *
  * The host reads and writes struct control through /proc/PID/mem of QEMU. What
  * the host writes there while memory is migrated is not in the dirty log; but

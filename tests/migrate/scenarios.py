@@ -108,7 +108,7 @@ class Scenarios(Migration):
         self.complete()
 
     def scenario_eager_flipped(self):
-        """eager_page_split flipped meanwhile"""
+        """eager_page_split toggled during the migration"""
         state = {"n": 0}
 
         def flip(_):

@@ -8,7 +8,7 @@ set -euo pipefail
 dmesg -n 8
 /lab/kvm-load "plant-$1"
 echo 16 >/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages
-# Ends when there is that report: some bugs would make the test wait for ever.
+# Ends when there is that report: some bugs would make the test hang.
 /lab/selftests/kvm/x86/mmu_race_test -t 20 &
 for _ in $(seq 120); do
 	sleep 1

@@ -183,7 +183,7 @@ static double measure(const struct operation *op, enum native_mmu mmu)
 	start = now();
 	op->run(mmu);
 	end = now();
-	/* Who goes away has no vCPU that runs. */
+	/* A VM that is torn down has no running vCPU. */
 	if (!native_flushes() && op->run != native_zap_all)
 		errx(1, "%s: '%s' did not flush TLBs", mmu_names[mmu], op->what);
 

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Who waits how long for mmu_lock: threads on one VM's page tables, first on those
+ * How long threads wait for mmu_lock: they run on one VM's page tables, first on those
  * of the C MMU, then on those of the Rust MMU, in turns.
  *
  *   contention [-g GIB] [-r ROUNDS] [-t THREADS] [-s SECONDS] [-j FILE]
  *
  * The first thread works on the dirty log as two migrations do, one in the legacy
  * mode and one that begins with all bits set: it enables, GETs, CLEARs and disables, and
- * copies what the log says. The others are the parties that want mmu_lock meanwhile:
+ * copies what the log says. The others contend for mmu_lock:
  * vCPUs that write to the slot and fault, MMU notifiers that hit the slot, and some
  * that miss it. Each thread has a processor of its own, and never leaves it: with fewer
  * processors than parties, the parties of a thread take turns, an operation each.
@@ -689,7 +689,7 @@ static void print_tables(void)
 		printf("\n");
 	}
 
-	printf("\nWhat the others do meanwhile, how often, and how long one takes:\n\n"
+	printf("\nWhat the others do, how often, and how long one takes:\n\n"
 	       "| while | party | per second, C | Rust | p50 [us], C | Rust | p99 [us], C | Rust | max [us], C | Rust |\n"
 	       "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|\n");
 	for (int row = 0; row <= PHASES; row++) {

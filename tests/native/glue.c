@@ -131,7 +131,7 @@ int kvm_mmu_max_mapping_level(struct kvm *kvm, struct kvm_page_fault *fault,
 	return host_level;
 }
 
-/* As large as the host's page, but for what is logged. */
+/* As large as the host's page, unless the slot is logged. */
 void kvm_mmu_hugepage_adjust(struct kvm_vcpu *vcpu, struct kvm_page_fault *fault)
 {
 	if (kvm_slot_dirty_track_enabled(fault->slot))
@@ -393,7 +393,7 @@ static void set_manual_protect(enum native_mmu mmu, u64 caps)
 
 /*
  * A change of a memslot's flags, which KVM makes before it does anything to the page
- * tables: whoever has seen the old flags has done what it was at when this returns.
+ * tables: when this returns, everybody who saw the old flags is done.
  */
 static void set_flags(struct vm *vm, u32 flags)
 {

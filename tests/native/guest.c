@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A guest that writes, on page tables that change meanwhile; and a migration that
+ * A guest that writes, on page tables that are changing; and a migration that
  * copies what the log says. A page of the guest is a count of the writes to it.
  *
  * The "hardware" has no TLB: each write walks the tables from the root. So what a

@@ -352,7 +352,7 @@ void _raw_spin_unlock(raw_spinlock_t *lock)
 	preempt_enable();
 }
 
-/* The Rust MMU is told of a new VM, by the one thread that there is then. */
+/* A new VM is announced to the Rust MMU, by the only thread that there is then. */
 void mutex_lock(struct mutex *lock)
 {
 }

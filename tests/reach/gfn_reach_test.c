@@ -490,7 +490,7 @@ static void test_aging(struct test_vm *t)
 	close(fd);
 }
 
-/* Deleting a slot, where that zaps no more than its own mappings. */
+/* Deleting a slot, if that only zaps its own mappings. */
 static void test_delete(struct test_vm *t)
 {
 	struct stats before = get_stats(t->vm);

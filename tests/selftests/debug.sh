@@ -32,7 +32,7 @@ kasan)
 	reports=([norcu]='BUG: KASAN: [a-z-]*use-after-free in') ;;
 kcsan)
 	flavour=kcsan
-	# Each test gets both processors. The emulator runs them in turn, and goes on to the
+	# Each test gets both processors. The emulator runs them in turn, and switches to the
 	# other where one waits (PAUSE). KCSAN waits to see whether somebody else makes the
 	# access that it has picked, so that is when the other runs.
 	smp=1

@@ -137,7 +137,7 @@ class Matrix:
         return self.cells.get((test, machine, kernel), Cell())
 
     def failures(self):
-        """What did not pass and was not expected to fail, but for skips."""
+        """What did not pass, was not skipped and was not expected to fail."""
         for (test, machine, kernel), cell in sorted(self.cells.items()):
             for mmu, (_, _, result) in sorted(cell.results.items()):
                 if outcome(result) == "FAIL":

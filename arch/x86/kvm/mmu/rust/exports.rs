@@ -226,7 +226,8 @@ export! {
         flush.defer()
     }
 
-    /// Zaps a table that stands for an NX huge page. `mmu_lock` is held for read, and RCU.
+    /// Zaps a table that is used instead of a huge page because of the NX mitigation. `mmu_lock` is held
+    /// for read, and RCU.
     fn kvm_tdp_mmu_zap_possible_nx_huge_page(
         kvm: *mut bindings::kvm,
         sp: *mut bindings::kvm_mmu_page,
@@ -416,8 +417,8 @@ export! {
         reap(kvm, slot, log, HugePages::Protected)
     }
 
-    /// Clears the bits of a memslot's dirty bitmap that are set in `buffer`, which stands for `words` words
-    /// from `first_page` on, and protects their pages again; `KVM_CLEAR_DIRTY_LOG`. Overwrites `buffer`.
+    /// Clears the bits of a memslot's dirty bitmap that are set in `buffer`, which has `words` words, from
+    /// `first_page` on, and protects their pages again; `KVM_CLEAR_DIRTY_LOG`. Overwrites `buffer`.
     /// `slots_lock` is held; takes `mmu_lock` and flushes. Returns 0, or `-EINTR` with only the bits of the
     /// first part of the range cleared.
     fn kvm_rs_clear_dirty_log(

@@ -13,7 +13,7 @@
  *
  *   load one; dirty_log_args_test -f FILE; load the other; the same again
  *
- * All has to be the same, but for one thing.  Upstream sets the bit of a page that
+ * Everything has to be the same, with one exception.  Upstream sets the bit of a page that
  * is pre-faulted in a logged slot, because it maps it writable; the Rust MMU maps it
  * write-protected, and sets the bit when it is written.  So if Rust comes second, a
  * bit may be missing whose page was pre-faulted and not written, and in a run of the

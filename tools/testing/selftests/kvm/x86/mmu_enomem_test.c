@@ -520,7 +520,7 @@ static unsigned int run_nth(enum op op)
 	unsigned int failures = 0;
 	u64 total, nth;
 
-	TEST_ASSERT(!run_case(op, WAY_NTH, MANY), "%s allocates for ever", op_names[op]);
+	TEST_ASSERT(!run_case(op, WAY_NTH, MANY), "%s never stops allocating", op_names[op]);
 	total = counted;
 	for (nth = 1; nth <= total; nth++) {
 		if (nth > FIRST && nth + LAST < total && nth % 16)

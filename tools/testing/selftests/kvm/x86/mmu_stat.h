@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-/* What KVM's MMU says of itself, for the tests of it. */
+/* Statistics of KVM's MMU, for its tests. */
 #ifndef SELFTEST_KVM_MMU_STAT_H
 #define SELFTEST_KVM_MMU_STAT_H
 

@@ -94,9 +94,9 @@ pub(crate) fn map(vcpu: Vcpu<'_>, fault: Fault<'_>, lock: &Shared<'_>, root: Sp<
     RetPf::Retry
 }
 
-/// Whether replacing the entry tears down one table at most. It is one step for whoever waits for
-/// `mmu_lock`, and 512 tables with 512 entries each are too much for that. A fault that would do so maps
-/// the next smaller size in place of one of these; the last one of them finds none below.
+/// Whether replacing the entry tears down at most one table. A fault doesn't yield, and 512 tables with 512
+/// entries each would take too long. Such a fault maps a page of the next smaller size instead of one of
+/// these tables; the last of these faults finds that no table is left.
 fn is_one_table(view: &View<'_>, masks: &Masks) -> bool {
     view.level() <= Level::Page2M
         || view

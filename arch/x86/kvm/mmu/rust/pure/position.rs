@@ -34,7 +34,7 @@ impl Position {
     ///
     /// `None` if the root cannot map `start`, because it is beyond the reach of its level
     /// ([`Level::reach`]) or not below the alias bits, or if the levels are in the wrong order. A walk
-    /// that goes on beyond the reach ends there by itself, at the last entry of the root.
+    /// that goes on beyond the reach ends at the last entry of the root.
     #[inline]
     pub fn start(root_level: Level, min_level: Level, start: Gfn, alias: u64) -> Option<Position> {
         if min_level > root_level || !start.is_below_alias(alias) {

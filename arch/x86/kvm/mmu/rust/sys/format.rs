@@ -61,7 +61,7 @@ fn globals() -> Masks {
 /// No other thread may be in this function.
 pub(crate) unsafe fn refresh_masks() {
     let now = globals();
-    // SAFETY: nobody writes it meanwhile, by this function's safety requirement.
+    // SAFETY: nobody writes it concurrently, by this function's safety requirement.
     let last = unsafe { *SNAPSHOT.as_ptr() };
 
     // VMs may be reading the snapshot, but then it doesn't change.

@@ -63,7 +63,7 @@ pub(crate) fn enable(slots: &mut SlotsLock<'_>, slot: Memslot<'_>) {
     }
     with_shared(vm, |lock| enable_in_tdp_mmu(lock, slot, split));
 
-    // As in C, outside of mmu_lock, and in any case.
+    // As in C, flush outside of mmu_lock, and unconditionally.
     vm.flush_tlbs_memslot(slot);
 }
 

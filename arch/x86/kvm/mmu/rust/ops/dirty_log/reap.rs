@@ -76,8 +76,8 @@ use crate::{
     walk::Walk,
 };
 
-/// How many words are taken before their pages are protected: those of 256 MiB. Taking them is one
-/// step for whoever waits for the lock, so it must be short.
+/// How many words are taken before their pages are protected: those of 256 MiB. There is no yield while
+/// they are taken, so that must not take long.
 const BATCH: usize = 1024;
 
 /// How huge pages are treated whose bits are taken. They are writable only where logging has begun

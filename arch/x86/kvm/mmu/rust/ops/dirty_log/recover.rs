@@ -87,7 +87,7 @@ fn recover_level(lock: &mut Shared<'_>, root: Sp<'_>, slot: Memslot<'_>, to: Lev
         {
             continue;
         }
-        // Whoever has made one since wants small pages there.
+        // If a table was added since, somebody wants small pages there.
         if table.has_tables(masks) {
             continue;
         }
@@ -123,7 +123,7 @@ fn recover_level(lock: &mut Shared<'_>, root: Sp<'_>, slot: Memslot<'_>, to: Lev
 /// of these leaves; and a frame that is write-tracked, in either address space, forbids a huge page
 /// ([`Vm::max_mapping_level`](crate::sys::Vm), [`Vm::other_slots_allow`](crate::sys::Vm)).
 /// MMU-writable is only ever cleared under `mmu_lock` held for write, so the leaf still is when the huge
-/// one goes in. Everything else that a leaf says is the same all over a slot, but for the bits that
+/// one goes in. Everything else in a leaf is the same for the whole slot, except for the bits that
 /// logging and aging change.
 ///
 /// Upstream copies the leaf as it is. Then a page that was write-protected for logging, and not
