@@ -79,7 +79,7 @@ matrix:
 
 ## make check      formats, lints, checkpatch, shellcheck, docs, the series
 check: $(S)/linux
-	@scripts/check.sh
+	@tests/check/run.sh
 
 ## make migrate    live migration of a guest in a dozen ways, C | Rust
 migrate: lab
@@ -120,7 +120,7 @@ test-modules: modules-deb $(S)/run-selftests
 
 ## make build-matrix  compile the MMU with each option toggled, with GCC and clang
 build-matrix: modules-deb $(S)/linux
-	@scripts/build-matrix.sh
+	@tests/build-matrix/run.sh
 
 ## make kernel     the fork's vmlinux and both sets of KVM modules
 kernel: $(S)/linux $(S)/mod-c $(S)/mod-rust

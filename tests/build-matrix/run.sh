@@ -3,10 +3,10 @@
 # 'make build-matrix': compile the MMU, its Rust and the C beside it, with each option of
 # the kernel that it depends on switched over, with GCC on the configuration of Debian's
 # kernel and with clang on that of the lab. TAP on stdout, logs in build/logs/build-matrix.
-#   build-matrix.sh [gcc|clang] [OPTION]...       only these; "base" switches nothing over
+#   run.sh [gcc|clang] [OPTION]...       only these; "base" switches nothing over
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
-. "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/../../scripts/lib.sh"
 
 all=(base HYPERV KVM_HYPERV KVM_XEN KVM_SMM KVM_AMD_SEV INTEL_TDX_HOST KVM_PROVE_MMU)
 if [[ ! ${LAB_INSIDE:-} ]]; then

@@ -4,7 +4,7 @@
 # shown; any fails.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
-. "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/../../scripts/lib.sh"
 # herd7 is the machine's, if it has one, and not the root's.
 if [[ ! ${LAB_INSIDE:-} ]]; then
 	litmus=0
@@ -117,7 +117,7 @@ step "checkpatch" checkpatch
 step "shellcheck" shellcheck -x "${shell[@]}"
 step "codespell" codespell -L nd,parm README.md INSTALL.md results Documentation arch rust scripts tests patches
 step "documentation" documentation
-step "layers" scripts/layers.py
+step "layers" tests/check/layers.py
 step "newtypes" newtypes
 step "the C that the simulation models" tests/sim/models.sh
 step "licenses" licenses
