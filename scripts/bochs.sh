@@ -162,6 +162,6 @@ if [[ $status ]]; then
 	echo "$status" >"$run/status"
 	exit "$status"
 fi
-[[ ! $(tr -d '\r' <"$log" | grep -m1 '^LAB: begin$') ]] || touch "$run/booted"
+! tr -d '\r' <"$log" | grep '^LAB: begin$' >/dev/null || touch "$run/booted"
 last_words "$log"
 die "the guest stopped before its command ended (Bochs: $rc, see $run/boot); console log: $log"

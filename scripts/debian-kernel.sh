@@ -56,7 +56,7 @@ if [[ ! $release ]]; then
 	source=$(dpkg-query -W -f '${Version}' "linux-source-$KVER" 2>/dev/null) ||
 		die "the mirror has no package linux-source-$KVER, so no kernel of its fits; name one with KERNEL="
 	for r in $(known | grep -E '[0-9]-amd64$'); do
-		[[ -z $(versions "linux-headers-$r" | grep -xF "$source") ]] || release=$r
+		! versions "linux-headers-$r" | grep -xF "$source" >/dev/null || release=$r
 	done
 	[[ $release ]] ||
 		die "the mirror has no kernel of version $source any more, which is that of the source; run 'make distclean' for the source of today, or name a kernel with KERNEL=: $(known | xargs)"

@@ -144,7 +144,7 @@ fits()
 			comm -23 - <(awk '{ print $2 }' "$mod/arch/x86/kvm/Module.symvers" | sort) | xargs)
 		[[ -z $missing ]] || die "${k##*/} of the distribution needs of kvm.ko what ours does not export: $missing; export it in patches/"
 	done
-	[[ -z $(llvm-objdump-19 --reloc "$mod/kvm.ko" | grep -w rust_support_need_break) ]] ||
+	! llvm-objdump-19 --reloc "$mod/kvm.ko" | grep -w rust_support_need_break >/dev/null ||
 		die "the helpers are calls, which makes the MMU slow; install clang and llvm of the LLVM that rustc has"
 	status=0
 	said=$(python3 -B "$TOP/scripts/btf.py" "$headers/vmlinux" "${users[@]}" \

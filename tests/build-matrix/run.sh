@@ -70,7 +70,7 @@ for c in "${compilers[@]}"; do
 		mkdir -p "$mod/mmu/rust"
 		if make -C "$SRC" O="$work" "${cc[@]}" -j"$JOBS" M=arch/x86/kvm MO="$mod" \
 			mmu/rust/rust_mmu.o mmu/rust/rust_shim.o mmu/mmu.o mmu/spte.o x86.o >"$log" 2>&1 &&
-		   [[ -z $(grep -E '^warning|: warning: ' "$log" | grep -v 'compiler differs') ]]; then
+		   ! grep -E '^warning|: warning: ' "$log" | grep -v 'compiler differs' >/dev/null; then
 			echo "ok $n - $c: $option $to"
 		else
 			echo "not ok $n - $c: $option $to # see $log"

@@ -37,7 +37,8 @@ formats()
 	local status=0 f rustfmt=(rustfmt --check --edition 2021 --config-path "$SRC/.rustfmt.toml")
 
 	"${rustfmt[@]}" "${rust[@]}" || status=1
-	for f in $(grep -l '^export! {$' "${rust[@]}"); do
+	for f in "${rust[@]}"; do
+		grep -q '^export! {$' "$f" || continue
 		sed 's/^export! {$/mod export {/' "$f" | "${rustfmt[@]}" ||
 			{ echo "in export! of $f"; status=1; }
 	done

@@ -546,7 +546,8 @@ static void test_straddle(struct test_vm *t)
 
 	kvm_munmap(hva, SLOT_SIZE);
 	now = get_stats(t->vm);
-	TEST_ASSERT(now.pages.pages_2m == before.pages.pages_2m && now.pages.pages_4k == before.pages.pages_4k,
+	TEST_ASSERT(now.pages.pages_2m == before.pages.pages_2m &&
+		    now.pages.pages_4k == before.pages.pages_4k,
 		    "Unmapped, half a slot has %lu huge pages and %lu small ones",
 		    now.pages.pages_2m, now.pages.pages_4k);
 }
