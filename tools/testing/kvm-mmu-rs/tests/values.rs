@@ -57,7 +57,7 @@ proptest! {
             prop_assert_eq!(gfn.round_down(level).0 << 12, address / bytes * bytes);
             prop_assert_eq!(gfn.is_aligned(level), gfn.0 << 12 == address / bytes * bytes);
             prop_assert_eq!(gfn.offset_in(level) << 12, (address % bytes) & !0xfff);
-            prop_assert_eq!(gfn.page_number(level), address / bytes);
+            prop_assert_eq!(gfn.page_number(level.pages_shift()), address / bytes);
             prop_assert_eq!(gfn.since(gfn.round_down(level)), gfn.offset_in(level));
         }
         prop_assert_eq!(gfn.add(3).0, gfn.0 + 3);

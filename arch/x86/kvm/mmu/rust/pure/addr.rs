@@ -61,10 +61,11 @@ impl Gfn {
         self.0 & level.pages().wrapping_sub(1)
     }
 
-    /// The number of the page of `level` that holds this frame, counted from frame 0.
+    /// The number of the page of `1 << shift` frames that holds this frame, counted from frame 0; see
+    /// [`Level::pages_shift`].
     #[inline]
-    pub const fn page_number(self, level: Level) -> u64 {
-        self.0 >> level.pages_shift()
+    pub const fn page_number(self, shift: u32) -> u64 {
+        self.0 >> shift
     }
 
     /// Whether `alias`, the bits that a tree's root adds to each frame before indexing (0 for none), can

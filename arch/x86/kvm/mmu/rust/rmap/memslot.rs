@@ -24,7 +24,7 @@ pub(crate) struct SlotRmaps<'a> {
     len: usize,
     /// The number of the first page, in pages of the level.
     first: u64,
-    level: Level,
+    shift: u32,
     slot: PhantomData<&'a ()>,
 }
 
@@ -40,15 +40,16 @@ impl<'a> SlotRmaps<'a> {
         // SAFETY: the slot exists; the arrays are allocated before there are shadow pages.
         let heads = NonNull::new(unsafe { (*slot.as_ptr()).arch.rmap[index] })?;
         let range = slot.range();
-        let first = range.start.page_number(level);
-        let last = range.last().page_number(level);
+        let shift = level.pages_shift();
+        let first = range.start.page_number(shift);
+        let last = range.last().page_number(shift);
 
         // INVARIANT: C has allocated one head for each page that the slot touches.
         Some(SlotRmaps {
             heads,
             len: last.wrapping_sub(first).wrapping_add(1) as usize,
             first,
-            level,
+            shift,
             slot: PhantomData,
         })
     }
@@ -56,7 +57,7 @@ impl<'a> SlotRmaps<'a> {
     /// The index of the list of the page that holds `gfn`.
     #[inline]
     pub(crate) fn index_of(&self, gfn: Gfn) -> usize {
-        gfn.page_number(self.level).wrapping_sub(self.first) as usize
+        gfn.page_number(self.shift).wrapping_sub(self.first) as usize
     }
 
     /// The indices of the lists of the pages that hold frames of `range`, which is not empty.
