@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# Inside the guest: dirty_log_perf_test on the C MMU, then on the Rust MMU.
+# Inside the guest: dirty_log_perf_test on the C MMU and on the Rust MMU by turns, so that
+# what changes with time concerns both.
 #   guest.sh TEST LOGDIR VCPUS BYTES REPEATS
 # TEST is the test's binary, BYTES the memory of each vCPU. LOGDIR gets
 # MMU/CONFIG.N.log, N up to REPEATS, and MMU/CONFIG.identity, what the loaded
@@ -54,25 +55,29 @@ bench_once()
 
 bench()
 {
-	local config=$1 n
+	local config=$1
 	shift
 	identity >"$dir/$config.identity"
-	for ((n = 1; n <= repeats; n++)); do
-		bench_once "$config.$n" "$@"
-	done
+	bench_once "$config.$n" "$@"
 }
 
 pages=$((vcpus * ${bytes%M} / 2))
 echo $pages >/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages
-for mmu in c rust; do
-	dir=$logdir/$mmu
-	mkdir -p "$dir"
-	for eager in Y N; do
-		"$kvm_load" $mmu eager_page_split=$eager
-		suffix=''
-		[[ $eager = Y ]] || suffix=-noeager
-		bench legacy$suffix -g
-		bench default$suffix
+for ((n = 1; n <= repeats; n++)); do
+	# Each is the first as often as the other.
+	mmus=(c rust)
+	((n % 2)) || mmus=(rust c)
+	for mmu in "${mmus[@]}"; do
+		dir=$logdir/$mmu
+		mkdir -p "$dir"
+		"$kvm_load" "$mmu"
+		for eager in Y N; do
+			echo $eager >$params/eager_page_split
+			suffix=''
+			[[ $eager = Y ]] || suffix=-noeager
+			bench legacy$suffix -g
+			bench default$suffix
+		done
 		"$kvm_unload"
 	done
 done

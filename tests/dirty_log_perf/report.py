@@ -7,9 +7,10 @@ usage: report.py LOGDIR TITLE [JSON]
 
 LOGDIR holds c/CONFIG.N.log and rust/CONFIG.N.log, and next to them the identity
 of the module that ran, as tests/dirty_log_perf/guest.sh leaves them. Of several runs the
-median of each time is shown. There is no table unless the two sides
-demonstrably ran the two modules. From JSON that was kept it makes the README's
-tables.
+median of each time is shown, and no ratio ("~") where the runs of both sides overlap: the
+next ones may be the other way round. There is no table unless the two sides
+demonstrably ran the two modules. From JSON that was kept it makes the tables of
+results/run.md.
 """
 import json
 import re
@@ -61,12 +62,23 @@ def parse_log(path):
     return times | runs
 
 
-def median_of(logs):
-    """The median of each row over several runs."""
+def runs_of(logs):
+    """The times of each row in several runs."""
     runs = [parse_log(log) for log in logs]
     if any(run.keys() != runs[0].keys() for run in runs):
         die(f"the runs did not go through the same steps, see {logs[0].parent}")
-    return {row: statistics.median(run[row] for run in runs) for row in runs[0]}
+    return {row: [run[row] for run in runs] for row in runs[0]}
+
+
+def overlap(one, other):
+    return len(one) > 1 and max(min(one), min(other)) <= min(max(one), max(other))
+
+
+def ratio(result, row, digits):
+    c, rust = (result["ns"][side][row] for side in ("c", "rust"))
+    if row in result["overlap"]:
+        return "~"
+    return f"{rust / c:.{digits}f}" if c else "-"
 
 
 def parse_identity(path):
@@ -101,13 +113,18 @@ def load(logdir):
                 die(f"{logdir / side / config}.1.log is missing: the boot ended "
                     "early, see the console log")
             identities[side] = parse_identity(logdir / side / f"{config}.identity")
-            sides[side] = median_of(logs)
+            sides[side] = runs_of(logs)
         check_identities(identities["c"], identities["rust"], config)
         if sides["c"].keys() != sides["rust"].keys():
             die(f"{config}: C and Rust did not go through the same steps, see {logdir}")
         failed = [str(log) for side in ("c", "rust")
                   for log in sorted((logdir / side).glob(f"{config}.[0-9].failed-*.log"))]
-        results[config] = {"identity": identities, "ns": sides, "failed": failed}
+        results[config] = {
+            "identity": identities, "failed": failed, "runs": sides,
+            "ns": {side: {row: statistics.median(times) for row, times in rows.items()}
+                   for side, rows in sides.items()},
+            "overlap": [row for row, times in sides["c"].items()
+                        if overlap(times, sides["rust"][row])]}
     return results
 
 
@@ -118,10 +135,12 @@ def show(results, title, logdir):
         print(f"  {CONFIGS[config]}")
         for row, c in result["ns"]["c"].items():
             rust = result["ns"]["rust"][row]
-            ratio = f"{rust / c:.3f}" if c else "-"
-            print(f"    {row:<10}{c / 1e6:>14.3f}{rust / 1e6:>14.3f}{ratio:>10}")
+            print(f"    {row:<10}{c / 1e6:>14.3f}{rust / 1e6:>14.3f}"
+                  f"{ratio(result, row, 3):>10}")
         for log in result["failed"]:
             print(f"    note: this took another attempt, the failed one is {log}")
+    if any(result["overlap"] for result in results.values()):
+        print("  ~: the runs of C and of Rust overlap")
     print(f"  raw logs: {logdir}/c/*.log {logdir}/rust/*.log")
 
 
@@ -138,14 +157,13 @@ def markdown(paths):
     yield "| " + " | ".join(head) + " |"
     yield "|---|---" + "|---:" * (len(head) - 2) + "|"
     for config in CONFIGS:
-        sides = [boot["configs"][config]["ns"] for boot in kept]
+        results = [boot["configs"][config] for boot in kept]
         name = CONFIGS[config]
-        for row in sides[0]["c"]:
+        for row in results[0]["ns"]["c"]:
             cells = [name, row]
-            for side in sides:
-                c, rust = side["c"][row], side["rust"][row]
-                ratio = f"{rust / c:.2f}" if c else "-"
-                cells += [f"{c / 1e6:,.2f}", f"{rust / 1e6:,.2f}", ratio]
+            for result in results:
+                c, rust = (result["ns"][side][row] for side in ("c", "rust"))
+                cells += [f"{c / 1e6:,.2f}", f"{rust / 1e6:,.2f}", ratio(result, row, 2)]
             yield "| " + " | ".join(cells) + " |"
             name = ""
 
