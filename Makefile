@@ -115,8 +115,15 @@ modules-deb: source
 		$(MAKE) -s $(S)/distro-$$release && scripts/modules-deb.sh $$release
 
 ## make test-modules  install, load, use and remove that package on an emulated Debian
-test-modules: modules-deb $(S)/run-selftests
+test-modules: modules-deb $(S)/selftests
 	@tests/run.sh modules
+
+## make hw-check   as root, where that package is installed: whether the MMU works on this
+##                 machine's TLB, and what it costs; a report to send in; MINUTES=n (20)
+hw-check: hw-check-machine $(S)/selftests
+	@tests/hw-check/run.sh $(MINUTES)
+hw-check-machine:
+	@tests/hw-check/run.sh machine
 
 ## make build-matrix  compile the MMU with each option toggled, with GCC and clang
 build-matrix: modules-deb $(S)/linux
@@ -205,4 +212,5 @@ $(S)/selftests: $(S)/src-selftests scripts/selftests.sh
 .PHONY: help run test test-intel test-shadow bench brownout bench-native contention check migrate kernel \
 	shell series paths clean distclean lab debug pristine modules selftests preflight root source \
 	alloc-sites test-debug test-other try host kasan kcsan matrix deb deb-config test-deb modules-deb test-modules build-matrix \
+	hw-check hw-check-machine \
 	sim sim-every sim-mutants

@@ -2,7 +2,7 @@
 /*
  * What each ioctl that concerns the page tables costs its caller, by itself.
  *
- *   mmu_bench MiB [late|late-1g]
+ *   mmu_bench MiB [late|late-1g|wall]
  *
  * One VM, one vCPU, one memslot of MiB megabytes. KVM_PRE_FAULT_MEMORY maps the
  * slot, and the guest, where it runs at all, writes one byte of each page; in the
@@ -14,7 +14,8 @@
  * With "late" the number is how long a thread of higher priority, which wakes up
  * in the middle of the operation, waits at most for the CPU: how long KVM does
  * not give way. Both threads have to be on one CPU, with SCHED_FIFO. With
- * "late-1g" it is that for a memslot of 1 GiB pages.
+ * "late-1g" it is that for a memslot of 1 GiB pages. With "wall" it is the time on the
+ * clock, on a real processor, and behind it is what that has counted: " COUNTER=N" each.
  *
  * Errors end the program with a message and status 1; nothing is retried.
  */
@@ -36,6 +37,7 @@
 #include <linux/kvm.h>
 
 #include "../flat_mode.h"
+#include "pmu.h"
 
 #define PAGE		4096ul
 #define MIB		(1ul << 20)
@@ -79,11 +81,14 @@ static inline void mark_functions(void)
 	asm volatile(".byte 0x0f, 0x1f, 0x80; .long 0x4b560003" : : : "memory");
 }
 
+/* Whether the clock is the wall's, and the processor's counters are read. */
+static int wall;
+
 static long now(void)
 {
 	struct timespec ts;
 
-	if (clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ts))
+	if (clock_gettime(wall ? CLOCK_MONOTONIC : CLOCK_THREAD_CPUTIME_ID, &ts))
 		err(1, "clock_gettime");
 	return ts.tv_sec * 1000000000l + ts.tv_nsec;
 }
@@ -154,15 +159,22 @@ static long watch_end(void)
 		start_ = 0;						\
 		end_ = watch_end();					\
 	} else {							\
+		if (wall)						\
+			pmu_begin();					\
 		start_ = now();						\
 		mark_begin();						\
 		ret_ = (call);						\
 		mark_end();						\
 		end_ = now();						\
+		if (wall)						\
+			pmu_end();					\
 	}								\
 	if (ret_ < 0)							\
 		err(1, "%s", name);					\
-	printf("%s %ld\n", name, end_ - start_);			\
+	printf("%s %ld", name, end_ - start_);				\
+	if (wall)							\
+		pmu_print();						\
+	putchar('\n');							\
 } while (0)
 
 static int set_slot(int slot, unsigned long gpa, void *hva, size_t bytes, int flags)
@@ -618,6 +630,15 @@ static int age(void)
 	return 0;
 }
 
+/* The lab's kernel has page_idle, others need not. */
+static int can_age(void)
+{
+	if (!wall || !access("/sys/kernel/mm/page_idle/bitmap", W_OK))
+		return 1;
+	puts("# aging is not measured: this kernel has no page_idle");
+	return 0;
+}
+
 /* 4 KiB mappings: logging, faults, aging, notifier, teardown. */
 static void bench_small(void)
 {
@@ -630,8 +651,10 @@ static void bench_small(void)
 
 	make_vm();
 	TIME("map-4k", populate());
-	age();
-	TIME("age-4k", age());
+	if (can_age()) {
+		age();
+		TIME("age-4k", age());
+	}
 	TIME("zap-notifier-4k", mprotect(mem, size, PROT_READ));
 	mprotect(mem, size, PROT_READ | PROT_WRITE);
 	/* The host's mapping has to be writable again, before KVM looks. */
@@ -719,8 +742,10 @@ static void bench_nested_small(void)
 	TIME("nested-enable-4k", set_logging(1));
 	set_logging(0);
 	dirty_all();
-	age();
-	TIME("nested-age-4k", age());
+	if (can_age()) {
+		age();
+		TIME("nested-age-4k", age());
+	}
 	TIME("nested-zap-notifier-4k", mprotect(mem, size, PROT_READ));
 	mprotect(mem, size, PROT_READ | PROT_WRITE);
 	memset(mem, 1, size);
@@ -754,9 +779,11 @@ int main(int argc, char **argv)
 	int gigantic = argc == 3 && !strcmp(argv[2], "late-1g");
 
 	late = gigantic || (argc == 3 && !strcmp(argv[2], "late"));
-	if (argc != 2 + late || atol(argv[1]) < 2 || atol(argv[1]) % (gigantic ? 1024 : 2) ||
+	wall = argc == 3 && !strcmp(argv[2], "wall");
+	if (argc != 2 + late + wall || atol(argv[1]) < 2 || atol(argv[1]) % (gigantic ? 1024 : 2) ||
 	    atol(argv[1]) > 2048)
-		errx(1, "usage: mmu_bench MiB [late|late-1g] (MiB even, for 1g of 1024; at most 2048)");
+		errx(1, "usage: mmu_bench MiB [late|late-1g|wall] "
+		     "(MiB even, for 1g of 1024; at most 2048)");
 	size = atol(argv[1]) * MIB;
 
 	kvm = open("/dev/kvm", O_RDWR);
@@ -770,6 +797,8 @@ int main(int argc, char **argv)
 	memset(bitmap, 0, size / PAGE / 8);
 
 	mark_functions();
+	if (wall)
+		pmu_open();
 	if (gigantic) {
 		bench_1g();
 		return 0;

@@ -36,6 +36,8 @@ perf_test()
 		-s anonymous_hugetlb_2mb
 }
 
+hw_check=/mnt/run/checkout/tests/hw-check
+
 mountpoint -q /proc || mount -t proc proc /proc
 mountpoint -q /sys || mount -t sysfs sys /sys
 mountpoint -q /dev || mount -t devtmpfs dev /dev
@@ -82,6 +84,9 @@ done
 dpkg -i /root/modules.deb >/dev/console 2>&1
 say "installed=$?"
 say "while_vm_engine=$(engine)"
+sh $hw_check/modules.sh /mnt/tmp/hw >/tmp/hw 2>&1
+say "while_vm_hw_check=$?"
+say "while_vm_hw_check_errors=$(grep -c '^error: VMs are running' /tmp/hw)"
 kvm-rs-reload >/tmp/reload 2>&1
 say "while_vm_reload=$?"
 cat /tmp/reload >/dev/console
@@ -90,6 +95,9 @@ kill -0 $vm && say vm_lives=yes
 say "after_refusal_engine=$(engine)"
 kill $vm
 wait $vm
+sh $hw_check/modules.sh /mnt/tmp/hw >/tmp/hw 2>&1
+say "stock_hw_check=$?"
+say "stock_hw_check_errors=$(grep -c '^error: the MMU that is loaded is the one in C' /tmp/hw)"
 
 # 3. Ours.
 kvm-rs-reload >/dev/console 2>&1
@@ -105,7 +113,31 @@ in_lab env RAM_MIB=64 python3 -B /run/checkout/tests/migrate/driver.py -s 40 -o 
 say "migration=$?"
 cat /mnt/results/migrate.log >/dev/console
 
-# 4. And back.
+# 4. A little of 'make hw-check', which exchanges the modules, and says so in the log.
+settings()
+{
+	cat /proc/sys/vm/nr_hugepages /sys/kernel/mm/lru_gen/enabled \
+		/sys/kernel/mm/transparent_hugepage/enabled
+}
+settings >/tmp/settings
+messages >>/tmp/after
+said=$(dmesg | wc -l)
+sh $hw_check/modules.sh /mnt/tmp/hw >/dev/console 2>&1
+say "hw_check_machine=$?"
+mkdir /mnt/results/hw-check
+in_lab /run/checkout/tests/hw-check/check.sh /build /tmp/hw /results/hw-check 10 quick \
+	>/mnt/results/hw-check.log 2>&1
+say "hw_check=$?"
+cat /mnt/results/hw-check.log >/dev/console
+say "hw_check_report=$(grep -c '"commit"' /mnt/results/hw-check/report.json)"
+settings | cmp -s - /tmp/settings && say hw_check_settings=kept
+[ "$(dmesg | wc -l)" -ge "$said" ] && say hw_check_log=kept
+dmesg >/mnt/results/dmesg.hw-check
+dmesg -C
+kvm-rs-reload >/dev/console 2>&1
+say "hw_check_engine=$(engine)"
+
+# 5. And back.
 dpkg -r "kvm-rs-modules-$(uname -r)" >/dev/console 2>&1
 say "removed=$?"
 sh /run/kvm-rs-reload >/dev/console 2>&1

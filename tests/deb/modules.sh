@@ -17,8 +17,7 @@ if [[ ! -e $package ]]; then
 	echo "Bail out! there is no package for $release; run 'make modules-deb'"
 	exit
 fi
-mkdir -p "$BUILD/migrate"
-"$TOP/scripts/in-root" "$TOP/tests/migrate/run.sh"
+"$TOP/tests/hw-check/run.sh" build
 
 # --- the machine
 
@@ -51,13 +50,23 @@ installed=0 the package is installed while a VM runs
 while_vm_engine=none the modules that are loaded stay
 while_vm_reload=1 they are not exchanged while a VM runs
 while_vm_errors=1 which is said in one line
+while_vm_hw_check=1 nor does make hw-check begin
+while_vm_hw_check_errors=1 which is said in one line, too
 vm_lives=yes the VM keeps running
 after_refusal_engine=none on the MMU in C
+stock_hw_check=1 make hw-check does not begin on the MMU in C
+stock_hw_check_errors=1 and says so in one line
 reload=0 when it has ended, the modules are exchanged
 engine=rust the MMU is the one in Rust
 from=updates/kvm-rs/kvm.ko and comes from the package
 test=0 dirty_log_perf_test passes on it
 migration=0 a VM is migrated on it, and its memory is the same
+hw_check_machine=0 make hw-check begins
+hw_check=0 and finds nothing wrong
+hw_check_report=1 and reports that
+hw_check_settings=kept it puts back what it has set
+hw_check_log=kept and leaves the log of the kernel
+hw_check_engine=rust and the MMU in Rust can be loaded again
 removed=0 the package is removed
 back_reload=0 the modules are exchanged again
 back_engine=none the MMU is that in C

@@ -2,10 +2,12 @@
 # SPDX-License-Identifier: GPL-2.0
 """Live-migrate a guest between two QEMUs on this machine, in several ways.
 
-usage: driver.py [-o SCENARIO]... BACKEND ROM LOGDIR
+usage: driver.py [-o SCENARIO]... [-s SCALE] [-t SECONDS] [--shared] BACKEND ROM LOGDIR
 
 BACKEND is hugetlb or thp, ROM the guest (guest.c). What each scenario found
-goes to LOGDIR/BACKEND.json, and one line of it to standard output.
+goes to LOGDIR/BACKEND.json, and one line of it to standard output. SECONDS is how
+long the scenario "soak" goes on. With --shared the machine is used for other things,
+too: no real-time priorities, and nothing is traced.
 """
 import argparse
 import json
@@ -24,11 +26,14 @@ def main():
     parser = argparse.ArgumentParser(usage=__doc__)
     parser.add_argument("-o", dest="only", action="append", choices=SCENARIOS)
     parser.add_argument("-s", dest="scale", type=int, default=1)
+    parser.add_argument("-t", dest="seconds", type=int, default=60)
+    parser.add_argument("--shared", action="store_true")
     parser.add_argument("backend", choices=("hugetlb", "thp"))
     parser.add_argument("rom")
     parser.add_argument("logdir")
     args = parser.parse_args()
-    Path("/proc/sys/kernel/sched_rt_runtime_us").write_text("-1")
+    if not args.shared:
+        Path("/proc/sys/kernel/sched_rt_runtime_us").write_text("-1")
     engine = PARAMETERS / "mmu_engine"
     engine = engine.read_text().strip() if engine.exists() else "c"
     build = Path("/sys/module/kvm/notes/.note.gnu.build-id").read_bytes().hex()

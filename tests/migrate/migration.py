@@ -21,10 +21,12 @@ class Migration:
         self.rom = args.rom
         # Where time is real, an emulated processor manages a few ticks only.
         self.scale = args.scale
+        self.shared = args.shared
+        self.seconds = args.seconds
         self.batch = 4 if self.scale == 1 else 8
         self.meter_us = 100 if self.scale == 1 else 500 * self.scale
         self.poll = 0.002 if self.scale == 1 else 0.03
-        self.logging = Tracing() if self.scale == 1 else None
+        self.logging = Tracing() if self.scale == 1 and not self.shared else None
         self.logdir = Path(args.logdir)
         self.logdir.mkdir(parents=True, exist_ok=True)
         self.tmp = Path(tempfile.mkdtemp(prefix="migrate-"))

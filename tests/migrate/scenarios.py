@@ -238,6 +238,30 @@ class Scenarios(Migration):
         self.result["plugged"] = 3
         self.complete()
 
+    def scenario_soak(self):
+        """there and back for a while, every fourth cancelled"""
+        end = time.monotonic() + self.seconds
+        done = {"migrations": 0, "cancelled": 0}
+        if self.scale == 1:
+            self.vm.set(batch=4 * self.batch)
+        while time.monotonic() < end or not all(done.values()):
+            if sum(done.values()) % 4 == 3 or time.monotonic() >= end:
+                self.run_for(50)
+                mapped = self.start_to_cancel()
+                self.vm.command(QUIESCE)
+                self.cancel(mapped)
+                self.vm.phase("cancel")
+                self.vm.command(RUN)
+                self.leave()
+                self.wait_ticks(self.vm, 20)
+                self.vm.phase("after")
+                self.verify()
+                done["cancelled"] += 1
+            else:
+                self.complete()
+                done["migrations"] += 1
+        self.result |= done
+
     # --- running them
 
     def run(self, name):

@@ -125,19 +125,25 @@ load_kvm()
 	loaded=$*
 }
 
+# reserve SIZE N: N huge pages beside those that were reserved before, which are others'.
+declare -A reserved=()
 reserve()
 {
-	local file=$mm/hugepages/hugepages-$1kB/nr_hugepages
-	[[ $(<"$file") != "$2" ]] || return 0
-	if (($(<"$file") < $2)); then
+	local file=$mm/hugepages/hugepages-$1kB/nr_hugepages want
+	# Not every processor has those of 1 GiB.
+	[[ -e $file || $2 != 0 ]] || return 0
+	: "${reserved[$1]:=$(<"$file")}"
+	want=$((reserved[$1] + $2))
+	[[ $(<"$file") != "$want" ]] || return 0
+	if (($(<"$file") < want)); then
 		# Huge pages come out of what is free in one piece.
 		sync
 		echo 3 >/proc/sys/vm/drop_caches
 		echo 1 >/proc/sys/vm/compact_memory
 	fi
-	echo "$2" >"$file"
-	[[ $(<"$file") = "$2" ]] || {
-		echo "got $(<"$file") huge pages of $1 kB, not $2"
+	echo "$want" >"$file"
+	[[ $(<"$file") = "$want" ]] || {
+		echo "got $(<"$file") huge pages of $1 kB, not $want"
 		return 1
 	}
 }
@@ -147,7 +153,7 @@ provide()
 {
 	reserve 2048 "$1" &&
 	reserve 1048576 "$2" &&
-	echo "$3" >$mm/lru_gen/enabled &&
+	{ [[ ! -e $mm/lru_gen && $3 = 0 ]] || echo "$3" >$mm/lru_gen/enabled; } &&
 	echo "$4" >$mm/transparent_hugepage/enabled
 }
 

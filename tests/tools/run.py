@@ -4,6 +4,7 @@
 
 Prints TAP. Runs the scripts as they are run by tests/run.sh and the others.
 """
+import json
 import os
 import re
 import subprocess
@@ -324,12 +325,58 @@ def btf_tests(tmp):
     yield "btf: a module without BTF is refused", status == 2 and "has no BTF" in out
 
 
+def hw_check_tests(tmp):
+    tlb = {"ok": "must\ta\t4\t4\tso\nseen\tb\t1\t9\tperhaps\n", "bad": "must\ta\t3\t4\tso\n"}
+    soak = {"status": "pass", "migrations": 3, "cancelled": 1, "compared": 9, "pages": 9}
+    number = 0
+
+    def check(probed="ok", step="tlb.rust 0 9", status="ok", c="ok", result=None, dmesg="",
+              mmu="rust"):
+        nonlocal number
+        number += 1
+        directory = tmp / str(number)
+        for name in ("selftests", "soak.rust"):
+            (directory / name).mkdir(parents=True)
+        (directory / "bench.mib").write_text("64\n")
+        (directory / "steps").write_text(f"bench.rust.1 0 5 x\n{step}\n")
+        (directory / f"tlb.{mmu}.log").write_text(tlb[probed])
+        (directory / "bench.rust.1.log").write_text("# cycles are not counted: no\n"
+                                                    "enable 2000 instructions=77\nget 500\n")
+        for side, state in (("c", c), ("rust", status)):
+            (directory / "selftests" / f"{side}.tap").write_text(f"1..1\n{state} 1 - test # x\n")
+        (directory / "soak.rust" / "thp.json").write_text(
+            json.dumps({"results": [{**soak, **(result or {})}]}))
+        (directory / "dmesg.rust").write_text(dmesg)
+        code, out = tool("hw-check/report.py", directory)
+        made = directory / "report.json"
+        return code, out, json.loads(made.read_text()) if made.exists() else {}
+
+    code, out, data = check()
+    yield "hw-check: all is well", code == 0 and "Nothing has failed" in out
+    yield "hw-check: figures are in the report", data["bench"]["rust"]["enable"] == {
+        "ns": 2000, "instructions": 77} and "cycles are not counted: no" in out
+    code, out, _ = check("bad")
+    yield "hw-check: a promise that is broken fails", code == 1 and "a: so: 3 of 4" in out
+    code, out, _ = check(status="not ok", c="not ok")
+    yield "hw-check: what fails on both is told", code == 0 and "both: test" in out
+    yield "hw-check: what fails on Rust alone fails", check(status="not ok")[0] == 1
+    yield "hw-check: a migration that fails does", check(result={"status": "fail"})[0] == 1
+    yield "hw-check: a program that is killed does", check(step="tlb.rust 139 9 x")[0] == 1
+    yield "hw-check: migrations that end with an error do", \
+        check(step="soak.rust.hugetlb 1 9 x")[0] == 1
+    yield "hw-check: one that does not end does", check(step="soak.rust.thp 124 9 x")[0] == 1
+    yield "hw-check: a bench that ends with an error does", check(step="bench.rust.2 1 9 x")[0] == 1
+    yield "hw-check: what the kernel reports does", check(dmesg="[ 1.0] WARNING: at x\n")[0] == 1
+    code, out, _ = check(mmu="c")
+    yield "hw-check: what has no result does", code == 1 and "tlb has no result" in out
+
+
 def main():
     number = failed = 0
     with tempfile.TemporaryDirectory() as name:
         for index, tests in enumerate((table_tests, compare_tests, summary_tests,
                                        bench_tests, brownout_tests, matrix_tests,
-                                       btf_tests)):
+                                       btf_tests, hw_check_tests)):
             tmp = Path(name) / str(index)
             tmp.mkdir()
             for what, passed in tests(tmp):
