@@ -23,6 +23,11 @@ pub(crate) fn zap_list(rmap: &mut Rmap<'_>, vm: Vm<'_>, level: Level, masks: &Ma
 
 /// Zaps the leaves that map frames of `range` in `slot`, including huge ones. Yields if `may_yield`, after
 /// flushing.
+///
+/// From large to small: whoever splits a huge leaf meanwhile, for the dirty log, adds leaves at a level
+/// that is still to be walked. (A fault that would map the range by a larger page finds that it is being
+/// invalidated.) Upstream goes from small to large, and may leave such leaves behind; a nested guest
+/// then uses frames that belong to somebody else.
 pub(crate) fn zap_range(
     lock: &mut Exclusive<'_>,
     slot: Memslot<'_>,
@@ -32,15 +37,16 @@ pub(crate) fn zap_range(
 ) {
     let vm = lock.vm();
     let masks = vm.masks();
-    let mut walk = RmapWalk::new(lock, slot, Level::Page4K, Level::MAX_LEAF, range);
 
-    if !may_yield {
-        walk = walk.without_yield();
-    }
-    while let Some(mut step) = walk.next(Some(flush)) {
-        let level = step.level;
+    for level in Level::LEAVES.into_iter().rev() {
+        let mut walk = RmapWalk::new(lock, slot, level, level, range);
 
-        zap_list(&mut step.rmap(), vm, level, masks);
-        flush.note();
+        if !may_yield {
+            walk = walk.without_yield();
+        }
+        while let Some(mut step) = walk.next(Some(flush)) {
+            zap_list(&mut step.rmap(), vm, level, masks);
+            flush.note();
+        }
     }
 }
