@@ -3,9 +3,10 @@
 # 'make sim': the whole of the MMU's crate on the host, under a scheduler that
 # decides every interleaving (tools/testing/kvm-mmu-rs/sim).
 #   run.sh [--minutes N] [--scenario NAME] [--seed SEED]
-#   run.sh mutants [NAME...]   that it finds the bugs in sim/mutants; all of them
+#   run.sh mutants [NAME...]   that it finds the bugs in sim/mutants; all of them. A table for
+#                              results/sim.md. RUNS=n: looks for each so many times (once)
 #   run.sh every               every schedule of small worlds
-#   run.sh ci                  for 'make test': two minutes, and five mutants, as TAP
+#   run.sh ci                  for 'make test': two minutes, five mutants and the rules, as TAP
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/../../scripts/lib.sh"
@@ -13,7 +14,7 @@ if [[ ! ${LAB_INSIDE:-} ]]; then
 	# Whom to trust is the machine's business: it may have a proxy of its own.
 	trust=()
 	[[ ! -d /etc/ssl/certs ]] || trust=(-b /etc/ssl/certs)
-	exec "$TOP/scripts/in-root" "${trust[@]}" "$TOP/tests/sim/run.sh" "$@"
+	LAB_ENV="${LAB_ENV:-} RUNS" exec "$TOP/scripts/in-root" "${trust[@]}" "$TOP/tests/sim/run.sh" "$@"
 fi
 
 sim=tools/testing/kvm-mmu-rs/sim
@@ -21,6 +22,8 @@ mutants=$TOP/$sim/mutants
 # The five of 'make test'.
 telling=(no-flush-after-zap store-instead-of-exchange no-freeze aging-by-store bits-taken-by-store)
 logs=$BUILD/logs/sim
+runs=${RUNS:-1}
+[[ $runs =~ ^[1-9][0-9]*$ ]] || die "RUNS=$runs is no number of runs"
 
 # build TREE TARGET PROFILE [CARGO-ARGUMENT]...: the simulation of a source tree; says where it is.
 build()
@@ -30,11 +33,13 @@ build()
 	echo "$2/$3/kvm-mmu-sim"
 }
 
-# mutant NAME: builds the MMU with one bug, and looks for it for a minute.
-# Returns 0 if it is found; says by what.
+# mutant NAME RUNS: builds the MMU with one bug, and looks for it that many times, each for a minute
+# of a CPU at most. Says how many schedules the median run took, how many seconds, and what was found;
+# fails if one of the runs has found nothing.
 mutant()
 {
-	local patch=$mutants/$1.patch tree=$BUILD/sim-mutants/tree log=$logs/$1.log crate program only status=0
+	local patch=$mutants/$1.patch tree=$BUILD/sim-mutants/tree log=$logs/$1.log
+	local crate program only status n count counts=() times=() why
 	[[ -e $patch ]] ||
 		die "no mutant '$1'; there are: $(cd "$mutants" && echo *.patch | sed 's/\.patch//g')"
 	mkdir -p "$tree" "$logs"
@@ -47,13 +52,29 @@ mutant()
 	# The scenario that should find it, if it is not left to all of them.
 	only=$(sed -n 's/^Scenario: //p' "$patch")
 	program=$(build "$tree" "$BUILD/sim-mutants/target" mutant)
-	timeout 600 "$program" --minutes 1 ${only:+--scenario "$only"} >"$log" 2>&1 || status=$?
-	if ((status == 0)); then
-		echo "not found in a minute"
-		return 1
-	fi
-	grep -m1 '^FAILED: ' "$log" || echo "ended with status $status"
-	grep -m1 '^  schedule' "$log" || :
+	for ((n = 1; n <= $2; n++)); do
+		status=0
+		timeout 600 "$program" --minutes 1 ${only:+--scenario "$only"} >"$log" 2>&1 || status=$?
+		if ((status == 0)); then
+			echo "- - not found in a minute, in run $n of $2"
+			return 1
+		fi
+		count=$(sed -n 's/^  schedule \([0-9]*\) of this run, .*/\1/p' "$log")
+		[[ $count ]] || {
+			echo "- - ended with status $status, and no failure"
+			return 1
+		}
+		counts+=("$count")
+		times+=("$(sed -n 's/^  schedule .* run, \(.*\) s of a CPU/\1/p' "$log")")
+	done
+	why=$(sed -n 's/^FAILED: //p' "$log")
+	echo "$(median "${counts[@]}") $(median "${times[@]}") $why"
+}
+
+# median NUMBER...
+median()
+{
+	printf '%s\n' "$@" | sort -g | sed -n "$((($# + 1) / 2))p"
 }
 
 case ${1:-} in
@@ -61,18 +82,21 @@ mutants)
 	shift
 	telling=("$@")
 	(($#)) || mapfile -t telling < <(cd "$mutants" && printf '%s\n' *.patch | sed 's/\.patch$//')
-	missed=()
+	missed=() all=()
+	echo "The median of $runs runs; a run ends after a minute of a CPU."
+	echo
+	echo "| bug | what | found by | schedules | seconds of a CPU |"
+	echo "|---|---|---|--:|--:|"
 	for m in "${telling[@]}"; do
-		start=$SECONDS
-		if found=$(mutant "$m"); then
-			printf '%-28s found in %2d s: %s\n' "$m" $((SECONDS - start)) "${found//$'\n'/;}"
-		else
-			printf '%-28s %s\n' "$m" "$found"
-			missed+=("$m")
-		fi
+		found=$(mutant "$m" "$runs") || missed+=("$m")
+		read -r count seconds why <<<"$found"
+		[[ $count = - ]] || all+=("$count")
+		echo "| \`$m\` | $(sed -n 2p "$mutants/$m.patch") | $why | $count | $seconds |"
 	done
+	echo
+	echo "${#all[@]} of ${#telling[@]} are found in every run; the median of their schedules is" \
+		"$(median "${all[@]}"), the most $(printf '%s\n' "${all[@]}" | sort -g | tail -n 1)."
 	((!${#missed[@]})) || die "not found: ${missed[*]}"
-	say "all ${#telling[@]} mutants were found"
 	;;
 every)
 	program=$(build "$TOP" "$BUILD/sim-small" release --features small)
@@ -80,22 +104,30 @@ every)
 	;;
 ci)
 	mkdir -p "$logs"
-	n=0
-	echo "1..$((1 + ${#telling[@]}))"
 	program=$(build "$TOP" "$BUILD/sim" release)
-	if "$program" --minutes 2 >"$logs/ci.log" 2>&1; then
+	# Two minutes of a CPU, beside what follows.
+	"$program" --minutes 2 >"$logs/ci.log" 2>&1 &
+	soak=$! n=0
+	trap 'kill "$soak" 2>/dev/null || :' EXIT
+	rules=$("$TOP/tests/sim/rules.sh")
+	mapfile -t rules < <(grep -E '^(not )?ok ' <<<"$rules")
+	echo "1..$((1 + ${#telling[@]} + ${#rules[@]}))"
+	for m in "${telling[@]}"; do
+		if found=$(mutant "$m" 1); then
+			echo "ok $((++n)) - the bug $m is found"
+		else
+			echo "not ok $((++n)) - the bug $m is found # ${found#- - }"
+		fi
+	done
+	for rule in "${rules[@]}"; do
+		sed -E "s/^((not )?ok) [0-9]+/\\1 $((++n))/" <<<"$rule"
+	done
+	if wait "$soak"; then
 		echo "ok $((++n)) - every schedule of two minutes keeps the rules"
 	else
 		echo "not ok $((++n)) - every schedule of two minutes keeps the rules # see $logs/ci.log"
 	fi
 	cat "$logs/ci.log" >&2
-	for m in "${telling[@]}"; do
-		if found=$(mutant "$m"); then
-			echo "ok $((++n)) - the bug $m is found"
-		else
-			echo "not ok $((++n)) - the bug $m is found # $found"
-		fi
-	done
 	;;
 *)
 	program=$(build "$TOP" "$BUILD/sim" release)

@@ -1,0 +1,12 @@
+// SPDX-License-Identifier: GPL-2.0
+// Rule: A page that was unlinked is retired.
+// Error: unused_must_use
+
+#![deny(unused_must_use)]
+
+use crate::page::RemovedSp;
+
+fn program(unlink: fn() -> RemovedSp) {
+    unlink(); //~ FAILS
+    unlink().retire(); //~ TWIN
+}

@@ -1,0 +1,12 @@
+// SPDX-License-Identifier: GPL-2.0
+// Rule: A page that was retired is not used.
+// Error: E0382
+
+use crate::page::RemovedSp;
+
+fn program(removed: RemovedSp) {
+    removed.as_sp().role();
+    removed.retire();
+    removed.as_sp().role(); //~ FAILS
+    (); //~ TWIN
+}
