@@ -87,12 +87,19 @@ impl Format {
     /// Whether the CPU takes an entry for present.
     fn is_present(self, entry: u64) -> bool {
         if self.is_npt() {
-            return entry & 1 != 0;
+            entry & 1 != 0
+        } else {
+            entry & 0b111 != 0
         }
-        if entry & 0b111 == 0b110 {
-            fail(format!("the CPU finds a misconfigured entry, {entry:#x}"));
+    }
+
+    /// Whether the CPU finds reserved bits set, or a misconfiguration: an entry for MMIO.
+    fn is_reserved(self, entry: u64) -> bool {
+        if self.is_npt() {
+            entry & (1 << 51 | 1) == 1 << 51 | 1
+        } else {
+            entry & 0b111 == 0b110
         }
-        entry & 0b111 != 0
     }
 
     fn allows(self, entry: u64, access: Access) -> bool {
@@ -159,6 +166,8 @@ pub struct Cpu {
     upper: Vec<Upper>,
     /// Frames whose D bit this CPU has set, for PML.
     pub log: Vec<u64>,
+    /// In L2: the CPU logs no writes then.
+    pub nested: bool,
     /// Whether executable huge pages are forbidden.
     pub no_executable_huge: bool,
 }
@@ -172,6 +181,7 @@ impl Cpu {
             tlb: Vec::new(),
             upper: Vec::new(),
             log: Vec::new(),
+            nested: false,
             no_executable_huge: false,
         }
     }
@@ -252,6 +262,9 @@ impl Cpu {
                 if !self.format.is_present(entry) {
                     return Err(access.code());
                 }
+                if self.format.is_reserved(entry) {
+                    return Err(access.code() | PFERR_RSVD);
+                }
                 let leaf = level == 1 || entry & LARGE != 0;
                 if leaf && !self.format.allows(entry, access) {
                     return Err(access.code() | PFERR_PRESENT);
@@ -269,6 +282,7 @@ impl Cpu {
                         continue 'again;
                     }
                     if self.format == Format::EptPml
+                        && !self.nested
                         && leaf
                         && (new ^ entry) & self.format.dirty() != 0
                     {

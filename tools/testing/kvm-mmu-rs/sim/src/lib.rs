@@ -26,6 +26,8 @@ const LIMIT: u64 = 3_000_000;
 
 static SCENARIO: AtomicUsize = AtomicUsize::new(0);
 static SEED: AtomicU64 = AtomicU64::new(0);
+/// Schedules so far, with that which runs.
+static RUNS: AtomicU64 = AtomicU64::new(0);
 
 fn usage(why: &str) -> ! {
     let names: Vec<_> = scenario::ALL.iter().map(|s| s.name).collect();
@@ -59,6 +61,7 @@ fn cpu_time() -> Duration {
 /// One run. Returns the number of its steps.
 fn run(scenario: &Scenario, seed: u64) -> u64 {
     SEED.store(seed, Relaxed);
+    RUNS.fetch_add(1, Relaxed);
     sched::begin(seed, LIMIT);
     let plan = scenario.plan(seed);
     world::begin(plan.clone());
@@ -66,15 +69,21 @@ fn run(scenario: &Scenario, seed: u64) -> u64 {
     for n in 0..plan.vcpus {
         sched::spawn(format!("vCPU {n}"), move || parties::vcpu(n));
     }
-    let peers: [(&str, u64, fn()); 5] = [
+    let peers: [(&str, u64, fn()); 7] = [
+        ("attributes", plan.attributes, parties::attributes),
         ("userspace", plan.migrations, parties::userspace),
+        ("prefault", plan.prefaults, parties::prefaulter),
         ("notifier", plan.invalidations, parties::invalidator),
         ("aging", plan.agings, parties::ager),
         ("NX", plan.recoveries, parties::recoverer),
         ("zap", plan.zaps, parties::zapper),
     ];
     for (name, times, body) in peers {
-        if times != 0 {
+        let parties = match name {
+            "notifier" => plan.notifiers,
+            _ => 1,
+        };
+        for _ in 0..if times != 0 { parties } else { 0 } {
             sched::spawn(name.into(), body);
         }
     }
@@ -91,7 +100,11 @@ fn headline() -> String {
     let name = scenario::ALL[SCENARIO.load(Relaxed)].name;
     let seed = SEED.load(Relaxed);
 
-    format!("replay: make sim SCENARIO={name} SEED={seed:#x}")
+    format!(
+        "replay: make sim SCENARIO={name} SEED={seed:#x}\n  schedule {} of this run, {:.1} s of a CPU",
+        RUNS.load(Relaxed),
+        cpu_time().as_secs_f64()
+    )
 }
 
 /// The program.
@@ -163,6 +176,10 @@ pub fn main() {
         }
         report(scenario, runs, steps, cpu_time() - start, "ok");
     }
+    println!(
+        "nobody has waited for more than {} steps of one who held mmu_lock",
+        machine::lock::longest_wait()
+    );
 }
 
 fn set_scenario(scenario: &Scenario) {

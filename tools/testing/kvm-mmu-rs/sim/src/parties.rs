@@ -6,15 +6,15 @@ use kvm_c::{
     bindings::*,
     host::Host,
     model::{
-        fault::{back_off, page_fault, prefault, Handled},
-        notifier, nx, roots, slots, HOST, HUGE_PAGES,
+        fault::{back_off, mmio_page_fault, page_fault, prefault, Handled},
+        notifier, nx, roots, shadow, slots, HOST, HUGE_PAGES,
     },
 };
 use machine::{chance, choose, fail, note, point, sched};
 
 use crate::{
     hw::{Access, Cpu},
-    world::{kvm, root_role, world, PAUSE_KEY},
+    world::{kvm, ranges, root_role, world, PAUSE_KEY},
 };
 
 fn touch(gfn: u64) {
@@ -54,9 +54,19 @@ pub fn vcpu(n: usize) {
     let mut next: Option<(u64, Access)> = None;
 
     cpu.no_executable_huge = world().plan.nx_huge_pages;
+    cpu.nested = *vcpu!(vcpu, nested);
     sched::facts().vcpu = n + 1;
     let mut srcu = slots::srcu_read_lock(kvm());
-    while left > 0 {
+    let mut phase = world().phase;
+    loop {
+        if left == 0 {
+            slots::srcu_read_unlock(kvm(), srcu);
+            if !wait_for_next(&mut phase) {
+                break;
+            }
+            left = world().plan.accesses;
+            srcu = slots::srcu_read_lock(kvm());
+        }
         point();
         if world().pause {
             slots::srcu_read_unlock(kvm(), srcu);
@@ -66,7 +76,10 @@ pub fn vcpu(n: usize) {
         if world().plan.smm && chance(8) {
             switch_smm(vcpu);
         }
-        if world().plan.prefault && chance(8) {
+        if world().plan.nested && chance(8) {
+            switch_nested(vcpu, &mut cpu);
+        }
+        if world().plan.prefault && !cpu.nested && chance(8) {
             let gfn = hot();
             world().in_flight[n] = Some(gfn);
             if enter(vcpu, &mut cpu) {
@@ -76,7 +89,7 @@ pub fn vcpu(n: usize) {
             world().in_flight[n] = next.map(|(gfn, _)| gfn);
         }
         if !enter(vcpu, &mut cpu) {
-            back_off();
+            srcu = try_again(srcu);
             continue;
         }
 
@@ -96,24 +109,83 @@ pub fn vcpu(n: usize) {
 
         // `vmx_flush_pml_buffer()`
         for gfn in core::mem::take(&mut cpu.log) {
-            let slot = kvm().memslots[usize::from(*vcpu!(vcpu, smm))];
+            let slot = slots::of(kvm(), usize::from(*vcpu!(vcpu, smm)), gfn);
             // SAFETY: both exist: `kvm->srcu` is held.
             unsafe { mark_page_dirty_in_slot(kvm(), slot, gfn) };
             touch(gfn);
         }
         if let (Exit::Fault(code), Some((gfn, _))) = (exit, next) {
+            if code & PFERR_RSVD != 0 && mmio_page_fault(vcpu, gfn) {
+                // Userspace emulates the access; nothing is there.
+                next = None;
+                left -= 1;
+                continue;
+            }
             if code & PFERR_WRITE != 0 && !kvm().host.lookup(gfn).1 {
                 break_cow(gfn);
             }
-            if page_fault(vcpu, gfn, code) != Handled::Enter {
-                back_off();
+            let code = code & !PFERR_RSVD;
+            let handled = if cpu.nested {
+                shadow::page_fault(vcpu, gfn, code)
+            } else {
+                page_fault(vcpu, gfn, code)
+            };
+            match handled {
+                Handled::Enter => {}
+                Handled::Emulate => {
+                    next = None;
+                    left -= 1;
+                }
+                Handled::Retry | Handled::NoMemory => srcu = try_again(srcu),
             }
             touch(gfn);
         }
     }
-    slots::srcu_read_unlock(kvm(), srcu);
     world().running -= 1;
     sched::wake(PAUSE_KEY);
+}
+
+/// The vCPU has got nowhere: others may run first.
+fn try_again(srcu: u64) -> u64 {
+    slots::srcu_read_unlock(kvm(), srcu);
+    back_off();
+    slots::srcu_read_lock(kvm())
+}
+
+/// Waits in userspace until the thread that migrates is further than `phase`. False: it has ended.
+fn wait_for_next(phase: &mut Option<u64>) -> bool {
+    world().paused += 1;
+    sched::wake(PAUSE_KEY);
+    while world().phase.is_some() && world().phase == *phase {
+        sched::block(PAUSE_KEY, "userspace to go on");
+    }
+    world().paused -= 1;
+    *phase = world().phase;
+    phase.is_some()
+}
+
+/// Userspace is a step further.
+fn next_phase() {
+    if let Some(phase) = &mut world().phase {
+        *phase += 1;
+        sched::wake(PAUSE_KEY);
+    }
+}
+
+/// A thread in `KVM_PRE_FAULT_MEMORY`, with a vCPU of its own that never runs the guest: who stops the
+/// vCPUs does not wait for it.
+pub fn prefaulter() {
+    let vcpu = world().vcpus[world().plan.vcpus];
+    let mut cpu = Cpu::new(world().plan.format);
+
+    for _ in 0..world().plan.prefaults {
+        let srcu = slots::srcu_read_lock(kvm());
+        if !enter(vcpu, &mut cpu) || prefault(vcpu, hot()) != Handled::Enter {
+            back_off();
+        }
+        slots::srcu_read_unlock(kvm(), srcu);
+        point();
+    }
 }
 
 /// A fault of vCPU 0 before anything begins: maps the page.
@@ -123,7 +195,12 @@ pub fn touch_alone(gfn: u64, code: u64) {
     let mut cpu = Cpu::new(world().plan.format);
     let srcu = slots::srcu_read_lock(kvm());
 
-    if !enter(vcpu, &mut cpu) || page_fault(vcpu, gfn, code) != Handled::Enter {
+    let fault = if *vcpu!(vcpu, nested) {
+        shadow::page_fault
+    } else {
+        page_fault
+    };
+    if !enter(vcpu, &mut cpu) || fault(vcpu, gfn, code) != Handled::Enter {
         fail("a fault fails that nobody disturbs".into());
     }
     touch(gfn);
@@ -181,6 +258,25 @@ fn switch_smm(vcpu: *mut kvm_vcpu) {
     *vcpu!(vcpu, smm) = smm;
     let mmu = *vcpu!(vcpu, arch.mmu);
     *vcpu!(mmu, root_role.word) = core::mem::ManuallyDrop::new(root_role(format, smm));
+}
+
+/// A vCPU that has not run yet will begin in L2.
+#[cfg(feature = "small")]
+pub fn enter_nested(n: usize) {
+    switch_nested(world().vcpus[n], &mut Cpu::new(world().plan.format));
+}
+
+/// The vCPU enters or leaves L2.
+fn switch_nested(vcpu: *mut kvm_vcpu, cpu: &mut Cpu) {
+    let nested = !cpu.nested;
+    let own = root_role(world().plan.format, *vcpu!(vcpu, smm));
+
+    roots::free(vcpu);
+    *vcpu!(vcpu, nested) = nested;
+    cpu.nested = nested;
+    let mmu = *vcpu!(vcpu, arch.mmu);
+    let role = if nested { shadow::root_role(own) } else { own };
+    *vcpu!(mmu, root_role.word) = core::mem::ManuallyDrop::new(role);
 }
 
 /// The guest runs.
@@ -246,33 +342,51 @@ fn break_cow(gfn: u64) {
     }
     invalidate(gfn, gfn + 1);
     sched::point_on(HOST, true);
-    kvm().host.replace_page(gfn);
-    kvm().host.set_writable(gfn, true);
+    // Under the lock of the host's page table: another may have been faster, or may have moved it.
+    if !kvm().host.lookup(gfn).1 {
+        kvm().host.replace_page(gfn);
+    }
     notifier::invalidate_range_end(kvm());
 }
 
 /// Userspace: migrates the VM, again and again, and then cancels.
 pub fn userspace() {
     for _ in 0..world().plan.migrations {
+        if world().plan.moves {
+            let at = memslots()[choose(memslots().len() as u64) as usize];
+            let (base, npages) = ranges(&world().plan)[at % SLOTS];
+
+            slots::delete(kvm(), at, chance(2));
+            point();
+            slots::create(kvm(), at, base, npages as usize);
+        }
         migrate();
+        next_phase();
     }
+    world().phase = None;
+    sched::wake(PAUSE_KEY);
 }
 
-fn address_spaces() -> usize {
-    1 + usize::from(world().plan.smm)
+/// The places of the memslots.
+fn memslots() -> Vec<usize> {
+    let places = 0..kvm().memslots.len();
+
+    places.filter(|at| !kvm().memslots[*at].is_null()).collect()
 }
 
 fn migrate() {
     let mut since = sched::now();
 
-    for as_id in 0..address_spaces() {
-        slots::set_log(kvm(), as_id, true);
+    for at in memslots() {
+        slots::set_log(kvm(), at, true);
     }
+    next_phase();
     if !world().plan.initially_all_set {
         copy_all();
     }
     for _ in 0..choose(3) {
         since = pass(since);
+        next_phase();
     }
 
     // The stop.
@@ -298,9 +412,11 @@ fn migrate() {
     note("lets the vCPUs go", [0; 3]);
     sched::wake(PAUSE_KEY);
 
-    for as_id in 0..address_spaces() {
-        slots::set_log(kvm(), as_id, false);
+    for at in memslots() {
+        slots::set_log(kvm(), at, false);
     }
+    // What the last pass has left there says nothing.
+    kvm().ring.clear();
 }
 
 /// What stands for the contents of a page, as a word that is accessed.
@@ -334,16 +450,42 @@ fn copy_all() {
 pub fn pass(since: u64) -> u64 {
     let began = sched::now();
 
-    for as_id in 0..address_spaces() {
-        let Some(log) = get(as_id) else { return since };
-        let (base, exact) = (world().plan.base_gfn, !world().plan.initially_all_set);
+    if kvm().use_ring {
+        let harvested = slots::harvest_rings(kvm());
+        slots::reset_rings(kvm(), &harvested);
+        for (_, gfn) in harvested {
+            if !may_report(gfn, since) {
+                fail(format!(
+                    "gfn {gfn:#x} is in a ring, and nobody has touched it"
+                ));
+            }
+            copy(gfn);
+        }
+        return began;
+    }
+    for at in memslots() {
+        let Some(log) = get(at) else { return since };
+        let (base, npages) = ranges(&world().plan)[at % SLOTS];
+        let exact = !world().plan.initially_all_set;
 
         if kvm().manual_dirty_log_protect {
-            clear(as_id, &log);
+            clear(at, &log);
         }
         for (n, word) in log.iter().enumerate() {
             for bit in (0..64).filter(|bit| word >> bit & 1 != 0) {
                 let gfn = base + n as u64 * 64 + bit;
+                if n as u64 * 64 + bit >= npages {
+                    fail(format!(
+                        "the log has a bit for gfn {gfn:#x}, beyond the slot"
+                    ));
+                }
+                if at % SLOTS == SLOTS - 1 {
+                    // Nobody reaches these pages.
+                    if exact {
+                        fail(format!("gfn {gfn:#x} is reported, which no root reaches"));
+                    }
+                    continue;
+                }
                 if exact && !may_report(gfn, since) {
                     fail(format!(
                         "gfn {gfn:#x} is reported, and nobody has touched it"
@@ -364,16 +506,16 @@ fn may_report(gfn: u64, since: u64) -> bool {
 }
 
 /// GET, until nothing interrupts it.
-fn get(as_id: usize) -> Option<Vec<u64>> {
+fn get(at: usize) -> Option<Vec<u64>> {
     loop {
-        if let Some(log) = slots::get_dirty_log(kvm(), as_id) {
+        if let Some(log) = slots::get_dirty_log(kvm(), at) {
             return Some(log);
         }
     }
 }
 
 /// CLEAR of all of a log, in some pieces, each until nothing interrupts it.
-fn clear(as_id: usize, log: &[u64]) {
+fn clear(at: usize, log: &[u64]) {
     let chunk = match choose(3) {
         0 => 1,
         1 => (HUGE_PAGES as usize / 64).max(1),
@@ -384,7 +526,7 @@ fn clear(as_id: usize, log: &[u64]) {
         if bits.iter().all(|word| *word == 0) {
             continue;
         }
-        while !slots::clear_dirty_log(kvm(), as_id, n * chunk, bits) {}
+        while !slots::clear_dirty_log(kvm(), at, n * chunk, bits) {}
     }
 }
 
@@ -393,32 +535,52 @@ pub fn invalidator() {
     for _ in 0..world().plan.invalidations {
         let gfn = hot();
         let region = Host::region(gfn);
+        let (base, npages) = (world().plan.base_gfn, world().plan.npages);
+        // All of the memory, the 2 MiB around, or the page, if the host maps it by such.
+        let (start, end) = match choose(4) {
+            0 => (base, base + npages),
+            1 if kvm().host.level(gfn) == 1 => (gfn, gfn + 1),
+            _ => (region, region + HUGE_PAGES),
+        };
 
+        invalidate(start, end);
+        // From here on under the lock of the host's page table.
+        sched::point_on(HOST, true);
         match choose(if world().plan.read_only { 4 } else { 3 }) {
-            // A page moves; a huge page of the host is split for that before.
+            // A page moves. Another may have made a huge page of its surroundings meanwhile.
             0 => {
-                invalidate(region, region + HUGE_PAGES);
-                sched::point_on(HOST, true);
-                kvm().host.replace_page(gfn);
-                notifier::invalidate_range_end(kvm());
+                if end - start > 1 || kvm().host.level(gfn) == 1 {
+                    kvm().host.replace_page(gfn);
+                }
             }
             n @ 1..=2 => {
-                invalidate(region, region + HUGE_PAGES);
-                sched::point_on(HOST, true);
-                kvm().host.replace_region(region, n == 1);
-                notifier::invalidate_range_end(kvm());
+                if end - start > 1 {
+                    kvm().host.replace_region(region, n == 1);
+                }
             }
-            // It is shared, to be copied on a write.
+            // It is shared, to be copied on a write; a page alone has rights of its own.
             _ => {
-                invalidate(region, region + HUGE_PAGES);
-                sched::point_on(HOST, true);
-                // A page alone has rights of its own.
-                kvm().host.replace_page(gfn);
-                kvm().host.set_writable(gfn, false);
-                notifier::invalidate_range_end(kvm());
+                if end - start > 1 || kvm().host.level(gfn) == 1 {
+                    kvm().host.replace_page(gfn);
+                    kvm().host.set_writable(gfn, false);
+                }
             }
         }
+        notifier::invalidate_range_end(kvm());
         point();
+    }
+}
+
+/// Userspace changes attributes of pages.
+pub fn attributes() {
+    for _ in 0..world().plan.attributes {
+        let gfn = hot();
+
+        slots::set_attributes(kvm(), gfn, true);
+        point();
+        if chance(2) {
+            slots::set_attributes(kvm(), gfn, false);
+        }
     }
 }
 

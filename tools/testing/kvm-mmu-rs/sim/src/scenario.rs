@@ -7,6 +7,9 @@ use machine::rng::Rng;
 
 use crate::{hw::Format, world::Plan};
 
+/// The pages whose bits are taken in one go.
+const BATCH_PAGES: u64 = 64 * 1024;
+
 /// A kind of run; the seed decides the rest.
 pub struct Scenario {
     pub name: &'static str,
@@ -22,6 +25,17 @@ pub const ALL: &[Scenario] = &[
         adjust: |plan, _| {
             plan.migrations = 0;
             plan.vcpus = 3;
+        },
+    },
+    Scenario {
+        name: "notify",
+        what: "vCPUs, and two notifiers at the same time",
+        adjust: |plan, rng| {
+            plan.migrations = 0;
+            plan.vcpus = 2;
+            plan.accesses *= 4;
+            plan.notifiers = 2;
+            plan.invalidations = 2 + rng.below(6);
         },
     },
     Scenario {
@@ -66,7 +80,70 @@ pub const ALL: &[Scenario] = &[
         what: "vCPUs that prefault as well, against the log",
         adjust: |plan, rng| {
             plan.prefault = true;
+            plan.prefaults = rng.below(8);
             plan.agings = rng.below(3);
+        },
+    },
+    Scenario {
+        name: "slots",
+        what: "neighbouring slots, one that no root reaches, deletion, attributes",
+        adjust: |plan, rng| {
+            if rng.below(2) == 0 {
+                plan.boundary = 1 + rng.below(plan.npages - 1);
+                if rng.below(2) == 0 {
+                    // The neighbours share a huge page, and meet in the middle of it.
+                    plan.hot = (0..4)
+                        .map(|_| plan.base_gfn + plan.boundary - 4 + rng.below(8))
+                        .filter(|gfn| (0..plan.npages).contains(&gfn.wrapping_sub(plan.base_gfn)))
+                        .collect();
+                    plan.hot.push(plan.base_gfn + plan.boundary);
+                }
+            }
+            plan.far = rng.below(2) == 0;
+            plan.moves = rng.below(4) == 0;
+            plan.attributes = rng.below(3);
+        },
+    },
+    Scenario {
+        name: "nested",
+        what: "a nested guest, by shadow pages that come and go, and the log",
+        adjust: |plan, rng| {
+            plan.nested = true;
+            plan.zaps = rng.below(3);
+            plan.agings = 1 + rng.below(6);
+            plan.invalidations = rng.below(3);
+            plan.ring = rng.below(4) == 0;
+            if plan.ring {
+                plan.manual = false;
+                plan.initially_all_set = false;
+            }
+        },
+    },
+    Scenario {
+        name: "ring",
+        what: "the log is a ring",
+        adjust: |plan, rng| {
+            plan.ring = true;
+            plan.manual = false;
+            plan.initially_all_set = false;
+            plan.agings = rng.below(3);
+            plan.nx_huge_pages = rng.below(4) == 0;
+            plan.recoveries = rng.below(2);
+        },
+    },
+    Scenario {
+        name: "signals",
+        what: "a log of more than one batch, and fatal signals between them",
+        adjust: |plan, rng| {
+            plan.npages = BATCH_PAGES + HUGE_PAGES;
+            plan.hot = (0..1 + rng.below(3))
+                .map(|_| plan.base_gfn + rng.below(plan.npages))
+                .collect();
+            plan.manual = rng.below(4) == 0;
+            plan.initially_all_set = false;
+            plan.odds.signal = 2 + rng.below(3);
+            plan.odds.no_memory = 0;
+            plan.migrations = 1;
         },
     },
     Scenario {
@@ -80,6 +157,7 @@ pub const ALL: &[Scenario] = &[
             plan.recoveries = 1 + rng.below(3);
             plan.smm = rng.below(4) == 0;
             plan.prefault = rng.below(2) == 0;
+            plan.prefaults = rng.below(3);
             plan.read_only = rng.below(2) == 0;
         },
     },
@@ -114,22 +192,31 @@ impl Scenario {
             format: Format::ALL[rng.below(4) as usize],
             base_gfn,
             npages,
-            huge: rng.next(),
+            boundary: 0,
+            far: false,
+            ring: false,
+            huge: rng.bits(),
             hot,
             vcpus: 1 + rng.below(2) as usize,
             accesses: 1 + rng.below(many),
+            phased: rng.below(2) == 0,
             manual,
             initially_all_set: manual && rng.below(2) == 0,
             eager: rng.below(4) != 0,
             nx_huge_pages: false,
             smm: false,
+            nested: false,
             prefault: false,
+            prefaults: 0,
             odds,
             migrations: 1 + rng.below(2),
             invalidations: 0,
+            notifiers: 1 + rng.below(2),
             agings: 0,
             recoveries: 0,
             zaps: 0,
+            moves: false,
+            attributes: 0,
             read_only: false,
             only_writes: false,
         };

@@ -31,6 +31,8 @@ struct Small {
     /// The page, or the huge page, is mapped before the two meet.
     mapped: bool,
     nx: bool,
+    /// The vCPU runs L2, which shadow pages map.
+    nested: bool,
     peer: fn(),
     /// The log must know what was written.
     check_log: bool,
@@ -49,6 +51,7 @@ const ALL: &[Small] = &[
         log: Some(false),
         mapped: false,
         nx: false,
+        nested: false,
         peer: reap,
         check_log: true,
     },
@@ -58,6 +61,7 @@ const ALL: &[Small] = &[
         log: Some(false),
         mapped: true,
         nx: false,
+        nested: false,
         peer: reap,
         check_log: true,
     },
@@ -67,6 +71,7 @@ const ALL: &[Small] = &[
         log: Some(true),
         mapped: true,
         nx: false,
+        nested: false,
         peer: reap,
         check_log: true,
     },
@@ -76,6 +81,7 @@ const ALL: &[Small] = &[
         log: None,
         mapped: true,
         nx: false,
+        nested: false,
         peer: || {
             slots::set_log(kvm(), 0, true);
             parties::copy(PAGE);
@@ -88,6 +94,7 @@ const ALL: &[Small] = &[
         log: None,
         mapped: false,
         nx: false,
+        nested: false,
         peer: || {
             let slot = kvm().memslots[0];
             kvm().slots_lock.lock("mutex_lock(slots_lock)", false);
@@ -105,6 +112,7 @@ const ALL: &[Small] = &[
         log: None,
         mapped: false,
         nx: true,
+        nested: false,
         peer: || nx::recover(kvm(), 1),
         check_log: false,
     },
@@ -114,6 +122,37 @@ const ALL: &[Small] = &[
         log: None,
         mapped: true,
         nx: false,
+        nested: false,
+        peer: || {
+            let start = Host::region(PAGE);
+
+            parties::invalidate(start, start + HUGE_PAGES);
+            sched::point_on(HOST, true);
+            kvm().host.replace_page(PAGE);
+            notifier::invalidate_range_end(kvm());
+        },
+        check_log: false,
+    },
+    Small {
+        name: "lock bit against aging",
+        huge: false,
+        log: None,
+        mapped: false,
+        nx: false,
+        nested: true,
+        peer: || {
+            notifier::clear_young(kvm(), PAGE, PAGE + 1);
+            notifier::test_young(kvm(), PAGE);
+        },
+        check_log: false,
+    },
+    Small {
+        name: "zap against walker in L2",
+        huge: false,
+        log: None,
+        mapped: true,
+        nx: false,
+        nested: true,
         peer: || {
             let start = Host::region(PAGE);
 
@@ -131,22 +170,31 @@ fn plan(small: &Small, format: Format) -> Plan {
         format,
         base_gfn: HUGE_PAGES,
         npages: HUGE_PAGES,
+        boundary: 0,
+        far: false,
+        ring: false,
         huge: u64::from(small.huge),
         hot: vec![PAGE],
         vcpus: 1,
         accesses: 1,
+        phased: false,
         manual: small.log == Some(true),
         initially_all_set: small.log == Some(true),
         eager: true,
         nx_huge_pages: small.nx,
         smm: false,
+        nested: small.nested,
         prefault: false,
+        prefaults: 0,
         odds: Odds::default(),
         migrations: 0,
         invalidations: 0,
+        notifiers: 1,
         agings: 0,
         recoveries: 0,
         zaps: 0,
+        moves: false,
+        attributes: 0,
         read_only: false,
         only_writes: true,
     }
@@ -161,6 +209,9 @@ fn alone(body: fn()) {
 fn run(small: &'static Small, format: Format) {
     sched::begin_every(LIMIT);
     world::begin(plan(small, format));
+    if small.nested {
+        parties::enter_nested(0);
+    }
 
     if small.nx || (small.huge && small.log.is_none() && !small.mapped) {
         // Small pages where a huge one could be: by the log, or by an executable page.
@@ -215,11 +266,14 @@ fn run(small: &'static Small, format: Format) {
 
 /// All of them; says how many schedules there are.
 pub fn main() {
+    let mut all = 0;
+
     println!("every schedule, tables of {HUGE_PAGES} entries:");
     for small in ALL {
         for format in Format::ALL {
             let start = crate::cpu_time();
             let count = every::search(|| run(small, format));
+            all += count.schedules;
 
             println!(
                 "{:<32} {:<8} {:>9} schedules, {:>9} more that are the same as one of them, {:.1} s",
@@ -231,4 +285,5 @@ pub fn main() {
             );
         }
     }
+    println!("{all} schedules in all");
 }

@@ -15,6 +15,12 @@ pub struct Plan {
     pub format: Format,
     pub base_gfn: u64,
     pub npages: u64,
+    /// Where the second memslot begins, in pages; 0: there is one.
+    pub boundary: u64,
+    /// There is a memslot that no root reaches.
+    pub far: bool,
+    /// The log is a ring.
+    pub ring: bool,
     /// Which of the slot's huge pages the host maps as such, a bit each.
     pub huge: u64,
     /// The pages that the guest uses.
@@ -22,19 +28,31 @@ pub struct Plan {
     pub vcpus: usize,
     /// Accesses of each vCPU.
     pub accesses: u64,
+    /// As many again whenever userspace has got a step further; otherwise a vCPU may be done before
+    /// the log is on.
+    pub phased: bool,
     pub manual: bool,
     pub initially_all_set: bool,
     pub eager: bool,
     pub nx_huge_pages: bool,
     pub smm: bool,
+    /// vCPUs also run a nested guest.
+    pub nested: bool,
     pub prefault: bool,
+    /// How often a thread prefaults that nobody stops when the vCPUs are stopped.
+    pub prefaults: u64,
     pub odds: Odds,
     /// How often each peer acts.
     pub migrations: u64,
     pub invalidations: u64,
+    /// How many notifiers run at the same time.
+    pub notifiers: u64,
     pub agings: u64,
     pub recoveries: u64,
     pub zaps: u64,
+    /// Slots are deleted and made again, between migrations.
+    pub moves: bool,
+    pub attributes: u64,
     pub read_only: bool,
     /// All accesses are writes.
     pub only_writes: bool,
@@ -50,6 +68,8 @@ pub struct World {
     pub pause: bool,
     pub paused: usize,
     pub running: usize,
+    /// How far userspace is; `None`: it has ended.
+    pub phase: Option<u64>,
     /// When an access of each page, or a fault, last ended, in steps.
     pub touched: Vec<u64>,
     /// The page that each vCPU is about to access.
@@ -103,6 +123,24 @@ pub fn root_role(format: Format, smm: bool) -> u32 {
     role
 }
 
+/// The first frame that no root reaches.
+const FAR: u64 = model::HUGE_PAGES.pow(model::ROOT_LEVEL);
+
+/// The first frame and the number of pages of each memslot; no pages: it is not there.
+pub fn ranges(plan: &Plan) -> [(u64, u64); SLOTS] {
+    let first = if plan.boundary == 0 {
+        plan.npages
+    } else {
+        plan.boundary
+    };
+
+    [
+        (plan.base_gfn, first),
+        (plan.base_gfn + first, plan.npages - first),
+        (FAR + plan.base_gfn, if plan.far { plan.npages } else { 0 }),
+    ]
+}
+
 /// What an access with an error code may not find; indexed by its bits 1 (W), 2 (U) and 4 (F).
 fn permissions() -> [u16; 16] {
     core::array::from_fn(|index| {
@@ -126,7 +164,18 @@ pub fn begin(plan: Plan) {
     unsafe { eager_page_split = plan.eager };
 
     let (base, npages) = (plan.base_gfn, plan.npages);
-    let slot = |as_id| slots::new_slot(as_id, base, npages as usize);
+    let mut memslots = [core::ptr::null_mut(); 2 * SLOTS];
+    for as_id in 0..1 + usize::from(plan.smm) {
+        for (n, (base, npages)) in ranges(&plan).into_iter().enumerate() {
+            if npages != 0 {
+                let slot = slots::new_slot(as_id as u16, base, npages as usize);
+                if plan.nested {
+                    slots::alloc_rmaps(slot);
+                }
+                memslots[as_id * SLOTS + n] = slot;
+            }
+        }
+    }
     let vm = mem::alloc_rest(kvm {
         arch: kvm_arch {
             shadow_mmio_value: plan.format.mmio_value(),
@@ -139,6 +188,7 @@ pub fn begin(plan: Plan) {
             tdp_mmu_roots: core::ptr::null_mut(),
             tdp_mmu_pages_lock: Default::default(),
             possible_nx_huge_pages: Vec::new(),
+            have_rmaps: plan.nested,
             split_desc_cache: Default::default(),
             split_page_header_cache: Default::default(),
             split_shadow_page_cache: Default::default(),
@@ -147,19 +197,20 @@ pub fn begin(plan: Plan) {
         rs_stat: Default::default(),
         mmu_lock: Default::default(),
         slots_lock: Default::default(),
+        active_mmu_pages: Vec::new(),
         users_count: 1,
         vcpus: Vec::new(),
         nx_huge_pages: plan.nx_huge_pages,
         manual_dirty_log_protect: plan.manual,
         initially_all_set: plan.initially_all_set,
-        memslots: [
-            slot(0),
-            if plan.smm {
-                slot(1)
-            } else {
-                core::ptr::null_mut()
-            },
-        ],
+        memslots,
+        max_gfn: if plan.far {
+            FAR * 2 - 1
+        } else {
+            model::MAX_GFN
+        },
+        use_ring: plan.ring,
+        ring: Vec::new(),
         generation: 0,
         mmu_invalidate_seq: 0,
         mmu_invalidate_in_progress: 0,
@@ -168,7 +219,7 @@ pub fn begin(plan: Plan) {
         srcu: Vec::new(),
         srcu_entries: 0,
         vm_bugged: false,
-        host: Host::new(base, npages, |n| plan.huge >> n & 1 != 0),
+        host: Host::new(base, npages, |n| plan.huge >> (n % 64) & 1 != 0),
         odds: plan.odds,
     });
     model::set_vm(vm);
@@ -185,12 +236,14 @@ pub fn begin(plan: Plan) {
         pause: false,
         paused: 0,
         running: plan.vcpus,
+        phase: (plan.phased && plan.migrations != 0).then_some(0),
         touched: vec![0; npages as usize],
         in_flight: vec![None; plan.vcpus],
         copied: vec![0; npages as usize],
         plan,
     };
-    for _ in 0..world.plan.vcpus {
+    // The last one is that of the thread that only prefaults.
+    for _ in 0..world.plan.vcpus + usize::from(world.plan.prefaults != 0) {
         let mmu = mem::alloc_rest(kvm_mmu {
             root_role: kvm_mmu_page_role {
                 word: core::mem::ManuallyDrop::new(root_role(world.plan.format, false)),
@@ -212,12 +265,14 @@ pub fn begin(plan: Plan) {
                 mmu_page_header_cache: Default::default(),
                 mmu_shadow_page_cache: Default::default(),
                 mmu_external_spt_cache: Default::default(),
+                mmu_pte_list_desc_cache: Default::default(),
             },
             stat: Default::default(),
             mode: OUTSIDE_GUEST_MODE,
             requests: 0,
             ipi: false,
             smm: false,
+            nested: false,
         }));
     }
     // SAFETY: the VM exists.
@@ -265,6 +320,11 @@ fn count(table: u64, level: u32, gfn: u64, census: &mut Census) {
 
 /// What a leaf maps is the guest's.
 fn check_leaf(entry: u64, level: u32, gfn: u64) {
+    if level > 1 && kvm().host.is_mixed(gfn) {
+        fail(format!(
+            "gfn {gfn:#x} is mapped by a huge page, and its pages have several attributes"
+        ));
+    }
     for n in 0..model::HUGE_PAGES.pow(level - 1) {
         let (pfn, _) = kvm().host.lookup(gfn + n);
 
@@ -280,6 +340,13 @@ fn check_leaf(entry: u64, level: u32, gfn: u64) {
 
 /// Fails if an SPTE maps a page of a range: a notifier has returned, and its frames go away.
 pub fn check_unmapped(start: u64, end: u64) {
+    for (level, gfn, _) in model::shadow::leaves(world().kvm) {
+        if gfn < end && gfn + model::HUGE_PAGES.pow(level - 1) > start {
+            fail(format!(
+                "the notifier for gfn {start:#x} to {end:#x} has returned, and L2 has {gfn:#x} at level {level}"
+            ));
+        }
+    }
     let mut root = kvm().arch.tdp_mmu_roots;
 
     while !root.is_null() {
@@ -341,6 +408,18 @@ pub fn check_quiet() {
         }
         root = next;
     }
+    let shadow = model::shadow::leaves(world().kvm);
+    let listed = model::shadow::listed(world().kvm);
+    if listed != shadow.len() {
+        fail(format!(
+            "the reverse map has {listed} leaves, and shadow pages have {}",
+            shadow.len()
+        ));
+    }
+    for (level, gfn, entry) in shadow {
+        census.leaves[level as usize - 1] += 1;
+        check_leaf(entry, level, gfn);
+    }
     let stat = &kvm().stat;
     if stat.pages != census.leaves {
         fail(format!(
@@ -368,6 +447,10 @@ pub fn end(zap_all: bool) {
         model::memory::free_memory_caches(*vcpu);
     }
     let vm = w.kvm;
+    kvm().mmu_lock.write_lock();
+    model::shadow::zap_all(vm);
+    kvm().mmu_lock.write_unlock();
+    model::memory::free_split_caches(vm);
     if zap_all {
         // `kvm_mmu_zap_all()`
         kvm().mmu_lock.write_lock();

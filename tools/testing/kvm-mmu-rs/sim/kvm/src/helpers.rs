@@ -2,7 +2,7 @@
 
 //! `rust_helpers.c` and `rust/support/helpers.c`, on the simulated machine. What touches state that others can see
 //! is one step; tracepoints and statistics are none.
-#![allow(non_snake_case, clippy::missing_safety_doc, unused_variables)]
+#![allow(non_snake_case, unused_variables)]
 
 use core::{ffi::c_void, ptr};
 
@@ -40,11 +40,19 @@ fn wants_cpu(kvm: *mut kvm) -> bool {
 }
 
 /// `rust_shim.c`.
+///
+/// # Safety
+///
+/// `kvm` must point to the VM of the run.
 pub unsafe fn kvm_rs_init_vm(kvm: *mut kvm) {
     *field!(kvm, arch.tdp_mmu_roots) = ptr::null_mut();
 }
 
 /// `rust_shim.c`. Nobody tracks writes.
+///
+/// # Safety
+///
+/// None is needed; in the kernel it is a function of C.
 pub unsafe fn kvm_rs_other_slots_allow(
     kvm: *mut kvm,
     slot: *const kvm_memory_slot,
@@ -68,11 +76,17 @@ macro_rules! rwlock {
     }};
 }
 
+/// # Safety
+///
+/// `lock` must point to the `mmu_lock` of the VM of the run.
 pub unsafe fn rust_support_need_break(lock: *mut rwlock_t) -> bool {
     // Both are looked at in one step.
     rwlock!(lock).needs_break() || wants_cpu(vm_of(lock))
 }
 
+/// # Safety
+///
+/// `lock` must point to the `mmu_lock` of the VM of the run.
 pub unsafe fn rust_support_cond_resched_read(lock: *mut rwlock_t) {
     let kvm = vm_of(lock);
     let lock = rwlock!(lock);
@@ -86,6 +100,9 @@ pub unsafe fn rust_support_cond_resched_read(lock: *mut rwlock_t) {
     }
 }
 
+/// # Safety
+///
+/// `lock` must point to the `mmu_lock` of the VM of the run.
 pub unsafe fn rust_support_cond_resched_write(lock: *mut rwlock_t) {
     let kvm = vm_of(lock);
     let lock = rwlock!(lock);
@@ -112,40 +129,72 @@ pub fn schedule() {
     point();
 }
 
+/// # Safety
+///
+/// `lock` must point to the `mmu_lock` of the VM of the run.
 pub unsafe fn rust_support_read_lock(lock: *mut rwlock_t) {
     rwlock!(lock).read_lock();
 }
 
+/// # Safety
+///
+/// `lock` must point to the `mmu_lock` of the VM of the run.
 pub unsafe fn rust_support_read_unlock(lock: *mut rwlock_t) {
     rwlock!(lock).read_unlock();
 }
 
+/// # Safety
+///
+/// `lock` must point to the `mmu_lock` of the VM of the run.
 pub unsafe fn rust_support_write_lock(lock: *mut rwlock_t) {
     rwlock!(lock).write_lock();
 }
 
+/// # Safety
+///
+/// `lock` must point to the `mmu_lock` of the VM of the run.
 pub unsafe fn rust_support_write_unlock(lock: *mut rwlock_t) {
     rwlock!(lock).write_unlock();
 }
 
+/// # Safety
+///
+/// `lock` must point to the `mmu_lock` of the VM of the run.
 pub unsafe fn rust_support_assert_read_held(lock: *mut rwlock_t) {
     rwlock!(lock).assert_read_held();
 }
 
+/// # Safety
+///
+/// `lock` must point to the `mmu_lock` of the VM of the run.
 pub unsafe fn rust_support_assert_write_held(lock: *mut rwlock_t) {
     rwlock!(lock).assert_write_held();
 }
 
+/// # Safety
+///
+/// None is needed; in the kernel it is a function of C.
 pub unsafe fn rust_support_fatal_signal_pending() -> bool {
     point();
+    if facts().killable {
+        let odds = crate::model::vm().map_or(0, |kvm| field!(kvm, odds).signal);
+        facts().killed |= chance(odds);
+    }
     facts().killed
 }
 
+/// # Safety
+///
+/// `kvm` must point to the VM of the run.
 pub unsafe fn kvm_rs_roots_empty(kvm: *mut kvm) -> bool {
     field!(kvm, arch.tdp_mmu_roots).is_null()
 }
 
 /// The pointers of an RCU list: one that was removed still points on.
+///
+/// # Safety
+///
+/// `kvm` must point to the VM of the run and `prev` must point to the header of a root, or be null.
 pub unsafe fn kvm_rs_roots_next(kvm: *mut kvm, prev: *mut kvm_mmu_page) -> *mut kvm_mmu_page {
     point_on(ROOTS, false);
     if prev.is_null() {
@@ -155,6 +204,9 @@ pub unsafe fn kvm_rs_roots_next(kvm: *mut kvm, prev: *mut kvm_mmu_page) -> *mut 
     *field!(prev, next)
 }
 
+/// # Safety
+///
+/// `kvm` must point to the VM of the run and `root` must point to the header of a page.
 pub unsafe fn kvm_rs_roots_add(kvm: *mut kvm, root: *mut kvm_mmu_page) {
     field!(kvm, arch.tdp_mmu_pages_lock).assert_held("list of roots");
     *field!(root, next) = *field!(kvm, arch.tdp_mmu_roots);
@@ -163,6 +215,9 @@ pub unsafe fn kvm_rs_roots_add(kvm: *mut kvm, root: *mut kvm_mmu_page) {
     *field!(kvm, arch.tdp_mmu_roots) = root;
 }
 
+/// # Safety
+///
+/// `root` must point to the header of a page.
 pub unsafe fn kvm_rs_roots_del(root: *mut kvm_mmu_page) {
     point_on(ROOTS, true);
     note("removes root", [field!(root, spt).addr() as u64, 0, 0]);
@@ -170,6 +225,10 @@ pub unsafe fn kvm_rs_roots_del(root: *mut kvm_mmu_page) {
 }
 
 /// `kvm_tdp_mmu_get_root()`: `refcount_inc_not_zero()`.
+///
+/// # Safety
+///
+/// `root` must point to the header of a page.
 pub unsafe fn kvm_rs_root_tryget(root: *mut kvm_mmu_page) -> bool {
     point_on(
         (&raw const *field!(root, tdp_mmu_root_count)) as usize,
@@ -188,6 +247,9 @@ pub unsafe fn kvm_rs_root_tryget(root: *mut kvm_mmu_page) -> bool {
     true
 }
 
+/// # Safety
+///
+/// `root` must point to the header of a page.
 pub unsafe fn kvm_rs_root_put(root: *mut kvm_mmu_page) -> bool {
     point_on(
         (&raw const *field!(root, tdp_mmu_root_count)) as usize,
@@ -206,10 +268,16 @@ pub unsafe fn kvm_rs_root_put(root: *mut kvm_mmu_page) -> bool {
     *count == 0
 }
 
+/// # Safety
+///
+/// `root` must point to the header of a page.
 pub unsafe fn kvm_rs_root_set_count(root: *mut kvm_mmu_page, count: i32) {
     *field!(root, tdp_mmu_root_count) = count as u32;
 }
 
+/// # Safety
+///
+/// `root` must point to the header of a page.
 pub unsafe fn kvm_rs_root_is_live(root: *mut kvm_mmu_page) -> bool {
     point_on(
         (&raw const *field!(root, tdp_mmu_root_count)) as usize,
@@ -219,18 +287,30 @@ pub unsafe fn kvm_rs_root_is_live(root: *mut kvm_mmu_page) -> bool {
     *field!(root, tdp_mmu_root_count) != 0
 }
 
+/// # Safety
+///
+/// None is needed; in the kernel it is a function of C.
 pub unsafe fn kvm_rs_va(hpa: hpa_t) -> *mut u64 {
     mem::va(hpa)
 }
 
+/// # Safety
+///
+/// None is needed; in the kernel it is a function of C.
 pub unsafe fn kvm_rs_pa(spt: *mut u64) -> hpa_t {
     mem::pa(spt)
 }
 
+/// # Safety
+///
+/// None is needed; in the kernel it is a function of C.
 pub unsafe fn kvm_rs_pfn_to_nid(pfn: kvm_pfn_t) -> i32 {
     0
 }
 
+/// # Safety
+///
+/// None is needed; in the kernel it is a function of C.
 pub unsafe fn kvm_rs_hpa_to_sp(hpa: hpa_t) -> *mut kvm_mmu_page {
     let table = mem::va(hpa);
 
@@ -238,11 +318,17 @@ pub unsafe fn kvm_rs_hpa_to_sp(hpa: hpa_t) -> *mut kvm_mmu_page {
     mem::private(table as usize) as *mut kvm_mmu_page
 }
 
+/// # Safety
+///
+/// None is needed; in the kernel it is a function of C.
 pub unsafe fn kvm_rs_root_to_sp(hpa: hpa_t) -> *mut kvm_mmu_page {
     // SAFETY: as for this function.
     unsafe { kvm_rs_hpa_to_sp(hpa) }
 }
 
+/// # Safety
+///
+/// `sp` must point to the header of a page.
 pub unsafe fn kvm_rs_bind_sp(sp: *mut kvm_mmu_page) {
     mem::set_private(*field!(sp, spt), sp as usize);
 }
@@ -256,6 +342,9 @@ fn fails() -> bool {
     chance(odds)
 }
 
+/// # Safety
+///
+/// None is needed; in the kernel it is a function of C.
 pub unsafe fn kvm_rs_alloc_header() -> *mut kvm_mmu_page {
     if fails() {
         return ptr::null_mut();
@@ -263,6 +352,9 @@ pub unsafe fn kvm_rs_alloc_header() -> *mut kvm_mmu_page {
     mem::alloc_header().cast()
 }
 
+/// # Safety
+///
+/// None is needed; in the kernel it is a function of C.
 pub unsafe fn kvm_rs_alloc_table(nid: i32) -> *mut u64 {
     if fails() {
         return ptr::null_mut();
@@ -270,72 +362,120 @@ pub unsafe fn kvm_rs_alloc_table(nid: i32) -> *mut u64 {
     mem::alloc_table(GARBAGE)
 }
 
+/// # Safety
+///
+/// `sp` must point to the header of a page.
 pub unsafe fn kvm_rs_free_header(sp: *mut kvm_mmu_page) {
     mem::free_header(sp.cast());
 }
 
+/// # Safety
+///
+/// `spt` must point to a table, or be null.
 pub unsafe fn kvm_rs_free_table(spt: *mut c_void) {
     if !spt.is_null() {
         mem::free_table(spt.cast());
     }
 }
 
+/// # Safety
+///
+/// `kvm` must point to the VM of the run.
 pub unsafe fn kvm_rs_account_table(kvm: *mut kvm, spt: *mut u64, nr: i32) {
     *field!(kvm, stat.tables) += i64::from(nr);
 }
 
+/// # Safety
+///
+/// `kvm` must point to the VM of the run.
 #[cfg(feature = "prove")]
 pub unsafe fn kvm_rs_has_tables(kvm: *mut kvm) -> bool {
     *field!(kvm, stat.tables) != 0
 }
 
+/// # Safety
+///
+/// None is needed; in the kernel it is a function of C.
 pub unsafe fn kvm_rs_base_addr_mask() -> u64 {
     0x000f_ffff_ffff_f000
 }
 
+/// # Safety
+///
+/// `kvm` must point to the VM of the run.
 pub unsafe fn kvm_rs_has_shadow_pages(kvm: *mut kvm) -> bool {
-    false
+    !field!(kvm, active_mmu_pages).is_empty()
 }
 
+/// # Safety
+///
+/// `kvm` must point to the VM of the run.
 pub unsafe fn kvm_rs_memslots_have_rmaps(kvm: *mut kvm) -> bool {
-    false
+    *field!(kvm, arch.have_rmaps)
 }
 
+/// # Safety
+///
+/// `kvm` must point to the VM of the run.
 pub unsafe fn kvm_rs_dirty_log_initially_set(kvm: *mut kvm) -> bool {
     *field!(kvm, initially_all_set)
 }
 
+/// # Safety
+///
+/// None is needed; in the kernel it is a function of C.
 pub unsafe fn kvm_rs_eager_page_split() -> bool {
     point();
     // SAFETY: one OS thread.
     unsafe { crate::bindings::eager_page_split }
 }
 
+/// # Safety
+///
+/// `kvm` must point to the VM of the run.
 pub unsafe fn kvm_rs_update_page_stats(kvm: *mut kvm, level: i32, count: i32) {
     field!(kvm, stat.pages)[level as usize - 1] += i64::from(count);
 }
 
+/// # Safety
+///
+/// `kvm` must point to the VM of the run.
 pub unsafe fn kvm_rs_nx_huge_pages(kvm: *mut kvm) -> bool {
     *field!(kvm, nx_huge_pages)
 }
 
+/// # Safety
+///
+/// None is needed; in the kernel it is a function of C.
 pub unsafe fn kvm_rs_has_mirrored_tdp(kvm: *mut kvm) -> bool {
     false
 }
 
+/// # Safety
+///
+/// None is needed; in the kernel it is a function of C.
 pub unsafe fn kvm_rs_is_addr_direct(kvm: *mut kvm, gpa: gpa_t) -> bool {
     true
 }
 
+/// # Safety
+///
+/// None is needed; in the kernel it is a function of C.
 pub unsafe fn kvm_rs_max_gfn() -> gfn_t {
-    crate::model::MAX_GFN
+    crate::model::vm().map_or(crate::model::MAX_GFN, |kvm| *field!(kvm, max_gfn))
 }
 
+/// # Safety
+///
+/// `kvm` must point to the VM of the run.
 pub unsafe fn kvm_rs_vm_bugged(kvm: *mut kvm) {
     *field!(kvm, vm_bugged) = true;
     fail("KVM_BUG_ON()".into());
 }
 
+/// # Safety
+///
+/// None is needed; in the kernel it is a function of C.
 pub unsafe fn kvm_rs_set_external_spte(
     kvm: *mut kvm,
     gfn: gfn_t,
@@ -346,110 +486,204 @@ pub unsafe fn kvm_rs_set_external_spte(
     fail("no VM has mirror roots".into())
 }
 
+/// # Safety
+///
+/// None is needed; in the kernel it is a function of C.
 pub unsafe fn kvm_rs_free_external_spt(kvm: *mut kvm, sp: *mut kvm_mmu_page) {
     fail("no VM has mirror roots".into())
 }
 
+/// # Safety
+///
+/// `slot` must point to a memslot.
 pub unsafe fn kvm_rs_slot_dirty_track_enabled(slot: *const kvm_memory_slot) -> bool {
     // SAFETY: the slot exists.
     unsafe { (*slot).flags & KVM_MEM_LOG_DIRTY_PAGES != 0 }
 }
 
+/// # Safety
+///
+/// `kvm` must point to the VM of the run.
 pub unsafe fn kvm_rs_count_event(kvm: *mut kvm, event: kvm_rs_event) {
     field!(kvm, rs_stat.mmu_events)[event as usize] += 1;
 }
 
+/// # Safety
+///
+/// None is needed; in the kernel it is a function of C.
 pub unsafe fn kvm_rs_clock() -> u64 {
     sched::now()
 }
 
+/// # Safety
+///
+/// None is needed; in the kernel it is a function of C.
 pub unsafe fn kvm_rs_has_mt_mask() -> bool {
     false
 }
 
+/// # Safety
+///
+/// None is needed; in the kernel it is a function of C.
 pub unsafe fn kvm_rs_mt_mask(vcpu: *mut kvm_vcpu, gfn: gfn_t, is_mmio: bool) -> u64 {
     0
 }
 
+/// # Safety
+///
+/// `vcpu` must point to a vCPU of the run.
 pub unsafe fn kvm_rs_memslots_generation(vcpu: *mut kvm_vcpu) -> u64 {
     *field!(*field!(vcpu, kvm), generation)
 }
 
+/// # Safety
+///
+/// None is needed; in the kernel it is a function of C.
 pub unsafe fn kvm_rs_needs_host_mmio_tracking(vcpu: *mut kvm_vcpu) -> bool {
     false
 }
 
+/// # Safety
+///
+/// None is needed; in the kernel it is a function of C.
 pub unsafe fn kvm_rs_is_rsvd_spte(vcpu: *mut kvm_vcpu, spte: u64, level: i32) -> bool {
     false
 }
 
+/// # Safety
+///
+/// None is needed; in the kernel it is a function of C.
 pub unsafe fn kvm_rs_is_host_mmio_pfn(pfn: kvm_pfn_t) -> bool {
     false
 }
 
+/// # Safety
+///
+/// None is needed; in the kernel it is a function of C.
 pub unsafe fn kvm_rs_track_host_mmio(vcpu: *mut kvm_vcpu) {}
 
+/// # Safety
+///
+/// None is needed; in the kernel it is a function of C.
 pub unsafe fn rust_support_assert_preemption_disabled() {
     if facts().spinning == 0 {
         fail("preemption is enabled".into());
     }
 }
 
+/// # Safety
+///
+/// None is needed; in the kernel it is a function of C.
 pub unsafe fn rust_support_preempt_disable() {
     facts().spinning += 1;
 }
 
+/// # Safety
+///
+/// None is needed; in the kernel it is a function of C.
 pub unsafe fn rust_support_preempt_enable() {
     facts().spinning -= 1;
 }
 
+/// # Safety
+///
+/// `desc` must point to a descriptor.
 pub unsafe fn kvm_rs_free_desc(desc: *mut c_void) {
     mem::free_header(desc.cast());
 }
 
+/// # Safety
+///
+/// `kvm` must point to the VM of the run.
 pub unsafe fn kvm_rs_assert_slots_locked(kvm: *mut kvm) {
     field!(kvm, slots_lock).assert_held("slots_lock");
 }
 
+/// # Safety
+///
+/// None is needed; in the kernel it is a function of C.
 pub unsafe fn kvm_rs_vm_data_corruption(kvm: *mut kvm) {
     fail("KVM_BUG_ON_DATA_CORRUPTION()".into());
 }
 
+/// # Safety
+///
+/// `kvm` must point to the VM of the run and `sp` must point to the header of a page.
 pub unsafe fn kvm_rs_slot_of_sp(
     kvm: *mut kvm,
     sp: *mut kvm_mmu_page,
     gfn: gfn_t,
 ) -> *mut kvm_memory_slot {
-    fail("no VM has shadow pages".into())
+    let role = *field!(sp, role.word).to_owned();
+
+    crate::model::slots::of(kvm, usize::from(role >> 24 != 0), gfn)
 }
 
+/// # Safety
+///
+/// `kvm` must point to the VM of the run.
 pub unsafe fn kvm_rs_shadow_pages_left(kvm: *mut kvm) -> bool {
-    fail("no VM has shadow pages".into())
+    !chance(field!(kvm, odds).no_memory * 4)
 }
 
+/// # Safety
+///
+/// `kvm` must point to the VM of the run and `huge_sptep` must point to an SPTE.
 pub unsafe fn kvm_rs_get_split_sp(
     kvm: *mut kvm,
     huge_sptep: *mut u64,
     gfn: gfn_t,
     access: u32,
 ) -> *mut kvm_mmu_page {
-    fail("no VM has shadow pages".into())
+    crate::model::shadow::get_split_page(kvm, huge_sptep, gfn)
 }
 
+/// # Safety
+///
+/// `kvm` must point to the VM of the run, `sptep` must point to an SPTE, `sp` must point to the
+/// header of a page.
 pub unsafe fn kvm_rs_link_sp(kvm: *mut kvm, sptep: *mut u64, sp: *mut kvm_mmu_page, flush: bool) {
-    fail("no VM has shadow pages".into())
+    crate::model::shadow::link_split_page(kvm, sptep, sp, flush);
 }
 
+/// # Safety
+///
+/// None is needed; in the kernel it is a function of C.
 pub unsafe fn kvm_rs_trace_get_page(sp: *mut kvm_mmu_page) {}
+/// # Safety
+///
+/// None is needed; in the kernel it is a function of C.
 pub unsafe fn kvm_rs_trace_prepare_zap_page(sp: *mut kvm_mmu_page) {}
 
 /// Off: a helper that is only compared with the tables at the end would not see more.
+///
+/// # Safety
+///
+/// None is needed; in the kernel it is a function of C.
 pub unsafe fn kvm_rs_trace_spte_changed_enabled() -> bool {
     false
 }
+/// # Safety
+///
+/// None is needed; in the kernel it is a function of C.
 pub unsafe fn kvm_rs_trace_spte_changed(as_id: i32, gfn: gfn_t, level: i32, old: u64, new: u64) {}
+/// # Safety
+///
+/// None is needed; in the kernel it is a function of C.
 pub unsafe fn kvm_rs_trace_split(gfn: gfn_t, spte: u64, level: i32, err: i32) {}
+/// # Safety
+///
+/// None is needed; in the kernel it is a function of C.
 pub unsafe fn kvm_rs_trace_promote(gfn: gfn_t, spte: u64, level: i32, err: i32) {}
+/// # Safety
+///
+/// None is needed; in the kernel it is a function of C.
 pub unsafe fn kvm_rs_trace_mark_mmio(sptep: *mut u64, gfn: gfn_t, spte: u64) {}
+/// # Safety
+///
+/// None is needed; in the kernel it is a function of C.
 pub unsafe fn kvm_rs_trace_set_spte(level: i32, gfn: gfn_t, sptep: *mut u64) {}
+/// # Safety
+///
+/// None is needed; in the kernel it is a function of C.
 pub unsafe fn kvm_rs_trace_spte_requested(fault: *mut kvm_page_fault, access: u8) {}

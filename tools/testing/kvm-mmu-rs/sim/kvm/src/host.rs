@@ -27,6 +27,8 @@ pub struct Host {
     pages: Vec<(u64, bool)>,
     /// By what the host maps each 2 MiB: level 1 or 2.
     levels: Vec<u8>,
+    /// The pages whose attributes differ from those of the others.
+    differ: Vec<u64>,
     writes: u64,
 }
 
@@ -68,9 +70,26 @@ impl Host {
         }
     }
 
-    /// By which size the host maps a page.
+    /// By which size the host maps a page: where no root reaches, by huge ones.
     pub fn level(&mut self, gfn: u64) -> u8 {
-        self.level_of(gfn).map_or(1, |level| *level)
+        self.level_of(gfn).map_or(2, |level| *level)
+    }
+
+    /// Whether the pages of the 2 MiB around a page have several attributes.
+    pub fn is_mixed(&self, gfn: u64) -> bool {
+        let region = Host::region(gfn);
+
+        self.differ
+            .iter()
+            .any(|gfn| (region..region + HUGE_PAGES).contains(gfn))
+    }
+
+    /// Gives a page another attribute, or that of the others.
+    pub fn set_mixed(&mut self, gfn: u64, differs: bool) {
+        self.differ.retain(|other| *other != gfn);
+        if differs {
+            self.differ.push(gfn);
+        }
     }
 
     /// The first page of the 2 MiB around a page.

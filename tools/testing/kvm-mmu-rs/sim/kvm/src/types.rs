@@ -49,6 +49,12 @@ pub const KVM_ARCH_NR_OBJS_PER_MEMORY_CACHE: u32 = 40;
 pub const KVM_MEM_LOG_DIRTY_PAGES: u32 = 1;
 pub const KVM_MEMSLOT_INVALID: u32 = 1 << 16;
 
+/// How many memslots an address space has. The first two are neighbours; no root reaches the third.
+pub const SLOTS: usize = 3;
+
+/// `KVM_PFN_NOSLOT`.
+pub const KVM_PFN_NOSLOT: u64 = 1 << 63;
+
 /// `vcpu->mode`.
 pub const OUTSIDE_GUEST_MODE: u32 = 0;
 pub const IN_GUEST_MODE: u32 = 1;
@@ -95,6 +101,9 @@ pub struct kvm_mmu_page {
     pub spt: *mut u64,
     pub shadowed_translation: *mut u64,
     pub tdp_mmu_root_count: u32,
+    /// The shadow MMU's: how many vCPUs have it loaded, and the entries that point to it.
+    pub root_count: u32,
+    pub parent_ptes: kvm_rmap_head,
     pub __bindgen_anon_3: kvm_mmu_page_external,
     pub __bindgen_anon_4: kvm_mmu_page_parent,
     pub callback_head: callback_head,
@@ -116,6 +125,8 @@ pub struct kvm_arch {
     pub tdp_mmu_roots: *mut kvm_mmu_page,
     pub tdp_mmu_pages_lock: Lock,
     pub possible_nx_huge_pages: Vec<*mut kvm_mmu_page>,
+    /// `kvm_memslots_have_rmaps()`
+    pub have_rmaps: bool,
     pub split_desc_cache: kvm_mmu_memory_cache,
     pub split_page_header_cache: kvm_mmu_memory_cache,
     pub split_shadow_page_cache: kvm_mmu_memory_cache,
@@ -145,13 +156,20 @@ pub struct kvm {
     pub rs_stat: kvm_rs_stat,
     pub mmu_lock: rwlock_t,
     pub slots_lock: Lock,
+    pub active_mmu_pages: Vec<*mut kvm_mmu_page>,
     pub users_count: u32,
     pub vcpus: Vec<*mut kvm_vcpu>,
     pub nx_huge_pages: bool,
     pub manual_dirty_log_protect: bool,
     pub initially_all_set: bool,
-    /// The memslots, by address space. The simulation has one slot, which both see.
-    pub memslots: [*mut kvm_memory_slot; 2],
+    /// The memslots: [`SLOTS`] of each address space, of which some are null.
+    pub memslots: [*mut kvm_memory_slot; 2 * SLOTS],
+    /// `kvm_mmu_max_gfn()`.
+    pub max_gfn: gfn_t,
+    /// `KVM_CAP_DIRTY_LOG_RING`: what is written is in a ring rather than in bitmaps.
+    pub use_ring: bool,
+    /// The entries of all rings that userspace has not harvested: place of the slot, and frame.
+    pub ring: Vec<(usize, gfn_t)>,
     pub generation: u64,
     pub mmu_invalidate_seq: u64,
     pub mmu_invalidate_in_progress: i64,
@@ -200,6 +218,7 @@ pub struct kvm_vcpu_arch {
     pub mmu_page_header_cache: kvm_mmu_memory_cache,
     pub mmu_shadow_page_cache: kvm_mmu_memory_cache,
     pub mmu_external_spt_cache: kvm_mmu_memory_cache,
+    pub mmu_pte_list_desc_cache: kvm_mmu_memory_cache,
 }
 
 #[repr(C)]
@@ -219,6 +238,8 @@ pub struct kvm_vcpu {
     pub ipi: bool,
     /// In SMM, that is in the other address space.
     pub smm: bool,
+    /// Runs a nested guest.
+    pub nested: bool,
 }
 
 #[repr(C)]
@@ -247,6 +268,7 @@ pub struct kvm_rmap_head {
 }
 
 #[repr(C)]
+#[derive(Clone, Copy)]
 pub struct kvm_arch_memory_slot {
     pub rmap: [*mut kvm_rmap_head; 3],
 }

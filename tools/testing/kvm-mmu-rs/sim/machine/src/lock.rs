@@ -9,21 +9,54 @@ use std::{
 
 use crate::{
     rcu,
-    sched::{block, facts, fail, me, note, point_on, wake},
+    sched::{block, facts, fail, me, note, point_on, steps_of, wake},
 };
 
 /// A fair rwlock: who comes while somebody waits waits behind him; the kernel's `qrwlock` in task
 /// context.
+///
+/// Who holds it while somebody waits may take [`BOUND`] steps of its own before it lets go.
 #[derive(Default)]
 pub struct RwLock {
     readers: RefCell<Vec<usize>>,
     writer: Cell<Option<usize>>,
     queue: RefCell<VecDeque<usize>>,
+    /// Each holder, and how many steps it had taken when somebody began to wait.
+    waited_for: RefCell<Vec<(usize, u64)>>,
+}
+
+/// How long somebody may wait for one who holds the lock, in its steps: for a batch of the log to be
+/// taken, and a table to be torn down.
+const BOUND: u64 = 4096;
+
+thread_local! {
+    static LONGEST: Cell<u64> = const { Cell::new(0) };
+}
+
+/// The most steps of a holder that somebody has waited for, in all runs so far.
+pub fn longest_wait() -> u64 {
+    LONGEST.get()
 }
 
 impl RwLock {
     fn key(&self) -> usize {
         core::ptr::from_ref(self) as usize
+    }
+
+    /// Somebody who waits need wait for this thread no longer.
+    fn lets_go(&self) {
+        let me = me();
+        let mut waited_for = self.waited_for.borrow_mut();
+
+        if let Some(n) = waited_for.iter().position(|(id, _)| *id == me) {
+            let steps = steps_of(me) - waited_for.swap_remove(n).1;
+            LONGEST.set(LONGEST.get().max(steps));
+            if steps > BOUND {
+                fail(format!(
+                    "holds mmu_lock for {steps} steps more, and somebody waits for it"
+                ));
+            }
+        }
     }
 
     fn is_free(&self, write: bool) -> bool {
@@ -43,6 +76,11 @@ impl RwLock {
             fail(format!("{what}: this thread holds it"));
         }
         if !self.queue.borrow().is_empty() || !self.is_free(write) {
+            if self.queue.borrow().is_empty() {
+                let readers = self.readers.borrow();
+                let holders = readers.iter().copied().chain(self.writer.get());
+                *self.waited_for.borrow_mut() = holders.map(|id| (id, steps_of(id))).collect();
+            }
             self.queue.borrow_mut().push_back(me);
             while self.queue.borrow().front() != Some(&me) || !self.is_free(write) {
                 block(self.key(), what);
@@ -74,6 +112,7 @@ impl RwLock {
         self.assert_read_held();
         point_on(self.key(), true);
         note("read_unlock(mmu_lock)", [0; 3]);
+        self.lets_go();
         let me = me();
         self.readers.borrow_mut().retain(|reader| *reader != me);
         facts().spinning -= 1;
@@ -85,6 +124,7 @@ impl RwLock {
         self.assert_write_held();
         point_on(self.key(), true);
         note("write_unlock(mmu_lock)", [0; 3]);
+        self.lets_go();
         self.writer.set(None);
         facts().spinning -= 1;
         wake(self.key());

@@ -98,7 +98,7 @@ impl Pool {
 }
 
 /// Bytes for everything else.
-const REST: usize = 1 << 20;
+const REST: usize = 1 << 22;
 
 struct Mem {
     /// The rest: where it is, and how much is used. The same run has the same at the same place.
@@ -138,17 +138,32 @@ pub fn begin() {
 
 /// Moves a value to memory that is the run's. Whoever asked for it drops it.
 pub fn alloc_rest<T>(value: T) -> *mut T {
-    let m = mem();
-    let offset = m.rest.1.next_multiple_of(align_of::<T>().max(64));
+    let ptr: *mut T = alloc_bytes(size_of::<T>(), align_of::<T>()).cast();
 
-    m.rest.1 = offset + size_of::<T>();
-    if m.rest.1 > REST {
-        fail("the simulated machine is out of memory".into());
-    }
-    let ptr = (m.rest.0 + offset) as *mut T;
     // SAFETY: within the memory, aligned, and nobody else's.
     unsafe { ptr.write(value) };
     ptr
+}
+
+/// Zeroed words.
+pub fn alloc_words(n: usize) -> *mut usize {
+    let bytes = alloc_bytes(n * size_of::<usize>(), align_of::<usize>());
+
+    // SAFETY: the memory is ours, and has that many bytes.
+    unsafe { bytes.write_bytes(0, n * size_of::<usize>()) };
+    bytes.cast()
+}
+
+/// Memory that is the run's, of any contents.
+fn alloc_bytes(size: usize, align: usize) -> *mut u8 {
+    let m = mem();
+    let offset = m.rest.1.next_multiple_of(align.max(64));
+
+    m.rest.1 = offset + size;
+    if m.rest.1 > REST {
+        fail("the simulated machine is out of memory".into());
+    }
+    (m.rest.0 + offset) as *mut u8
 }
 
 /// A table, full of `fill`.
@@ -222,7 +237,8 @@ pub fn private(word: usize) -> usize {
     m.tables.index(word).map_or(0, |index| m.private[index])
 }
 
-/// Fails if the address is in memory that is free.
+/// Fails unless the address is in memory of the machine that is not free. That memory is never
+/// unmapped, so what passes may be accessed.
 #[inline]
 pub fn check(addr: usize, what: &'static str) {
     let m = mem();
@@ -230,8 +246,12 @@ pub fn check(addr: usize, what: &'static str) {
         ("page table", m.tables.used[index])
     } else if let Some(index) = m.headers.index(addr) {
         ("page header", m.headers.used[index])
-    } else {
+    } else if addr.wrapping_sub(m.rest.0) < REST {
         return;
+    } else {
+        fail(format!(
+            "{what}: {addr:#x} is not in the memory of the machine"
+        ));
     };
 
     if used != Use::Live {
@@ -265,11 +285,15 @@ impl Word for bool {
 }
 
 /// Reads a word; one step.
+#[expect(
+    clippy::not_unsafe_ptr_arg_deref,
+    reason = "`check` fails unless the word is in the memory of the machine"
+)]
 #[inline]
 pub fn load<T: Word>(ptr: *mut T) -> T {
     point_on(ptr as usize, false);
     check(ptr as usize, "load");
-    // SAFETY: the caller's word exists; no other OS thread.
+    // SAFETY: the word is in the machine's memory, which stays; no other OS thread.
     let value = unsafe { ptr.read_volatile() };
 
     note("load", [ptr as u64, value.bits(), 0]);
@@ -277,6 +301,10 @@ pub fn load<T: Word>(ptr: *mut T) -> T {
 }
 
 /// Writes a word; one step.
+#[expect(
+    clippy::not_unsafe_ptr_arg_deref,
+    reason = "`check` fails unless the word is in the memory of the machine"
+)]
 #[inline]
 pub fn store<T: Word>(ptr: *mut T, value: T) {
     point_on(ptr as usize, true);
@@ -290,6 +318,10 @@ pub fn store<T: Word>(ptr: *mut T, value: T) {
 
 /// Reads a word and writes what `f` says, if anything; one step. Returns what was there, and whether
 /// it was replaced.
+#[expect(
+    clippy::not_unsafe_ptr_arg_deref,
+    reason = "`check` fails unless the word is in the memory of the machine"
+)]
 #[inline]
 pub fn update<T: Word>(
     what: &'static str,

@@ -77,6 +77,10 @@ struct Party {
     waits: &'static str,
     priority: i64,
     next: Op,
+    /// It has found that it must wait, and nobody else has taken a step since.
+    spins: bool,
+    /// Its own steps, before it got the turn that it has.
+    steps: u64,
     facts: Facts,
 }
 
@@ -89,8 +93,12 @@ pub struct Facts {
     pub spinning: u32,
     /// The scheduler wants the CPU.
     pub need_resched: bool,
+    /// A fatal signal may come.
+    pub killable: bool,
     /// A fatal signal is pending.
     pub killed: bool,
+    /// How often it has tried something in vain.
+    pub retries: u32,
     /// The number of the vCPU that runs on it, plus one.
     pub vcpu: usize,
 }
@@ -99,6 +107,8 @@ struct Sched {
     parties: Vec<Party>,
     stacks: Vec<DefaultStack>,
     current: usize,
+    /// The step in which it got its turn.
+    turn: u64,
     running: bool,
     steps: u64,
     limit: u64,
@@ -131,6 +141,7 @@ fn sched() -> &'static mut Sched {
         parties: Vec::new(),
         stacks: Vec::new(),
         current: 0,
+        turn: 0,
         running: false,
         steps: 0,
         limit: u64::MAX,
@@ -165,6 +176,7 @@ pub fn begin(seed: u64, limit: u64) {
     s.total = 0;
     s.parties.clear();
     s.current = 0;
+    s.turn = 0;
     s.running = false;
     s.outside = Facts::default();
     s.lowest = 0;
@@ -227,6 +239,8 @@ pub fn spawn(name: String, body: impl FnOnce() + 'static) -> usize {
             word: 0,
             write: false,
         },
+        spins: false,
+        steps: 0,
         facts: Facts::default(),
     });
     id
@@ -259,6 +273,11 @@ pub fn run() -> u64 {
     }
 }
 
+/// Whether all schedules are tried.
+pub fn tries_all() -> bool {
+    sched().policy == Policy::Every
+}
+
 /// The key of those who wait for a party to end.
 const DONE: usize = usize::MAX;
 
@@ -272,10 +291,22 @@ pub fn join(parties: &[usize]) {
     }
 }
 
+/// Waits until all other parties have ended.
+pub fn join_others() {
+    let me = me();
+    let others: Vec<usize> = (0..sched().parties.len()).filter(|id| *id != me).collect();
+
+    join(&others);
+}
+
 /// Chooses who takes the next step, and for how long.
 fn decide() {
     let s = sched();
 
+    if let Some(party) = s.parties.get_mut(s.current) {
+        party.steps += s.steps - s.turn;
+    }
+    s.turn = s.steps;
     if s.steps > s.limit {
         fail(format!("does not end: {} steps taken", s.steps));
     }
@@ -314,10 +345,19 @@ fn decide() {
             s.countdown = s.change_at.saturating_sub(s.steps).min(1 << 16);
         }
         Policy::Every => {
+            // To look again before anybody else has done something would change nothing.
+            let moves = |p: &Party| p.state == State::Runnable && !p.spins;
+            let some = s.parties.iter().any(moves);
             let parties = s.parties.iter().enumerate();
-            let enabled = parties.filter(|(_, p)| p.state == State::Runnable);
+            let enabled = parties
+                .filter(|(_, p)| moves(p) || (!some && p.state == State::Runnable))
+                .map(|(id, p)| (id, p.next));
 
-            s.current = crate::every::decide(enabled.map(|(id, p)| (id, p.next)).collect());
+            let chosen = crate::every::decide(enabled.collect());
+            for (id, party) in s.parties.iter_mut().enumerate() {
+                party.spins &= id == chosen;
+            }
+            s.current = chosen;
             s.countdown = 0;
         }
     }
@@ -389,6 +429,7 @@ pub fn spin() {
         fail("waits, and nobody else is there".into());
     }
     s.steps += 1;
+    s.parties[s.current].spins = true;
     demote(s.current);
     switch();
 }
@@ -441,6 +482,18 @@ pub fn name(party: usize) -> String {
 #[inline]
 pub fn now() -> u64 {
     sched().steps
+}
+
+/// How many steps a party has taken itself.
+pub fn steps_of(party: usize) -> u64 {
+    let s = sched();
+    let turn = if party == s.current {
+        s.steps - s.turn
+    } else {
+        0
+    };
+
+    s.parties.get(party).map_or(0, |p| p.steps) + turn
 }
 
 /// What the kernel knows of this thread.
@@ -498,6 +551,23 @@ pub fn note(what: &'static str, args: [u64; 3]) {
         s.history[s.total as usize % HISTORY] = step;
     }
     s.total += 1;
+}
+
+/// How many steps were recorded so far.
+pub fn total() -> u64 {
+    sched().total
+}
+
+/// Looks at the steps recorded since there were `total`, as far as they are kept, until `stop` is true.
+pub fn since(total: u64, mut stop: impl FnMut(&Step) -> bool) {
+    let s = sched();
+    let kept = s.total.saturating_sub(s.history.len() as u64);
+
+    for n in total.max(kept)..s.total {
+        if stop(&s.history[n as usize % HISTORY]) {
+            return;
+        }
+    }
 }
 
 /// The run has failed: tells why, and what was done last, and ends the process.

@@ -2,7 +2,10 @@
 
 //! Page faults.
 
-use machine::{mem, note, rcu, sched};
+use machine::{
+    mem, note, rcu,
+    sched::{self, facts},
+};
 
 use super::{
     field,
@@ -23,6 +26,7 @@ const AD_DISABLED: u64 = 1 << 60;
 /// Bits of an error code.
 pub const PFERR_PRESENT: u64 = 1 << 0;
 pub const PFERR_WRITE: u64 = 1 << 1;
+pub const PFERR_RSVD: u64 = 1 << 3;
 pub const PFERR_FETCH: u64 = 1 << 4;
 
 /// How handling ended.
@@ -34,10 +38,17 @@ pub enum Handled {
     Retry,
     /// There is no memory; userspace tries again.
     NoMemory,
+    /// No memslot holds the frame: userspace does what the access asks for.
+    Emulate,
 }
 
 /// A fault at `gfn`.
-fn fault(kvm: *mut kvm, slot: *mut kvm_memory_slot, gfn: u64, code: u64) -> kvm_page_fault {
+pub(super) fn new(
+    kvm: *mut kvm,
+    slot: *mut kvm_memory_slot,
+    gfn: u64,
+    code: u64,
+) -> kvm_page_fault {
     kvm_page_fault {
         addr: gfn << 12,
         error_code: code,
@@ -61,8 +72,8 @@ fn fault(kvm: *mut kvm, slot: *mut kvm_memory_slot, gfn: u64, code: u64) -> kvm_
 /// Models `kvm_tdp_page_fault()` and `kvm_tdp_mmu_page_fault()`. `kvm->srcu` is held.
 pub fn page_fault(vcpu: *mut kvm_vcpu, gfn: u64, code: u64) -> Handled {
     let kvm = *field!(vcpu, kvm);
-    let slot = field!(kvm, memslots)[usize::from(*field!(vcpu, smm))];
-    let mut fault = fault(kvm, slot, gfn, code);
+    let slot = super::slots::of(kvm, usize::from(*field!(vcpu, smm)), gfn);
+    let mut fault = new(kvm, slot, gfn, code);
 
     note("page fault", [gfn, code, 0]);
     if fast_page_fault(vcpu, &fault) {
@@ -74,13 +85,44 @@ pub fn page_fault(vcpu: *mut kvm_vcpu, gfn: u64, code: u64) -> Handled {
     slow(vcpu, &mut fault)
 }
 
+/// Models `handle_mmio_page_fault()`: true if an entry says that no memslot holds the frame, and is not
+/// from before the last change of the memslots.
+pub fn mmio_page_fault(vcpu: *mut kvm_vcpu, gfn: u64) -> bool {
+    /// `MMIO_SPTE_GEN_*`
+    const LOW: u64 = 0x7f << 3;
+    const HIGH: u64 = 0x7ff << 52;
+    let kvm = *field!(vcpu, kvm);
+    let mut sptes = [0; 6];
+    let mut root_level = 0;
+
+    rcu::read_lock();
+    // SAFETY: the vCPU has a root, and the arrays are as long as they must be.
+    let leaf =
+        unsafe { kvm_tdp_mmu_get_walk(vcpu, gfn << 12, sptes.as_mut_ptr(), &mut root_level) };
+    rcu::read_unlock();
+    if leaf < 0 {
+        return true;
+    }
+    let spte = sptes[leaf as usize];
+    // SAFETY: a constant while there is a VM.
+    let mask = unsafe { shadow_mmio_mask };
+    if spte & mask != *field!(kvm, arch.shadow_mmio_value) {
+        return false;
+    }
+    let generation = (spte & LOW) >> 3 | (spte & HIGH) >> 45;
+    generation == *field!(kvm, generation) & ((1 << 18) - 1)
+}
+
 /// Models `kvm_tdp_page_prefault()` for `KVM_PRE_FAULT_MEMORY`.
 pub fn prefault(vcpu: *mut kvm_vcpu, gfn: u64) -> Handled {
     let kvm = *field!(vcpu, kvm);
-    let slot = field!(kvm, memslots)[usize::from(*field!(vcpu, smm))];
-    let mut fault = fault(kvm, slot, gfn, 0);
+    let slot = super::slots::of(kvm, usize::from(*field!(vcpu, smm)), gfn);
+    let mut fault = new(kvm, slot, gfn, 0);
 
     note("prefault", [gfn, 0, 0]);
+    if slot.is_null() {
+        return Handled::Emulate;
+    }
     fault.prefetch = true;
     if fast_page_fault(vcpu, &fault) {
         return Handled::Enter;
@@ -110,6 +152,7 @@ fn slow(vcpu: *mut kvm_vcpu, fault: &mut kvm_page_fault) -> Handled {
     }
     field!(kvm, mmu_lock).read_unlock();
     match result as u32 {
+        RET_PF_EMULATE if fault.slot.is_null() => Handled::Emulate,
         RET_PF_FIXED | RET_PF_SPURIOUS => Handled::Enter,
         RET_PF_RETRY => Handled::Retry,
         other => machine::fail(format!("kvm_tdp_mmu_map() returns {other}")),
@@ -118,12 +161,18 @@ fn slow(vcpu: *mut kvm_vcpu, fault: &mut kvm_page_fault) -> Handled {
 
 /// Models `kvm_mmu_faultin_pfn()`, with a slot: the frame as the host maps it now. False: a notifier
 /// is about.
-fn faultin_pfn(kvm: *mut kvm, fault: &mut kvm_page_fault) -> bool {
+pub(super) fn faultin_pfn(kvm: *mut kvm, fault: &mut kvm_page_fault) -> bool {
     sched::point_on(
         (&raw const *field!(kvm, mmu_invalidate_seq)) as usize,
         false,
     );
     fault.mmu_seq = *field!(kvm, mmu_invalidate_seq);
+    if fault.slot.is_null() {
+        // `kvm_handle_noslot_fault()`
+        fault.pfn = KVM_PFN_NOSLOT;
+        fault.map_writable = false;
+        return true;
+    }
     if *field!(fault.slot, flags) & KVM_MEMSLOT_INVALID != 0 {
         return false;
     }
@@ -158,10 +207,10 @@ fn retry_gfn(kvm: *mut kvm, fault: &kvm_page_fault) -> bool {
 }
 
 /// Models `is_page_fault_stale()`.
-fn is_page_fault_stale(vcpu: *mut kvm_vcpu, fault: &kvm_page_fault) -> bool {
+pub(super) fn is_page_fault_stale(vcpu: *mut kvm_vcpu, fault: &kvm_page_fault) -> bool {
     let root = *field!(*field!(vcpu, arch.mmu), root.hpa);
 
-    is_obsolete(root) || retry_gfn(*field!(vcpu, kvm), fault)
+    is_obsolete(root) || (!fault.slot.is_null() && retry_gfn(*field!(vcpu, kvm), fault))
 }
 
 /// Whether an SPTE denies the access; `spte_permission_fault()`.
@@ -188,7 +237,7 @@ fn can_be_fast(fault: &kvm_page_fault) -> bool {
 
 /// Models `fast_page_fault()`. True: nothing else is to be done.
 fn fast_page_fault(vcpu: *mut kvm_vcpu, fault: &kvm_page_fault) -> bool {
-    if !can_be_fast(fault) {
+    if fault.slot.is_null() || !can_be_fast(fault) {
         return false;
     }
     let kvm = *field!(vcpu, kvm);
@@ -248,7 +297,16 @@ fn fast_page_fault(vcpu: *mut kvm_vcpu, fault: &kvm_page_fault) -> bool {
     done
 }
 
+/// How often a vCPU tries again where all schedules are tried. Then it waits for the other party to
+/// end: to fail once more, between two other steps of it, is nothing new.
+const TRIES: u32 = 2;
+
 /// The vCPU tries again: others may run first.
 pub fn back_off() {
-    sched::spin();
+    facts().retries += 1;
+    if sched::tries_all() && facts().retries > TRIES {
+        sched::join_others();
+    } else {
+        sched::spin();
+    }
 }

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Requests to vCPUs, and TLB flushes.
-#![allow(clippy::missing_safety_doc)]
 
 use machine::{note, sched};
 
@@ -33,6 +32,10 @@ pub fn make_all_cpus_request(kvm: *mut kvm, request: u64) {
 }
 
 /// Models `kvm_flush_remote_tlbs()`.
+///
+/// # Safety
+///
+/// `kvm` must point to the VM of the run.
 pub unsafe fn kvm_flush_remote_tlbs(kvm: *mut kvm) {
     note("flush TLBs", [0; 3]);
     make_all_cpus_request(kvm, KVM_REQ_TLB_FLUSH);
@@ -40,12 +43,20 @@ pub unsafe fn kvm_flush_remote_tlbs(kvm: *mut kvm) {
 }
 
 /// Models `kvm_flush_remote_tlbs_range()`, without support of the hypervisor below.
+///
+/// # Safety
+///
+/// `kvm` must point to the VM of the run.
 pub unsafe fn kvm_flush_remote_tlbs_range(kvm: *mut kvm, _gfn: u64, _nr_pages: u64) {
     // SAFETY: as for this function.
     unsafe { kvm_flush_remote_tlbs(kvm) }
 }
 
 /// Models `kvm_flush_remote_tlbs_memslot()`.
+///
+/// # Safety
+///
+/// `kvm` must point to the VM of the run and `slot` must point to a memslot.
 pub unsafe fn kvm_flush_remote_tlbs_memslot(kvm: *mut kvm, slot: *const kvm_memory_slot) {
     field!(kvm, slots_lock).assert_held("slots_lock");
     // SAFETY: as for this function.

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Memory: caches, mapping levels, the dirty bitmap, the lists that pages are in.
-#![allow(clippy::missing_safety_doc)]
 
 use core::ffi::{c_int, c_void};
 
@@ -24,12 +23,7 @@ pub fn topup_memory_caches(vcpu: *mut kvm_vcpu) -> bool {
         if chance(field!(kvm, odds).no_memory * 4) {
             return false;
         }
-        let table = mem::alloc_table(0);
-        for n in 0..HUGE_PAGES as usize {
-            // SAFETY: the table has as many entries, and is ours.
-            unsafe { table.add(n).write(NONPRESENT) };
-        }
-        let table = table as usize;
+        let table = new_table() as usize;
         field!(vcpu, arch.mmu_shadow_page_cache).objects.push(table);
     }
     while field!(vcpu, arch.mmu_page_header_cache).objects.len() < ENOUGH {
@@ -41,8 +35,46 @@ pub fn topup_memory_caches(vcpu: *mut kvm_vcpu) -> bool {
     true
 }
 
+/// A table of entries that are not present.
+fn new_table() -> *mut u64 {
+    let table = mem::alloc_table(0);
+
+    for n in 0..HUGE_PAGES as usize {
+        // SAFETY: the table has as many entries, and is ours.
+        unsafe { table.add(n).write(NONPRESENT) };
+    }
+    table
+}
+
+/// Fills a cache of descriptors, each of which is as large as a header here.
+pub(super) fn topup_desc_cache(cache: *mut kvm_mmu_memory_cache, capacity: usize) {
+    may_sleep("kvm_mmu_topup_memory_cache()");
+    while field!(cache, objects).len() < capacity {
+        field!(cache, objects).push(mem::alloc_header() as usize);
+    }
+    *field!(cache, nobjs) = field!(cache, objects).len() as i32;
+}
+
+/// Models `mmu_free_vm_memory_caches()`: the VM's caches for splits.
+pub fn free_split_caches(kvm: *mut kvm) {
+    for table in core::mem::take(&mut field!(kvm, arch.split_shadow_page_cache).objects) {
+        mem::free_table(table as *mut u64);
+    }
+    let headers = core::mem::take(&mut field!(kvm, arch.split_page_header_cache).objects);
+    let descs = core::mem::take(&mut field!(kvm, arch.split_desc_cache).objects);
+    for header in headers.into_iter().chain(descs) {
+        mem::free_header(header as *mut u8);
+    }
+    *field!(kvm, arch.split_shadow_page_cache.nobjs) = 0;
+    *field!(kvm, arch.split_page_header_cache.nobjs) = 0;
+    *field!(kvm, arch.split_desc_cache.nobjs) = 0;
+}
+
 /// Models `mmu_free_memory_caches()`.
 pub fn free_memory_caches(vcpu: *mut kvm_vcpu) {
+    for desc in core::mem::take(&mut field!(vcpu, arch.mmu_pte_list_desc_cache).objects) {
+        mem::free_header(desc as *mut u8);
+    }
     for table in core::mem::take(&mut field!(vcpu, arch.mmu_shadow_page_cache).objects) {
         mem::free_table(table as *mut u64);
     }
@@ -52,25 +84,64 @@ pub fn free_memory_caches(vcpu: *mut kvm_vcpu) {
 }
 
 /// Models `kvm_mmu_memory_cache_alloc()`; an empty cache fails the run, as it warns.
+///
+/// # Safety
+///
+/// `cache` must point to a cache of this thread.
 pub unsafe fn kvm_mmu_memory_cache_alloc(cache: *mut kvm_mmu_memory_cache) -> *mut c_void {
     match field!(cache, objects).pop() {
-        Some(object) => object as *mut c_void,
+        Some(object) => {
+            *field!(cache, nobjs) -= 1;
+            object as *mut c_void
+        }
         None => fail("the vCPU's memory cache is empty".into()),
     }
 }
 
+/// Models it for the cache of descriptors.
+///
+/// # Safety
+///
+/// `cache` must point to a cache that this thread may fill.
 pub unsafe fn __kvm_mmu_topup_memory_cache(
-    _cache: *mut kvm_mmu_memory_cache,
-    _capacity: c_int,
-    _min: c_int,
+    cache: *mut kvm_mmu_memory_cache,
+    capacity: c_int,
+    min: c_int,
 ) -> c_int {
-    fail("no VM has shadow pages".into())
+    if chance(super::vm().map_or(0, |kvm| field!(kvm, odds).no_memory)) {
+        return -12;
+    }
+    topup_desc_cache(cache, capacity as usize);
+    let _ = min;
+    0
 }
 
-pub unsafe fn kvm_mmu_topup_memory_cache(_cache: *mut kvm_mmu_memory_cache, _min: c_int) -> c_int {
-    fail("no VM has shadow pages".into())
+/// Models it for the caches of headers and of tables for splits.
+///
+/// # Safety
+///
+/// `cache` must point to one of these caches of the VM of the run.
+pub unsafe fn kvm_mmu_topup_memory_cache(cache: *mut kvm_mmu_memory_cache, min: c_int) -> c_int {
+    if chance(super::vm().map_or(0, |kvm| field!(kvm, odds).no_memory)) {
+        return -12;
+    }
+    let kvm = super::vm().expect("a VM has caches");
+    let headers: *mut kvm_mmu_memory_cache = field!(kvm, arch.split_page_header_cache);
+    while field!(cache, objects).len() < min as usize {
+        let object = if cache == headers {
+            mem::alloc_header() as usize
+        } else {
+            new_table() as usize
+        };
+        field!(cache, objects).push(object);
+    }
+    *field!(cache, nobjs) = field!(cache, objects).len() as i32;
+    0
 }
 
+/// # Safety
+///
+/// None is needed; in the kernel it is a function of C.
 pub unsafe fn mmu_try_to_unsync_pages(
     _kvm: *mut kvm,
     _slot: *const kvm_memory_slot,
@@ -82,6 +153,10 @@ pub unsafe fn mmu_try_to_unsync_pages(
 }
 
 /// Models `kvm_mmu_max_mapping_level()`, without private memory and attributes.
+///
+/// # Safety
+///
+/// `kvm` must point to the VM of the run and `slot` must point to a memslot.
 pub unsafe fn kvm_mmu_max_mapping_level(
     kvm: *mut kvm,
     _fault: *mut kvm_page_fault,
@@ -103,12 +178,21 @@ pub unsafe fn kvm_mmu_max_mapping_level(
         return 1;
     }
     machine::sched::point_on(super::HOST, false);
-    let level = field!(kvm, host).level(gfn);
+    let host = field!(kvm, host);
+    let level = if host.is_mixed(gfn) {
+        1
+    } else {
+        host.level(gfn)
+    };
     note("host maps by level", [gfn, level.into(), 0]);
     level.into()
 }
 
 /// Models `kvm_mmu_hugepage_adjust()`.
+///
+/// # Safety
+///
+/// `vcpu` must point to a vCPU of the run and `fault` must point to a fault of this thread.
 pub unsafe fn kvm_mmu_hugepage_adjust(vcpu: *mut kvm_vcpu, fault: *mut kvm_page_fault) {
     let kvm = *field!(vcpu, kvm);
     // SAFETY: only this thread accesses the fault.
@@ -139,6 +223,10 @@ pub unsafe fn kvm_mmu_hugepage_adjust(vcpu: *mut kvm_vcpu, fault: *mut kvm_page_
 }
 
 /// Models `disallowed_hugepage_adjust()`.
+///
+/// # Safety
+///
+/// `fault` must point to a fault of this thread.
 pub unsafe fn disallowed_hugepage_adjust(fault: *mut kvm_page_fault, spte: u64, cur_level: c_int) {
     const MMU_PRESENT: u64 = 1 << 11;
     const LARGE: u64 = 1 << 7;
@@ -162,7 +250,11 @@ pub unsafe fn disallowed_hugepage_adjust(fault: *mut kvm_page_fault, spte: u64, 
 }
 
 /// Models `mark_page_dirty_in_slot()`, with a bitmap.
-pub unsafe fn mark_page_dirty_in_slot(_kvm: *mut kvm, slot: *const kvm_memory_slot, gfn: gfn_t) {
+///
+/// # Safety
+///
+/// `kvm` must point to the VM of the run and `slot` to a memslot, or be null.
+pub unsafe fn mark_page_dirty_in_slot(kvm: *mut kvm, slot: *const kvm_memory_slot, gfn: gfn_t) {
     let slot = slot.cast_mut();
 
     if slot.is_null() || *field!(slot, flags) & KVM_MEM_LOG_DIRTY_PAGES == 0 {
@@ -175,6 +267,15 @@ pub unsafe fn mark_page_dirty_in_slot(_kvm: *mut kvm, slot: *const kvm_memory_sl
         ));
     }
     let bitmap = *field!(slot, dirty_bitmap);
+    if bitmap.is_null() {
+        // `kvm_dirty_ring_push()`
+        machine::sched::point_on(super::RING, true);
+        let slots = *field!(kvm, memslots);
+        let at = slots.iter().position(|other| *other == slot);
+        field!(kvm, ring).extend(at.map(|at| (at, gfn)));
+        note("mark dirty", [gfn, 0, 0]);
+        return;
+    }
     // SAFETY: the bitmap has a bit for each page.
     let word = unsafe { bitmap.add(n / 64) };
     mem::update("set bit", word.cast::<u64>(), |old| {
@@ -184,6 +285,10 @@ pub unsafe fn mark_page_dirty_in_slot(_kvm: *mut kvm, slot: *const kvm_memory_sl
 }
 
 /// Models `track_possible_nx_huge_page()`.
+///
+/// # Safety
+///
+/// `kvm` must point to the VM of the run and `sp` must point to the header of a page.
 pub unsafe fn track_possible_nx_huge_page(
     kvm: *mut kvm,
     sp: *mut kvm_mmu_page,
@@ -198,6 +303,10 @@ pub unsafe fn track_possible_nx_huge_page(
 }
 
 /// Models `untrack_possible_nx_huge_page()`.
+///
+/// # Safety
+///
+/// `kvm` must point to the VM of the run and `sp` must point to the header of a page.
 pub unsafe fn untrack_possible_nx_huge_page(
     kvm: *mut kvm,
     sp: *mut kvm_mmu_page,

@@ -3,12 +3,18 @@
 //! The C around the MMU that is modelled rather than run. Each function names the C that it models;
 //! `models.list` has their checksums, and `make check` fails when one has changed.
 
+#![allow(
+    clippy::not_unsafe_ptr_arg_deref,
+    reason = "pointers are to what the run has made, and that stays where it is until the run ends"
+)]
+
 pub mod fault;
 pub mod flush;
 pub mod memory;
 pub mod notifier;
 pub mod nx;
 pub mod roots;
+pub mod shadow;
 pub mod slots;
 
 use std::cell::Cell;
@@ -25,6 +31,8 @@ pub const MAX_GFN: u64 = if cfg!(feature = "small") {
 };
 /// Stands for the host's page tables, as a word that is accessed.
 pub const HOST: usize = 2;
+/// Stands for the dirty rings, as a word that is accessed.
+pub const RING: usize = 3;
 /// The level of the roots.
 pub const ROOT_LEVEL: u32 = if cfg!(feature = "small") { 3 } else { 4 };
 

@@ -19,6 +19,14 @@ pub fn invalidate_range_start(kvm: *mut kvm, start: u64, end: u64) {
     let srcu = srcu_read_lock(kvm);
 
     field!(kvm, mmu_lock).write_lock();
+    begin(kvm, start, end);
+    unmap(kvm, start, end);
+    field!(kvm, mmu_lock).write_unlock();
+    srcu_read_unlock(kvm, srcu);
+}
+
+/// Models `kvm_mmu_invalidate_begin()` and `kvm_mmu_invalidate_range_add()`.
+pub(super) fn begin(kvm: *mut kvm, start: u64, end: u64) {
     sched::point_on((&raw const *field!(kvm, mmu_invalidate_seq)) as usize, true);
     if *field!(kvm, mmu_invalidate_in_progress) == 0 {
         *field!(kvm, mmu_invalidate_range) = (start, end);
@@ -28,18 +36,34 @@ pub fn invalidate_range_start(kvm: *mut kvm, start: u64, end: u64) {
         range.1 = range.1.max(end);
     }
     *field!(kvm, mmu_invalidate_in_progress) += 1;
+}
 
+/// Models `kvm_mmu_invalidate_end()`.
+pub(super) fn end(kvm: *mut kvm) {
+    sched::point_on((&raw const *field!(kvm, mmu_invalidate_seq)) as usize, true);
+    *field!(kvm, mmu_invalidate_seq) += 1;
+    *field!(kvm, mmu_invalidate_in_progress) -= 1;
+    note("kvm_mmu_invalidate_end()", [0; 3]);
+}
+
+/// Models `kvm_unmap_gfn_range()` for each slot, and the flush for all of them.
+pub(super) fn unmap(kvm: *mut kvm, start: u64, end: u64) {
     let mut flush = false;
+
     for_each_range(kvm, start, end, |range| {
+        if *field!(kvm, arch.have_rmaps) {
+            let slot = *field!(range, slot);
+            let (start, end) = (*field!(range, start), *field!(range, end));
+            // SAFETY: all exist, and the lock is held.
+            flush = unsafe { kvm_rs_rmap_zap_range(kvm, slot, start, end, true, flush) };
+        }
         // SAFETY: all exist, and the lock is held.
-        flush |= unsafe { kvm_tdp_mmu_unmap_gfn_range(kvm, range, false) };
+        flush |= unsafe { kvm_tdp_mmu_unmap_gfn_range(kvm, range, flush) };
     });
     if flush {
         // SAFETY: the VM exists.
         unsafe { kvm_flush_remote_tlbs(kvm) };
     }
-    field!(kvm, mmu_lock).write_unlock();
-    srcu_read_unlock(kvm, srcu);
 }
 
 /// Models `kvm_mmu_notifier_invalidate_range_end()`.
@@ -47,10 +71,7 @@ pub fn invalidate_range_end(kvm: *mut kvm) {
     let srcu = srcu_read_lock(kvm);
 
     field!(kvm, mmu_lock).write_lock();
-    sched::point_on((&raw const *field!(kvm, mmu_invalidate_seq)) as usize, true);
-    *field!(kvm, mmu_invalidate_seq) += 1;
-    *field!(kvm, mmu_invalidate_in_progress) -= 1;
-    note("invalidate_range_end", [0; 3]);
+    end(kvm);
     field!(kvm, mmu_lock).write_unlock();
     srcu_read_unlock(kvm, srcu);
     *field!(kvm, mn_active_invalidate_count) -= 1;
@@ -63,6 +84,10 @@ pub fn clear_young(kvm: *mut kvm, start: u64, end: u64) -> bool {
     let mut young = false;
 
     for_each_range(kvm, start, end, |range| {
+        if *field!(kvm, arch.have_rmaps) {
+            // SAFETY: all exist.
+            young |= unsafe { kvm_rs_rmap_age(range, false) };
+        }
         // SAFETY: all exist.
         young |= unsafe { kvm_tdp_mmu_age_gfn_range(kvm, range) };
     });
@@ -76,6 +101,10 @@ pub fn test_young(kvm: *mut kvm, gfn: u64) -> bool {
     let mut young = false;
 
     for_each_range(kvm, gfn, gfn + 1, |range| {
+        if *field!(kvm, arch.have_rmaps) {
+            // SAFETY: all exist.
+            young |= unsafe { kvm_rs_rmap_age(range, true) };
+        }
         // SAFETY: all exist.
         young |= unsafe { kvm_tdp_mmu_test_age_gfn(kvm, range) };
     });

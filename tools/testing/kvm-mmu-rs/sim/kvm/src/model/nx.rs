@@ -2,7 +2,7 @@
 
 //! NX recovery.
 
-use machine::{fail, note, point, rcu};
+use machine::{fail, mem, note, point, rcu, sched};
 
 use super::{
     field,
@@ -10,6 +10,25 @@ use super::{
     slots::{srcu_read_lock, srcu_read_unlock},
 };
 use crate::bindings::*;
+
+/// Fails unless the first entry that this thread has replaced since `before` pointed to the table of
+/// `sp`: recovery zaps that table, and nothing that has taken its place.
+fn check_zapped(sp: *mut kvm_mmu_page, before: u64) {
+    const FRAME: u64 = 0x000f_ffff_ffff_f000;
+    let me = sched::me();
+    let table = mem::pa(*field!(sp, spt));
+
+    sched::since(before, |step| {
+        let mine = step.party == me && step.what == "cmpxchg";
+        if mine && step.args[1] & FRAME != table {
+            fail(format!(
+                "NX recovery zaps {:#x}, which does not point to the table that it has chosen",
+                step.args[1]
+            ));
+        }
+        mine
+    });
+}
 
 /// Models `kvm_recover_nx_huge_pages()` for the TDP MMU: zaps up to `to_zap` tables.
 pub fn recover(kvm: *mut kvm, to_zap: usize) {
@@ -36,11 +55,16 @@ pub fn recover(kvm: *mut kvm, to_zap: usize) {
 
         // `kvm_mmu_sp_dirty_logging_enabled()`
         let role = *field!(sp, role.word).to_owned();
-        let slot = field!(kvm, memslots)[usize::from(role >> 24 != 0)];
+        let slot = super::slots::of(kvm, usize::from(role >> 24 != 0), *field!(sp, gfn));
         point();
-        if !slot.is_null() && *field!(slot, flags) & KVM_MEM_LOG_DIRTY_PAGES == 0 {
+        if slot.is_null() || *field!(slot, flags) & KVM_MEM_LOG_DIRTY_PAGES == 0 {
+            let before = sched::total();
             // SAFETY: both exist: RCU is held since the page was in the list.
-            flush |= unsafe { kvm_tdp_mmu_zap_possible_nx_huge_page(kvm, sp) };
+            let zapped = unsafe { kvm_tdp_mmu_zap_possible_nx_huge_page(kvm, sp) };
+            if zapped {
+                check_zapped(sp, before);
+            }
+            flush |= zapped;
         }
         // SAFETY: the VM exists.
         if unsafe { rust_support_need_break(field!(kvm, mmu_lock)) } {

@@ -28,6 +28,9 @@ pub fn is_obsolete(root: u64) -> bool {
 /// Models `kvm_mmu_load()` for a direct root, but for the flush of the CPU's TLB, which is the
 /// caller's. False: there is no memory.
 pub fn load(vcpu: *mut kvm_vcpu) -> bool {
+    if *field!(vcpu, nested) {
+        return super::shadow::load(vcpu);
+    }
     if !topup_memory_caches(vcpu) {
         return false;
     }
@@ -49,9 +52,18 @@ pub fn free(vcpu: *mut kvm_vcpu) {
     if root == INVALID_PAGE {
         return;
     }
+    // SAFETY: the vCPU has a reference to its root.
+    let sp = unsafe { kvm_rs_root_to_sp(root) };
+    if super::shadow::is_shadow(sp) {
+        field!(kvm, mmu_lock).write_lock();
+        super::shadow::put_root(kvm, sp);
+        *field!(mmu, root.hpa) = INVALID_PAGE;
+        field!(kvm, mmu_lock).write_unlock();
+        return;
+    }
     field!(kvm, mmu_lock).read_lock();
     // SAFETY: the vCPU gives its reference up.
-    unsafe { kvm_tdp_mmu_put_root(kvm, kvm_rs_root_to_sp(root)) };
+    unsafe { kvm_tdp_mmu_put_root(kvm, sp) };
     *field!(mmu, root.hpa) = INVALID_PAGE;
     field!(kvm, mmu_lock).read_unlock();
 }
@@ -76,6 +88,7 @@ pub fn zap_all_fast(kvm: *mut kvm) {
         );
     }
     make_all_cpus_request(kvm, KVM_REQ_MMU_FREE_OBSOLETE_ROOTS);
+    super::shadow::zap_all(kvm);
     field!(kvm, mmu_lock).write_unlock();
     // SAFETY: the VM exists.
     unsafe { kvm_tdp_mmu_zap_invalidated_roots(kvm, true) };

@@ -3,7 +3,6 @@
 //! Memslots: the log on and off, the log's ioctls, SRCU.
 
 use machine::{
-    chance,
     lock::may_sleep,
     note, point,
     sched::{self, facts, me},
@@ -13,8 +12,6 @@ use super::field;
 use crate::bindings::*;
 
 pub(super) const MN_KEY: usize = usize::MAX - 2;
-/// The words of the largest bitmap.
-const MAX_WORDS: usize = 64;
 const SRCU_KEY: usize = usize::MAX - 3;
 
 /// Models `srcu_read_lock(&kvm->srcu)`.
@@ -58,6 +55,22 @@ pub fn new_slot(as_id: u16, base_gfn: u64, npages: usize) -> *mut kvm_memory_slo
     })
 }
 
+/// How many lists of the reverse map a slot has for leaves of `level`.
+pub fn lists(slot: *mut kvm_memory_slot, level: u32) -> usize {
+    let pages = super::HUGE_PAGES.pow(level - 1);
+    let (base, npages) = (*field!(slot, base_gfn), *field!(slot, npages) as u64);
+
+    ((base + npages - 1) / pages - base / pages + 1) as usize
+}
+
+/// Models `memslot_rmap_alloc()`.
+pub fn alloc_rmaps(slot: *mut kvm_memory_slot) {
+    for level in 1..=3 {
+        let heads = machine::mem::alloc_words(lists(slot, level));
+        field!(slot, arch.rmap)[level as usize - 1] = heads.cast();
+    }
+}
+
 /// The words of a slot's bitmap.
 pub fn words(slot: *mut kvm_memory_slot) -> usize {
     field!(slot, npages).div_ceil(64)
@@ -69,21 +82,37 @@ pub fn free_slot(slot: *mut kvm_memory_slot) {
     unsafe { slot.write_bytes(0x6b, 1) };
 }
 
+/// The memslot of an address space that holds a frame, or null; `__gfn_to_memslot()`.
+pub fn of(kvm: *mut kvm, as_id: usize, gfn: u64) -> *mut kvm_memory_slot {
+    let slots = field!(kvm, memslots)[as_id * SLOTS..][..SLOTS].iter();
+    let holds = |slot: &*mut kvm_memory_slot| {
+        let offset = gfn.wrapping_sub(*field!(*slot, base_gfn));
+        offset < *field!(*slot, npages) as u64
+    };
+
+    let found = slots.copied().filter(|slot| !slot.is_null()).find(holds);
+    found.unwrap_or(core::ptr::null_mut())
+}
+
 /// Models `kvm_swap_active_memslots()`: installs a slot, and waits for those who use the old one.
-fn swap(kvm: *mut kvm, as_id: usize, new: *mut kvm_memory_slot) {
+fn swap(kvm: *mut kvm, at: usize, new: *mut kvm_memory_slot) {
     while *field!(kvm, mn_active_invalidate_count) != 0 {
         sched::block(MN_KEY, "notifiers to end");
     }
     point();
-    note("installs memslot", [as_id as u64, 0, 0]);
-    field!(kvm, memslots)[as_id] = new;
-    *field!(kvm, generation) += 1;
+    note(
+        "installs memslot",
+        [at as u64, u64::from(!new.is_null()), 0],
+    );
+    field!(kvm, memslots)[at] = new;
     synchronize_srcu(kvm);
+    // Only now: who has looked for a slot before makes MMIO entries of the old generation.
+    *field!(kvm, generation) += 1;
 }
 
 /// Models `KVM_SET_USER_MEMORY_REGION` where it changes `KVM_MEM_LOG_DIRTY_PAGES`, with
-/// `kvm_mmu_slot_apply_flags()`.
-pub fn set_log(kvm: *mut kvm, as_id: usize, on: bool) {
+/// `kvm_mmu_slot_apply_flags()`. `at`: the place of the slot in `kvm->memslots`, here and below.
+pub fn set_log(kvm: *mut kvm, at: usize, on: bool) {
     may_sleep("KVM_SET_USER_MEMORY_REGION");
     note(
         if on {
@@ -91,58 +120,204 @@ pub fn set_log(kvm: *mut kvm, as_id: usize, on: bool) {
         } else {
             "disables the log"
         },
-        [as_id as u64, 0, 0],
+        [at as u64, 0, 0],
     );
     field!(kvm, slots_lock).lock("mutex_lock(slots_lock)", false);
 
-    let old = field!(kvm, memslots)[as_id];
-    let new = new_slot(as_id as u16, *field!(old, base_gfn), *field!(old, npages));
-    if on {
-        assert!(words(new) <= MAX_WORDS);
+    let old = field!(kvm, memslots)[at];
+    let new = new_slot(
+        *field!(old, as_id),
+        *field!(old, base_gfn),
+        *field!(old, npages),
+    );
+    *field!(new, arch) = *field!(old, arch);
+    if on && *field!(kvm, use_ring) {
+        *field!(new, flags) |= KVM_MEM_LOG_DIRTY_PAGES;
+    } else if on {
         // The second half is for the ioctls.
-        let bits = machine::mem::alloc_rest([0usize; 2 * MAX_WORDS]);
+        let bits = machine::mem::alloc_words(2 * words(new));
 
         if *field!(kvm, initially_all_set) {
-            for n in 0..*field!(new, npages) {
-                // SAFETY: just allocated.
-                unsafe { (*bits)[n / 64] |= 1 << (n % 64) };
+            let npages = *field!(new, npages);
+            for n in 0..words(new) {
+                let last = if n + 1 < words(new) || npages % 64 == 0 {
+                    usize::MAX
+                } else {
+                    (1 << (npages % 64)) - 1
+                };
+                // SAFETY: just allocated, with as many words.
+                unsafe { bits.add(n).write(last) };
             }
         }
-        *field!(new, dirty_bitmap) = bits.cast();
+        *field!(new, dirty_bitmap) = bits;
         *field!(new, flags) |= KVM_MEM_LOG_DIRTY_PAGES;
     }
-    swap(kvm, as_id, new);
+    swap(kvm, at, new);
 
     if !on {
+        // `kvm_mmu_recover_huge_pages()`, `mmu_free_vm_memory_caches()`
+        if *field!(kvm, arch.have_rmaps) {
+            field!(kvm, mmu_lock).write_lock();
+            // SAFETY: all exist, and the lock is held.
+            unsafe { kvm_rs_rmap_zap_collapsible(kvm, new) };
+            field!(kvm, mmu_lock).write_unlock();
+            super::memory::free_split_caches(kvm);
+        }
         field!(kvm, mmu_lock).read_lock();
         // SAFETY: all exist, and the lock is held.
         unsafe { kvm_tdp_mmu_recover_huge_pages(kvm, new) };
         field!(kvm, mmu_lock).read_unlock();
     } else if !*field!(kvm, initially_all_set) {
         // SAFETY: all exist, and `slots_lock` is held.
-        let done = unsafe { kvm_rs_start_dirty_log(kvm, new) };
+        let done = killable(|| unsafe { kvm_rs_start_dirty_log(kvm, new) });
         assert!(done, "there is a TDP MMU");
     }
     free_slot(old);
     field!(kvm, slots_lock).unlock("mutex_unlock(slots_lock)", false);
 }
 
-/// A fatal signal may come now. Another process that shares the VM goes on, so in the end it is as
-/// if the thread came back.
-fn signal(kvm: *mut kvm) {
-    facts().killed = chance(field!(kvm, odds).signal);
+/// Models `KVM_SET_USER_MEMORY_REGION` where it deletes a slot: `kvm_invalidate_memslot()`,
+/// `kvm_arch_flush_shadow_memslot()` and `kvm_delete_memslot()`. `all`: with
+/// `KVM_X86_QUIRK_SLOT_ZAP_ALL`.
+pub fn delete(kvm: *mut kvm, at: usize, all: bool) {
+    may_sleep("KVM_SET_USER_MEMORY_REGION");
+    note("deletes the slot", [at as u64, 0, 0]);
+    field!(kvm, slots_lock).lock("mutex_lock(slots_lock)", false);
+
+    let old = field!(kvm, memslots)[at];
+    let (start, npages) = (*field!(old, base_gfn), *field!(old, npages));
+    let invalid = new_slot(*field!(old, as_id), start, npages);
+    *field!(invalid, flags) = KVM_MEMSLOT_INVALID;
+    *field!(invalid, arch) = *field!(old, arch);
+    swap(kvm, at, invalid);
+
+    if all {
+        super::roots::zap_all_fast(kvm);
+    } else {
+        let mut range = kvm_gfn_range {
+            slot: invalid,
+            start,
+            end: start + npages as u64,
+            attr_filter: kvm_gfn_range_filter_KVM_FILTER_SHARED
+                | kvm_gfn_range_filter_KVM_FILTER_PRIVATE,
+            may_block: true,
+        };
+
+        field!(kvm, mmu_lock).write_lock();
+        let mut flush = false;
+        if *field!(kvm, arch.have_rmaps) {
+            let (start, end) = (range.start, range.end);
+            // SAFETY: all exist, and the lock is held.
+            flush = unsafe { kvm_rs_rmap_zap_range(kvm, invalid, start, end, true, false) };
+        }
+        // SAFETY: all exist, and the lock is held.
+        if unsafe { kvm_tdp_mmu_unmap_gfn_range(kvm, &mut range, flush) } {
+            // SAFETY: the VM exists.
+            unsafe { super::flush::kvm_flush_remote_tlbs(kvm) };
+        }
+        field!(kvm, mmu_lock).write_unlock();
+    }
+    swap(kvm, at, core::ptr::null_mut());
+    free_slot(old);
+    free_slot(invalid);
+    field!(kvm, slots_lock).unlock("mutex_unlock(slots_lock)", false);
+}
+
+/// Models `KVM_SET_USER_MEMORY_REGION` where it makes a slot.
+pub fn create(kvm: *mut kvm, at: usize, base_gfn: u64, npages: usize) {
+    note("creates the slot", [at as u64, 0, 0]);
+    field!(kvm, slots_lock).lock("mutex_lock(slots_lock)", false);
+    let new = new_slot((at / SLOTS) as u16, base_gfn, npages);
+    if *field!(kvm, arch.have_rmaps) {
+        alloc_rmaps(new);
+    }
+    swap(kvm, at, new);
+    field!(kvm, slots_lock).unlock("mutex_unlock(slots_lock)", false);
+}
+
+/// Takes the entries out of the rings; what userspace does before it calls [`reset_rings`].
+pub fn harvest_rings(kvm: *mut kvm) -> Vec<(usize, u64)> {
+    sched::point_on(super::RING, true);
+    core::mem::take(field!(kvm, ring))
+}
+
+/// Models `KVM_RESET_DIRTY_RINGS`: `kvm_dirty_ring_reset()`, `kvm_reset_dirty_gfn()` and
+/// `kvm_arch_mmu_enable_log_dirty_pt_masked()`.
+pub fn reset_rings(kvm: *mut kvm, harvested: &[(usize, u64)]) {
+    may_sleep("KVM_RESET_DIRTY_RINGS");
+    note("KVM_RESET_DIRTY_RINGS", [harvested.len() as u64, 0, 0]);
+    field!(kvm, slots_lock).lock("mutex_lock(slots_lock)", false);
+    let mut left = harvested;
+
+    while let Some((at, first)) = left.first().copied() {
+        // As many as are of the same slot, and not far from the first.
+        let near = |(other, gfn): &&(usize, u64)| *other == at && (first..first + 64).contains(gfn);
+        let some = left.iter().take_while(near).count();
+        let mask = left[..some]
+            .iter()
+            .fold(0, |mask, (_, gfn)| mask | 1 << (gfn - first));
+        let slot = field!(kvm, memslots)[at];
+
+        left = &left[some..];
+        field!(kvm, mmu_lock).write_lock();
+        let wrprot = *field!(kvm, arch.cpu_dirty_log_size) == 0;
+        // SAFETY: all exist, and the locks are held.
+        unsafe { kvm_tdp_mmu_clear_dirty_pt_masked(kvm, slot, first, mask, wrprot) };
+        if *field!(kvm, arch.have_rmaps) {
+            // SAFETY: all exist, and the locks are held.
+            unsafe { kvm_rs_rmap_protect_masked(kvm, slot, first, mask, !wrprot) };
+        }
+        field!(kvm, mmu_lock).write_unlock();
+    }
+    if !harvested.is_empty() {
+        // SAFETY: the VM exists.
+        unsafe { super::flush::kvm_flush_remote_tlbs(kvm) };
+    }
+    field!(kvm, slots_lock).unlock("mutex_unlock(slots_lock)", false);
+}
+
+/// Models `KVM_SET_MEMORY_ATTRIBUTES` for a page: `kvm_vm_set_mem_attributes()`, with
+/// `kvm_arch_pre_set_memory_attributes()` and `kvm_arch_post_set_memory_attributes()`. The simulation
+/// has no private memory: a page whose attribute differs is mapped like the others, but its
+/// surroundings must not be mapped by a huge page.
+pub fn set_attributes(kvm: *mut kvm, gfn: u64, differs: bool) {
+    let region = crate::host::Host::region(gfn);
+
+    may_sleep("KVM_SET_MEMORY_ATTRIBUTES");
+    note("KVM_SET_MEMORY_ATTRIBUTES", [gfn, differs.into(), 0]);
+    field!(kvm, slots_lock).lock("mutex_lock(slots_lock)", false);
+    field!(kvm, mmu_lock).write_lock();
+    super::notifier::begin(kvm, region, region + super::HUGE_PAGES);
+    super::notifier::unmap(kvm, gfn, gfn + 1);
+    field!(kvm, mmu_lock).write_unlock();
+    point();
+    field!(kvm, mmu_lock).write_lock();
+    field!(kvm, host).set_mixed(gfn, differs);
+    super::notifier::end(kvm);
+    field!(kvm, mmu_lock).write_unlock();
+    field!(kvm, slots_lock).unlock("mutex_unlock(slots_lock)", false);
+}
+
+/// Runs `ioctl`, in which a fatal signal may come. Another process that shares the VM goes on, so
+/// in the end it is as if the thread came back.
+fn killable<R>(ioctl: impl FnOnce() -> R) -> R {
+    facts().killable = true;
+    let result = ioctl();
+    facts().killable = false;
+    facts().killed = false;
+    result
 }
 
 /// Models `KVM_GET_DIRTY_LOG`: `kvm_get_dirty_log_protect()`. `None`: interrupted.
-pub fn get_dirty_log(kvm: *mut kvm, as_id: usize) -> Option<Vec<u64>> {
+pub fn get_dirty_log(kvm: *mut kvm, at: usize) -> Option<Vec<u64>> {
     field!(kvm, slots_lock).lock("mutex_lock(slots_lock)", false);
-    let slot = field!(kvm, memslots)[as_id];
+    let slot = field!(kvm, memslots)[at];
     let words = words(slot);
     let bitmap = *field!(slot, dirty_bitmap);
     let mut log = Vec::with_capacity(words);
     let mut result = 0;
 
-    note("KVM_GET_DIRTY_LOG", [as_id as u64, 0, 0]);
+    note("KVM_GET_DIRTY_LOG", [at as u64, 0, 0]);
     if *field!(kvm, manual_dirty_log_protect) {
         for n in 0..words {
             // SAFETY: the bitmap has that many words.
@@ -153,10 +328,10 @@ pub fn get_dirty_log(kvm: *mut kvm, as_id: usize) -> Option<Vec<u64>> {
         let buffer = unsafe { bitmap.add(words) };
         // SAFETY: as above.
         unsafe { buffer.write_bytes(0, words) };
-        signal(kvm);
-        // SAFETY: all exist, and `slots_lock` is held.
-        result = unsafe { kvm_rs_get_dirty_log(kvm, slot, buffer) };
-        facts().killed = false;
+        result = killable(|| {
+            // SAFETY: all exist, and `slots_lock` is held.
+            unsafe { kvm_rs_get_dirty_log(kvm, slot, buffer) }
+        });
         for n in 0..words {
             // SAFETY: as above.
             log.push(unsafe { buffer.add(n).read() } as u64);
@@ -168,25 +343,24 @@ pub fn get_dirty_log(kvm: *mut kvm, as_id: usize) -> Option<Vec<u64>> {
 
 /// Models `KVM_CLEAR_DIRTY_LOG`: `kvm_clear_dirty_log_protect()`, for the words from `first` on.
 /// False: interrupted.
-pub fn clear_dirty_log(kvm: *mut kvm, as_id: usize, first: usize, bits: &[u64]) -> bool {
+pub fn clear_dirty_log(kvm: *mut kvm, at: usize, first: usize, bits: &[u64]) -> bool {
     field!(kvm, slots_lock).lock("mutex_lock(slots_lock)", false);
-    let slot = field!(kvm, memslots)[as_id];
+    let slot = field!(kvm, memslots)[at];
     // SAFETY: the second half is for the ioctl.
     let buffer = unsafe { (*field!(slot, dirty_bitmap)).add(words(slot)) };
 
     note(
         "KVM_CLEAR_DIRTY_LOG",
-        [as_id as u64, first as u64, bits.len() as u64],
+        [at as u64, first as u64, bits.len() as u64],
     );
     for (n, word) in bits.iter().enumerate() {
         // SAFETY: as above.
         unsafe { buffer.add(n).write(*word as usize) };
     }
-    signal(kvm);
-    // SAFETY: all exist, and `slots_lock` is held.
-    let result =
-        unsafe { kvm_rs_clear_dirty_log(kvm, slot, first as u64 * 64, bits.len(), buffer) };
-    facts().killed = false;
+    let result = killable(|| {
+        // SAFETY: all exist, and `slots_lock` is held.
+        unsafe { kvm_rs_clear_dirty_log(kvm, slot, first as u64 * 64, bits.len(), buffer) }
+    });
     field!(kvm, slots_lock).unlock("mutex_unlock(slots_lock)", false);
     result == 0
 }

@@ -1,0 +1,383 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The shadow MMU, for a nested guest. L1 maps L2's memory one to one, by pages of 2 MiB: so a page of
+//! the last level is direct, and those above shadow L1's tables. All changes are made with `mmu_lock`
+//! held for write.
+
+use machine::{fail, mem, note};
+
+use super::{
+    fault::{self, Handled},
+    field,
+    flush::{kvm_flush_remote_tlbs, kvm_flush_remote_tlbs_range},
+    memory::{topup_desc_cache, topup_memory_caches},
+    slots, HUGE_PAGES, ROOT_LEVEL,
+};
+use crate::bindings::*;
+
+const MMU_PRESENT: u64 = 1 << 11;
+const LARGE: u64 = 1 << 7;
+const FRAME: u64 = 0x000f_ffff_ffff_f000;
+const NONPRESENT: u64 = 1 << 63;
+
+const LEVEL: u32 = 0xf;
+const DIRECT: u32 = 1 << 7;
+const ACC_ALL: u32 = 0xf;
+const INVALID: u32 = 1 << 12;
+const GUEST_MODE: u32 = 1 << 17;
+
+/// Pages below an entry of a table of `level`.
+fn pages(level: u32) -> u64 {
+    HUGE_PAGES.pow(level - 1)
+}
+
+fn role(sp: *mut kvm_mmu_page) -> u32 {
+    *field!(sp, role.word).to_owned()
+}
+
+/// The role of the page of `level` below, or beside, one with this role.
+fn role_at(role: u32, level: u32) -> u32 {
+    let direct = if level == 1 { DIRECT } else { 0 };
+
+    role & !(LEVEL | DIRECT) | level | direct
+}
+
+/// The role of the root of a nested guest, from that of the vCPU's own.
+pub fn root_role(own: u32) -> u32 {
+    role_at(own, ROOT_LEVEL) | GUEST_MODE
+}
+
+/// Models `kvm_mmu_find_shadow_page()`.
+fn find(kvm: *mut kvm, gfn: u64, wanted: u32) -> Option<*mut kvm_mmu_page> {
+    let pages = field!(kvm, active_mmu_pages).iter();
+
+    let mut found = pages.filter(|sp| role(**sp) == wanted && *field!(**sp, gfn) == gfn);
+    found.next().copied()
+}
+
+/// Models `kvm_mmu_alloc_shadow_page()`.
+fn new_page(
+    kvm: *mut kvm,
+    header: *mut kvm_mmu_page,
+    table: *mut u64,
+    gfn: u64,
+    role: u32,
+) -> *mut kvm_mmu_page {
+    *field!(header, spt) = table;
+    *field!(header, gfn) = gfn;
+    *field!(header, role.word) = core::mem::ManuallyDrop::new(role);
+    if role & DIRECT == 0 {
+        let translations = mem::alloc_words(HUGE_PAGES as usize);
+        *field!(header, shadowed_translation) = translations.cast();
+    }
+    mem::set_private(table, header as usize);
+    field!(kvm, active_mmu_pages).push(header);
+    header
+}
+
+/// The page for `gfn` with this role: one that is there, or a new one from the vCPU's caches;
+/// `kvm_mmu_get_shadow_page()`.
+fn get_page(vcpu: *mut kvm_vcpu, gfn: u64, role: u32) -> *mut kvm_mmu_page {
+    let kvm = *field!(vcpu, kvm);
+
+    find(kvm, gfn, role).unwrap_or_else(|| {
+        let header = take(field!(vcpu, arch.mmu_page_header_cache));
+        let table = take(field!(vcpu, arch.mmu_shadow_page_cache));
+        new_page(kvm, header.cast(), table.cast(), gfn, role)
+    })
+}
+
+fn take(cache: *mut kvm_mmu_memory_cache) -> *mut core::ffi::c_void {
+    // SAFETY: the cache exists, and is this thread's, or guarded by `slots_lock`.
+    unsafe { super::memory::kvm_mmu_memory_cache_alloc(cache) }
+}
+
+/// Takes the leaf at `sptep` away; `drop_spte()`. Returns whether there was one.
+fn drop_leaf(kvm: *mut kvm, sptep: *mut u64, level: u32) -> bool {
+    let (old, _) = mem::update("xchg", sptep, |_| Some(NONPRESENT));
+
+    if old & MMU_PRESENT == 0 {
+        return false;
+    }
+    field!(kvm, stat.pages)[level as usize - 1] -= 1;
+    // SAFETY: all exist, and the lock is held.
+    unsafe { kvm_rs_rmap_remove(kvm, sptep) };
+    true
+}
+
+/// Takes the pointer at `sptep` to a table away; `drop_parent_pte()`.
+fn drop_parent(kvm: *mut kvm, sptep: *mut u64, child: *mut kvm_mmu_page) {
+    // SAFETY: all exist, and the lock is held.
+    unsafe { kvm_rs_pte_list_remove(kvm, sptep, field!(child, parent_ptes)) };
+    mem::store(sptep, NONPRESENT);
+}
+
+/// Models `__link_shadow_page()`.
+fn link(
+    kvm: *mut kvm,
+    cache: *mut kvm_mmu_memory_cache,
+    sptep: *mut u64,
+    sp: *mut kvm_mmu_page,
+    flush: bool,
+) {
+    let level = (role(sp) & LEVEL) + 1;
+
+    if mem::load(sptep) & MMU_PRESENT != 0 && drop_leaf(kvm, sptep, level) && flush {
+        // SAFETY: the VM exists.
+        unsafe { kvm_flush_remote_tlbs_range(kvm, *field!(sp, gfn), pages(level)) };
+    }
+    // SAFETY: a function of its arguments.
+    let spte = unsafe { make_nonleaf_spte(*field!(sp, spt), !kvm_ad_enabled) };
+    mem::store(sptep, spte);
+    // SAFETY: all exist, and the lock is held.
+    unsafe { kvm_rs_pte_list_add(kvm, cache, sptep, field!(sp, parent_ptes)) };
+}
+
+/// Models `kvm_mmu_load()` for the root of a nested guest: `mmu_alloc_shadow_roots()`. False: there is
+/// no memory.
+pub fn load(vcpu: *mut kvm_vcpu) -> bool {
+    let kvm = *field!(vcpu, kvm);
+    let mmu = *field!(vcpu, arch.mmu);
+
+    if !topup_memory_caches(vcpu) {
+        return false;
+    }
+    field!(kvm, mmu_lock).write_lock();
+    let root = get_page(vcpu, 0, *field!(mmu, root_role.word).to_owned());
+    *field!(root, root_count) += 1;
+    *field!(mmu, root.hpa) = mem::pa(*field!(root, spt));
+    note("loads nested root", [*field!(mmu, root.hpa), 0, 0]);
+    field!(kvm, mmu_lock).write_unlock();
+    true
+}
+
+/// Whether a page is one of the shadow MMU's.
+pub fn is_shadow(sp: *mut kvm_mmu_page) -> bool {
+    !*field!(sp, tdp_mmu_page)
+}
+
+/// Models `mmu_free_root_page()`, for one of the shadow MMU's. `mmu_lock` is held for write.
+pub fn put_root(kvm: *mut kvm, root: *mut kvm_mmu_page) {
+    *field!(root, root_count) -= 1;
+    if *field!(root, root_count) == 0 && role(root) & INVALID != 0 {
+        free_page(root);
+    }
+    let _ = kvm;
+}
+
+fn free_page(sp: *mut kvm_mmu_page) {
+    mem::free_table(*field!(sp, spt));
+    mem::free_header(sp.cast());
+}
+
+/// Models `FNAME(page_fault)()` and `FNAME(fetch)()` for a fault of the nested guest. `kvm->srcu` is
+/// held.
+pub fn page_fault(vcpu: *mut kvm_vcpu, gfn: u64, code: u64) -> Handled {
+    let kvm = *field!(vcpu, kvm);
+    let slot = slots::of(kvm, usize::from(*field!(vcpu, smm)), gfn);
+
+    note("page fault of L2", [gfn, code, 0]);
+    if slot.is_null() {
+        return Handled::Emulate;
+    }
+    if !topup_memory_caches(vcpu) {
+        return Handled::NoMemory;
+    }
+    topup_desc_cache(field!(vcpu, arch.mmu_pte_list_desc_cache), 4);
+    let mut fault = fault::new(kvm, slot, gfn, code);
+    if !fault::faultin_pfn(kvm, &mut fault) {
+        return Handled::Retry;
+    }
+    field!(kvm, mmu_lock).write_lock();
+    let stale = fault::is_page_fault_stale(vcpu, &fault);
+    if !stale {
+        fetch(vcpu, &mut fault);
+    }
+    field!(kvm, mmu_lock).write_unlock();
+    if stale {
+        Handled::Retry
+    } else {
+        Handled::Enter
+    }
+}
+
+fn fetch(vcpu: *mut kvm_vcpu, fault: &mut kvm_page_fault) {
+    let kvm = *field!(vcpu, kvm);
+    let descs: *mut kvm_mmu_memory_cache = field!(vcpu, arch.mmu_pte_list_desc_cache);
+    // SAFETY: the vCPU and its fault exist, and the lock is held.
+    unsafe { super::memory::kvm_mmu_hugepage_adjust(vcpu, fault) };
+
+    // SAFETY: the vCPU has a reference to its root.
+    let mut sp = unsafe { kvm_rs_root_to_sp(*field!(*field!(vcpu, arch.mmu), root.hpa)) };
+    let goal = u32::from(fault.goal_level);
+    loop {
+        let level = role(sp) & LEVEL;
+        let index = fault.gfn / pages(level) % HUGE_PAGES;
+        // SAFETY: within the table.
+        let sptep = unsafe { (*field!(sp, spt)).add(index as usize) };
+        if level == goal {
+            return set_spte(vcpu, sp, sptep, fault);
+        }
+        let spte = mem::load(sptep);
+        sp = if spte & MMU_PRESENT == 0 || spte & LARGE != 0 {
+            let first = fault.gfn - fault.gfn % pages(level);
+            let child = get_page(vcpu, first, role_at(role(sp), level - 1));
+            link(kvm, descs, sptep, child, true);
+            child
+        } else {
+            // SAFETY: the entry points to a table.
+            unsafe { kvm_rs_hpa_to_sp(spte & FRAME) }
+        };
+    }
+}
+
+/// Models `mmu_set_spte()`.
+fn set_spte(vcpu: *mut kvm_vcpu, sp: *mut kvm_mmu_page, sptep: *mut u64, fault: &kvm_page_fault) {
+    let kvm = *field!(vcpu, kvm);
+    let level = role(sp) & LEVEL;
+    let gfn = fault.gfn - fault.gfn % pages(level);
+    let old = mem::load(sptep);
+    let (mut flush, mut was_rmapped) = (false, false);
+
+    if old & MMU_PRESENT != 0 {
+        if level > 1 && old & LARGE == 0 {
+            // SAFETY: the entry points to a table.
+            drop_parent(kvm, sptep, unsafe { kvm_rs_hpa_to_sp(old & FRAME) });
+            flush = true;
+        } else if (old & FRAME) >> 12 != fault.pfn {
+            drop_leaf(kvm, sptep, level);
+            flush = true;
+        } else {
+            was_rmapped = true;
+        }
+    }
+    let old = mem::load(sptep);
+    let mut new = 0;
+    // SAFETY: all exist, and the lock is held.
+    unsafe {
+        make_spte(
+            vcpu,
+            sp,
+            fault.slot,
+            ACC_ALL,
+            gfn,
+            fault.pfn,
+            old,
+            false,
+            false,
+            fault.map_writable,
+            &mut new,
+        )
+    };
+    if old != new {
+        mem::update("xchg", sptep, |_| Some(new));
+    }
+    if flush {
+        // SAFETY: the VM exists.
+        unsafe { kvm_flush_remote_tlbs_range(kvm, gfn, pages(level)) };
+    }
+    if !was_rmapped {
+        let descs: *mut kvm_mmu_memory_cache = field!(vcpu, arch.mmu_pte_list_desc_cache);
+        // SAFETY: all exist, and the lock is held.
+        unsafe { kvm_rs_rmap_add(kvm, descs, fault.slot, sptep, gfn, ACC_ALL) };
+    }
+}
+
+/// Models `kvm_zap_obsolete_pages()`, and `kvm_mmu_zap_all()` as far as it is about shadow pages: zaps
+/// all of them, flushes, and frees those that no vCPU has loaded. `mmu_lock` is held for write.
+pub fn zap_all(kvm: *mut kvm) {
+    let active = core::mem::take(field!(kvm, active_mmu_pages));
+
+    if active.is_empty() {
+        return;
+    }
+    for sp in &active {
+        let (sp, level) = (*sp, role(*sp) & LEVEL);
+        // `kvm_mmu_page_unlink_children()`
+        for n in 0..HUGE_PAGES {
+            // SAFETY: within the table.
+            let sptep = unsafe { (*field!(sp, spt)).add(n as usize) };
+            // SAFETY: nobody else changes what is not present.
+            let spte = unsafe { sptep.read() };
+            if spte & MMU_PRESENT == 0 {
+                continue;
+            }
+            if level == 1 || spte & LARGE != 0 {
+                drop_leaf(kvm, sptep, level);
+            } else {
+                // SAFETY: the entry points to a table.
+                drop_parent(kvm, sptep, unsafe { kvm_rs_hpa_to_sp(spte & FRAME) });
+            }
+        }
+    }
+    // SAFETY: the VM exists.
+    unsafe { kvm_flush_remote_tlbs(kvm) };
+    for sp in active {
+        if field!(sp, parent_ptes).val != 0 {
+            fail("a shadow page has a parent whose page was zapped".into());
+        }
+        if *field!(sp, root_count) == 0 {
+            free_page(sp);
+        } else {
+            let invalid = role(sp) | INVALID;
+            *field!(sp, role.word) = core::mem::ManuallyDrop::new(invalid);
+        }
+    }
+}
+
+/// `rust_helpers.c`: the page for a split, from the VM's caches, or one that is there.
+pub(crate) fn get_split_page(kvm: *mut kvm, huge_sptep: *mut u64, gfn: u64) -> *mut kvm_mmu_page {
+    let parent = mem::private(huge_sptep as usize) as *mut kvm_mmu_page;
+    let level = (role(parent) & LEVEL) - 1;
+    let first = gfn - gfn % pages(level + 1);
+    let role = role_at(role(parent), level) | DIRECT;
+
+    find(kvm, first, role).unwrap_or_else(|| {
+        let header = take(field!(kvm, arch.split_page_header_cache));
+        let table = take(field!(kvm, arch.split_shadow_page_cache));
+        new_page(kvm, header.cast(), table.cast(), first, role)
+    })
+}
+
+/// `rust_helpers.c`: links the page of a split.
+pub(crate) fn link_split_page(kvm: *mut kvm, sptep: *mut u64, sp: *mut kvm_mmu_page, flush: bool) {
+    let descs: *mut kvm_mmu_memory_cache = field!(kvm, arch.split_desc_cache);
+
+    link(kvm, descs, sptep, sp, flush);
+}
+
+/// The leaves of shadow pages: level, first frame, SPTE.
+pub fn leaves(kvm: *mut kvm) -> Vec<(u32, u64, u64)> {
+    let mut leaves = Vec::new();
+
+    for sp in field!(kvm, active_mmu_pages).iter() {
+        let level = role(*sp) & LEVEL;
+        for n in 0..HUGE_PAGES {
+            // SAFETY: within the table.
+            let spte = unsafe { (*field!(*sp, spt)).add(n as usize).read() };
+            if spte & MMU_PRESENT != 0 && (level == 1 || spte & LARGE != 0) {
+                leaves.push((level, *field!(*sp, gfn) + n * pages(level), spte));
+            }
+        }
+    }
+    leaves
+}
+
+/// How many leaves the lists of the reverse map have. Where nothing moves any more.
+pub fn listed(kvm: *mut kvm) -> usize {
+    let mut count = 0;
+
+    for slot in field!(kvm, memslots).iter().filter(|slot| !slot.is_null()) {
+        for level in 1..=3 {
+            let heads = field!(*slot, arch.rmap)[level as usize - 1];
+            if heads.is_null() {
+                continue;
+            }
+            for n in 0..slots::lists(*slot, level) {
+                // SAFETY: there are as many heads, and nobody else is there.
+                count += unsafe { pte_list_count(heads.add(n)) } as usize;
+            }
+        }
+    }
+    count
+}
