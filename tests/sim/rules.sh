@@ -26,8 +26,8 @@ for name in "${names[@]}"; do
 done
 
 mkdir -p "$tree"
-rsync -a --delete --exclude target --include '/arch/***' --include '/tools/***' --exclude '*' \
-	"$TOP/arch" "$TOP/tools" "$tree/"
+rsync -a --delete --exclude target --include '/arch/***' --include '/rust/***' --include '/tools/***' --exclude '*' \
+	"$TOP/arch" "$TOP/rust" "$TOP/tools" "$tree/"
 # Where the crate is, only its manifest says.
 crate=$tree/$sim/mmu/$(sed -n 's|^path = "\(.*\)/rust_mmu.rs"|\1|p' "$TOP/$sim/mmu/Cargo.toml")
 cp "$crate/rust_mmu.rs" "$tree/rust_mmu.rs"

@@ -7,12 +7,12 @@ use kernel::sync::rcu;
 use crate::{
     pure::{Gfn, Masks},
     sys::{Sp, Vm},
-    walk::LocklessDescent,
+    walk::Descent,
 };
 
 fn program(vm: Vm<'_>, root: Sp<'_>, gfn: Gfn, masks: &Masks) {
     let guard = rcu::read_lock();
-    let mut walk = LocklessDescent::new(vm, &guard, root, gfn, masks);
+    let mut walk = Descent::lockless(vm, &guard, root, gfn, masks);
     drop(guard); //~ FAILS
     walk.next(); //~ TWIN
     walk.next();
