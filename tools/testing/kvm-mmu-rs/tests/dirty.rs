@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use kvm_mmu_rs::pure::{
-    dirty::{frames, parts, WORD_PAGES},
+    dirty::{bits_of, frames, parts, words, WORD_PAGES},
     Gfn, GfnRange, Index, Level,
 };
 use proptest::prelude::*;
@@ -30,6 +30,34 @@ proptest! {
             .map(|gfn| (((gfn - first) / WORD_PAGES) as usize, gfn))
             .collect();
         prop_assert_eq!(found, model);
+    }
+
+    /// The words of a range, and what each has of it, are the parts.
+    #[test]
+    fn words_and_bits_are_the_parts(first in 0u64..1 << 52, start in -70i64..2000, len in 0u64..2000) {
+        let start = first.saturating_add_signed(start);
+        let range = GfnRange::new(Gfn(start), Gfn(start + len));
+        let found: Vec<_> = words(Gfn(first), range)
+            .map(|word| (word, bits_of(Gfn(first + word as u64 * WORD_PAGES), range)))
+            .filter(|(_, bits)| *bits != 0)
+            .collect();
+        let model: Vec<_> = parts(Gfn(first), range).map(|part| (part.word, part.bits)).collect();
+
+        prop_assert_eq!(found, model);
+    }
+
+    /// The indices of the pages of a range, up to the end of the table of the first.
+    #[test]
+    fn pages_have_their_indices(start in 0u64..1 << 40, len in 0u64..1200) {
+        let range = GfnRange::new(Gfn(start), Gfn(start + len));
+        let table = Gfn(start).round_down(Level::Page2M);
+        let model: Vec<_> = (start..start + len)
+            .map(Gfn)
+            .filter(|gfn| gfn.round_down(Level::Page2M) == table)
+            .map(|gfn| Index::of(gfn, Level::Page4K).get())
+            .collect();
+
+        prop_assert_eq!(Index::of_pages(range).collect::<Vec<_>>(), model);
     }
 
     /// A range that ends before it starts, as an empty intersection does, has no parts.

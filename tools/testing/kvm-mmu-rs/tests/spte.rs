@@ -154,9 +154,17 @@ proptest! {
         let volatile = fast_fault || hardware_dirty || !spte.ad_enabled();
 
         prop_assert_eq!(spte.is_volatile(&masks), volatile);
-        prop_assert_eq!(Settled::new(&masks).matches(spte), spte.is_writable() && !volatile);
-        prop_assert!(!Settled::new(&masks).matches(Spte::NONPRESENT));
-        prop_assert!(!Settled::new(&masks).matches(Spte::FROZEN));
+        // Where the log takes D away, no settled leaf is volatile, and all others that are writable are;
+        // where it takes W away, D makes no difference.
+        let by_dirty = Settled::new(masks.dirty, &masks);
+        let by_write = Settled::new(spte::WRITABLE, &masks);
+        prop_assert_eq!(by_dirty.matches(spte), spte.is_writable() && !volatile);
+        prop_assert_eq!(by_write.matches(spte), by_dirty.matches(Spte(spte.0 | masks.dirty)));
+        for settled in [by_dirty, by_write] {
+            prop_assert!(!settled.matches(spte.without(spte::WRITABLE)));
+            prop_assert!(!settled.matches(Spte::NONPRESENT));
+            prop_assert!(!settled.matches(Spte::FROZEN));
+        }
         prop_assert_eq!(spte.needs_atomic_update(spec.level, &masks), volatile);
         prop_assert!(spte.without(masks.dirty).is_volatile(&masks) || !spte.is_writable());
         prop_assert!(!Spte::NONPRESENT.needs_atomic_update(spec.level, &masks));

@@ -260,3 +260,49 @@ fn senseless_walks_are_refused() {
     assert!(Level::Page4K.down().is_none() && Level::Page256T.up().is_none());
     assert!(Index::new(ENTRIES).is_none());
 }
+
+proptest! {
+    /// A walk that seeks a frame stands on its entry, in the lowest table on the path that has one, and
+    /// goes down to it from there.
+    #[test]
+    fn seeking_finds_the_entry(start in 0u64..1 << 36, ahead in prop_oneof![0u64..600, 0u64..1 << 19, 0u64..1 << 36]) {
+        let root = Level::Page512G;
+        let min = Level::Page4K;
+        let gfn = Gfn(start + ahead);
+        let mut position = Position::start(root, min, Gfn(start), 0).unwrap();
+        while position.descend() {}
+
+        let found = position.seek(gfn);
+        prop_assert_eq!(found, root.reach().contains(gfn));
+        if !found {
+            // It has not moved.
+            prop_assert_eq!((position.level(), position.gfn()), (min, Gfn(start)));
+            return Ok(());
+        }
+        let level = position.level();
+        prop_assert_eq!(position.gfn(), gfn.round_down(level));
+        prop_assert_eq!(position.index(), Index::of(gfn, level));
+        let same_table = |level: Level| level.up().is_none_or(|above| {
+            level == root || Gfn(start).round_down(above) == gfn.round_down(above)
+        });
+        prop_assert!(same_table(level));
+        if let Some(below) = level.down() {
+            prop_assert!(!same_table(below));
+        }
+        prop_assert_eq!(position.has_progressed(), ahead != 0);
+
+        while position.descend() {}
+        prop_assert_eq!((position.level(), position.gfn()), (min, gfn));
+    }
+
+    /// What lies behind is not sought.
+    #[test]
+    fn seeking_never_goes_back(start in 1u64..1 << 36, back in 1u64..1 << 36) {
+        let mut position = Position::start(Level::Page512G, Level::Page2M, Gfn(start), 0).unwrap();
+        while position.descend() {}
+        let before = position;
+
+        prop_assert!(position.seek(Gfn(start.saturating_sub(back))));
+        prop_assert_eq!(position, before);
+    }
+}

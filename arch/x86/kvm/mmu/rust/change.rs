@@ -59,7 +59,6 @@ impl<'l> Update<'l> for Shared<'l> {
         // A frozen entry belongs to somebody else, and no entry must be left frozen.
         warn_on_once!(view.spte().is_frozen());
         kvm_mmu_warn_on!(new.is_frozen());
-
         // A mirror entry stays frozen while the external table is being updated, so that nobody can
         // install a child in a table that the external side doesn't have yet.
         let first = if mirror { Spte::FROZEN } else { new };
@@ -338,6 +337,23 @@ impl<'l, M: Update<'l>> Step<'_, M> {
     #[inline]
     pub(crate) fn set(&mut self, new: Spte, masks: &Masks) -> Result<(), Lost> {
         self.lock.update(&mut self.view, new, masks)
+    }
+}
+
+impl Step<'_, Shared<'_>> {
+    /// Clears bits of a leaf that is no mirror, without bookkeeping, but for the trace: for bits whose loss
+    /// nobody counts (W and D, when the dirty log has them). Fails if somebody else was faster; then the
+    /// view has the new value.
+    #[inline]
+    pub(crate) fn try_clear_bits(&mut self, bits: u64, as_id: u16) -> Result<(), Lost> {
+        let view = &mut self.view;
+        let (old, new) = (view.spte(), view.spte().without(bits));
+
+        if !view.compare_exchange(new) {
+            return Err(Lost);
+        }
+        trace::spte_changed(as_id, view.gfn(), view.level(), old, new);
+        Ok(())
     }
 }
 

@@ -8,7 +8,7 @@
 
 #![expect(unsafe_code)]
 
-use core::{marker::PhantomData, ptr::NonNull};
+use core::{marker::PhantomData, ops::Range, ptr::NonNull};
 
 use kernel::sync::atomic::{
     ordering::{Full, Relaxed, Release},
@@ -98,6 +98,45 @@ impl<'r> Table<'r> {
             spte: sptep.read(),
             gfn,
             level: self.level,
+        }
+    }
+
+    /// Calls `f` for the SPTE of each frame of `range`, in order. The table has 4 KiB pages, and all of the
+    /// range is in it.
+    ///
+    /// Eight calls in a row, as LLVM does not unroll such a loop by itself: that takes a quarter off the cost
+    /// of a loop over all of a table.
+    #[inline(always)]
+    pub(crate) fn for_each_page(self, range: GfnRange, mut f: impl FnMut(Sptep<'r>)) {
+        let Range { start, end } = Index::of_pages(range);
+        let mut at = start;
+
+        while end.wrapping_sub(at) >= 8 {
+            // SAFETY: `end` is at most `ENTRIES`, so the result stays in the page.
+            let group = unsafe { self.ptr.add(at) };
+            let sptep = |n| {
+                // SAFETY: `n` is below 8, and `at + 8` is at most `end`.
+                let ptr = unsafe { group.add(n) };
+                // INVARIANT: part of a table that is valid for `'r`.
+                Sptep(ptr, PhantomData)
+            };
+
+            f(sptep(0));
+            f(sptep(1));
+            f(sptep(2));
+            f(sptep(3));
+            f(sptep(4));
+            f(sptep(5));
+            f(sptep(6));
+            f(sptep(7));
+            at = at.wrapping_add(8);
+        }
+        while at < end {
+            // SAFETY: as above.
+            let ptr = unsafe { self.ptr.add(at) };
+            // INVARIANT: part of a table that is valid for `'r`.
+            f(Sptep(ptr, PhantomData));
+            at = at.wrapping_add(1);
         }
     }
 

@@ -47,8 +47,6 @@ enum Motion {
     Stay,
     /// Step to the next entry.
     Step,
-    /// Step to the next entry that is not below the current one.
-    StepOver,
     /// Nothing is left.
     Ended,
 }
@@ -101,11 +99,8 @@ impl<'r> TreeCursor<'r> {
         match self.motion {
             Motion::Ended => return None,
             Motion::Stay => self.motion = Motion::Step,
-            Motion::Step | Motion::StepOver => {
-                let over = self.motion == Motion::StepOver;
-
-                self.motion = Motion::Step;
-                if over || !self.descend(masks) {
+            Motion::Step => {
+                if !self.descend(masks) {
                     while !self.position.advance() {
                         if !self.position.ascend() {
                             self.motion = Motion::Ended;
@@ -147,6 +142,18 @@ impl<'r> TreeCursor<'r> {
             *step = table;
         }
         true
+    }
+
+    /// Goes on to the entry that covers `gfn`; see [`Position::seek`].
+    #[inline]
+    fn seek(&mut self, gfn: Gfn) {
+        if self.motion != Motion::Ended {
+            self.motion = if self.position.seek(gfn) {
+                Motion::Stay
+            } else {
+                Motion::Ended
+            };
+        }
     }
 
     /// Goes back to the root.
@@ -280,11 +287,12 @@ impl<'w, 'l, M: MmuLock<'l>> Walk<'w, 'l, M> {
         }
     }
 
-    /// Makes the next step skip everything below the current entry.
+    /// Makes the next step visit the entry that covers `gfn`, and leave out what comes before it. It is
+    /// the one in the lowest table on the path; from there the walk goes down towards `gfn`.
     #[inline]
-    pub(crate) fn skip_table(&mut self) {
+    pub(crate) fn seek(&mut self, gfn: Gfn) {
         if let Some(cursor) = self.cursor.as_mut() {
-            cursor.motion = Motion::StepOver;
+            cursor.seek(gfn);
         }
     }
 

@@ -2,6 +2,8 @@
 
 //! Addresses, levels and ranges.
 
+use core::ops::Range;
+
 /// log2 of the bytes in a base page.
 pub const PAGE_SHIFT: u32 = 12;
 
@@ -290,6 +292,20 @@ impl Index {
         // INVARIANT: the groups of eight end at `ENTRIES`.
         (0..ENTRIES as u16 / 8)
             .map(|group| core::array::from_fn(|n| Index(group.wrapping_mul(8) | n as u16)))
+    }
+
+    /// The indices, as plain numbers, that the frames of `range` have in a table of 4 KiB pages. They end with
+    /// the table of the first frame, so none is [`ENTRIES`] or more.
+    #[inline(always)]
+    pub fn of_pages(range: GfnRange) -> Range<usize> {
+        let start = Index::of(range.start, Level::Page4K).get();
+
+        if range.is_empty() {
+            return start..start;
+        }
+        let room = ENTRIES.wrapping_sub(start);
+
+        start..start.wrapping_add(room.min(range.pages() as usize))
     }
 
     /// All indices of a table, in order.

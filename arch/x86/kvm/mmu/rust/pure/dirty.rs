@@ -2,6 +2,8 @@
 
 //! The dirty bitmap's arithmetic: which bits of which words stand for which guest frames.
 
+use core::ops::Range;
+
 use super::addr::{Gfn, GfnRange};
 
 /// Pages in a word of the bitmap.
@@ -44,6 +46,32 @@ pub fn parts(first: Gfn, range: GfnRange) -> impl Iterator<Item = WordPart> {
             bits,
         })
     })
+}
+
+/// The words that have a bit of a frame of `range`, where bit 0 of word 0 is frame `first`.
+#[inline]
+pub fn words(first: Gfn, range: GfnRange) -> Range<usize> {
+    let start = range.start.0.saturating_sub(first.0) / WORD_PAGES;
+    let end = range.end.0.saturating_sub(first.0).div_ceil(WORD_PAGES);
+
+    start as usize..end as usize
+}
+
+/// The bits of a word, of which bit 0 is frame `first`, that stand for frames of `range`.
+#[inline(always)]
+pub fn bits_of(first: Gfn, range: GfnRange) -> u64 {
+    let low = range.start.0.saturating_sub(first.0);
+    let end = range.end.0.saturating_sub(first.0);
+
+    if low >= end || low >= WORD_PAGES {
+        return 0;
+    }
+    let bits = u64::MAX << low;
+    if end >= WORD_PAGES {
+        bits
+    } else {
+        bits & !(u64::MAX << end)
+    }
 }
 
 /// The frames whose bits are set in `bits`, of which bit 0 is `first`.

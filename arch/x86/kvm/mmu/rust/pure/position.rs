@@ -122,6 +122,30 @@ impl Position {
         true
     }
 
+    /// Steps forward to the entry that covers `gfn`, in the lowest table of the path that has one, and
+    /// leaves out what lies between. A frame before the target stands for the target: a walk never goes
+    /// back. Returns false, and stays, if the root cannot map the frame.
+    #[inline]
+    pub fn seek(&mut self, gfn: Gfn) -> bool {
+        let gfn = gfn.max(self.target);
+        let mut level = self.level;
+
+        if !self.root_level.reach().contains(gfn) || (self.alias != 0 && gfn.0 >= self.alias) {
+            return false;
+        }
+        while let Some(above) = level.up() {
+            if level >= self.root_level || self.gfn.round_down(above) == gfn.round_down(above) {
+                break;
+            }
+            level = above;
+        }
+        // INVARIANT: the level is between the last one and the root's; the gfn is rounded to it.
+        self.level = level;
+        self.gfn = gfn.round_down(level);
+        self.target = gfn;
+        true
+    }
+
     /// Steps up to the entry that points to the current table. Returns false, and stays, at the
     /// root.
     #[inline]

@@ -71,9 +71,11 @@ pub enum Entry {
     Leaf(Pfn),
 }
 
-/// Identifies *settled* leaves by one comparison: present and writable, with D set if the CPU sets it, so
-/// that neither a fault nor the CPU will set another bit that matters to the dirty log. A settled leaf is
-/// not volatile; see [`Spte::is_volatile`].
+/// Identifies *settled* leaves by one comparison: present and writable, and with D set if it is D that the
+/// dirty log clears (PML). Neither a fault nor the CPU will set another bit there that matters to the log.
+///
+/// If the log clears W, D is not read, so a leaf is settled even if the CPU may set its D at any moment.
+/// It is volatile nonetheless ([`Spte::is_volatile`]), because C decides by D how to change it.
 #[derive(Clone, Copy)]
 pub struct Settled {
     mask: u64,
@@ -81,15 +83,15 @@ pub struct Settled {
 }
 
 impl Settled {
-    /// For the format that `masks` describes.
+    /// For a log that takes `bit`, W or D, away from the leaves of the format that `masks` describes.
     #[inline]
-    pub const fn new(masks: &Masks) -> Self {
+    pub const fn new(bit: u64, masks: &Masks) -> Self {
         if masks.dirty == 0 {
-            // Without a D bit every writable leaf is volatile: match nothing.
+            // Without A/D bits, aging takes rights away, and faults give them back: match nothing.
             return Settled { mask: 0, value: 1 };
         }
 
-        let value = MMU_PRESENT | WRITABLE | masks.dirty;
+        let value = MMU_PRESENT | WRITABLE | bit;
 
         Settled {
             mask: value | AD_DISABLED,

@@ -11,12 +11,15 @@ use kernel::sync::atomic::{
 
 use crate::{
     pure::{
-        dirty::{parts, WORD_PAGES},
+        dirty::{bits_of, parts, words, WORD_PAGES},
         Gfn, GfnRange,
     },
     support::atomic::AtomicBits,
     sys::Memslot,
 };
+
+/// The words that are looked at together, as most are clean: a cache line, and the pages of a huge page.
+const GROUP: usize = 8;
 
 /// What an ioctl wants of the bits.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -106,9 +109,86 @@ impl<'a> DirtyBitmap<'a> {
         parts(self.first, range).all(|part| self.taken(part.word) & part.bits == part.bits)
     }
 
+    /// The first frame from `from` on, and before word `end`, whose bit was taken.
+    #[inline]
+    pub(crate) fn next_taken(&self, from: Gfn, end: usize) -> Option<Gfn> {
+        let at = from.0.saturating_sub(self.first.0);
+        let mut word = (at / WORD_PAGES) as usize;
+        let taken = self.buffer.get(..end)?;
+        let mut bits = taken.get(word)? & (u64::MAX << (at % WORD_PAGES));
+
+        while bits == 0 {
+            word = word.wrapping_add(1);
+            while is_clean(taken, word) {
+                word = word.wrapping_add(GROUP);
+            }
+            bits = *taken.get(word)?;
+        }
+        Some(self.gfn(word).add(bits.trailing_zeros().into()))
+    }
+
+    /// Calls `f` for each word that has bits that were taken of frames of `range`, with the frame of its
+    /// bit 0 and those bits.
+    #[inline(always)]
+    pub(crate) fn for_each_taken(&self, range: GfnRange, mut f: impl FnMut(Gfn, u64)) {
+        let words = words(self.first, range);
+        let Some(taken) = self.buffer.get(words.clone()) else {
+            return;
+        };
+
+        let mut first = self.gfn(words.start);
+
+        for bits in taken {
+            // Only the first and the last word may have bits of other frames.
+            if *bits != 0 {
+                let bits = bits & bits_of(first, range);
+
+                if bits != 0 {
+                    f(first, bits);
+                }
+            }
+            first = first.add(WORD_PAGES);
+        }
+    }
+
     /// Moves the wanted bits of some words from the bitmap to the buffer, which is zero there or names
     /// the wanted bits. Returns whether there were any.
     pub(crate) fn take(&mut self, words: Range<usize>) -> bool {
+        let mut any = false;
+
+        for from in words.clone().step_by(GROUP) {
+            let clean = match self.wanted {
+                Wanted::All => self.is_clean(from),
+                Wanted::Requested => is_clean(self.buffer, from),
+            };
+            if !clean {
+                any |= self.take_group(from..words.end.min(from.wrapping_add(GROUP)));
+            }
+        }
+        any
+    }
+
+    /// Whether none of the words of the bitmap from `word` on has a bit set. False where that are not as
+    /// many as a group has.
+    #[inline]
+    fn is_clean(&self, word: usize) -> bool {
+        if self.buffer.len().saturating_sub(word) < GROUP {
+            return false;
+        }
+        let mut any = 0;
+
+        for n in 0..GROUP {
+            // SAFETY: the buffer has this word, so the bitmap has it, by the type invariant.
+            let ptr = unsafe { self.bitmap.as_ptr().add(word.wrapping_add(n)) };
+            // SAFETY: valid and aligned; all accesses of the bitmap are atomic.
+            any |= unsafe { Atomic::from_ptr(ptr) }.load(Relaxed);
+        }
+        any == 0
+    }
+
+    /// Takes the wanted bits of a group of words, or of what is left of one.
+    #[inline(always)]
+    fn take_group(&mut self, words: Range<usize>) -> bool {
         // Most words are clean: don't steal their cache lines from the CPUs that write them.
         match self.wanted {
             Wanted::All => self.update(words, |bits, _| match bits.load(Relaxed) {
@@ -161,4 +241,13 @@ impl<'a> DirtyBitmap<'a> {
         }
         any != 0
     }
+}
+
+/// Whether none of the words from `word` on has a bit set. False where that are not as many as a group has.
+#[inline]
+fn is_clean(words: &[u64], word: usize) -> bool {
+    words
+        .get(word..)
+        .and_then(|rest| rest.first_chunk::<GROUP>())
+        .is_some_and(|group| group.iter().fold(0, |any, bits| any | bits) == 0)
 }

@@ -5,8 +5,9 @@
 //! Upstream splits all huge pages of the slot, and then walks it again to clear W (or D, with PML) in
 //! each of the small ones by an atomic exchange. Nothing requires that order: a table can be built with
 //! its leaves already protected while it is still private, without atomics. Pages that are small
-//! already are protected on the way, and those that can't be split for lack of memory are
-//! write-protected at their own level, and split by the first write.
+//! already are protected on the way, a table at a time ([`super::leaves`] explains why most of them need no
+//! atomics either), and those that can't be split for lack of memory are write-protected at their own
+//! level, and split by the first write.
 //!
 //! Splitting a large slot takes long, so it stops if a fatal signal is pending. The remaining huge
 //! pages are only write-protected. The slot is logged all the same, because other processes may share
@@ -35,11 +36,11 @@
 //! CPUs may have cached writable translations until the flush at the end, exactly as with upstream:
 //! the log need not be exact before the ioctl returns.
 
-use super::protect::bit_to_clear;
+use super::leaves::{LeafBits, Leaves};
 use crate::{
     cache::TdpSplitCache,
     ops::split::{self, refill, HugeLeaf},
-    pure::{spte::WRITABLE, Entry, Level, Masks, Protect},
+    pure::{spte::WRITABLE, Entry, GfnRange, Level, Masks, Protect},
     rmap::{ops as rmap, ShadowSplitCaches},
     root::{Roots, Selection},
     sync::{with_exclusive, with_shared, MmuLock, Shared, SlotsLock},
@@ -61,26 +62,27 @@ pub(crate) fn enable(slots: &mut SlotsLock<'_>, slot: Memslot<'_>) {
             rmap::enable::enable(lock, slot, caches.as_mut(), how)
         });
     }
-    with_shared(vm, |lock| enable_in_tdp_mmu(lock, slot, split));
+    with_shared(vm, |lock| enable_in_tdp_mmu(lock, slots, slot, split));
 
     // As in C, flush outside of mmu_lock, and unconditionally.
     vm.flush_tlbs_memslot(slot);
 }
 
 /// Protects the slot in all valid roots, and splits its huge pages if `split`.
-fn enable_in_tdp_mmu(lock: &mut Shared<'_>, slot: Memslot<'_>, split: bool) {
+fn enable_in_tdp_mmu(lock: &mut Shared<'_>, slots: &SlotsLock<'_>, slot: Memslot<'_>, split: bool) {
     let masks = lock.vm().masks();
     let mut roots = Roots::new(lock.vm(), Selection::valid(slot.as_id()));
     let mut cache = TdpSplitCache::new();
 
     while let Some(root) = roots.next(lock) {
-        enable_in_root(lock, root, slot, split, &mut cache, masks);
+        enable_in_root(lock, slots, root, slot, split, &mut cache, masks);
     }
     cache.free(lock);
 }
 
 fn enable_in_root(
     lock: &mut Shared<'_>,
+    slots: &SlotsLock<'_>,
     root: Sp<'_>,
     slot: Memslot<'_>,
     mut split: bool,
@@ -88,19 +90,27 @@ fn enable_in_root(
     masks: &Masks,
 ) {
     let vm = lock.vm();
-    let bit = bit_to_clear(vm, root.role(), masks);
+    let bits = LeafBits::new(vm, root.role(), masks);
     let range = slot.range();
-    let mut walk = Walk::new(lock, root, Level::Page4K, range, masks);
+    let mut walk = Walk::new(lock, root, Level::Page2M, range, masks);
 
     while let Some(mut step) = walk.next() {
-        let Entry::Leaf(pfn) = step.view.entry(masks) else {
-            continue;
-        };
         let view = step.view;
-        let (spte, level) = (view.spte(), view.level());
-        let huge = level > Level::Page4K;
+        let pfn = match view.entry(masks) {
+            Entry::Leaf(pfn) => pfn,
+            Entry::Table(_) if view.level() == Level::Page2M => {
+                if let Some(table) = view.child(masks) {
+                    let within = view.range().intersection(range);
 
-        if huge && split {
+                    protect_table(&bits.of_table(step.lock, slots, table), within);
+                }
+                continue;
+            }
+            Entry::Table(_) | Entry::NonPresent | Entry::Frozen => continue,
+        };
+        let spte = view.spte();
+
+        if split {
             let node = Node::of(pfn);
             let Some(page) = cache.take(node) else {
                 let huge = HugeLeaf::of(&view, node);
@@ -111,9 +121,10 @@ fn enable_in_root(
                 continue;
             };
 
-            match split::split_as(page, &mut step, spte.without(bit), Event::EagerSplit, masks) {
-                // If the new leaves are 4 KiB, they are protected already.
-                Ok(_) if level == Level::Page2M => walk.skip_table(),
+            let like = spte.without(bits.bit());
+
+            match split::split_as(page, &mut step, like, Event::EagerSplit, masks) {
+                // 4 KiB leaves are protected already; the walk continues in a table of 2 MiB leaves.
                 Ok(_) => {}
                 Err(page) => {
                     cache.put(page.into_blank(), node);
@@ -124,12 +135,19 @@ fn enable_in_root(
         }
 
         // D bits don't tell which part of a huge page was written.
-        let clear = if huge { bit | WRITABLE } else { bit };
+        let clear = bits.bit() | WRITABLE;
         if !spte.has_any(clear) {
             continue;
         }
-        if step.set(spte.without(clear), masks).is_err() {
+        if step.try_clear_bits(clear, bits.as_id()).is_err() {
             walk.revisit();
         }
     }
+}
+
+/// Protects the 4 KiB pages of `range`, all of which are in one table.
+// A function of its own, so that its loop has all registers.
+#[inline(never)]
+fn protect_table(leaves: &Leaves<'_>, range: GfnRange) {
+    leaves.protect_range(range);
 }

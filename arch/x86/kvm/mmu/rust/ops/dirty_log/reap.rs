@@ -12,7 +12,7 @@
 //! The rule is: *if a page may be written without being noticed, its bit is set, or will be by
 //! somebody who already runs*. Reaping first takes the bit, by an exchange that orders everything, and
 //! then clears W (or D) in whatever maps the page: by an exchange if the entry may change in ways that
-//! count, and otherwise by a plain store ([`LeafBits::clear`] says why that is enough). Against each
+//! count, and otherwise by a plain store ([`super::leaves`] says why that is enough). Against each
 //! of its peers:
 //!
 //! - A **fast page fault** (no lock) sets W by an exchange, and *then* the bit. If its exchange
@@ -33,7 +33,7 @@
 //! - **Aging** (no lock) clears A bits by an exchange; ours then fails, and is repeated, or our
 //!   store undoes it: the page seems young once more.
 //! - The **CPU** sets A and D by locked updates, so exchanges see them. We store plainly only where
-//!   there is no D left to set. Under PML a D that is set after our change is logged.
+//!   there is no D left to set that the log goes by. Under PML a D that is set after our change is logged.
 //! - A **notifier**, and everything that concerns shadow pages, holds the lock for write: it runs
 //!   before or after one of our critical sections. Shadow pages may be created while we yield; creating
 //!   one sets the bits of what it maps writable. So it is enough to look for them each time *before*
@@ -56,22 +56,20 @@ use core::ops::Range;
 
 use kernel::error::{code::EINTR, Result};
 
-use super::protect::{self, bit_to_clear};
+use super::{
+    leaves::{LeafBits, Leaves},
+    protect,
+};
 use crate::{
     cache::TdpSplitCache,
     ops::split::{self, refill, HugeLeaf},
-    pte::Table,
-    pure::{
-        dirty::{frames, parts, WORD_PAGES},
-        spte::WRITABLE,
-        Entry, Gfn, GfnRange, Index, Level, Masks, Protect, Role, Settled,
-    },
+    pure::{dirty::WORD_PAGES, spte::WRITABLE, Entry, GfnRange, Level, Protect},
     rmap::{ops as rmap, ShadowSplitCaches},
     root::{Roots, Selection},
     sync::{with_exclusive, with_shared, Exclusive, MmuLock, Shared, SlotsLock},
     sys::{
-        eager_page_split, fatal_signal_pending, stats::Event, trace, DirtyBitmap, Memslot, Node,
-        Sp, Vm, Wanted,
+        eager_page_split, fatal_signal_pending, stats::Event, DirtyBitmap, Memslot, Node, Sp, Vm,
+        Wanted,
     },
     walk::Walk,
 };
@@ -212,19 +210,23 @@ impl<'a, 'l> Reap<'a, 'l> {
         let masks = lock.vm().masks();
         let bits = LeafBits::new(lock.vm(), root.role(), masks);
         let log = &self.log;
-        let end = self.slot.range().end.min(log.gfn(batch.end));
-        let range = GfnRange::new(log.gfn(batch.start), end);
+        let Some(first) = log.next_taken(log.gfn(batch.start), batch.end) else {
+            return;
+        };
+        let range = GfnRange::new(first, self.slot.range().end.min(log.gfn(batch.end)));
         let mut huge = self.huge;
         let mut walk = Walk::new(lock, root, Level::Page2M, range, masks);
 
+        // From one page whose bit was taken to the next: most logs are sparse.
         while let Some(mut step) = walk.next() {
             let view = step.view;
             let within = view.range().intersection(range);
 
             match view.entry(masks) {
-                Entry::Table(_) if view.level() == Level::Page2M => {
+                Entry::Table(_) if view.level() > Level::Page2M => continue,
+                Entry::Table(_) => {
                     if let Some(table) = view.child(masks) {
-                        self.protect_pages(step.lock, table, within, &bits);
+                        self.protect_pages(&bits.of_table(step.lock, self.slots, table), within);
                     }
                 }
                 Entry::Leaf(pfn) if huge == HugePages::Split && log.any_taken(within) => {
@@ -247,52 +249,51 @@ impl<'a, 'l> Reap<'a, 'l> {
                         && within == view.range()
                         && log.all_taken(within);
                     let like = if whole {
-                        view.spte().without(bits.clear)
+                        view.spte().without(bits.bit())
                     } else {
                         view.spte()
                     };
 
                     match split::split_as(page, &mut step, like, Event::EagerSplit, masks) {
-                        Ok(_) if whole => walk.skip_table(),
+                        Ok(_) if whole => {}
                         // Now it is a table.
-                        Ok(_) => walk.revisit(),
+                        Ok(_) => {
+                            walk.revisit();
+                            continue;
+                        }
                         Err(page) => {
                             cache.put(page.into_blank(), node);
                             walk.revisit();
+                            continue;
                         }
                     }
                 }
                 Entry::Leaf(_) if huge == HugePages::Protect && log.any_taken(within) => {
-                    let clear = bits.clear | WRITABLE;
+                    let clear = bits.bit() | WRITABLE;
 
                     if view.spte().has_any(clear)
-                        && step.set(view.spte().without(clear), masks).is_err()
+                        && step.try_clear_bits(clear, bits.as_id()).is_err()
                     {
                         walk.revisit();
+                        continue;
                     }
                 }
-                _ => {}
+                Entry::Leaf(_) | Entry::NonPresent | Entry::Frozen => {}
+            }
+
+            match log.next_taken(view.range().end, batch.end) {
+                Some(next) => walk.seek(next),
+                None => break,
             }
         }
     }
 
-    /// Protects the leaves of `table` that map the pages of `within` whose bits were taken.
-    // A function of its own, so that the loop has all registers to itself.
+    /// Protects the leaves that map the pages of `within` whose bits were taken.
+    // A function of its own, so that its loops have all registers to themselves.
     #[inline(never)]
-    fn protect_pages(
-        &self,
-        lock: &Shared<'_>,
-        table: Table<'_>,
-        within: GfnRange,
-        bits: &LeafBits<'_>,
-    ) {
-        let log = &self.log;
-
-        for part in parts(log.gfn(0), within) {
-            for gfn in frames(part.first, log.taken(part.word) & part.bits) {
-                bits.clear(lock, self.slots, table, gfn);
-            }
-        }
+    fn protect_pages(&self, leaves: &Leaves<'_>, within: GfnRange) {
+        self.log
+            .for_each_taken(within, |first, taken| leaves.protect_word(first, taken));
     }
 
     /// With shadow pages the reverse map needs the write lock. It is yielded after every 2 MiB.
@@ -385,75 +386,6 @@ impl<'a, 'l> Reap<'a, 'l> {
                 protect::clear_dirty_masked(lock, slot, first, mask, how == Protect::Log);
             }
             rmap::protect::protect_masked(lock, slot, first, mask, how);
-        }
-    }
-}
-
-/// What clearing a page's bit in the log clears in the leaves of a tree.
-struct LeafBits<'m> {
-    as_id: u16,
-    /// W or D.
-    clear: u64,
-    settled: Settled,
-    masks: &'m Masks,
-}
-
-impl<'m> LeafBits<'m> {
-    /// For the tree of a root with this role.
-    fn new(vm: Vm<'_>, role: Role, masks: &'m Masks) -> Self {
-        LeafBits {
-            as_id: role.as_id(),
-            clear: bit_to_clear(vm, role, masks),
-            settled: Settled::new(masks),
-            masks,
-        }
-    }
-
-    /// Clears bits of the 4 KiB leaf that maps `gfn` in `table`, if there is one, without bookkeeping but
-    /// for the trace: for bits whose loss nobody counts (W and D, when the dirty log has them). Everybody
-    /// who reaps a dirty log holds `slots_lock`, so there is only one.
-    ///
-    /// Where nothing can be lost, a plain store does it, as in upstream's `tdp_mmu_clear_spte_bits()`,
-    /// although the lock is held for read only. In a settled entry (`settled` is that of `masks`) W and D
-    /// are set, so no fault finds anything to do there (`tdp-reap-settled.litmus`); and between the load
-    /// and the store
-    ///
-    /// - nobody else takes W or D away: reapers, and those who begin or end logging, hold `slots_lock`,
-    ///   and write-tracking holds `mmu_lock` for write;
-    /// - the CPU may set A, or aging clear it: that is lost or undone, which aging tolerates;
-    /// - the table may be unlinked, and the entry frozen: 4 KiB leaves are zapped under the read lock
-    ///   only with their table. The store then leaves a leaf in a table that nobody can reach any more
-    ///   but those who are in it already. For the CPUs it is the translation that they had, less a
-    ///   permission, until the flush by whoever unlinked the table. What a walker makes of it dies with
-    ///   the table, at the end of its RCU critical section; and the leaf's statistics are settled by
-    ///   what the freezing saw. The page itself outlives that, as its notifier waits for our lock.
-    ///
-    /// Otherwise the exchange is repeated until it succeeds, or there is nothing to clear.
-    #[inline(always)]
-    fn clear(&self, _lock: &Shared<'_>, _slots: &SlotsLock<'_>, table: Table<'_>, gfn: Gfn) {
-        let sptep = table.sptep(Index::of(gfn, Level::Page4K));
-        let bits = self.clear;
-        let mut old = sptep.read();
-
-        if self.settled.matches(old) {
-            let new = old.without(bits);
-
-            kvm_mmu_warn_on!(bits == self.masks.dirty && old.ad_need_write_protect());
-            sptep.write(new);
-            trace::spte_changed(self.as_id, gfn, Level::Page4K, old, new);
-            return;
-        }
-        while old.is_present() && old.has_any(bits) {
-            let new = old.without(bits);
-
-            kvm_mmu_warn_on!(bits == self.masks.dirty && old.ad_need_write_protect());
-            match sptep.compare_exchange(old, new) {
-                Ok(()) => {
-                    trace::spte_changed(self.as_id, gfn, Level::Page4K, old, new);
-                    break;
-                }
-                Err(now) => old = now,
-            }
         }
     }
 }
