@@ -18,6 +18,36 @@
 //! and the value that the exchange returns is accounted. A fault that comes later sees a frozen entry,
 //! fails, and is retried from the root. Under [`Exclusive`] there are no such faults; only the CPU may
 //! still use the old translation until the flush, and set a D bit.
+//!
+//! # Full tables
+//!
+//! Freezing serves to find out how many leaves are removed: a fault may install one in an entry that is not
+//! present (`freeze_leaves`). A *full* table of 4 KiB pages has no such entry ([`Sp::is_full`]): a split has
+//! made it with 512 leaves, and under the read lock none of them is removed except with the table. So 512 are
+//! accounted, and the entries are left as they are. Those who may still see the unlinked table:
+//!
+//! - A **fault** (read lock) that is on its way down finds each leaf present. Either the leaf allows the
+//!   access, or the fault replaces it by a leaf of the same frame, which changes no count. In both cases the
+//!   guest retries. It can't install a table, as there is no level below. If it made the leaf writable, it
+//!   sets the page's bit in the log: at worst a bit is set for a page that was not written. The frame is
+//!   still the host's, because its notifier waits for the lock, which the fault has held since before the
+//!   table was unlinked.
+//! - A **fast page fault** and **aging** (no lock) change bits that nobody reads any more. Neither makes an
+//!   entry present or not present. They may run even after the frame was freed and reused: no CPU can
+//!   reach this table then.
+//! - The **CPU** may use the table through an upper-level entry that it has cached, until the flush. It then
+//!   uses the translation that it had, or one with W that the fast page fault above has set. That is allowed
+//!   until a notifier has run, and the bit in the log is set after it. Flows that unlink tables flush before
+//!   they drop `mmu_lock`, and so before a notifier or write-tracking can take it. Roots that are zapped
+//!   without a flush are invalid, and not loaded on any CPU. And reaping the log flushes before the ioctl
+//!   returns; after that no CPU can reach a table that was unlinked before.
+//! - **Enabling, reaping and disabling the log** (read lock, `slots_lock`) may store into it, which is
+//!   harmless ([`crate::ops::dirty_log`]).
+//! - **NX recovery** compares the entry that pointed to the table, and gives up.
+//! - **Notifiers**, and everybody else who removes single leaves, hold the lock for write: either they run
+//!   before the table is unlinked, and clear the flag, or they don't find the table.
+//!
+//! Mirrors, upper levels, tables that have lost a leaf, and changes that are traced are frozen as before.
 
 #![expect(unsafe_code)]
 
@@ -59,6 +89,14 @@ impl<'l> Update<'l> for Shared<'l> {
         // A frozen entry belongs to somebody else, and no entry must be left frozen.
         warn_on_once!(view.spte().is_frozen());
         kvm_mmu_warn_on!(new.is_frozen());
+        // That it does not happen is what full tables, and plain stores for the dirty log, rest on.
+        kvm_mmu_warn_on!(
+            view.level() == Level::Page4K
+                && view.spte().is_present()
+                && !new.is_present()
+                && !mirror
+        );
+
         // A mirror entry stays frozen while the external table is being updated, so that nobody can
         // install a child in a table that the external side doesn't have yet.
         let first = if mirror { Spte::FROZEN } else { new };
@@ -103,6 +141,9 @@ impl<'l> Update<'l> for Exclusive<'l> {
             view.swap(new);
         } else {
             view.write(new);
+        }
+        if view.level() == Level::Page4K && !new.is_present() {
+            view.sp().clear_full(self);
         }
         if commit(self, view.sp().role(), view, new, masks).is_err() {
             // This can't be undone, and the vendor code promises that it doesn't fail.
@@ -254,10 +295,17 @@ fn tear_down<'l, M: Update<'l>>(lock: &M, removed: RemovedSp, masks: &Masks) {
     if let Some(level) = role.level() {
         // Nearly all tables are of the last level and not mirrors. There is next to nothing to do for
         // their entries, unless the tracepoint is enabled.
-        let leaves = if level == Level::Page4K && !role.mirror() && !trace::spte_changed_enabled() {
-            freeze_leaves(lock, sp, masks)
-        } else {
+        let leaves = if level != Level::Page4K || role.mirror() || trace::spte_changed_enabled() {
             freeze_all(lock, &Place::new(vm, level, role), sp, masks)
+        } else if sp.is_full(lock) {
+            kvm_mmu_warn_on!(!Index::all().all(|index| sp
+                .table()
+                .sptep(index)
+                .read()
+                .is_present()));
+            -(ENTRIES as i32)
+        } else {
+            freeze_leaves(lock, sp, masks)
         };
 
         if leaves != 0 {

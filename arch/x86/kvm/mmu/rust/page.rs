@@ -17,7 +17,7 @@ use kernel::bindings::callback_head;
 use crate::{
     bindings,
     pte::View,
-    pure::{Gfn, Hpa, Index, Level, Role, Spte},
+    pure::{leaf, Gfn, Hpa, Index, Level, Role, Spte},
     support::rcu::{call_rcu, RcuFree},
     sync::{PagesLock, Unlocked},
     sys::{trace, Node, Sp, Vcpu, Vm},
@@ -97,7 +97,15 @@ impl OwnedSp {
     /// Forgets the contents of the table, so that the page can be used for another split.
     #[inline]
     pub(crate) fn into_blank(self) -> BlankSp {
+        self.set_full(false);
         BlankSp(self)
+    }
+
+    /// Says whether the table is full; see [`Sp::is_full`].
+    #[inline]
+    fn set_full(&self, full: bool) {
+        // SAFETY: the header is ours.
+        unsafe { self.as_sp().full_word().write(full.into()) }
     }
 
     /// The page, to look at.
@@ -147,10 +155,14 @@ impl BlankSp {
         Some(BlankSp(page))
     }
 
-    /// Fills the whole table with leaves that differ only in their address, which grows by
-    /// `stride` bytes from that of `first`. No atomics: nobody else can see it yet.
+    /// Fills the whole table with leaves of `level` that differ only in their address, from that of
+    /// `first` on. No atomics: nobody else can see it yet.
+    ///
+    /// A table of 4 KiB pages is full then. One of 2 MiB pages is not: faults replace its leaves by tables,
+    /// which have to be torn down one by one.
     #[inline]
-    pub(crate) fn fill(self, first: Spte, stride: u64) -> OwnedSp {
+    pub(crate) fn fill(self, first: Spte, level: Level) -> OwnedSp {
+        let stride = leaf::child_stride(level);
         let table = self.0.as_sp().spt();
         let mut offset = 0u64;
 
@@ -161,6 +173,7 @@ impl BlankSp {
             unsafe { sptep.write(first.at_offset(offset).raw()) };
             offset = offset.wrapping_add(stride);
         }
+        self.0.set_full(level == Level::Page4K);
         // INVARIANT: now the table holds SPTEs.
         self.0
     }

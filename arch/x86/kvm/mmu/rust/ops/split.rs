@@ -55,9 +55,7 @@ pub(crate) fn split_as<'s, 'l, M: Update<'l>>(
     let nx_huge_pages = vm.nx_huge_pages();
     let first = leaf::split_child(like, role, level, Index::FIRST, nx_huge_pages, masks);
 
-    let result = page
-        .fill(first, leaf::child_stride(level))
-        .link(step, masks);
+    let result = page.fill(first, level).link(step, masks);
     let errno = match result {
         Ok(_) => {
             // Linking has accounted for the huge leaf that is gone.

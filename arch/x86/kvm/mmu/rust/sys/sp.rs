@@ -10,7 +10,7 @@ use crate::{
     bindings,
     pte::{Sptep, Table, View},
     pure::{Gfn, GfnRange, Hpa, Level, Role},
-    sync::{Exclusive, PagesLock, SlotsLock},
+    sync::{Exclusive, MmuLock, PagesLock, SlotsLock},
     sys::Vm,
 };
 
@@ -138,6 +138,33 @@ impl<'a> Sp<'a> {
         let sptep = unsafe { Sptep::from_raw(ptep) };
         // SAFETY: `OwnedSp::link` links a page where its header says, one level below.
         Some(unsafe { View::new(sptep, level, self.gfn()) })
+    }
+
+    /// Whether the table is *full*: all of its leaves were present when it was linked, and none was removed
+    /// since. Single leaves are only removed with `mmu_lock` held for write, so a full table stays full while
+    /// the lock is held for read.
+    #[inline]
+    pub(crate) fn is_full<'l>(self, _lock: &impl MmuLock<'l>) -> bool {
+        // SAFETY: the field is valid; it is written before the page is linked, or with `mmu_lock` held for
+        // write, and the lock is held.
+        unsafe { *self.full_word() != 0 }
+    }
+
+    /// Records that a leaf of the table was removed, so that it is not full any more.
+    #[inline]
+    pub(crate) fn clear_full(self, _lock: &Exclusive<'_>) {
+        // SAFETY: the field is valid; `mmu_lock` is held for write.
+        unsafe { self.full_word().write(0) }
+    }
+
+    /// The word that is not 0 if the table is full. It is the first word of the bitmap of unsync children of
+    /// the shadow MMU, which is not used for pages of the TDP MMU, nor traced, and is 0 in a new page.
+    #[inline]
+    pub(crate) fn full_word(self) -> *mut u64 {
+        // SAFETY: the page exists; the address of a field.
+        let bitmap = unsafe { &raw mut (*self.as_ptr()).unsync_child_bitmap };
+        // CAST: an array of `unsigned long`, which has 64 bits.
+        bitmap.cast()
     }
 
     /// Marks a root as invalid: no vCPU may load it any more.

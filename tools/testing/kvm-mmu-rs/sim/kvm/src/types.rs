@@ -106,6 +106,7 @@ pub struct kvm_mmu_page {
     pub parent_ptes: kvm_rmap_head,
     pub __bindgen_anon_3: kvm_mmu_page_external,
     pub __bindgen_anon_4: kvm_mmu_page_parent,
+    pub unsync_child_bitmap: [usize; 8],
     pub callback_head: callback_head,
 }
 const _: () = assert!(size_of::<kvm_mmu_page>() <= machine::mem::HEADER);
