@@ -55,9 +55,10 @@ use kernel::{error::code::EBUSY, prelude::*, processor::cpu_relax, sync::rcu};
 
 use crate::{
     page::{OwnedSp, RemovedSp},
-    pte::{mark_access_track, Sptep, View},
+    pte::{mark_access_track, Sptep, Table, View},
     pure::{
-        addr::ENTRIES, leaf, transition::Transition, Gfn, Hpa, Index, Level, Masks, Role, Spte,
+        addr::ENTRIES, leaf, transition::Transition, Gfn, GfnRange, Hpa, Index, Level, Masks, Role,
+        Spte,
     },
     sync::{Exclusive, MmuLock, Shared},
     sys::{trace, Sp, Vm},
@@ -378,6 +379,39 @@ fn die(what: &str, place: &Place<'_>, gfn: Gfn, old: Spte, new: Spte) -> ! {
     report(what, place, gfn, old, new);
     // SAFETY: never returns.
     unsafe { kernel::bindings::BUG() }
+}
+
+/// Zaps the 4 KiB leaves of `table` that map frames of `range`. All of the range is in the table, which is
+/// not a mirror. Returns whether there was any. Changes are not traced.
+///
+/// With `mmu_lock` held for write, nobody else makes an entry present or not present, so what is counted is
+/// what is zapped. Plain stores are enough even if the leaves are volatile, because nobody misses what they
+/// may lose:
+///
+/// - A **fast page fault** (no lock) makes a leaf writable by an exchange, which fails after our store. If
+///   it comes between our load and our store, the page's bit is set in the log, and the page is unmapped.
+/// - **Aging** (no lock) clears A by an exchange as well. Whether an unmapped page was young doesn't matter.
+/// - The **CPU** sets A and D by locked updates. D of a leaf that is zapped is not looked at: its folio was
+///   marked dirty when the leaf was made. Until the caller flushes, the CPU may use what it has cached.
+///
+/// (`tdp-zap-store.litmus`; `tdp-zap-unlocked.litmus` shows what the write lock is needed for.)
+// A function of its own, so that its loop has all registers.
+#[inline(never)]
+pub(crate) fn zap_pages(lock: &Exclusive<'_>, table: Table<'_>, range: GfnRange) -> bool {
+    let mut leaves: i32 = 0;
+
+    table.for_each_page(range, |sptep| {
+        if sptep.read().is_present() {
+            sptep.write(Spte::NONPRESENT);
+            leaves = leaves.wrapping_sub(1);
+        }
+    });
+    if leaves == 0 {
+        return false;
+    }
+    Sp::of_sptep(table.sptep(Index::FIRST)).clear_full(lock);
+    lock.vm().add_leaves(Level::Page4K, leaves);
+    true
 }
 
 impl<'l, M: Update<'l>> Step<'_, M> {

@@ -3,19 +3,20 @@
 //! Zapping: removing mappings, by range, by root, and of tables that stand for NX huge pages.
 
 use crate::{
-    change::Update,
+    change::{zap_pages, Update},
     pte::View,
     pure::{Entry, GfnRange, Level, Masks, Spte},
     root::{self, Root, RootTypes, Roots, Selection},
     sync::{with_exclusive, with_shared, Exclusive, MmuLock, Shared, SlotsLock},
-    sys::{max_gfn_exclusive, NotifierRange, Sp},
+    sys::{max_gfn_exclusive, trace, NotifierRange, Sp},
     tlb::Flush,
     walk::{Step, Walk},
 };
 
 /// Zaps the leaves of `range` in one root. Tables stay.
 ///
-/// Yields only if it may (an MMU notifier may not always).
+/// The 4 KiB pages of a table go in one step ([`zap_pages`]), but for mirrors, and where each change is
+/// traced. Yields only if it may (an MMU notifier may not always).
 fn zap_leafs_in_root(
     lock: &mut Exclusive<'_>,
     root: Sp<'_>,
@@ -27,7 +28,12 @@ fn zap_leafs_in_root(
     let range = GfnRange::new(range.start, range.end.min(max_gfn_exclusive()));
     // vCPUs flush when they load a root, so nobody can use stale entries of an invalid one.
     let needs_flush = !root.role().invalid();
-    let mut walk = Walk::new(lock, root, Level::Page4K, range, masks);
+    let min_level = if root.role().mirror() || trace::spte_changed_enabled() {
+        Level::Page4K
+    } else {
+        Level::Page2M
+    };
+    let mut walk = Walk::new(lock, root, min_level, range, masks);
 
     loop {
         let step = if can_yield {
@@ -36,12 +42,20 @@ fn zap_leafs_in_root(
             walk.next_without_yield()
         };
         let Some(mut step) = step else { break };
-
-        if let Entry::Leaf(_) = step.view.entry(masks) {
-            step.write(Spte::NONPRESENT, masks);
-            if needs_flush {
-                flush.note();
+        let view = step.view;
+        let zapped = match view.entry(masks) {
+            Entry::Leaf(_) => {
+                step.write(Spte::NONPRESENT, masks);
+                true
             }
+            Entry::Table(_) if view.level() == min_level => view
+                .child(masks)
+                .is_some_and(|table| zap_pages(step.lock, table, view.range().intersection(range))),
+            Entry::Table(_) | Entry::NonPresent | Entry::Frozen => false,
+        };
+
+        if zapped && needs_flush {
+            flush.note();
         }
     }
 }
