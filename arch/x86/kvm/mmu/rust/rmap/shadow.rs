@@ -165,15 +165,16 @@ pub(crate) fn update(
 
 /// Zaps a leaf; `mmu_spte_clear_track_bits()`. Returns whether it was present. The caller accounts for it
 /// and removes it from its list.
+///
+/// A plain store is enough even if the leaf is volatile: with `mmu_lock` held for write nobody else makes it
+/// present or not present, and bits that a fast page fault, aging or the CPU sets in it at that moment don't
+/// matter once it is zapped. See [`crate::change::zap_pages`].
 #[inline]
-pub(crate) fn zap(lock: &Exclusive<'_>, sptep: Sptep<'_>, masks: &Masks) -> bool {
-    let old = sptep.read();
+pub(crate) fn zap(_lock: &Exclusive<'_>, sptep: Sptep<'_>) -> bool {
+    let present = sptep.read().is_present();
 
-    if !old.is_present() {
-        sptep.write(Spte::NONPRESENT);
-        return false;
-    }
-    replace(lock, sptep, old, Spte::NONPRESENT, masks).is_present()
+    sptep.write(Spte::NONPRESENT);
+    present
 }
 
 /// Unsyncs the shadow pages of `gfn`, if possible, so that it may be mapped writable. Returns false if the

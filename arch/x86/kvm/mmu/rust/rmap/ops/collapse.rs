@@ -16,7 +16,6 @@ use crate::{
 /// Zaps the leaves in `slot` that huge ones can replace; `kvm_rmap_zap_collapsible_sptes()`.
 pub(crate) fn zap_collapsible(lock: &mut Exclusive<'_>, slot: Memslot<'_>) {
     let vm = lock.vm();
-    let masks = vm.masks();
     let range = slot.range();
     let mut flush = Flush::new(false);
     let last = Level::MAX_LEAF.down().unwrap_or(Level::Page4K);
@@ -49,7 +48,7 @@ pub(crate) fn zap_collapsible(lock: &mut Exclusive<'_>, slot: Memslot<'_>) {
             if max.is_none_or(|max| max <= level) {
                 return true;
             }
-            zapped = zapped.wrapping_add(i32::from(shadow::zap(lock, sptep, masks)));
+            zapped = zapped.wrapping_add(i32::from(shadow::zap(lock, sptep)));
             flush.note();
             false
         });

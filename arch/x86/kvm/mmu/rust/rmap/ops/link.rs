@@ -4,7 +4,7 @@
 
 use crate::{
     pte::Sptep,
-    pure::{Gfn, GfnRange, Level, Masks},
+    pure::{Gfn, GfnRange, Level},
     rmap::{shadow, DescCache, List, Rmap, SlotRmaps},
     sync::{Exclusive, MmuLock},
     sys::{Memslot, Sp, Vm},
@@ -62,16 +62,16 @@ pub(crate) fn add(
 
     shadow::note_rmap_count(rmap.lock(), count);
     if count > TOO_LONG {
-        recycle(&mut rmap, vm, gfn, level, vm.masks());
+        recycle(&mut rmap, vm, gfn, level);
     }
 }
 
 /// Zaps all leaves of a list, that of `gfn`, which has become too long.
 #[cold]
-pub(super) fn recycle(rmap: &mut Rmap<'_>, vm: Vm<'_>, gfn: Gfn, level: Level, masks: &Masks) {
+pub(super) fn recycle(rmap: &mut Rmap<'_>, vm: Vm<'_>, gfn: Gfn, level: Level) {
     let start = gfn.round_down(level);
 
-    super::zap::zap_list(rmap, vm, level, masks);
+    super::zap::zap_list(rmap, vm, level);
     vm.flush_tlbs_range(GfnRange::new(start, start.add(level.pages())));
 }
 

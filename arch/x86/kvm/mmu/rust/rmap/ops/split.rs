@@ -208,7 +208,7 @@ fn split_one(
 
             longest = longest.max(count);
             if count > TOO_LONG {
-                recycle(&mut rmap, vm, gfn, level, masks);
+                recycle(&mut rmap, vm, gfn, level);
             }
         }
         gfn = gfn.add(level.pages());

@@ -3,7 +3,7 @@
 //! Zapping the leaves that map a range of guest frames.
 
 use crate::{
-    pure::{GfnRange, Level, Masks},
+    pure::{GfnRange, Level},
     rmap::{shadow, Rmap, RmapWalk},
     sync::{Exclusive, MmuLock},
     sys::{Memslot, Vm},
@@ -12,12 +12,10 @@ use crate::{
 
 /// Zaps all leaves in a list, and empties it; `kvm_zap_all_rmap_sptes()`.
 #[inline]
-pub(crate) fn zap_list(rmap: &mut Rmap<'_>, vm: Vm<'_>, level: Level, masks: &Masks) {
+pub(crate) fn zap_list(rmap: &mut Rmap<'_>, vm: Vm<'_>, level: Level) {
     let mut zapped = 0i32;
 
-    rmap.clear(|lock, sptep| {
-        zapped = zapped.wrapping_add(i32::from(shadow::zap(lock, sptep, masks)))
-    });
+    rmap.clear(|lock, sptep| zapped = zapped.wrapping_add(i32::from(shadow::zap(lock, sptep))));
     vm.add_leaves(level, zapped.wrapping_neg());
 }
 
@@ -36,7 +34,6 @@ pub(crate) fn zap_range(
     flush: &mut Flush,
 ) {
     let vm = lock.vm();
-    let masks = vm.masks();
 
     for level in Level::LEAVES.into_iter().rev() {
         let mut walk = RmapWalk::new(lock, slot, level, level, range);
@@ -45,7 +42,7 @@ pub(crate) fn zap_range(
             walk = walk.without_yield();
         }
         while let Some(mut step) = walk.next(Some(flush)) {
-            zap_list(&mut step.rmap(), vm, level, masks);
+            zap_list(&mut step.rmap(), vm, level);
             flush.note();
         }
     }
