@@ -646,7 +646,8 @@ static void bench_small(void)
 	make_vm();
 	populate();
 	TIME("enable-4k", set_logging(1));
-	set_logging(0);
+	TIME("disable-4k", set_logging(0));
+	TIME("write-unlogged-4k", dirty_all());
 	close_vm();
 
 	make_vm();

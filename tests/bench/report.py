@@ -51,6 +51,8 @@ OPERATIONS = [
     ("map-2m", "map 2 MiB pages", 1.0),
     ("map-4k", "map 4 KiB pages", 1.0),
     ("enable-4k", "enable, 4 KiB pages", 6000),
+    ("disable-4k", "disable, 4 KiB pages", 5000),
+    ("write-unlogged-4k", "the guest's first write to each 4 KiB page after that", 5000),
     ("age-4k", "age 4 KiB pages", 1.0),
     ("zap-notifier-4k", "unmap 4 KiB pages (notifier)", 110000),
     ("teardown-4k", "VM teardown, 4 KiB pages", 1 / 3),
@@ -293,6 +295,8 @@ IMPROVEMENTS = [
      lambda r: per_huge_page(r["rmws"], r["mib"]) <= 32),
     ("enabling on 4 KiB pages takes no atomics for most", "enable-4k",
      lambda r: per_huge_page(r["rmws"], r["mib"]) <= 32),
+    ("4 KiB pages are writable after the log without a fault", "write-unlogged-4k",
+     lambda r: per_huge_page(r["rmws"], r["mib"]) < 2),
     # Of these the host's page tables take 512.
     ("a notifier unmaps a table by plain stores", "zap-notifier-4k",
      lambda r: per_huge_page(r["rmws"], r["mib"]) < 600),

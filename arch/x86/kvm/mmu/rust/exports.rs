@@ -436,12 +436,16 @@ export! {
         reap(kvm, slot, log, HugePages::of(wrap!(Vm, kvm)))
     }
 
-    /// Recovers huge pages in a memslot. `mmu_lock` is held for read.
+    /// Recovers huge pages in a memslot, and makes the pages writable that stay as they are. `slots_lock` is
+    /// held, and `mmu_lock` for read.
     fn kvm_tdp_mmu_recover_huge_pages(
         kvm: *mut bindings::kvm,
         slot: *const bindings::kvm_memory_slot,
     ) {
-        recover::recover_huge_pages(&mut held!(Shared, wrap!(Vm, kvm)), wrap!(Memslot, slot));
+        let vm = wrap!(Vm, kvm);
+        let slots = held!(SlotsLock, vm);
+
+        recover::recover_huge_pages(&mut held!(Shared, vm), &slots, wrap!(Memslot, slot));
     }
 
     /// Records the SPTEs on the path to a byte address in `sptes`, an array of at least six elements

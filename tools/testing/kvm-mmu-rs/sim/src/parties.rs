@@ -415,6 +415,10 @@ fn migrate() {
     for at in memslots() {
         slots::set_log(kvm(), at, false);
     }
+    // A fatal signal ends that early.
+    if kvm().odds.signal == 0 {
+        crate::world::check_writable();
+    }
     // What the last pass has left there says nothing.
     kvm().ring.clear();
 }

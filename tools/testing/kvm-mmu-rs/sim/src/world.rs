@@ -381,6 +381,44 @@ fn check_table_unmapped(table: u64, level: u32, gfn: u64, range: core::ops::Rang
     }
 }
 
+/// Fails if a leaf is write-protected for a log that has ended, and no slot is logged now. Without A/D bits a
+/// fault makes it writable.
+pub fn check_writable() {
+    let mut root = kvm().arch.tdp_mmu_roots;
+
+    while !root.is_null() {
+        // SAFETY: the list's pages exist.
+        let (spt, role, next) = unsafe { ((*root).spt, *(*root).role.word, (*root).next) };
+
+        if role & (INVALID | AD_DISABLED) == 0 {
+            check_table_writable(mem::pa(spt), role & 0xf, 0);
+        }
+        root = next;
+    }
+}
+
+fn check_table_writable(table: u64, level: u32, gfn: u64) {
+    // SAFETY: the format is constant while there is a VM.
+    let mmu_writable = unsafe { shadow_mmu_writable_mask };
+
+    for n in 0..model::HUGE_PAGES {
+        // SAFETY: within a table that is linked.
+        let entry = unsafe { mem::va(table).add(n as usize).read() };
+        let first = gfn + n * model::HUGE_PAGES.pow(level - 1);
+
+        if entry & MMU_PRESENT == 0 {
+            continue;
+        }
+        if level > 1 && entry & LARGE == 0 {
+            check_table_writable(entry & FRAME, level - 1, first);
+        } else if entry & mmu_writable != 0 && entry & 2 == 0 {
+            fail(format!(
+                "the log has ended, and gfn {first:#x} stays write-protected at level {level}"
+            ));
+        }
+    }
+}
+
 /// Checks what must hold when all is quiet.
 pub fn check_quiet() {
     let mut census = Census::default();

@@ -106,6 +106,50 @@ impl Settled {
     }
 }
 
+/// Tells by one comparison which leaves nothing but a dirty log keeps from being written: present, with A/D
+/// bits, MMU-writable, and without W.
+#[derive(Clone, Copy)]
+pub struct LogProtected {
+    mask: u64,
+    value: u64,
+    grant: u64,
+}
+
+impl LogProtected {
+    /// For the format that `masks` describes.
+    #[inline]
+    pub const fn new(masks: &Masks) -> Self {
+        if masks.dirty == 0 {
+            // Without A/D bits, what access tracking has taken away is saved elsewhere: match nothing.
+            return LogProtected {
+                mask: 0,
+                value: 1,
+                grant: 0,
+            };
+        }
+
+        let value = MMU_PRESENT | masks.mmu_writable;
+
+        LogProtected {
+            mask: value | WRITABLE | AD_DISABLED,
+            value,
+            grant: WRITABLE | masks.dirty,
+        }
+    }
+
+    /// Whether `spte`, which is a leaf if it is present, is one of them.
+    #[inline]
+    pub const fn matches(self, spte: Spte) -> bool {
+        spte.0 & self.mask == self.value
+    }
+
+    /// Such a leaf with write access, and with D, which the CPU then need not set.
+    #[inline]
+    pub const fn writable(self, spte: Spte) -> Spte {
+        Spte(spte.0 | self.grant)
+    }
+}
+
 impl Spte {
     /// The value of an empty entry. Bit 63 suppresses #VE where EPT has it, and is ignored in a
     /// non-present entry elsewhere; `SHADOW_NONPRESENT_VALUE`.

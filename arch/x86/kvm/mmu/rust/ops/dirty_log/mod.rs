@@ -7,3 +7,4 @@ mod leaves;
 pub(crate) mod protect;
 pub(crate) mod reap;
 pub(crate) mod recover;
+mod unprotect;

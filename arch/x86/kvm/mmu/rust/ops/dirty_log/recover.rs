@@ -6,28 +6,32 @@
 //! faults; zapping instead would make the vCPUs fault on each page. A page that was only
 //! write-protected for the log becomes writable at once.
 //!
-//! Tearing down a table takes an exchange for each of its entries, and can't be interrupted by a yield.
+//! Tearing down a table may take an exchange for each of its entries, and can't be interrupted by a yield.
 //! To tear down only one table at a time, recovery goes from small to large: first 2 MiB pages replace
 //! their tables, and then 1 GiB pages replace tables with no other tables below them.
+//!
+//! Pages that stay small become writable as they are ([`super::unprotect`]), and so do huge pages that were
+//! not split: nobody should fault because of a log that has ended.
 
+use super::unprotect::unprotect_pages;
 use crate::{
     change::lost_errno,
     ops::spte::make_huge,
     pte::Table,
     pure::{leaf::unprotected, Entry, Gfn, Index, Level, Masks, Spte},
     root::{Roots, Selection},
-    sync::{MmuLock, Shared},
+    sync::{MmuLock, Shared, SlotsLock},
     sys::{
         fatal_signal_pending,
         stats::{self, Event},
         trace, Memslot, Sp,
     },
     tlb::Flush,
-    walk::Walk,
+    walk::{Step, Walk},
 };
 
-/// Recovers the huge pages of `slot`, in all valid roots.
-pub(crate) fn recover_huge_pages(lock: &mut Shared<'_>, slot: Memslot<'_>) {
+/// Recovers the huge pages of `slot`, in all valid roots, and makes the pages writable that stay as they are.
+pub(crate) fn recover_huge_pages(lock: &mut Shared<'_>, slots: &SlotsLock<'_>, slot: Memslot<'_>) {
     let masks = lock.vm().masks();
     let mut roots = Roots::new(lock.vm(), Selection::valid(slot.as_id()));
 
@@ -37,14 +41,32 @@ pub(crate) fn recover_huge_pages(lock: &mut Shared<'_>, slot: Memslot<'_>) {
     }
     while let Some(root) = roots.next(lock) {
         for to in [Level::Page2M, Level::Page1G] {
-            recover_level(lock, root, slot, to, masks);
+            recover_level(lock, slots, root, slot, to, masks);
         }
     }
 }
 
+/// What became of a table that a huge page might replace.
+enum Outcome {
+    /// It is gone: replaced by a huge page, or zapped because it was empty.
+    Gone,
+    /// Somebody else changed the entry first.
+    Lost,
+    /// It stays.
+    Stays,
+}
+
 /// Recovers pages of level `to` in one root, where nothing smaller than the level below is left.
-fn recover_level(lock: &mut Shared<'_>, root: Sp<'_>, slot: Memslot<'_>, to: Level, masks: &Masks) {
+fn recover_level(
+    lock: &mut Shared<'_>,
+    slots: &SlotsLock<'_>,
+    root: Sp<'_>,
+    slot: Memslot<'_>,
+    to: Level,
+    masks: &Masks,
+) {
     let vm = lock.vm();
+    let role = root.role();
     let range = slot.range();
     let mut flush = Flush::new(false);
     let mut walk = Walk::new(lock, root, to, range, masks);
@@ -54,55 +76,42 @@ fn recover_level(lock: &mut Shared<'_>, root: Sp<'_>, slot: Memslot<'_>, to: Lev
         if fatal_signal_pending() {
             break;
         }
+        let view = step.view;
 
-        let level = step.view.level();
-        let gfn = step.view.gfn();
-
-        // Tables only: a leaf that could be larger has been replaced together with its table.
-        let Entry::Table(_) = step.view.entry(masks) else {
-            continue;
-        };
-        // A page that begins before the slot is only partly the slot's. One that ends after it has no
-        // level above 4 KiB there.
-        if level != to || !range.contains(gfn) {
+        if view.level() != to {
             continue;
         }
-        // The host is asked about a frame that is mapped. Others may be private by now, and then it
-        // has no answer; if the host maps all of the page at once, any frame of it will do.
-        let Some(table) = step.view.child(masks) else {
-            continue;
-        };
-        let Some((mapped, first)) = first_leaf(table, gfn, masks) else {
-            // An empty table is of no use, and would be in the way of a 1 GiB page.
-            if level == Level::Page2M
-                && !root.role().mirror()
-                && step.set(Spte::NONPRESENT, masks).is_ok()
-            {
-                flush.note();
-            }
-            continue;
-        };
-        if vm.max_mapping_level(step.lock, slot, mapped) < Some(level)
-            || !vm.other_slots_allow(step.lock, slot, gfn, level)
-        {
-            continue;
-        }
-        // If a table was added since, somebody wants small pages there.
-        if table.has_tables(masks) {
-            continue;
-        }
+        match view.entry(masks) {
+            // A leaf that could be larger has been replaced together with its table.
+            Entry::Leaf(_) if !view.spte().is_writable() && !role.mirror() => {
+                let new = unprotected(view.spte(), masks);
 
-        let huge = unprotected(make_huge(vm, first, level, masks), masks);
-        match step.set(huge, masks) {
-            Ok(()) => {
-                stats::count(vm, Event::Promotion);
-                trace::promote_huge_page(gfn, huge, level, 0);
-                flush.note();
+                if new == view.spte() {
+                    continue;
+                }
+                match step.set(new, masks) {
+                    Ok(()) => flush.note(),
+                    Err(_) => walk.revisit(),
+                }
             }
-            Err(_) => {
-                trace::promote_huge_page(gfn, huge, level, lost_errno());
-                walk.revisit();
+            Entry::Table(_) => {
+                let Some(table) = view.child(masks) else {
+                    continue;
+                };
+                match recover(&mut step, table, slot, masks) {
+                    Outcome::Gone => flush.note(),
+                    Outcome::Lost => walk.revisit(),
+                    Outcome::Stays if to == Level::Page2M && !role.mirror() => {
+                        let within = view.range().intersection(range);
+
+                        if unprotect_pages(step.lock, slots, table, within, role) {
+                            flush.note();
+                        }
+                    }
+                    Outcome::Stays => {}
+                }
             }
+            Entry::Leaf(_) | Entry::NonPresent | Entry::Frozen => {}
         }
     }
 
@@ -112,6 +121,57 @@ fn recover_level(lock: &mut Shared<'_>, root: Sp<'_>, slot: Memslot<'_>, to: Lev
         vm.flush_tlbs_memslot(slot);
     }
     drop(walk);
+}
+
+/// Replaces `table`, to which the entry of `step` points, by a huge leaf if that is allowed.
+fn recover(
+    step: &mut Step<'_, Shared<'_>>,
+    table: Table<'_>,
+    slot: Memslot<'_>,
+    masks: &Masks,
+) -> Outcome {
+    let vm = step.lock.vm();
+    let (gfn, level) = (step.view.gfn(), step.view.level());
+
+    // A page that begins before the slot is only partly the slot's. One that ends after it has no
+    // level above 4 KiB there.
+    if !slot.range().contains(gfn) {
+        return Outcome::Stays;
+    }
+    // The host is asked about a frame that is mapped. Others may be private by now, and then it
+    // has no answer; if the host maps all of the page at once, any frame of it will do.
+    let Some((mapped, first)) = first_leaf(table, gfn, masks) else {
+        // An empty table is of no use, and would be in the way of a 1 GiB page.
+        let useless = level == Level::Page2M && !step.view.sp().role().mirror();
+
+        return if useless && step.set(Spte::NONPRESENT, masks).is_ok() {
+            Outcome::Gone
+        } else {
+            Outcome::Stays
+        };
+    };
+    if vm.max_mapping_level(step.lock, slot, mapped) < Some(level)
+        || !vm.other_slots_allow(step.lock, slot, gfn, level)
+    {
+        return Outcome::Stays;
+    }
+    // If a table was added since, somebody wants small pages there.
+    if table.has_tables(masks) {
+        return Outcome::Stays;
+    }
+
+    let huge = unprotected(make_huge(vm, first, level, masks), masks);
+    match step.set(huge, masks) {
+        Ok(()) => {
+            stats::count(vm, Event::Promotion);
+            trace::promote_huge_page(gfn, huge, level, 0);
+            Outcome::Gone
+        }
+        Err(_) => {
+            trace::promote_huge_page(gfn, huge, level, lost_errno());
+            Outcome::Lost
+        }
+    }
 }
 
 /// The first leaf in `table`, which begins at `gfn`, or in the tables below it; and the first frame that

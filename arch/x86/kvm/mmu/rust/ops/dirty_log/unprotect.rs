@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Making small pages writable when dirty logging ends.
+//!
+//! If the host maps the memory by small pages, there is no huge page to recover, and each 4 KiB leaf stays as
+//! the log has left it: write-protected. Upstream leaves it to the guest's next write to each page, which
+//! faults: 800,000 faults for a small guest whose migration was cancelled. Here W is set in all leaves of a
+//! table in one step, with `mmu_lock` held for read, by plain stores.
+//!
+//! # Why a plain store may grant a right
+//!
+//! It grants what a fast page fault would grant on the next write, according to the same bits
+//! ([`LogProtected`]): the host and KVM allow writes (MMU-writable), and only the log cleared W. A fast page
+//! fault holds no lock, so it needs an exchange: a leaf that was zapped meanwhile must not come back. Here
+//! `mmu_lock` is held, and nothing that matters can happen between the load and the store:
+//!
+//! - The **log** has ended: the slot was published as not logged, and all faults that had seen it logged
+//!   have ended (`synchronize_srcu()`), before this runs. `slots_lock` keeps it from being enabled again. So
+//!   writes need not be noticed.
+//! - **Notifiers**, **write-tracking**, and everybody who removes single leaves or clears MMU-writable hold the
+//!   lock for write: none of them runs between our load and our store. So no leaf comes back that was
+//!   zapped, and no frame becomes writable that is tracked (`tdp-unprotect-zapped.litmus` shows what would
+//!   happen otherwise).
+//! - A **fast page fault** (no lock) and a **fault** (read lock) make the leaf writable by an exchange. It
+//!   fails if we were faster; otherwise our store writes the same again (`tdp-unprotect.litmus`). If a fault
+//!   has granted something else as well, our store reverts that, and the guest faults again.
+//! - **Aging** (no lock) and the **CPU** clear or set A by locked updates. Either may be lost, which aging
+//!   tolerates. The CPU sets no D, as W is clear. Without A/D bits aging clears permissions and saves them
+//!   elsewhere, so such leaves are left to the next fault.
+//! - **NX recovery** (read lock) may unlink the table, and freeze its entries. Our store may then put a leaf
+//!   where a frozen entry was, in a table that nobody can reach but those who are in it already. The leaf
+//!   was counted as one that goes, by what the freezing saw; a fault that meets ours replaces a leaf by a
+//!   leaf, which counts nothing. A CPU that uses the table by a cached upper-level entry writes to a page
+//!   that is the guest's: until the flush, before which NX recovery does not drop the lock, so no notifier
+//!   has run. Should our store come after that flush, then no CPU gets to the table any more.
+//! - **Roots** are zapped under `slots_lock`, or under `mmu_lock` held for write.
+
+use crate::{
+    pte::Table,
+    pure::{Gfn, GfnRange, Index, Level, LogProtected, Role},
+    sync::{MmuLock, Shared, SlotsLock},
+    sys::trace,
+};
+
+/// Makes the 4 KiB pages of `range` writable again that only the log kept from being written. All of them
+/// are in `table`, which is part of a tree whose root has `role`, and no mirror. Returns whether there was
+/// any; the flush that is due then only spares faults on what CPUs have cached.
+// A function of its own, so that its loop has all registers.
+#[inline(never)]
+pub(super) fn unprotect_pages(
+    lock: &Shared<'_>,
+    _slots: &SlotsLock<'_>,
+    table: Table<'_>,
+    range: GfnRange,
+    role: Role,
+) -> bool {
+    let protected = LogProtected::new(lock.vm().masks());
+    let mut any = false;
+
+    if trace::spte_changed_enabled() {
+        return unprotect_traced(table, range, role, protected);
+    }
+    table.for_each_page(range, |sptep| {
+        let old = sptep.read();
+
+        if protected.matches(old) {
+            sptep.write(protected.writable(old));
+            any = true;
+        }
+    });
+    any
+}
+
+/// The same, by exchanges, so that each change can be told exactly. Who loses leaves the page to a fault.
+#[cold]
+fn unprotect_traced(
+    table: Table<'_>,
+    range: GfnRange,
+    role: Role,
+    protected: LogProtected,
+) -> bool {
+    let mut any = false;
+
+    for gfn in (range.start.0..range.end.0).map(Gfn) {
+        let sptep = table.sptep(Index::of(gfn, Level::Page4K));
+        let old = sptep.read();
+        let new = protected.writable(old);
+
+        if protected.matches(old) && sptep.compare_exchange(old, new).is_ok() {
+            trace::spte_changed(role.as_id(), gfn, Level::Page4K, old, new);
+            any = true;
+        }
+    }
+    any
+}
