@@ -18,7 +18,7 @@ use crate::{
     pte::View,
     pure::{leaf, Entry, Level, Masks, Spte},
     sync::{MmuLock, PagesLock, Shared},
-    sys::{stats::Event, trace, Fault, Sp, Vcpu},
+    sys::{stats::Event, trace, Fault, Sp, Vcpu, Vm},
     walk::{Descent, Step},
 };
 
@@ -53,7 +53,7 @@ pub(crate) fn map(vcpu: Vcpu<'_>, fault: Fault<'_>, lock: &Shared<'_>, root: Sp<
     while let (Some(slot), Some(level)) = (fault.slot(), fault.goal_level()) {
         let gfn = fault.gfn().round_down(level);
 
-        if level == Level::Page4K || lock.vm().other_slots_allow(lock, slot, gfn, level) {
+        if Vm::other_slots_allow(lock, slot, gfn, level) {
             break;
         }
         fault.lower_goal();

@@ -85,9 +85,9 @@ impl<'a> Vm<'a> {
     /// the lock is dropped. (`kvm_memslots_have_rmaps()` says whether there ever was one.) A root that
     /// was zapped and is still loaded does not count: nothing is below it.
     #[inline]
-    pub(crate) fn has_shadow_pages(self, _lock: &impl MmuLock<'a>) -> bool {
+    pub(crate) fn has_shadow_pages(lock: &impl MmuLock<'a>) -> bool {
         // SAFETY: the VM exists, and its `mmu_lock` is held.
-        unsafe { bindings::kvm_rs_has_shadow_pages(self.as_ptr()) }
+        unsafe { bindings::kvm_rs_has_shadow_pages(lock.vm().as_ptr()) }
     }
 
     /// Whether the memslots have reverse maps, so that shadow pages may map them. Once they have, they
@@ -157,30 +157,36 @@ impl<'a> Vm<'a> {
         unsafe { bindings::kvm_flush_remote_tlbs_memslot(self.as_ptr(), slot.as_ptr()) }
     }
 
-    /// Whether the other address space (SMM, or not) allows a page of `level`, which is above 4 KiB,
-    /// at `gfn`, which is in the slot. It does not where writes to a frame are tracked there: a page
-    /// table of L1's that KVM shadows is not to be written unnoticed through either. Corresponds to
-    /// the second half of `kvm_gfn_is_lpage_allowed()`.
+    /// Whether the other address space (SMM, or not) allows a page of `level` at `gfn`. It does not
+    /// where writes to a frame are tracked there: a page table of L1's that KVM shadows is not to be
+    /// written unnoticed through either. Corresponds to the second half of `kvm_gfn_is_lpage_allowed()`.
     #[inline]
-    pub(crate) fn other_slots_allow<'l>(
-        self,
-        _lock: &impl MmuLock<'l>,
+    pub(crate) fn other_slots_allow(
+        lock: &impl MmuLock<'a>,
         slot: Memslot<'_>,
         gfn: Gfn,
         level: Level,
     ) -> bool {
+        if level == Level::Page4K {
+            return true;
+        }
+        // A memslot says nothing of larger pages, as there are none.
+        if level > Level::MAX_LEAF {
+            return false;
+        }
+        let vm = lock.vm();
+
         // SAFETY: both exist, and who has a slot keeps the memslots from being freed. `mmu_lock` is
         // held, so no tracking begins.
         unsafe {
-            bindings::kvm_rs_other_slots_allow(self.as_ptr(), slot.as_ptr(), gfn.raw(), level.raw())
+            bindings::kvm_rs_other_slots_allow(vm.as_ptr(), slot.as_ptr(), gfn.raw(), level.raw())
         }
     }
 
     /// The largest page that the host's mapping, the slot and the guest's attributes allow at `gfn`;
     /// `None` if that is not in the slot.
-    pub(crate) fn max_mapping_level<'l>(
-        self,
-        _lock: &impl MmuLock<'l>,
+    pub(crate) fn max_mapping_level(
+        lock: &impl MmuLock<'a>,
         slot: Memslot<'_>,
         gfn: Gfn,
     ) -> Option<Level> {
@@ -191,7 +197,7 @@ impl<'a> Vm<'a> {
         // the frame itself.
         let level = unsafe {
             bindings::kvm_mmu_max_mapping_level(
-                self.as_ptr(),
+                lock.vm().as_ptr(),
                 core::ptr::null_mut(),
                 slot.as_ptr(),
                 gfn.raw(),

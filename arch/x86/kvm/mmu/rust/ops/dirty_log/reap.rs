@@ -181,7 +181,7 @@ impl<'a, 'l> Reap<'a, 'l> {
             if fatal_signal_pending() {
                 return Progress::Interrupted(from);
             }
-            if lock.vm().has_shadow_pages(lock) {
+            if Vm::has_shadow_pages(lock) {
                 return Progress::Shadowed(from);
             }
 

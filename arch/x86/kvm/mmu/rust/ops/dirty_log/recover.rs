@@ -24,7 +24,7 @@ use crate::{
     sys::{
         fatal_signal_pending,
         stats::{self, Event},
-        trace, Memslot, Sp,
+        trace, Memslot, Sp, Vm,
     },
     tlb::Flush,
     walk::{Step, Walk},
@@ -150,8 +150,8 @@ fn recover(
             Outcome::Stays
         };
     };
-    if vm.max_mapping_level(step.lock, slot, mapped) < Some(level)
-        || !vm.other_slots_allow(step.lock, slot, gfn, level)
+    if Vm::max_mapping_level(step.lock, slot, mapped) < Some(level)
+        || !Vm::other_slots_allow(step.lock, slot, gfn, level)
     {
         return Outcome::Stays;
     }
@@ -181,7 +181,7 @@ fn recover(
 /// entry, so if this leaf is MMU-writable, each page below may be, also one whose leaf is not, or
 /// that has none: the host grants rights by the huge page, and to take one back its notifier zaps all
 /// of these leaves; and a frame that is write-tracked, in either address space, forbids a huge page
-/// ([`Vm::max_mapping_level`](crate::sys::Vm), [`Vm::other_slots_allow`](crate::sys::Vm)).
+/// ([`Vm::max_mapping_level`], [`Vm::other_slots_allow`]).
 /// MMU-writable is only ever cleared under `mmu_lock` held for write, so the leaf still is when the huge
 /// one goes in. Everything else in a leaf is the same for the whole slot, except for the bits that
 /// logging and aging change.

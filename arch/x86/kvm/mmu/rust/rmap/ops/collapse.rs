@@ -9,7 +9,7 @@ use crate::{
     pure::{Gfn, Level},
     rmap::{shadow, RmapWalk},
     sync::{Exclusive, MmuLock},
-    sys::{Memslot, Sp},
+    sys::{Memslot, Sp, Vm},
     tlb::Flush,
 };
 
@@ -38,7 +38,7 @@ pub(crate) fn zap_collapsible(lock: &mut Exclusive<'_>, slot: Memslot<'_>) {
             let max = match known {
                 Some((gfn, max)) if gfn == sp.gfn() => max,
                 _ => {
-                    let max = vm.max_mapping_level(lock, slot, sp.gfn());
+                    let max = Vm::max_mapping_level(lock, slot, sp.gfn());
 
                     known = Some((sp.gfn(), max));
                     max
