@@ -237,6 +237,17 @@ export! {
         zap::zap_possible_nx_huge_page(&lock, wrap_non_null!(Sp, sp))
     }
 
+    /// The table that NX recovery is to zap before that of `sp`, or `sp`, if there is none. `mmu_lock` is
+    /// held for read, and RCU, and what is returned may be used as long.
+    fn kvm_tdp_mmu_first_to_zap(
+        kvm: *mut bindings::kvm,
+        sp: *mut bindings::kvm_mmu_page,
+    ) -> *mut bindings::kvm_mmu_page {
+        let lock = held!(Shared, wrap!(Vm, kvm));
+
+        zap::first_to_zap(&lock, wrap_non_null!(Sp, sp)).as_ptr()
+    }
+
     /// Zaps a range for an MMU notifier. `mmu_lock` is held for write. Returns whether a flush is due.
     fn kvm_tdp_mmu_unmap_gfn_range(
         kvm: *mut bindings::kvm,

@@ -140,17 +140,13 @@ impl<'r> Table<'r> {
         }
     }
 
-    /// Whether an entry points to a table.
-    pub(crate) fn has_tables(self, masks: &Masks) -> bool {
-        let is_table = |index| {
-            matches!(
-                self.sptep(index).read().decode(self.level, masks),
-                Entry::Table(_)
-            )
-        };
-
+    /// The first table that an entry points to.
+    pub(crate) fn first_child(self, masks: &Masks) -> Option<Table<'r>> {
         // The entries of the last level are leaves.
-        self.level > Level::Page4K && Index::all().any(is_table)
+        if self.level == Level::Page4K {
+            return None;
+        }
+        Index::all().find_map(|index| self.child(index, masks))
     }
 
     /// Reads the entry at `index` and returns the table that it points to, if any.

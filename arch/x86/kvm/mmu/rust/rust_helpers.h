@@ -19,6 +19,7 @@ bool kvm_rs_other_slots_allow(struct kvm *kvm, const struct kvm_memory_slot *slo
 
 /* exports.rs: what C does not have. */
 void kvm_tdp_mmu_refresh_masks(void);
+struct kvm_mmu_page *kvm_tdp_mmu_first_to_zap(struct kvm *kvm, struct kvm_mmu_page *sp);
 bool kvm_rs_start_dirty_log(struct kvm *kvm, const struct kvm_memory_slot *slot);
 
 /* spte.c (hook): C's host-MMIO predicates. */

@@ -101,7 +101,7 @@ fn is_one_table(view: &View<'_>, masks: &Masks) -> bool {
     view.level() <= Level::Page2M
         || view
             .child(masks)
-            .is_none_or(|table| !table.has_tables(masks))
+            .is_none_or(|table| table.first_child(masks).is_none())
 }
 
 /// Puts a table where there is none, or where a page is mapped larger than the fault wants.

@@ -176,6 +176,14 @@ fn zap_level<'l, M: Update<'l>>(lock: &mut M, root: Sp<'_>, level: Level, masks:
     }
 }
 
+/// Which table to zap first, so that a huge page can take the place of that of `sp`: one that is below
+/// it, if there is any. It may hold 512 full ones, and to tear down more than one is too much for a step.
+pub(crate) fn first_to_zap<'a>(lock: &Shared<'_>, sp: Sp<'a>) -> Sp<'a> {
+    sp.table()
+        .first_child(lock.vm().masks())
+        .map_or(sp, Sp::of_table)
+}
+
 /// Zaps the table of `sp`, so that a huge page can take its place. Returns false if somebody else
 /// has changed the entry that pointed to it. The caller flushes, inside of an RCU critical section.
 pub(crate) fn zap_possible_nx_huge_page(lock: &Shared<'_>, sp: Sp<'_>) -> bool {

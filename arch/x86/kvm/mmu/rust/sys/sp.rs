@@ -9,7 +9,7 @@ use kernel::sync::atomic::{atomic_load, atomic_store, ordering::Relaxed};
 use crate::{
     bindings,
     pte::{Sptep, Table, View},
-    pure::{Gfn, GfnRange, Hpa, Level, Role},
+    pure::{Gfn, GfnRange, Hpa, Index, Level, Role},
     sync::{Exclusive, MmuLock, PagesLock, SlotsLock},
     sys::Vm,
 };
@@ -55,6 +55,12 @@ impl<'a> Sp<'a> {
         // SAFETY: an SPTE is part of a table that is valid for `'a`; header and table are freed
         // together.
         unsafe { Sp::from_hpa(sptep.hpa()) }
+    }
+
+    /// The page of `table`.
+    #[inline]
+    pub(crate) fn of_table(table: Table<'a>) -> Self {
+        Sp::of_sptep(table.sptep(Index::FIRST))
     }
 
     /// C's pointer, which is not null.

@@ -156,7 +156,7 @@ fn recover(
         return Outcome::Stays;
     }
     // If a table was added since, somebody wants small pages there.
-    if table.has_tables(masks) {
+    if table.first_child(masks).is_some() {
         return Outcome::Stays;
     }
 

@@ -30,6 +30,15 @@ fn check_zapped(sp: *mut kvm_mmu_page, before: u64) {
     });
 }
 
+/// Models `kvm_mmu_sp_dirty_logging_enabled()`.
+fn is_logged(kvm: *mut kvm, sp: *mut kvm_mmu_page) -> bool {
+    let role = *field!(sp, role.word).to_owned();
+    let slot = super::slots::of(kvm, usize::from(role >> 24 != 0), *field!(sp, gfn));
+
+    point();
+    !slot.is_null() && *field!(slot, flags) & KVM_MEM_LOG_DIRTY_PAGES != 0
+}
+
 /// Models `kvm_recover_nx_huge_pages()` for the TDP MMU: zaps up to `to_zap` tables.
 pub fn recover(kvm: *mut kvm, to_zap: usize) {
     let srcu = srcu_read_lock(kvm);
@@ -47,17 +56,20 @@ pub fn recover(kvm: *mut kvm, to_zap: usize) {
         if !*field!(sp, nx_huge_page_disallowed) {
             fail("WARN_ON_ONCE(!sp->nx_huge_page_disallowed)".into());
         }
+        // The hook. Here nothing stands for a page of 1 GiB, so there is nothing below.
+        let sp = if is_logged(kvm, sp) {
+            sp
+        } else {
+            // SAFETY: both exist, and RCU is held.
+            unsafe { kvm_tdp_mmu_first_to_zap(kvm, sp) }
+        };
         // `unaccount_nx_huge_page()`
         *field!(sp, nx_huge_page_disallowed) = false;
         // SAFETY: both exist, and the lock is held.
         unsafe { untrack_possible_nx_huge_page(kvm, sp, kvm_mmu_type_KVM_TDP_MMU) };
         field!(kvm, arch.tdp_mmu_pages_lock).unlock("spin_unlock(tdp_mmu_pages_lock)", true);
 
-        // `kvm_mmu_sp_dirty_logging_enabled()`
-        let role = *field!(sp, role.word).to_owned();
-        let slot = super::slots::of(kvm, usize::from(role >> 24 != 0), *field!(sp, gfn));
-        point();
-        if slot.is_null() || *field!(slot, flags) & KVM_MEM_LOG_DIRTY_PAGES == 0 {
+        if !is_logged(kvm, sp) {
             let before = sched::total();
             // SAFETY: both exist: RCU is held since the page was in the list.
             let zapped = unsafe { kvm_tdp_mmu_zap_possible_nx_huge_page(kvm, sp) };
