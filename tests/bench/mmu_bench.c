@@ -773,6 +773,9 @@ static void bench_aliases(int n)
 	aliases = 0;
 }
 
+static const char usage[] =
+	"usage: mmu_bench MiB [late|late-1g|wall] (MiB even, for 1g of 1024; at most 2048)";
+
 int main(int argc, char **argv)
 {
 	int svm = !access("/sys/module/kvm_amd", F_OK);
@@ -783,8 +786,7 @@ int main(int argc, char **argv)
 	wall = argc == 3 && !strcmp(argv[2], "wall");
 	if (argc != 2 + late + wall || atol(argv[1]) < 2 || atol(argv[1]) % (gigantic ? 1024 : 2) ||
 	    atol(argv[1]) > 2048)
-		errx(1, "usage: mmu_bench MiB [late|late-1g|wall] "
-		     "(MiB even, for 1g of 1024; at most 2048)");
+		errx(1, "%s", usage);
 	size = atol(argv[1]) * MIB;
 
 	kvm = open("/dev/kvm", O_RDWR);
