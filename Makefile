@@ -99,6 +99,10 @@ sim-every: root
 sim-mutants: root
 	@tests/sim/run.sh mutants $(MUTANTS)
 
+## make sim-coverage  which lines of the algorithms the simulation reaches
+sim-coverage: root
+	@tests/sim/run.sh coverage $(MINUTES)
+
 ## make deb        CONFIG=file: the fork as a Debian package, for a real machine
 deb: deb-config source
 	@CONFIG='$(CONFIG)' scripts/deb.sh
@@ -213,4 +217,4 @@ $(S)/selftests: $(S)/src-selftests scripts/selftests.sh
 	shell series paths clean distclean lab debug pristine modules selftests preflight root source \
 	alloc-sites test-debug test-other try host kasan kcsan matrix deb deb-config test-deb modules-deb test-modules build-matrix \
 	hw-check hw-check-machine \
-	sim sim-every sim-mutants
+	sim sim-coverage sim-every sim-mutants

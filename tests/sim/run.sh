@@ -6,6 +6,7 @@
 #   run.sh mutants [NAME...]   that it finds the bugs in sim/mutants; all of them. A table for
 #                              results/sim.md. RUNS=n: looks for each so many times (once)
 #   run.sh every               every schedule of small worlds
+#   run.sh coverage [MINUTES]  which lines of the algorithms two minutes reach, and which they do not
 #   run.sh ci                  for 'make test': two minutes, five mutants and the rules, as TAP
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
@@ -97,6 +98,38 @@ mutants)
 	echo "${#all[@]} of ${#telling[@]} are found in every run; the median of their schedules is" \
 		"$(median "${all[@]}"), the most $(printf '%s\n' "${all[@]}" | sort -g | tail -n 1)."
 	((!${#missed[@]})) || die "not found: ${missed[*]}"
+	;;
+coverage)
+	# LLVM's tools are those of the version that rustc is built with.
+	llvm=$(rustc --version --verbose | sed -n 's/^LLVM version: \([0-9]*\).*/\1/p')
+	program=$(LLVM_PROFILE_FILE=/dev/null RUSTFLAGS="-C instrument-coverage" build "$TOP" "$BUILD/sim-coverage" release)
+	profile=$BUILD/sim-coverage/run.profraw
+	LLVM_PROFILE_FILE=$profile "$program" --minutes "${2:-2}" >&2
+	"llvm-profdata-$llvm" merge -sparse "$profile" -o "$BUILD/sim-coverage/run.profdata"
+	"llvm-cov-$llvm" export --format lcov --instr-profile "$BUILD/sim-coverage/run.profdata" "$program" |
+		awk -F '[:,]' '
+			function flush() {
+				if (name && all)
+					printf "| `%s` | %d | %d | %s |\n", name, all, all - n, missed
+				sum += all; reached += all - n
+			}
+			BEGIN {
+				print "| file | lines | reached | not reached |"
+				print "|---|--:|--:|---|"
+			}
+			/^SF:/ {
+				name = ""; all = n = 0; missed = ""
+				if ($2 ~ /mmu\/rust\/(ops|rmap)\// || $2 ~ /mmu\/rust\/(change|walk)\.rs$/) {
+					name = $2
+					sub(/.*mmu\/rust\//, "", name)
+				}
+			}
+			/^DA:/ && name {
+				all++
+				if (!$3) { n++; missed = missed (missed ? ", " : "") $2 }
+			}
+			/^end_of_record/ { flush(); name = "" }
+			END { printf "| all | %d | %d | %.1f %% |\n", sum, reached, 100 * reached / sum }'
 	;;
 every)
 	program=$(build "$TOP" "$BUILD/sim-small" release --features small)

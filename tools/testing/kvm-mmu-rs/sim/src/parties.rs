@@ -179,6 +179,7 @@ pub fn prefaulter() {
     let mut cpu = Cpu::new(world().plan.format);
 
     for _ in 0..world().plan.prefaults {
+        idle();
         let srcu = slots::srcu_read_lock(kvm());
         if !enter(vcpu, &mut cpu) || prefault(vcpu, hot()) != Handled::Enter {
             back_off();
@@ -534,9 +535,19 @@ fn clear(at: usize, log: &[u64]) {
     }
 }
 
+/// A peer has nothing to do for a while; without that, most have done all before the log is on.
+fn idle() {
+    if !sched::tries_all() {
+        for _ in 0..choose(1 << choose(8)) {
+            point();
+        }
+    }
+}
+
 /// The host moves memory about.
 pub fn invalidator() {
     for _ in 0..world().plan.invalidations {
+        idle();
         let gfn = hot();
         let region = Host::region(gfn);
         let (base, npages) = (world().plan.base_gfn, world().plan.npages);
@@ -578,6 +589,7 @@ pub fn invalidator() {
 /// Userspace changes attributes of pages.
 pub fn attributes() {
     for _ in 0..world().plan.attributes {
+        idle();
         let gfn = hot();
 
         slots::set_attributes(kvm(), gfn, true);
@@ -591,6 +603,7 @@ pub fn attributes() {
 /// The host looks which pages are in use.
 pub fn ager() {
     for _ in 0..world().plan.agings {
+        idle();
         let gfn = hot();
 
         if chance(4) {
@@ -607,6 +620,7 @@ pub fn ager() {
 /// NX recovery.
 pub fn recoverer() {
     for _ in 0..world().plan.recoveries {
+        idle();
         nx::recover(kvm(), 1 + choose(2) as usize);
         point();
     }
@@ -615,6 +629,7 @@ pub fn recoverer() {
 /// Zaps everything, fast.
 pub fn zapper() {
     for _ in 0..world().plan.zaps {
+        idle();
         kvm().slots_lock.lock("mutex_lock(slots_lock)", false);
         roots::zap_all_fast(kvm());
         kvm().slots_lock.unlock("mutex_unlock(slots_lock)", false);

@@ -110,7 +110,14 @@ pub const ALL: &[Scenario] = &[
         adjust: |plan, rng| {
             plan.nested = true;
             plan.zaps = rng.below(3);
-            plan.agings = 1 + rng.below(6);
+            if rng.below(2) == 0 {
+                // Few pages, and everybody is at them.
+                plan.hot.truncate(1);
+                plan.accesses = 32;
+                plan.agings = 8 + rng.below(24);
+            } else {
+                plan.agings = 1 + rng.below(6);
+            }
             plan.invalidations = rng.below(3);
             plan.ring = rng.below(4) == 0;
             if plan.ring {

@@ -309,6 +309,8 @@ pub fn zap_all(kvm: *mut kvm) {
                 drop_parent(kvm, sptep, unsafe { kvm_rs_hpa_to_sp(spte & FRAME) });
             }
         }
+        // C looks every few pages whether somebody waits.
+        field!(kvm, mmu_lock).excuse();
     }
     // SAFETY: the VM exists.
     unsafe { kvm_flush_remote_tlbs(kvm) };
