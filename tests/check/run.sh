@@ -113,7 +113,7 @@ licenses()
 	while read -r f; do
 		head -n3 "$f" | grep -q 'SPDX-License-Identifier: GPL-2.0' ||
 			{ echo "$f has no SPDX line"; status=1; }
-	done < <(git ls-files | grep -vE '\.patch$|Cargo\.lock$|\.gitignore$|proptest-regressions')
+	done < <(git ls-files | grep -vE '\.patch$|^patches/cover-letter$|Cargo\.lock$|\.gitignore$|proptest-regressions')
 	return "$status"
 }
 

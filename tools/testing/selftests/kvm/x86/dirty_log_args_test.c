@@ -271,6 +271,8 @@ static void record(enum op op, int ret, int err, u64 hash, u64 a, u64 b, u64 c, 
  */
 static void record_bitmap(const u8 *bitmap, const struct slot *slot, u64 first)
 {
+	static const char difference[] =
+		"call %lu: pages from %u: log %#x, was %#x, written %#x, pre-faulted %#x\n";
 	static u8 then[BITMAP_SIZE];
 	u32 size = BITMAP_SIZE, recorded;
 	unsigned int i;
@@ -305,8 +307,8 @@ static void record_bitmap(const u8 *bitmap, const struct slot *slot, u64 first)
 			continue;
 		}
 		if (nr_differences++ < MAX_REPORTS)
-			ksft_print_msg("call %lu: pages from %u: log 0x%x, was 0x%x, written 0x%x, pre-faulted 0x%x\n",
-				       nr_calls, 8 * i, bitmap[i], then[i], written, prefaulted);
+			ksft_print_msg(difference, nr_calls, 8 * i, bitmap[i], then[i], written,
+				       prefaulted);
 		break;
 	}
 }
