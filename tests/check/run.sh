@@ -36,16 +36,15 @@ done)
 # that must not compile, show it the twin that does.
 formats()
 {
-	local status=0 f rustfmt=(rustfmt --check --edition 2021 --config-path "$SRC/.rustfmt.toml")
+	local status=0 f found rustfmt=(rustfmt --check --edition 2021 --config-path "$SRC/.rustfmt.toml")
 
 	"${rustfmt[@]}" "${rust[@]}" || status=1
-	for f in "${rust[@]}"; do
-		grep -q '^export! {$' "$f" || continue
-		sed 's/^export! {$/mod export {/' "$f" | "${rustfmt[@]}" ||
-			{ echo "in export! of $f"; status=1; }
-	done
-	for f in "${rules[@]}"; do
-		sed '\,//~ FAILS$,d; s, *//~ TWIN$,,' "$f" | "${rustfmt[@]}" || { echo "in $f"; status=1; }
+	# Of standard input rustfmt prints what it would change, and returns 0.
+	for f in "${rust[@]}" "${rules[@]}"; do
+		grep -qE '^export! \{$|//~ (FAILS|TWIN)$' "$f" || continue
+		found=$(sed 's/^export! {$/mod export {/; \,//~ FAILS$,d; s, *//~ TWIN$,,' "$f" |
+			"${rustfmt[@]}" 2>&1) || status=1
+		[[ ! $found ]] || { echo "$f: $found"; status=1; }
 	done
 	return "$status"
 }
