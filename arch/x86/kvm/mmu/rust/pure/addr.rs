@@ -57,6 +57,12 @@ impl Gfn {
         self.0.wrapping_sub(first.0)
     }
 
+    /// As [`Gfn::since`], but 0 if this frame is before `first`.
+    #[inline]
+    pub const fn saturating_since(self, first: Gfn) -> u64 {
+        self.0.saturating_sub(first.0)
+    }
+
     /// The offset of this frame in the page of `level` that holds it, in 4 KiB pages.
     #[inline]
     pub const fn offset_in(self, level: Level) -> u64 {
@@ -156,6 +162,12 @@ impl GfnRange {
     #[inline]
     pub const fn contains(&self, gfn: Gfn) -> bool {
         self.start.0 <= gfn.0 && gfn.0 < self.end.0
+    }
+
+    /// The frames of the range, in order.
+    #[inline]
+    pub fn frames(&self) -> impl Iterator<Item = Gfn> {
+        (self.start.0..self.end.0).map(Gfn)
     }
 
     /// The frames that are in both ranges; a range that ends before it starts if there is none.

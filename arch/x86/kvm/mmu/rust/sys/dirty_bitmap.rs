@@ -112,7 +112,7 @@ impl<'a> DirtyBitmap<'a> {
     /// The first frame from `from` on, and before word `end`, whose bit was taken.
     #[inline]
     pub(crate) fn next_taken(&self, from: Gfn, end: usize) -> Option<Gfn> {
-        let at = from.0.saturating_sub(self.first.0);
+        let at = from.saturating_since(self.first);
         let mut word = (at / WORD_PAGES) as usize;
         let taken = self.buffer.get(..end)?;
         let mut bits = taken.get(word)? & (u64::MAX << (at % WORD_PAGES));

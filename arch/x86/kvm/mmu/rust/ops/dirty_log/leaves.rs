@@ -177,7 +177,7 @@ impl Leaves<'_> {
     fn protect_traced(&self, range: GfnRange) {
         let bits = self.bits;
 
-        for gfn in (range.start.0..range.end.0).map(Gfn) {
+        for gfn in range.frames() {
             let sptep = self.table.sptep(Index::of(gfn, Level::Page4K));
 
             if let Some(old) = bits.exchange(sptep, sptep.read()) {

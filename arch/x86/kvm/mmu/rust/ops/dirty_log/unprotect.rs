@@ -37,7 +37,7 @@
 
 use crate::{
     pte::Table,
-    pure::{Gfn, GfnRange, Index, Level, LogProtected, Role},
+    pure::{GfnRange, Index, Level, LogProtected, Role},
     sync::{MmuLock, Shared, SlotsLock},
     sys::trace,
 };
@@ -81,7 +81,7 @@ fn unprotect_traced(
 ) -> bool {
     let mut any = false;
 
-    for gfn in (range.start.0..range.end.0).map(Gfn) {
+    for gfn in range.frames() {
         let sptep = table.sptep(Index::of(gfn, Level::Page4K));
         let old = sptep.read();
         let new = protected.writable(old);
