@@ -6,9 +6,10 @@
 #   c         the same tree with CONFIG_KVM_RUST_MMU=n
 #   pristine  upstream's tree, untouched: what "c" is compared with
 #   upstream  that with patches/upstream/: what is to be fixed there
-#   plant-BUG the MMU in Rust with tests/mutants/BUG.patch, which a debug kernel should
-#             report: nolock (mmu_lock not taken), sleep (mmu_lock not dropped to
-#             allocate), norcu (a table freed at once), race (an SPTE read without a mark)
+#   plant-BUG the MMU in Rust with tests/mutants/BUG.patch, which a test should find
+#             (tests/mutants/run.sh), or a debug kernel report: nolock (mmu_lock not taken),
+#             sleep (mmu_lock not dropped to allocate), norcu (a table freed at once), race
+#             (an SPTE read without a mark)
 # All of them fit the one vmlinux, so one boot can load each in turn.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
@@ -56,13 +57,21 @@ variant()
 # it runs (in-root has made its mounts private).
 lay_over()
 {
-	local work=$BUILD/$1 src=$2 f
-	rm -rf "$work"
+	local work=$BUILD/$1 new=$BUILD/$1.new src=$2 f
+	rm -rf "$new"
 	while read -r f; do
-		mkdir -p "$(dirname "$work/$f")"
-		cp "$src/$f" "$work/$f"
+		mkdir -p "$(dirname "$new/$f")"
+		cp "$src/$f" "$new/$f"
 	done < <(sed -n 's,^+++ b/,,p' "$3" | sort -u)
-	patch -s -d "$work" -p1 <"$3" || die "$3 does not apply any more"
+	patch -s -d "$new" -p1 <"$3" || die "$3 does not apply any more"
+	while read -r f; do
+		# What stays the same keeps its time, so that nothing is compiled in vain.
+		if cmp -s "$new/$f" "$work/$f"; then
+			mv "$work/$f" "$new/$f"
+		fi
+	done < <(sed -n 's,^+++ b/,,p' "$3" | sort -u)
+	rm -rf "$work"
+	mv "$new" "$work"
 	while read -r f; do
 		mount --bind "$work/$f" "$src/$f"
 	done < <(sed -n 's,^+++ b/,,p' "$3" | sort -u)

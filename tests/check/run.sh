@@ -116,6 +116,16 @@ licenses()
 	return "$status"
 }
 
+# Each planted bug has to apply, with fuzz; tests/sim/run.sh has those of the simulation.
+mutants()
+{
+	local p status=0
+	for p in tests/mutants/*.patch; do
+		patch -s -p1 --dry-run <"$p" || { echo "$p does not apply; export it again"; status=1; }
+	done
+	return "$status"
+}
+
 step "rustfmt" formats
 step "clippy, as the kernel sets it" clippy
 step "checkpatch" checkpatch
@@ -124,6 +134,7 @@ step "codespell" codespell -L nd,parm README.md INSTALL.md results Documentation
 step "documentation" documentation
 step "layers" tests/check/layers.py
 step "newtypes" newtypes
+step "mutants" mutants
 step "the C that the simulation models" tests/sim/models.sh
 step "licenses" licenses
 step "series" scripts/series.sh
