@@ -120,7 +120,7 @@ huge_pages 0
 # Those of the list that need no settings but some huge pages.
 mapfile -t ids < <(awk -v quick="$quick" '
 	/^#/ || NF < 4 { next }
-	quick && $1 !~ /^(pml_test|pre_fault_memory_test)$/ { next }
+	quick && $1 != "pre_fault_memory_test" { next }
 	{
 		n = split($3, needs, ",")
 		for (i = 1; i <= n; i++) {
