@@ -155,15 +155,19 @@ impl<'a> DirtyBitmap<'a> {
     /// the wanted bits. Returns whether there were any.
     pub(crate) fn take(&mut self, words: Range<usize>) -> bool {
         let mut any = false;
+        let mut from = words.start;
 
-        for from in words.clone().step_by(GROUP) {
+        while from < words.end {
+            let to = words.end.min(from.wrapping_add(GROUP));
             let clean = match self.wanted {
                 Wanted::All => self.is_clean(from),
                 Wanted::Requested => is_clean(self.buffer, from),
             };
+
             if !clean {
-                any |= self.take_group(from..words.end.min(from.wrapping_add(GROUP)));
+                any |= self.take_group(from..to);
             }
+            from = to;
         }
         any
     }

@@ -111,7 +111,7 @@ impl<'m> LeafBits<'m> {
         if self.settled.matches(old) {
             kvm_mmu_warn_on!(self.bit == self.masks.dirty && old.ad_need_write_protect());
             sptep.write(old.without(self.bit));
-        } else if old.is_present() && old.has_any(self.bit) {
+        } else {
             self.exchange(sptep, old);
         }
     }
