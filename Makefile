@@ -72,6 +72,10 @@ test-debug: $(S)/selftests
 test-mutants: lab
 	@tests/mutants/run.sh $(MUTANTS)
 
+## make test-upstream  check that patches/upstream/ fix what fails on upstream's modules
+test-upstream: lab pristine
+	@tests/upstream/run.sh
+
 ## make alloc-sites  which of the MMU's allocation sites have been made to fail
 alloc-sites: debug $(S)/selftests
 	@tests/selftests/alloc-sites.sh
@@ -219,6 +223,6 @@ $(S)/selftests: $(S)/src-selftests scripts/selftests.sh
 
 .PHONY: help run test test-intel test-shadow bench brownout bench-native contention check migrate kernel \
 	shell series paths clean distclean lab debug pristine modules selftests preflight root source \
-	alloc-sites test-debug test-mutants test-other try host kasan kcsan matrix deb deb-config test-deb modules-deb test-modules build-matrix \
+	alloc-sites test-debug test-mutants test-upstream test-other try host kasan kcsan matrix deb deb-config test-deb modules-deb test-modules build-matrix \
 	hw-check hw-check-machine \
 	sim sim-coverage sim-every sim-mutants
