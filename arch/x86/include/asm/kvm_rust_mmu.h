@@ -26,10 +26,21 @@ struct kvm_rs_vm_stat {
 			atomic64_t mmu_split_no_budget;
 			atomic64_t mmu_split_lost_race;
 			atomic64_t mmu_yields;
+			atomic64_t mmu_dirty_tables;
+			atomic64_t mmu_dirty_pages;
+			atomic64_t mmu_dirty_carried;
 		};
-		atomic64_t mmu_events[7];
+		atomic64_t mmu_events[10];
 	};
 	u64 mmu_max_hold_ns;
+};
+
+/* How writes to the memslots of a VM are logged. Written under slots_lock. */
+struct kvm_rs_dirty_log {
+	/* The slot that is being enabled, whose D bits may be old. Never dereferenced. */
+	const struct kvm_memory_slot *starting;
+	/* By D bits (ops/dirty_log/dirty_bits.rs), until no slot is logged any more. */
+	bool dirty_bits;
 };
 
 /* As VM_STATS_DESC(). To userspace these statistics follow those of struct kvm_vm_stat. */
@@ -41,6 +52,8 @@ struct kvm_rs_vm_stat {
 	.name = #stat,							\
 }
 
+int kvm_rs_harvest_dirty_log(struct kvm *kvm, const struct kvm_memory_slot *slot,
+			     unsigned long *buffer);
 int kvm_rs_get_dirty_log(struct kvm *kvm, const struct kvm_memory_slot *slot,
 			 unsigned long *buffer);
 int kvm_rs_clear_dirty_log(struct kvm *kvm, const struct kvm_memory_slot *slot,

@@ -1,12 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The arithmetic of the dirty bitmap against a model that knows single bits only.
+//! The arithmetic of the dirty bitmap against a model that knows single bits only, and the summary of D
+//! bits.
 
 use std::collections::BTreeSet;
 
-use kvm_mmu_rs::pure::{
-    dirty::{bits_of, frames, parts, words, WORD_PAGES},
-    Gfn, GfnRange, Index, Level,
+use kvm_mmu_rs::{
+    formats,
+    pure::{
+        dirty::{bits_of, frames, parts, words, WORD_PAGES},
+        leaf,
+        summary::Summary,
+        Entry, Gfn, GfnRange, Hpa, Index, Level, Spte,
+    },
 };
 use proptest::prelude::*;
 
@@ -58,6 +64,56 @@ proptest! {
             .collect();
 
         prop_assert_eq!(Index::of_pages(range).collect::<Vec<_>>(), model);
+    }
+
+    /// The range of a part has the frames of its bits, and `of_pages` gives their entries.
+    #[test]
+    fn a_part_is_a_range(first in 0u64..1 << 52, start in 0u64..2000, len in 1u64..2000) {
+        let range = GfnRange::new(Gfn(first + start), Gfn(first + start + len));
+
+        for part in parts(Gfn(first), range) {
+            let gfns: Vec<_> = frames(part.first, part.bits).collect();
+            let within = part.range();
+
+            prop_assert_eq!(within.start, gfns[0]);
+            prop_assert_eq!(within.pages(), gfns.len() as u64);
+            let model: Vec<_> = gfns
+                .iter()
+                .take_while(|gfn| gfn.0 / 512 == gfns[0].0 / 512)
+                .map(|gfn| (gfn.0 % 512) as usize)
+                .collect();
+            prop_assert_eq!(
+                Index::of_pages(within).collect::<Vec<_>>(),
+                model
+            );
+        }
+    }
+
+    /// A table starts open, drains and is closed, and is open again once the CPU has set A. The entry
+    /// points to the same table all the time.
+    #[test]
+    fn summary_states(table in 1u64..1 << 30, ept: bool) {
+        let masks = if ept { formats::ept(true) } else { formats::npt() };
+        let born = leaf::table(Hpa(table << 12), false, &masks);
+        let draining = Summary::draining(born, &masks);
+        let closed = Summary::closed(draining, &masks);
+        let touched = |entry: Spte| Spte(entry.0 | masks.accessed);
+
+        prop_assert_eq!(Summary::of(born, &masks), Summary::Open);
+        prop_assert_eq!(Summary::of(draining, &masks), Summary::Draining);
+        prop_assert_eq!(Summary::of(closed, &masks), Summary::Closed);
+        prop_assert_eq!(Summary::of(touched(draining), &masks), Summary::Open);
+        prop_assert_eq!(Summary::of(touched(closed), &masks), Summary::Open);
+        // Once it was closed it has to drain again.
+        let again = Summary::draining(touched(closed), &masks);
+        prop_assert_eq!(Summary::of(again, &masks), Summary::Draining);
+        for entry in [born, draining, closed, touched(closed), again] {
+            prop_assert_eq!(
+                entry.decode(Level::Page2M, &masks),
+                born.decode(Level::Page2M, &masks)
+            );
+            prop_assert!(matches!(entry.decode(Level::Page2M, &masks), Entry::Table(_)));
+        }
     }
 
     /// A range that ends before it starts, as an empty intersection does, has no parts.

@@ -51,6 +51,10 @@ fn model(old: Spte, new: Spte, level: Level, mmio: u64, masks: &Masks) -> Transi
         removed: (was_table && (!is_table || moved)).then_some(Hpa(frame(old) << 12)),
         table_moved: moved,
         bad_write_state: leaf(new, level) && ((mmu && !host) || (writable && !mmu)),
+        written: level == Level::Page4K
+            && present(old)
+            && !present(new)
+            && old.0 & masks.dirty != 0,
     })
 }
 

@@ -47,7 +47,13 @@
 //! - **Notifiers**, and everybody else who removes single leaves, hold the lock for write: either they run
 //!   before the table is unlinked, and clear the flag, or they don't find the table.
 //!
-//! Mirrors, upper levels, tables that have lost a leaf, and changes that are traced are frozen as before.
+//! Mirrors, upper levels, tables that have lost a leaf, tables of a VM that is logged by D bits, and changes
+//! that are traced are frozen as before.
+//!
+//! # D bits of leaves that go away
+//!
+//! If the dirty log is in the D bits, whoever removes a leaf with D set also sets the page's bit in the log,
+//! before `mmu_lock` is dropped. That happens here; see [`crate::ops::dirty_log::dirty_bits`].
 
 #![expect(unsafe_code)]
 
@@ -57,8 +63,8 @@ use crate::{
     page::{OwnedSp, RemovedSp},
     pte::{mark_access_track, Sptep, Table, View},
     pure::{
-        addr::ENTRIES, leaf, transition::Transition, Gfn, GfnRange, Hpa, Index, Level, Masks, Role,
-        Spte,
+        addr::ENTRIES, dirty::WORD_PAGES, leaf, transition::Transition, Gfn, GfnRange, Hpa, Index,
+        Level, Masks, Role, Spte,
     },
     sync::{Exclusive, MmuLock, Shared},
     sys::{trace, Sp, Vm},
@@ -247,6 +253,9 @@ impl<'a> Place<'a> {
                 } else if self.mirror {
                     self.vm.set_external_spte(gfn, old, new, self.level)?;
                 }
+                if effects.written && self.vm.logs_by_dirty_bits() {
+                    carry_one(self, gfn);
+                }
                 leaves = effects.leaves.into();
             }
         }
@@ -254,6 +263,12 @@ impl<'a> Place<'a> {
         trace::spte_changed(self.as_id, gfn, self.level, old, new);
         Ok(leaves)
     }
+}
+
+/// Sets the bit of a page in the dirty log, because its leaf goes away.
+#[cold]
+fn carry_one(place: &Place<'_>, gfn: Gfn) {
+    place.vm.carry_dirty(place.as_id, gfn, &[1]);
 }
 
 /// Does all the bookkeeping of the change of one entry.
@@ -298,6 +313,8 @@ fn tear_down<'l, M: Update<'l>>(lock: &M, removed: RemovedSp, masks: &Masks) {
         // their entries, unless the tracepoint is enabled.
         let leaves = if level != Level::Page4K || role.mirror() || trace::spte_changed_enabled() {
             freeze_all(lock, &Place::new(vm, level, role), sp, masks)
+        } else if vm.logs_by_dirty_bits() {
+            freeze_written_leaves(lock, sp, masks)
         } else if sp.is_full(lock) {
             kvm_mmu_warn_on!(!Index::all().all(|index| sp
                 .table()
@@ -335,6 +352,29 @@ fn freeze_leaves<'l, M: Update<'l>>(lock: &M, sp: Sp<'_>, masks: &Masks) -> i32 
             }
         }
     }
+    absent.wrapping_sub(ENTRIES as i32)
+}
+
+/// As [`freeze_leaves`], in a VM that is logged by D bits: sets the bits of the pages whose leaves have D
+/// set, for the whole table at once.
+fn freeze_written_leaves<'l, M: Update<'l>>(lock: &M, sp: Sp<'_>, masks: &Masks) -> i32 {
+    let table = sp.table();
+    let mut absent: i32 = 0;
+    let mut written = [0; ENTRIES.div_ceil(WORD_PAGES as usize)];
+
+    for index in Index::all() {
+        match lock.freeze(table.sptep(index), Level::Page4K, masks) {
+            Some(old) if old.is_present() => {
+                let bit = u64::from(old.is_dirty(masks));
+
+                if let Some(word) = written.get_mut(index.get() / WORD_PAGES as usize) {
+                    *word |= bit.wrapping_shl(index.get() as u32);
+                }
+            }
+            _ => absent = absent.wrapping_add(1),
+        }
+    }
+    lock.vm().carry_dirty(sp.role().as_id(), sp.gfn(), &written);
     absent.wrapping_sub(ENTRIES as i32)
 }
 
@@ -382,7 +422,8 @@ fn die(what: &str, place: &Place<'_>, gfn: Gfn, old: Spte, new: Spte) -> ! {
 }
 
 /// Zaps the 4 KiB leaves of `table` that map frames of `range`. All of the range is in the table, which is
-/// not a mirror. Returns whether there was any. Changes are not traced.
+/// not a mirror. Returns whether there was any. Changes are not traced, and D bits are not carried into the
+/// log.
 ///
 /// With `mmu_lock` held for write, nobody else makes an entry present or not present, so what is counted is
 /// what is zapped. Plain stores are enough even if the leaves are volatile, because nobody misses what they

@@ -22,7 +22,7 @@ use crate::{
     ops::{
         age::age,
         dirty_log::{
-            enable, protect,
+            dirty_bits, enable, protect,
             reap::{HugePages, Reap},
             recover,
         },
@@ -426,6 +426,30 @@ export! {
 
         // Manual protection, which initially-all-set goes with, is not legacy mode.
         reap(kvm, slot, log, HugePages::Protected)
+    }
+
+    /// Sets the bits of the pages of a memslot whose leaves have D set, if the VM is logged by D bits;
+    /// `KVM_GET_DIRTY_LOG` in manual mode. `buffer` is the second half of the bitmap. `slots_lock` is held;
+    /// takes `mmu_lock`. Returns 0, or `-EINTR`.
+    fn kvm_rs_harvest_dirty_log(
+        kvm: *mut bindings::kvm,
+        slot: *const bindings::kvm_memory_slot,
+        buffer: *mut c_ulong,
+    ) -> c_int {
+        let vm = wrap!(Vm, kvm);
+
+        if !vm.logs_by_dirty_bits() {
+            return 0;
+        }
+        let slot = wrap!(Memslot, slot);
+        let words = slot.range().pages().div_ceil(WORD_PAGES);
+        // SAFETY: C passes a buffer that is as long as the slot's bitmap.
+        let log = unsafe { dirty_bitmap(slot, 0, words as usize, buffer, Wanted::All) };
+
+        match dirty_bits::harvest(&held!(SlotsLock, vm), slot, &log) {
+            Ok(()) => 0,
+            Err(error) => error.to_errno(),
+        }
     }
 
     /// Clears the bits of a memslot's dirty bitmap that are set in `buffer`, which has `words` words, from

@@ -188,6 +188,16 @@ impl<'w> View<'w> {
         }
     }
 
+    /// The entry as it is now.
+    #[inline]
+    pub(crate) fn again(&self) -> Self {
+        // INVARIANT: the SPTE was just read.
+        View {
+            spte: self.sptep.read(),
+            ..*self
+        }
+    }
+
     /// Where the entry is.
     #[inline]
     pub(crate) fn sptep(&self) -> Sptep<'w> {

@@ -201,9 +201,19 @@ __kvm_rs bool kvm_rs_slot_dirty_track_enabled(const struct kvm_memory_slot *slot
 	return kvm_slot_dirty_track_enabled(slot);
 }
 
-__kvm_rs void kvm_rs_count_event(struct kvm *kvm, enum kvm_rs_event event)
+__kvm_rs bool kvm_rs_logs_by_dirty_bits(struct kvm *kvm)
 {
-	atomic64_inc(&kvm->rs_stat.mmu_events[event]);
+	return READ_ONCE(kvm->rs_dirty_log.dirty_bits);
+}
+
+__kvm_rs void kvm_rs_dirty_log_started(struct kvm *kvm)
+{
+	WRITE_ONCE(kvm->rs_dirty_log.starting, NULL);
+}
+
+__kvm_rs void kvm_rs_count_events(struct kvm *kvm, enum kvm_rs_event event, u64 n)
+{
+	atomic64_add(n, &kvm->rs_stat.mmu_events[event]);
 }
 
 __kvm_rs u64 kvm_rs_clock(void)

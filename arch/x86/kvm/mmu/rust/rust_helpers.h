@@ -17,6 +17,12 @@ void kvm_rs_init_vm(struct kvm *kvm);
 bool kvm_rs_other_slots_allow(struct kvm *kvm, const struct kvm_memory_slot *slot, gfn_t gfn,
 			      int level);
 
+/* rust_dirty_log.c */
+void kvm_rs_prepare_dirty_log(struct kvm *kvm, const struct kvm_memory_slot *old,
+			      const struct kvm_memory_slot *new, enum kvm_mr_change change);
+void kvm_rs_commit_dirty_log(struct kvm *kvm);
+void kvm_rs_carry_dirty(struct kvm *kvm, int as_id, gfn_t first, const u64 *written, int words);
+
 /* exports.rs: what C does not have. */
 void kvm_tdp_mmu_refresh_masks(void);
 struct kvm_mmu_page *kvm_tdp_mmu_first_to_zap(struct kvm *kvm, struct kvm_mmu_page *sp);
@@ -70,6 +76,8 @@ int kvm_rs_set_external_spte(struct kvm *kvm, gfn_t gfn, u64 old_spte,
 			     u64 new_spte, int level);
 void kvm_rs_free_external_spt(struct kvm *kvm, struct kvm_mmu_page *sp);
 bool kvm_rs_slot_dirty_track_enabled(const struct kvm_memory_slot *slot);
+bool kvm_rs_logs_by_dirty_bits(struct kvm *kvm);
+void kvm_rs_dirty_log_started(struct kvm *kvm);
 
 /* statistics, in the order of kvm_rs_vm_stat.mmu_events */
 enum kvm_rs_event {
@@ -80,9 +88,12 @@ enum kvm_rs_event {
 	KVM_RS_SPLIT_NO_BUDGET,
 	KVM_RS_SPLIT_LOST_RACE,
 	KVM_RS_YIELD,
+	KVM_RS_DIRTY_TABLE,
+	KVM_RS_DIRTY_PAGE,
+	KVM_RS_DIRTY_CARRY,
 };
 
-void kvm_rs_count_event(struct kvm *kvm, enum kvm_rs_event event);
+void kvm_rs_count_events(struct kvm *kvm, enum kvm_rs_event event, u64 n);
 u64 kvm_rs_clock(void);
 
 /* the vCPU */

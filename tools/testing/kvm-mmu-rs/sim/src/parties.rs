@@ -385,7 +385,7 @@ fn migrate() {
     if !world().plan.initially_all_set {
         copy_all();
     }
-    for _ in 0..choose(3) {
+    for _ in 0..choose(world().plan.passes) {
         since = pass(since);
         next_phase();
     }

@@ -154,6 +154,44 @@ pub const ALL: &[Scenario] = &[
         },
     },
     Scenario {
+        name: "dirty-bits",
+        what: "everybody, with logging by D bits",
+        adjust: |plan, rng| {
+            plan.dirty_bits = true;
+            plan.format = Format::ALL[rng.below(2) as usize];
+            plan.agings = rng.below(4);
+            plan.invalidations = rng.below(4);
+            plan.zaps = rng.below(3);
+            plan.nx_huge_pages = rng.below(4) == 0;
+            plan.recoveries = rng.below(3);
+            plan.smm = rng.below(4) == 0;
+            plan.prefault = rng.below(4) == 0;
+            plan.read_only = rng.below(4) == 0;
+            plan.attributes = rng.below(2);
+            if rng.below(3) == 0 {
+                // Two slots share a table.
+                plan.boundary = 1 + rng.below(plan.npages - 1);
+            }
+        },
+    },
+    Scenario {
+        name: "dirty-bits-idle",
+        what: "few accesses in many passes over the log, by D bits",
+        adjust: |plan, rng| {
+            plan.dirty_bits = true;
+            plan.format = Format::ALL[rng.below(2) as usize];
+            plan.base_gfn = HUGE_PAGES;
+            plan.npages = HUGE_PAGES;
+            plan.hot = (0..2).map(|_| HUGE_PAGES + rng.below(HUGE_PAGES)).collect();
+            plan.odds = Odds::default();
+            plan.vcpus = 1;
+            plan.accesses = 3 + rng.below(6);
+            plan.only_writes = rng.below(2) == 0;
+            plan.migrations = 1;
+            plan.passes = 6;
+        },
+    },
+    Scenario {
         name: "all",
         what: "everybody at once",
         adjust: |plan, rng| {
@@ -226,6 +264,8 @@ impl Scenario {
             attributes: 0,
             read_only: false,
             only_writes: false,
+            passes: 3,
+            dirty_bits: false,
         };
 
         (self.adjust)(&mut plan, &mut rng);

@@ -36,6 +36,8 @@ struct Small {
     peer: fn(),
     /// The log must know what was written.
     check_log: bool,
+    /// Log by D bits.
+    dirty_bits: bool,
 }
 
 const PAGE: u64 = HUGE_PAGES + 3;
@@ -54,6 +56,7 @@ const ALL: &[Small] = &[
         nested: false,
         peer: reap,
         check_log: true,
+        dirty_bits: false,
     },
     Small {
         name: "reap against fast page fault",
@@ -64,6 +67,7 @@ const ALL: &[Small] = &[
         nested: false,
         peer: reap,
         check_log: true,
+        dirty_bits: false,
     },
     Small {
         name: "split against fault",
@@ -74,6 +78,7 @@ const ALL: &[Small] = &[
         nested: false,
         peer: reap,
         check_log: true,
+        dirty_bits: false,
     },
     Small {
         name: "start of the log against fault",
@@ -87,6 +92,7 @@ const ALL: &[Small] = &[
             parties::copy(PAGE);
         },
         check_log: true,
+        dirty_bits: false,
     },
     Small {
         name: "promotion against fault",
@@ -105,6 +111,7 @@ const ALL: &[Small] = &[
             kvm().slots_lock.unlock("mutex_unlock(slots_lock)", false);
         },
         check_log: false,
+        dirty_bits: false,
     },
     Small {
         name: "NX recovery against fault",
@@ -115,6 +122,7 @@ const ALL: &[Small] = &[
         nested: false,
         peer: || nx::recover(kvm(), 1),
         check_log: false,
+        dirty_bits: false,
     },
     Small {
         name: "zap against walker",
@@ -162,6 +170,65 @@ const ALL: &[Small] = &[
             notifier::invalidate_range_end(kvm());
         },
         check_log: false,
+        dirty_bits: false,
+    },
+    Small {
+        name: "D bits: reap against fault",
+        huge: false,
+        log: Some(false),
+        mapped: false,
+        nx: false,
+        peer: reap,
+        check_log: true,
+        dirty_bits: true,
+    },
+    Small {
+        name: "D bits: reap against write",
+        huge: false,
+        log: Some(false),
+        mapped: true,
+        nx: false,
+        peer: reap,
+        check_log: true,
+        dirty_bits: true,
+    },
+    Small {
+        name: "D bits: split against write",
+        huge: true,
+        log: Some(true),
+        mapped: true,
+        nx: false,
+        peer: reap,
+        check_log: true,
+        dirty_bits: true,
+    },
+    Small {
+        name: "D bits: start of the log against write",
+        huge: true,
+        log: None,
+        mapped: true,
+        nx: false,
+        peer: || {
+            slots::set_log(kvm(), 0, true);
+            parties::copy(PAGE);
+        },
+        check_log: true,
+        dirty_bits: true,
+    },
+    Small {
+        name: "D bits: zap against write",
+        huge: false,
+        log: Some(false),
+        mapped: true,
+        nx: false,
+        peer: || {
+            let start = Host::region(PAGE);
+
+            parties::invalidate(start, start + HUGE_PAGES);
+            notifier::invalidate_range_end(kvm());
+        },
+        check_log: true,
+        dirty_bits: true,
     },
 ];
 
@@ -197,6 +264,8 @@ fn plan(small: &Small, format: Format) -> Plan {
         attributes: 0,
         read_only: false,
         only_writes: true,
+        passes: 0,
+        dirty_bits: small.dirty_bits,
     }
 }
 

@@ -56,6 +56,10 @@ pub struct Plan {
     pub read_only: bool,
     /// All accesses are writes.
     pub only_writes: bool,
+    /// At most so many passes over the log, less one, come before the stop of a migration.
+    pub passes: u64,
+    /// Log by D bits, if the format has D bits and no PML.
+    pub dirty_bits: bool,
 }
 
 /// The VM, and what the oracle knows.
@@ -195,6 +199,12 @@ pub fn begin(plan: Plan) {
         },
         stat: Default::default(),
         rs_stat: Default::default(),
+        rs_dirty_log: kvm_rs_dirty_log {
+            starting: core::ptr::null_mut(),
+            dirty_bits: false,
+        },
+        wants_dirty_bits: plan.dirty_bits,
+        nr_memslots_dirty_logging: 0,
         mmu_lock: Default::default(),
         slots_lock: Default::default(),
         active_mmu_pages: Vec::new(),

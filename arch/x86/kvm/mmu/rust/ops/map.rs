@@ -192,6 +192,12 @@ fn install_leaf(
         }
     };
 
+    // D may be all that tells of a write.
+    let new = match old {
+        Entry::Leaf(_) if vm.logs_by_dirty_bits() => Spte(new.0 | (old_spte.0 & masks.dirty)),
+        _ => new,
+    };
+
     let mut outcome = RetPf::Fixed;
     if new == old_spte {
         outcome = RetPf::Spurious;

@@ -34,8 +34,14 @@ pub(crate) fn split<'s, 'l, M: Update<'l>>(
     masks: &Masks,
 ) -> Result<Sp<'s>, OwnedSp> {
     let huge = step.view.spte();
+    // D of a huge page does not tell which page was written; see `dirty_log::dirty_bits`.
+    let like = if step.lock.vm().logs_by_dirty_bits() {
+        huge.without(masks.dirty)
+    } else {
+        huge
+    };
 
-    split_as(page, step, huge, event, masks)
+    split_as(page, step, like, event, masks)
 }
 
 /// As [`split`], but the small leaves are made from the huge leaf `like`, which may have fewer rights than

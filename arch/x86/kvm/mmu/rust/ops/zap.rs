@@ -15,8 +15,8 @@ use crate::{
 
 /// Zaps the leaves of `range` in one root. Tables stay.
 ///
-/// The 4 KiB pages of a table go in one step ([`zap_pages`]), but for mirrors, and where each change is
-/// traced. Yields only if it may (an MMU notifier may not always).
+/// The 4 KiB pages of a table go in one step ([`zap_pages`]), but for mirrors, in VMs that are
+/// logged by D bits, and where each change is traced. Yields only if it may (an MMU notifier may not always).
 fn zap_leafs_in_root(
     lock: &mut Exclusive<'_>,
     root: Sp<'_>,
@@ -28,11 +28,9 @@ fn zap_leafs_in_root(
     let range = GfnRange::new(range.start, range.end.min(max_gfn_exclusive()));
     // vCPUs flush when they load a root, so nobody can use stale entries of an invalid one.
     let needs_flush = !root.role().invalid();
-    let min_level = if root.role().mirror() || trace::spte_changed_enabled() {
-        Level::Page4K
-    } else {
-        Level::Page2M
-    };
+    let by_one =
+        root.role().mirror() || trace::spte_changed_enabled() || lock.vm().logs_by_dirty_bits();
+    let min_level = if by_one { Level::Page4K } else { Level::Page2M };
     let mut walk = Walk::new(lock, root, min_level, range, masks);
 
     loop {
@@ -203,12 +201,12 @@ pub(crate) fn zap_possible_nx_huge_page(lock: &Shared<'_>, sp: Sp<'_>) -> bool {
     }
 
     let mut step = Step { view, lock };
-    if step.set(Spte::NONPRESENT, masks).is_err() {
-        // An entry that points to a table is only ever zapped or replaced.
-        warn_on_once!(points_to(&step.view, sp, masks));
-        return false;
+    if step.set(Spte::NONPRESENT, masks).is_ok() {
+        return true;
     }
-    true
+    // The CPU may have set A, which logging by D bits clears. Otherwise an entry that points to a table
+    // only changes if the table is zapped or replaced.
+    points_to(&step.view, sp, masks) && step.set(Spte::NONPRESENT, masks).is_ok()
 }
 
 /// Whether the entry, as last seen, points to the table of `sp`.

@@ -20,6 +20,16 @@ pub struct WordPart {
     pub bits: u64,
 }
 
+impl WordPart {
+    /// The frames of the bits, which are contiguous.
+    #[inline]
+    pub fn range(&self) -> GfnRange {
+        let start = self.first.add(self.bits.trailing_zeros().into());
+
+        GfnRange::new(start, start.add(self.bits.count_ones().into()))
+    }
+}
+
 /// The parts of the words that stand for the frames of `range`, in order, where bit 0 of word 0 is
 /// frame `first`. A frame before `first` has no bit, and is left out.
 #[inline]

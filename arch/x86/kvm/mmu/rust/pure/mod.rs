@@ -22,6 +22,7 @@ pub mod position;
 pub mod protect;
 pub mod role;
 pub mod spte;
+pub mod summary;
 pub mod transition;
 
 pub use addr::{Gfn, GfnRange, Hpa, Index, Level, Pfn};

@@ -237,6 +237,12 @@ impl Spte {
         self.0 & masks.accessed != 0
     }
 
+    /// Whether a leaf has its D bit set.
+    #[inline]
+    pub const fn is_dirty(self, masks: &Masks) -> bool {
+        self.0 & masks.dirty != 0
+    }
+
     /// Whether an MMU-present entry has A/D bits.
     #[inline]
     pub const fn ad_enabled(self) -> bool {

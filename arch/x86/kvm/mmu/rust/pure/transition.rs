@@ -48,6 +48,11 @@ pub struct Effects {
 
     /// The new leaf is in none of the valid write states of [`Spte`]: warn.
     pub bad_write_state: bool,
+
+    /// A 4 KiB leaf with D set is removed. If the slot is logged by D bits, the page's bit has to be set
+    /// in the log. D of a larger leaf means nothing: it is not writable while its slot is logged, or
+    /// the bits of all its pages are set.
+    pub written: bool,
 }
 
 impl Transition {
@@ -71,6 +76,7 @@ impl Transition {
             removed: None,
             table_moved: false,
             bad_write_state: false,
+            written: false,
         };
 
         let from = old.decode(level, masks);
@@ -86,7 +92,10 @@ impl Transition {
             }
             (Entry::Leaf(a), Entry::Leaf(b)) if a != b => return Transition::Corrupt,
             (Entry::Leaf(_), Entry::Leaf(_)) => {}
-            (Entry::Leaf(_), _) => effects.leaves = -1,
+            (Entry::Leaf(_), _) => {
+                effects.leaves = -1;
+                effects.written = matches!(level, Level::Page4K) && old.is_dirty(masks);
+            }
             (Entry::Table(child), Entry::Leaf(_)) => {
                 effects.leaves = 1;
                 effects.removed = Some(child.hpa());

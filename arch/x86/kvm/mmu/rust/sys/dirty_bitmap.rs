@@ -97,6 +97,38 @@ impl<'a> DirtyBitmap<'a> {
         self.buffer.get(word).copied().unwrap_or(0)
     }
 
+    /// The bits that are set in `word` of the bitmap at the moment.
+    #[inline]
+    pub(crate) fn current(&self, word: usize) -> u64 {
+        self.word(word).map_or(0, |bits| bits.load(Relaxed))
+    }
+
+    /// Whether a bit of a frame of `range` is set in the bitmap at the moment.
+    #[inline]
+    pub(crate) fn any_current(&self, range: GfnRange) -> bool {
+        parts(self.first, range).any(|part| self.current(part.word) & part.bits != 0)
+    }
+
+    /// Sets bits of `word` in the bitmap.
+    #[inline]
+    pub(crate) fn set(&self, word: usize, bits: u64) {
+        if let Some(word) = self.word(word) {
+            word.fetch_or(bits);
+        }
+    }
+
+    /// A word of the bitmap; `None` if it is not one of the run.
+    #[inline]
+    fn word(&self, word: usize) -> Option<&Atomic<u64>> {
+        if word >= self.buffer.len() {
+            return None;
+        }
+        // SAFETY: the buffer has this word, so the bitmap has it, by the type invariant.
+        let ptr = unsafe { self.bitmap.as_ptr().add(word) };
+        // SAFETY: valid and aligned; all accesses of the bitmap are atomic.
+        Some(unsafe { Atomic::from_ptr(ptr) })
+    }
+
     /// Whether a bit of a frame of `range` was taken.
     #[inline]
     pub(crate) fn any_taken(&self, range: GfnRange) -> bool {
@@ -149,6 +181,15 @@ impl<'a> DirtyBitmap<'a> {
             }
             first = first.add(WORD_PAGES);
         }
+    }
+
+    /// Whether any bit of some words is wanted, before they are taken.
+    pub(crate) fn is_any_wanted(&self, words: Range<usize>) -> bool {
+        self.wanted == Wanted::All
+            || self
+                .buffer
+                .get(words)
+                .is_some_and(|words| words.iter().any(|word| *word != 0))
     }
 
     /// Moves the wanted bits of some words from the bitmap to the buffer, which is zero there or names

@@ -26,11 +26,21 @@ pub(crate) enum Event {
     SplitLostRace,
     /// A walk dropped `mmu_lock` because it was contended, or because the CPU was needed.
     Yield,
+    /// GET read the leaves of a table to find D bits.
+    DirtyTable,
+    /// GET found D set in a leaf.
+    DirtyPage,
 }
 
 /// Counts an event. Any thread may, under any lock.
 #[inline]
 pub(crate) fn count(vm: Vm<'_>, event: Event) {
+    count_many(vm, event, 1);
+}
+
+/// Counts `n` events.
+#[inline]
+pub(crate) fn count_many(vm: Vm<'_>, event: Event, n: u64) {
     let event = match event {
         Event::EagerSplit => bindings::kvm_rs_event_KVM_RS_EAGER_SPLIT,
         Event::FaultSplit => bindings::kvm_rs_event_KVM_RS_FAULT_SPLIT,
@@ -39,9 +49,11 @@ pub(crate) fn count(vm: Vm<'_>, event: Event) {
         Event::SplitNoBudget => bindings::kvm_rs_event_KVM_RS_SPLIT_NO_BUDGET,
         Event::SplitLostRace => bindings::kvm_rs_event_KVM_RS_SPLIT_LOST_RACE,
         Event::Yield => bindings::kvm_rs_event_KVM_RS_YIELD,
+        Event::DirtyTable => bindings::kvm_rs_event_KVM_RS_DIRTY_TABLE,
+        Event::DirtyPage => bindings::kvm_rs_event_KVM_RS_DIRTY_PAGE,
     };
     // SAFETY: the VM exists.
-    unsafe { bindings::kvm_rs_count_event(vm.as_ptr(), event) }
+    unsafe { bindings::kvm_rs_count_events(vm.as_ptr(), event, n) }
 }
 
 /// The time for which a walk holds `mmu_lock`.

@@ -40,6 +40,40 @@ impl<'a> Vm<'a> {
         self.cpu_dirty_log_size() != 0
     }
 
+    /// Whether this VM is logged by D bits ([`crate::ops::dirty_log::dirty_bits`]). Set before the first
+    /// logged memslot is published, and cleared when none is logged any more.
+    #[inline]
+    pub(crate) fn logs_by_dirty_bits(self) -> bool {
+        // SAFETY: the VM exists; the helper reads a flag by a marked access.
+        unsafe { bindings::kvm_rs_logs_by_dirty_bits(self.as_ptr()) }
+    }
+
+    /// Sets the bits of written pages in the dirty logs of an address space. Bit 0 of `written` stands for
+    /// `first`. Pages outside of logged memslots are ignored, and so are those of a memslot that is just
+    /// being enabled. May be called under any lock.
+    pub(crate) fn carry_dirty(self, as_id: u16, first: Gfn, written: &[u64]) {
+        if written.iter().all(|word| *word == 0) {
+            return;
+        }
+        // SAFETY: the VM exists, and `written` has that many words.
+        unsafe {
+            bindings::kvm_rs_carry_dirty(
+                self.as_ptr(),
+                as_id.into(),
+                first.raw(),
+                written.as_ptr(),
+                written.len() as i32,
+            )
+        }
+    }
+
+    /// Notes that no D bit of the memslot that is being enabled is old any more, so that they count as
+    /// writes. `slots_lock` is held.
+    pub(crate) fn dirty_log_started(self) {
+        // SAFETY: the VM exists; the helper sets a field by a marked access.
+        unsafe { bindings::kvm_rs_dirty_log_started(self.as_ptr()) }
+    }
+
     /// Whether pages of this role log writes by write protection although they have A/D bits: under
     /// PML the logged addresses of an L2 guest would be L2's, not L1's. Corresponds to
     /// `kvm_mmu_page_ad_need_write_protect()`.

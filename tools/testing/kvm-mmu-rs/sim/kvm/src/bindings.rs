@@ -99,6 +99,11 @@ extern "C" {
         words: c_ulong,
         buffer: *mut c_ulong,
     ) -> c_int;
+    pub fn kvm_rs_harvest_dirty_log(
+        kvm: *mut kvm,
+        slot: *const kvm_memory_slot,
+        buffer: *mut c_ulong,
+    ) -> c_int;
     pub fn kvm_tdp_mmu_recover_huge_pages(kvm: *mut kvm, slot: *const kvm_memory_slot);
     pub fn kvm_tdp_mmu_get_walk(
         vcpu: *mut kvm_vcpu,

@@ -15,7 +15,10 @@ use machine::{
 
 use kernel::bindings::rwlock_t;
 
-use crate::types::*;
+use crate::{
+    model::slots::{self, srcu_read_lock, srcu_read_unlock},
+    types::*,
+};
 
 /// What a table is full of that nobody has initialised.
 const GARBAGE: u8 = 0xa5;
@@ -60,6 +63,59 @@ pub unsafe fn kvm_rs_other_slots_allow(
     level: i32,
 ) -> bool {
     true
+}
+
+/// `rust_dirty_log.c`.
+///
+/// # Safety
+///
+/// `kvm` must point to the VM of the run, and `written` to `words` words.
+pub unsafe fn kvm_rs_carry_dirty(
+    kvm: *mut kvm,
+    as_id: i32,
+    first: gfn_t,
+    written: *const u64,
+    words: i32,
+) {
+    let srcu = srcu_read_lock(kvm);
+
+    for bit in 0..words as u64 * 64 {
+        // SAFETY: the caller passes that many words.
+        if unsafe { *written.add(bit as usize / 64) } >> (bit % 64) & 1 == 0 {
+            continue;
+        }
+        let gfn = first + bit;
+        let slot = slots::of(kvm, as_id as usize, gfn);
+        if slot.is_null() || field!(slot, dirty_bitmap).is_null() {
+            continue;
+        }
+        let starting = &raw const *field!(kvm, rs_dirty_log.starting);
+        point_on(starting as usize, false);
+        if slot == *field!(kvm, rs_dirty_log.starting) {
+            continue;
+        }
+        let n = gfn - *field!(slot, base_gfn);
+        // SAFETY: within the bitmap, which exists: `kvm->srcu` is held.
+        let word = unsafe {
+            field!(slot, dirty_bitmap)
+                .cast::<u64>()
+                .add(n as usize / 64)
+        };
+        mem::update("carries D", word, |old| Some(old | 1 << (n % 64)));
+    }
+    srcu_read_unlock(kvm, srcu);
+}
+
+/// `rust_dirty_log.c`.
+///
+/// # Safety
+///
+/// `kvm` must point to the VM of the run.
+pub unsafe fn kvm_rs_dirty_log_started(kvm: *mut kvm) {
+    let starting = &raw const *field!(kvm, rs_dirty_log.starting);
+
+    point_on(starting as usize, true);
+    *field!(kvm, rs_dirty_log.starting) = ptr::null_mut();
 }
 
 /// The VM that an `mmu_lock` is part of.
@@ -504,8 +560,18 @@ pub unsafe fn kvm_rs_slot_dirty_track_enabled(slot: *const kvm_memory_slot) -> b
 /// # Safety
 ///
 /// `kvm` must point to the VM of the run.
-pub unsafe fn kvm_rs_count_event(kvm: *mut kvm, event: kvm_rs_event) {
-    field!(kvm, rs_stat.mmu_events)[event as usize] += 1;
+pub unsafe fn kvm_rs_logs_by_dirty_bits(kvm: *mut kvm) -> bool {
+    let log = &raw const *field!(kvm, rs_dirty_log.dirty_bits);
+
+    point_on(log as usize, false);
+    *field!(kvm, rs_dirty_log.dirty_bits)
+}
+
+/// # Safety
+///
+/// `kvm` must point to the VM of the run.
+pub unsafe fn kvm_rs_count_events(kvm: *mut kvm, event: kvm_rs_event, n: u64) {
+    field!(kvm, rs_stat.mmu_events)[event as usize] += n;
 }
 
 /// # Safety

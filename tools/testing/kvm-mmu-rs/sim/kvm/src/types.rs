@@ -35,6 +35,9 @@ pub const kvm_rs_event_KVM_RS_SPLIT_NO_MEMORY: u32 = 3;
 pub const kvm_rs_event_KVM_RS_SPLIT_NO_BUDGET: u32 = 4;
 pub const kvm_rs_event_KVM_RS_SPLIT_LOST_RACE: u32 = 5;
 pub const kvm_rs_event_KVM_RS_YIELD: u32 = 6;
+pub const kvm_rs_event_KVM_RS_DIRTY_TABLE: u32 = 7;
+pub const kvm_rs_event_KVM_RS_DIRTY_PAGE: u32 = 8;
+pub const kvm_rs_event_KVM_RS_DIRTY_CARRY: u32 = 9;
 
 pub const RET_PF_CONTINUE: u32 = 0;
 pub const RET_PF_RETRY: u32 = 1;
@@ -146,8 +149,14 @@ pub struct kvm_vm_stat {
 #[repr(C)]
 #[derive(Default)]
 pub struct kvm_rs_stat {
-    pub mmu_events: [u64; 7],
+    pub mmu_events: [u64; 10],
     pub mmu_max_hold_ns: u64,
+}
+
+#[repr(C)]
+pub struct kvm_rs_dirty_log {
+    pub starting: *mut kvm_memory_slot,
+    pub dirty_bits: bool,
 }
 
 #[repr(C)]
@@ -155,6 +164,10 @@ pub struct kvm {
     pub arch: kvm_arch,
     pub stat: kvm_vm_stat,
     pub rs_stat: kvm_rs_stat,
+    pub rs_dirty_log: kvm_rs_dirty_log,
+    /// `kvm.dirty_log=dirty_bits`.
+    pub wants_dirty_bits: bool,
+    pub nr_memslots_dirty_logging: u32,
     pub mmu_lock: rwlock_t,
     pub slots_lock: Lock,
     pub active_mmu_pages: Vec<*mut kvm_mmu_page>,

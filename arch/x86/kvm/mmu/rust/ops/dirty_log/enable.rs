@@ -36,7 +36,10 @@
 //! CPUs may have cached writable translations until the flush at the end, exactly as with upstream:
 //! the log need not be exact before the ioctl returns.
 
-use super::leaves::{LeafBits, Leaves};
+use super::{
+    dirty_bits::DirtyBits,
+    leaves::{LeafBits, Leaves},
+};
 use crate::{
     cache::TdpSplitCache,
     ops::split::{self, refill, HugeLeaf},
@@ -63,6 +66,8 @@ pub(crate) fn enable(slots: &mut SlotsLock<'_>, slot: Memslot<'_>) {
         });
     }
     with_shared(vm, |lock| enable_in_tdp_mmu(lock, slots, slot, split));
+    // Before the flush; see `dirty_bits`.
+    vm.dirty_log_started();
 
     // As in C, flush outside of mmu_lock, and unconditionally.
     vm.flush_tlbs_memslot(slot);
@@ -92,6 +97,9 @@ fn enable_in_root(
     let vm = lock.vm();
     let bits = LeafBits::new(vm, root.role(), masks);
     let range = slot.range();
+    let dirty = vm
+        .logs_by_dirty_bits()
+        .then(|| DirtyBits::new(slots, root.role(), masks));
     let mut walk = Walk::new(lock, root, Level::Page2M, range, masks);
 
     while let Some(mut step) = walk.next() {
@@ -103,6 +111,9 @@ fn enable_in_root(
                     let within = view.range().intersection(range);
 
                     protect_table(&bits.of_table(step.lock, slots, table), within);
+                    if let Some(dirty) = &dirty {
+                        dirty.drain(&mut step.view);
+                    }
                 }
                 continue;
             }
@@ -125,7 +136,11 @@ fn enable_in_root(
 
             match split::split_as(page, &mut step, like, Event::EagerSplit, masks) {
                 // 4 KiB leaves are protected already; the walk continues in a table of 2 MiB leaves.
-                Ok(_) => {}
+                Ok(_) => {
+                    if let (Some(dirty), Level::Page2M) = (&dirty, view.level()) {
+                        dirty.drain(&mut view.again());
+                    }
+                }
                 Err(page) => {
                     cache.put(page.into_blank(), node);
                     walk.revisit();

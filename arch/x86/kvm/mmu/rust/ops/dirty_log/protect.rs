@@ -2,8 +2,8 @@
 
 //! Write protection and dirty bits, for the dirty log and for page tracking.
 //!
-//! A write is noticed either by a fault on a write-protected leaf, or by hardware (PML), which logs each
-//! page whose D bit it sets. That determines which bit to clear.
+//! A write is noticed by a fault on a write-protected leaf; by hardware (PML), which logs each page whose D
+//! bit it sets; or by the D bit itself, which GET looks for. That determines which bit to clear.
 
 use crate::{
     pure::{
@@ -85,11 +85,13 @@ fn clear_in_root(
 }
 
 /// The bit whose clearing makes the next write to a 4 KiB page noticed. D bits do that only if the
-/// CPU has a log for them.
+/// CPU has a log for them, or GET looks for them.
 #[inline]
 pub(in crate::ops) fn bit_to_clear(vm: Vm<'_>, role: Role, masks: &Masks) -> u64 {
     if vm.has_cpu_dirty_log() {
         dirty_bit(vm, role, masks)
+    } else if vm.logs_by_dirty_bits() {
+        masks.dirty
     } else {
         WRITABLE
     }

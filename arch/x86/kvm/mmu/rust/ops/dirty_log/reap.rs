@@ -57,21 +57,23 @@ use core::ops::Range;
 use kernel::error::{code::EINTR, Result};
 
 use super::{
+    dirty_bits::{Counts, DirtyBits, Found},
     leaves::{LeafBits, Leaves},
     protect,
 };
 use crate::{
     cache::TdpSplitCache,
     ops::split::{self, refill, HugeLeaf},
+    pte::Table,
     pure::{dirty::WORD_PAGES, spte::WRITABLE, Entry, GfnRange, Level, Protect},
     rmap::{ops as rmap, ShadowSplitCaches},
-    root::{Roots, Selection},
+    root::{stable_roots, Roots, Selection},
     sync::{with_exclusive, with_shared, Exclusive, MmuLock, Shared, SlotsLock},
     sys::{
         eager_page_split, fatal_signal_pending, stats::Event, DirtyBitmap, Memslot, Node, Sp, Vm,
         Wanted,
     },
-    walk::Walk,
+    walk::{ShortWalk, Walk},
 };
 
 /// How many words are taken before their pages are protected: those of 256 MiB. There is no yield while
@@ -118,6 +120,8 @@ pub(crate) struct Reap<'a, 'l> {
     slot: Memslot<'a>,
     log: DirtyBitmap<'a>,
     huge: HugePages,
+    /// The log is in the D bits as well ([`super::dirty_bits`]).
+    by_dirty_bits: bool,
     /// Whether any bit was taken, so that the TLBs have to be flushed.
     flush: bool,
 }
@@ -130,11 +134,14 @@ impl<'a, 'l> Reap<'a, 'l> {
         log: DirtyBitmap<'a>,
         huge: HugePages,
     ) -> Self {
+        let by_dirty_bits = slots.vm().logs_by_dirty_bits();
+
         Reap {
             slots,
             slot,
             log,
             huge,
+            by_dirty_bits,
             flush: false,
         }
     }
@@ -186,14 +193,27 @@ impl<'a, 'l> Reap<'a, 'l> {
             }
 
             let batch = from..self.log.len().min(from.wrapping_add(BATCH));
-            if !self.log.take(batch.clone()) {
+            // D bits come before the bitmap; see `dirty_bits`.
+            if !self.by_dirty_bits {
+                if !self.log.take(batch.clone()) {
+                    continue;
+                }
+                self.flush = true;
+            } else if !self.log.is_any_wanted(batch.clone()) {
                 continue;
             }
-            self.flush = true;
 
             let mut roots = Roots::new(lock.vm(), Selection::valid(self.slot.as_id()));
             while let Some(root) = roots.next(lock) {
-                self.protect_in_root(lock, root, batch.clone(), cache);
+                if self.by_dirty_bits {
+                    self.flush |= self.clean_in_root(lock, root, batch.clone(), cache);
+                } else {
+                    self.protect_in_root(lock, root, batch.clone(), cache);
+                }
+            }
+            drop(roots);
+            if self.by_dirty_bits {
+                self.flush |= self.log.take(batch);
             }
         }
         Progress::Done
@@ -288,6 +308,146 @@ impl<'a, 'l> Reap<'a, 'l> {
         }
     }
 
+    /// Clears the D bits of the pages of a batch in one root. Returns whether D was cleared, or a huge page
+    /// changed.
+    fn clean_in_root(
+        &self,
+        lock: &mut Shared<'_>,
+        root: Sp<'_>,
+        batch: Range<usize>,
+        cache: &mut Option<TdpSplitCache>,
+    ) -> bool {
+        let vm = lock.vm();
+        let masks = vm.masks();
+        let log = &self.log;
+        let end = self.slot.range().end.min(log.gfn(batch.end));
+        let range = GfnRange::new(log.gfn(batch.start), end);
+        let dirty = DirtyBits::new(self.slots, root.role(), masks);
+        let mut counts = Counts::default();
+        let mut changed = false;
+        let mut huge = self.huge;
+        let mut walk = Walk::new(lock, root, Level::Page2M, range, masks);
+
+        while let Some(mut step) = walk.next() {
+            let view = step.view;
+            let within = view.range().intersection(range);
+
+            match view.entry(masks) {
+                Entry::Table(_) if view.level() == Level::Page2M => {
+                    let all = log.wanted() == Wanted::All;
+
+                    if all && dirty.is_closed(&view) && !log.any_current(within) {
+                        continue;
+                    }
+                    let Some(table) = view.child(masks) else {
+                        continue;
+                    };
+                    changed |= self.take_dirty_bits(table, within, &dirty, &mut counts);
+                    if all {
+                        dirty.close(&mut step.view, within);
+                    }
+                    // There will be a flush in any case.
+                    if changed {
+                        dirty.drain(&mut step.view);
+                    }
+                }
+                Entry::Leaf(pfn) if huge == HugePages::Split && log.any_taken(within) => {
+                    let cache = cache.get_or_insert_with(TdpSplitCache::new);
+                    let node = Node::of(pfn);
+                    let Some(page) = cache.take(node) else {
+                        let leaf = HugeLeaf::of(&view, node);
+
+                        if fatal_signal_pending()
+                            || !refill(&mut walk, cache, &leaf, range.end, Level::Page2M)
+                        {
+                            huge = HugePages::Protect;
+                        }
+                        walk.revisit();
+                        continue;
+                    };
+
+                    // D of the pages that are not requested does not matter: their bits are set.
+                    let like = view.spte().without(masks.dirty);
+
+                    changed = true;
+                    match split::split_as(page, &mut step, like, Event::EagerSplit, masks) {
+                        Ok(_) if view.level() == Level::Page2M => dirty.drain(&mut view.again()),
+                        Ok(_) => {}
+                        Err(page) => {
+                            cache.put(page.into_blank(), node);
+                            walk.revisit();
+                        }
+                    }
+                }
+                Entry::Leaf(_) if huge == HugePages::Protect && log.any_taken(within) => {
+                    let clear = masks.dirty | WRITABLE;
+
+                    changed = true;
+                    if view.spte().has_any(clear)
+                        && step.set(view.spte().without(clear), masks).is_err()
+                    {
+                        walk.revisit();
+                    }
+                }
+                _ => {}
+            }
+        }
+        drop(walk);
+        counts.tell(vm);
+        changed
+    }
+
+    /// Clears the D bits of the pages of `within`: all of them and sets the pages' bits in the bitmap, or
+    /// those that are requested. Returns whether there were any.
+    fn take_dirty_bits(
+        &self,
+        table: Table<'_>,
+        within: GfnRange,
+        dirty: &DirtyBits<'_>,
+        counts: &mut Counts,
+    ) -> bool {
+        match self.log.wanted() {
+            Wanted::All => {
+                let pages = dirty.harvest(table, within, &self.log, Found::Clear);
+
+                counts.add(pages);
+                pages != 0
+            }
+            Wanted::Requested => dirty.clear_requested(table, within, &self.log),
+        }
+    }
+
+    /// Clears the D bits of the pages of some words, if there are shadow pages. Returns whether there were
+    /// any.
+    fn take_dirty_bits_of_words(&self, lock: &Exclusive<'_>, words: Range<usize>) -> bool {
+        let vm = lock.vm();
+        let masks = vm.masks();
+        let mut counts = Counts::default();
+        let mut changed = false;
+        let end = self.slot.range().end.min(self.log.gfn(words.end));
+        let range = GfnRange::new(self.log.gfn(words.start), end);
+
+        for root in stable_roots(lock, Selection::valid(self.slot.as_id())) {
+            let dirty = DirtyBits::new(self.slots, root.role(), masks);
+            let mut walk = ShortWalk::new(lock, root, Level::Page2M, range, masks);
+
+            while let Some(step) = walk.next() {
+                let view = step.view;
+
+                match (view.entry(masks), view.child(masks)) {
+                    (Entry::Table(_), Some(table)) if view.level() == Level::Page2M => {
+                        let within = view.range().intersection(range);
+
+                        changed |= self.take_dirty_bits(table, within, &dirty, &mut counts);
+                    }
+                    _ => {}
+                }
+            }
+        }
+        counts.tell(vm);
+        changed
+    }
+
     /// Protects the leaves that map the pages of `within` whose bits were taken.
     // A function of its own, so that its loops have all registers to themselves.
     #[inline(never)]
@@ -304,6 +464,9 @@ impl<'a, 'l> Reap<'a, 'l> {
             let words = next..self.end_of_huge_page(next);
 
             next = words.end;
+            if self.by_dirty_bits {
+                self.flush |= self.take_dirty_bits_of_words(lock, words.clone());
+            }
             if self.log.take(words.clone()) {
                 self.flush = true;
                 self.protect_words(lock, words);
@@ -382,7 +545,7 @@ impl<'a, 'l> Reap<'a, 'l> {
         for word in [first_word].into_iter().chain(some) {
             let (first, mask) = (log.gfn(word), log.taken(word));
 
-            if tdp {
+            if tdp && !self.by_dirty_bits {
                 protect::clear_dirty_masked(lock, slot, first, mask, how == Protect::Log);
             }
             rmap::protect::protect_masked(lock, slot, first, mask, how);

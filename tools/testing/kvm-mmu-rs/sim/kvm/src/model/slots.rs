@@ -152,7 +152,20 @@ pub fn set_log(kvm: *mut kvm, at: usize, on: bool) {
         *field!(new, dirty_bitmap) = bits;
         *field!(new, flags) |= KVM_MEM_LOG_DIRTY_PAGES;
     }
+    if on {
+        prepare(kvm, new);
+    }
     swap(kvm, at, new);
+    let logged = field!(kvm, nr_memslots_dirty_logging);
+    *logged = if on { *logged + 1 } else { *logged - 1 };
+    if *logged == 0 {
+        // `kvm_rs_commit_dirty_log()`
+        sched::point_on(
+            (&raw const *field!(kvm, rs_dirty_log.dirty_bits)) as usize,
+            true,
+        );
+        *field!(kvm, rs_dirty_log.dirty_bits) = false;
+    }
 
     if !on {
         // `kvm_mmu_recover_huge_pages()`, `mmu_free_vm_memory_caches()`
@@ -298,6 +311,26 @@ pub fn set_attributes(kvm: *mut kvm, gfn: u64, differs: bool) {
     field!(kvm, slots_lock).unlock("mutex_unlock(slots_lock)", false);
 }
 
+/// Models `kvm_rs_prepare_dirty_log()` for a slot that begins to be logged.
+fn prepare(kvm: *mut kvm, new: *mut kvm_memory_slot) {
+    // SAFETY: constant while there is a VM.
+    let can = unsafe { kvm_ad_enabled }
+        && *field!(kvm, arch.cpu_dirty_log_size) == 0
+        && !*field!(kvm, use_ring)
+        && !*field!(kvm, arch.have_rmaps);
+
+    if *field!(kvm, nr_memslots_dirty_logging) == 0 {
+        sched::point_on(
+            (&raw const *field!(kvm, rs_dirty_log.dirty_bits)) as usize,
+            true,
+        );
+        *field!(kvm, rs_dirty_log.dirty_bits) = can && *field!(kvm, wants_dirty_bits);
+    }
+    if *field!(kvm, rs_dirty_log.dirty_bits) && !*field!(kvm, initially_all_set) {
+        *field!(kvm, rs_dirty_log.starting) = new;
+    }
+}
+
 /// Runs `ioctl`, in which a fatal signal may come. Another process that shares the VM goes on, so
 /// in the end it is as if the thread came back.
 fn killable<R>(ioctl: impl FnOnce() -> R) -> R {
@@ -319,6 +352,12 @@ pub fn get_dirty_log(kvm: *mut kvm, at: usize) -> Option<Vec<u64>> {
 
     note("KVM_GET_DIRTY_LOG", [at as u64, 0, 0]);
     if *field!(kvm, manual_dirty_log_protect) {
+        if *field!(kvm, rs_dirty_log.dirty_bits) {
+            result = killable(|| {
+                // SAFETY: all exist, and `slots_lock` is held; the second half is for the ioctl.
+                unsafe { kvm_rs_harvest_dirty_log(kvm, slot, bitmap.add(words)) }
+            });
+        }
         for n in 0..words {
             // SAFETY: the bitmap has that many words.
             log.push(machine::mem::load(unsafe { bitmap.add(n) }.cast::<u64>()));

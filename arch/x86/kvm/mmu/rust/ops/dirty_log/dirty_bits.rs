@@ -1,0 +1,346 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Dirty logging by the D bits of leaves: `kvm.dirty_log=dirty_bits`.
+//!
+//! If the CPU has no log of writes (PML), KVM write-protects a page when it takes the page's bit out of the
+//! log, and the next write faults. In this mode the leaf stays writable and only loses its D bit, which the
+//! next write sets without a fault. `KVM_GET_DIRTY_LOG` looks for D bits and sets the bits of these pages in
+//! the bitmap; `KVM_CLEAR_DIRTY_LOG` clears D.
+//!
+//! The mode is chosen per VM, when the first of its memslots begins to be logged, and is kept until none is
+//! logged (`kvm_rs_prepare_dirty_log()`). A page is *in the log* if its bit is set in the bitmap, or if D is
+//! set in a leaf that maps it, in any valid root of the slot's address space.
+//!
+//! # Rules
+//!
+//! - **R1** D is cleared in a leaf that stays only under `slots_lock`, and the TLBs of all vCPUs are flushed
+//!   afterwards, before `slots_lock` is dropped.
+//! - **R2** D is cleared only for a page that CLEAR was asked to clear; for a page whose bit is then set in
+//!   the bitmap (GET in legacy mode); or when logging of the slot begins.
+//! - **R3** Whoever removes a leaf with D set in a logged slot sets the page's bit before `mmu_lock` is
+//!   dropped ([`crate::change`]). If `mmu_lock` is held for read only, `slots_lock` is held as well.
+//! - **R4** A leaf above 4 KiB in a logged slot is not writable, or the bits of all its pages are set. So D of
+//!   such a leaf means nothing.
+//! - **R5** GET and CLEAR look at D before they look at the bitmap.
+//!
+//! # No write is lost
+//!
+//! *If a write completes after an ioctl that took the page out of the log has returned, the page is in the
+//! log.* The ioctl cleared D before a flush that had completed when it returned (R1). A write after that
+//! needs a translation that the CPU read after D was cleared. Before the write is visible, the CPU sets D in
+//! the leaf by a locked update; if the leaf has changed since the CPU read it, the CPU walks again. So D is
+//! set in a leaf that is present. It stays set until someone takes the page out of the log again (R1, R2),
+//! or removes the leaf and sets the bit (R3). A write between the clearing of D and the end of the flush may
+//! leave no trace, but it completes before the ioctl returns, and userspace copies the page after that.
+//!
+//! D must not be cleared *after* the flush: vCPU 0 sets D; vCPU 1 reads the leaf and caches that D is set; D is
+//! cleared; vCPU 1 writes without setting D again, and the write is lost.
+//!
+//! *GET finds all that was written before it began.* With the vCPUs stopped that is all there is. Against each
+//! of its peers:
+//!
+//! - A **notifier**, and everything else that zaps with `mmu_lock` held for write, runs before or after GET
+//!   looks at the leaf. If before, the bit is set (R3), and GET reads the bitmap later (R5). If after, GET has
+//!   seen D.
+//! - **Zapping invalid roots** and the **recovery of huge pages** hold `slots_lock`, as GET does. When it is
+//!   dropped, nothing is left below an invalid root; `KVM_REQ_MMU_FREE_OBSOLETE_ROOTS` has made all vCPUs
+//!   leave the guest before the first leaf was removed, so no vCPU sets D there any more.
+//! - **NX recovery** zaps tables under the read lock, but skips those of a logged slot
+//!   (`kvm_mmu_sp_dirty_logging_enabled()`). A table that maps two slots never stands for a huge page.
+//! - A **fault** in a logged slot maps 4 KiB, and so never replaces a table. If it installs a writable leaf, D
+//!   is set in it, and the fault sets the page's bit afterwards, as in the other modes; so a page that was
+//!   mapped for a read is reported as in C. If it replaces a leaf by a leaf, D stays.
+//! - A **split** clears D in the small pages (R4). They are writable only if their bits are set, if logging
+//!   begins, or if CLEAR was asked to clear them.
+//! - A **prefetch** installs leaves with D clear.
+//! - A **fast page fault** makes a leaf writable that was write-protected when logging began, and then sets
+//!   the page's bit.
+//! - **Aging** changes A by compare-and-exchange. **Write-tracking** clears W and keeps D.
+//!
+//! Clearing D is a plain store where nothing that matters can change in between; see
+//! [`super::leaves`]. If D is set and the CPU caches that just before the store, the flush
+//! removes it.
+//!
+//! # The start of logging
+//!
+//! D may be set since long ago. If logging begins with an empty bitmap, enabling clears D in all leaves. Until
+//! it is done, leaves that are zapped are not entered into the bitmap (`starting`), as their D bits may be old.
+//! If logging begins with all bits set, CLEAR clears D of the pages it is asked to clear, *whether their bits
+//! are set or not*.
+//!
+//! # The summary
+//!
+//! Reading 512 leaves in which nothing was written is wasted time. The entry at level 2 MiB that points to
+//! their table has a [`Summary`]:
+//!
+//! - *open*: A is set. Tables start like that.
+//! - *draining*: A is clear. A holder of `slots_lock` that is going to flush cleared it.
+//! - *closed*: A is clear, and a software bit is set. GET skips the table.
+//!
+//! - **S1** A is cleared only under `slots_lock`, together with the software bit, and the TLBs are flushed
+//!   before `slots_lock` is dropped.
+//! - **S2** GET sets the software bit after it has looked at all leaves of the table, by a compare-and-exchange
+//!   on the value it read before, and only if A was cleared by an *earlier* holder of `slots_lock`. The holder
+//!   that clears A does not visit the table again, except for another part of it.
+//! - **S3** A table that maps pages outside of the slot is never closed.
+//!
+//! *In a closed table, D is set only in leaves of pages whose bits are set.* When the table was closed, A was
+//! clear, and a flush had completed since it was cleared (S1, S2). The CPU sets A by a locked update before it
+//! caches the entry or uses it, so no CPU has used the entry since that flush. All D bits in the table were
+//! set before the flush, and GET saw them. As long as A is clear no CPU sets another one. The only other
+//! source of D is a fault that installs a writable leaf; it sets the page's bit as well, and its vCPU sets A
+//! before it uses the leaf. GET in legacy mode clears bits, so it does not skip a closed table if one of its
+//! pages has its bit set. CLEAR and zaps never skip a table.
+//!
+//! The summary stays when logging ends. Code that changes an entry that points to a table has to expect that
+//! the CPU sets A at the same time ([`crate::ops::zap`]).
+//!
+//! Clearing W instead of A would keep regions closed that are only read, but the first write to each closed
+//! region would fault, which costs about as much as reading the leaves of a region that was only read.
+//!
+//! # Shadow pages
+//!
+//! Nested guests may start while the VM is logged. Leaves of shadow pages are write-protected, and set the
+//! page's bit when they become writable, as in the other modes. GET in manual mode only looks at the TDP MMU;
+//! CLEAR, and GET in legacy mode, process both with `mmu_lock` held for write.
+
+use kernel::error::{code::EINTR, Result};
+
+use crate::{
+    pte::{Sptep, Table, View},
+    pure::{
+        dirty::{frames, parts},
+        spte::MMU_PRESENT,
+        summary::Summary,
+        Entry, Gfn, GfnRange, Index, Level, Masks, Role, Settled, Spte,
+    },
+    root::{Roots, Selection},
+    sync::{with_shared, SlotsLock},
+    sys::{
+        fatal_signal_pending,
+        stats::{self, Event},
+        trace, DirtyBitmap, Memslot, Vm,
+    },
+    walk::Walk,
+};
+
+/// What becomes of a D bit that is found.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Found {
+    /// It stays, for a later CLEAR.
+    Keep,
+    /// It is cleared. The caller flushes before it drops `slots_lock`.
+    Clear,
+}
+
+/// The D bits of a tree, as the holder of `slots_lock` sees them.
+pub(super) struct DirtyBits<'m> {
+    as_id: u16,
+    dirty: u64,
+    settled: Settled,
+    masks: &'m Masks,
+}
+
+impl<'m> DirtyBits<'m> {
+    /// For the tree of a root with this role.
+    pub(super) fn new(_slots: &SlotsLock<'_>, role: Role, masks: &'m Masks) -> Self {
+        DirtyBits {
+            as_id: role.as_id(),
+            dirty: masks.dirty,
+            settled: Settled::new(masks.dirty, masks),
+            masks,
+        }
+    }
+
+    /// Sets the bits of the pages of `within` that `table` maps with D set. Returns their number.
+    // A function of its own, so that its loops have all registers.
+    #[inline(never)]
+    pub(super) fn harvest(
+        &self,
+        table: Table<'_>,
+        within: GfnRange,
+        log: &DirtyBitmap<'_>,
+        found: Found,
+    ) -> u64 {
+        let mut pages: u64 = 0;
+
+        for part in parts(log.gfn(0), within) {
+            if found == Found::Keep && log.current(part.word) & part.bits == part.bits {
+                continue;
+            }
+            let range = part.range();
+            // An MMIO SPTE may look like a leaf with D set, and is sorted out below.
+            let mut any: u64 = 0;
+            table.for_each_page(range, |sptep| any |= sptep.read().raw());
+            if any & self.dirty == 0 {
+                continue;
+            }
+
+            let mut written: u64 = 0;
+            let mut bit = 1u64.wrapping_shl(part.bits.trailing_zeros());
+            let mut gfn = range.start;
+            table.for_each_page(range, |sptep| {
+                let is_dirty = match found {
+                    Found::Keep => self.is_dirty(sptep.read()),
+                    Found::Clear => self.clear(sptep, gfn),
+                };
+
+                if is_dirty {
+                    written |= bit;
+                }
+                bit = bit.wrapping_shl(1);
+                gfn = gfn.add(1);
+            });
+            if written != 0 {
+                log.set(part.word, written);
+                pages = pages.wrapping_add(written.count_ones().into());
+            }
+        }
+        pages
+    }
+
+    /// Clears D in the leaves of `table` that map pages of `within` and are requested in `log`'s buffer.
+    /// Returns whether D was set in any.
+    #[inline(never)]
+    pub(super) fn clear_requested(
+        &self,
+        table: Table<'_>,
+        within: GfnRange,
+        log: &DirtyBitmap<'_>,
+    ) -> bool {
+        let mut any = false;
+
+        for part in parts(log.gfn(0), within) {
+            for gfn in frames(part.first, log.taken(part.word) & part.bits) {
+                any |= self.clear(table.sptep(Index::of(gfn, Level::Page4K)), gfn);
+            }
+        }
+        any
+    }
+
+    /// Whether an entry is a leaf with D set.
+    #[inline(always)]
+    fn is_dirty(&self, spte: Spte) -> bool {
+        let bits = MMU_PRESENT | self.dirty;
+
+        spte.0 & bits == bits
+    }
+
+    /// Clears D in a leaf. Returns whether it was set.
+    #[inline(always)]
+    fn clear(&self, sptep: Sptep<'_>, gfn: Gfn) -> bool {
+        let mut old = sptep.read();
+
+        if self.settled.matches(old) {
+            let new = old.without(self.dirty);
+
+            sptep.write(new);
+            trace::spte_changed(self.as_id, gfn, Level::Page4K, old, new);
+            return true;
+        }
+        while self.is_dirty(old) {
+            let new = old.without(self.dirty);
+
+            match sptep.compare_exchange(old, new) {
+                Ok(()) => {
+                    trace::spte_changed(self.as_id, gfn, Level::Page4K, old, new);
+                    return true;
+                }
+                Err(now) => old = now,
+            }
+        }
+        false
+    }
+
+    /// Whether the table that an entry points to can be skipped.
+    #[inline]
+    pub(super) fn is_closed(&self, view: &View<'_>) -> bool {
+        Summary::of(view.spte(), self.masks) == Summary::Closed
+    }
+
+    /// Closes the table that an entry points to, if it was draining before the leaves of `within` were
+    /// looked at, which have to be all, and still is.
+    #[inline]
+    pub(super) fn close(&self, view: &mut View<'_>, within: GfnRange) {
+        if Summary::of(view.spte(), self.masks) == Summary::Draining && within == view.range() {
+            view.compare_exchange(Summary::closed(view.spte(), self.masks));
+        }
+    }
+
+    /// Makes the table that an entry points to drain, if it is open. The caller flushes before it drops
+    /// `slots_lock`, and does not close the table.
+    #[inline]
+    pub(super) fn drain(&self, view: &mut View<'_>) {
+        if Summary::of(view.spte(), self.masks) == Summary::Open {
+            view.compare_exchange(Summary::draining(view.spte(), self.masks));
+        }
+    }
+}
+
+/// Sets the bits of all pages of `slot` that were written, for GET in manual mode. D stays set. Takes
+/// `mmu_lock` for read.
+///
+/// Errors: `EINTR` if a fatal signal is pending. The log is intact then.
+pub(crate) fn harvest(slots: &SlotsLock<'_>, slot: Memslot<'_>, log: &DirtyBitmap<'_>) -> Result {
+    let vm = slots.vm();
+    let masks = vm.masks();
+
+    with_shared(vm, |lock| {
+        let mut roots = Roots::new(vm, Selection::valid(slot.as_id()));
+
+        while let Some(root) = roots.next(lock) {
+            let bits = DirtyBits::new(slots, root.role(), masks);
+            let mut walk = Walk::new(lock, root, Level::Page2M, slot.range(), masks);
+            let mut counts = Counts::default();
+            let mut interrupted = false;
+
+            while let Some(step) = walk.next() {
+                let mut view = step.view;
+                let Entry::Table(_) = view.entry(masks) else {
+                    continue;
+                };
+                if view.level() != Level::Page2M || bits.is_closed(&view) {
+                    continue;
+                }
+                if fatal_signal_pending() {
+                    interrupted = true;
+                    break;
+                }
+                if let Some(table) = view.child(masks) {
+                    let within = view.range().intersection(slot.range());
+
+                    counts.add(bits.harvest(table, within, log, Found::Keep));
+                    bits.close(&mut view, within);
+                }
+            }
+            drop(walk);
+            counts.tell(vm);
+            if interrupted {
+                return Err(EINTR);
+            }
+        }
+        Ok(())
+    })
+}
+
+/// What the statistics say of a walk.
+#[derive(Default)]
+pub(super) struct Counts {
+    tables: u64,
+    pages: u64,
+}
+
+impl Counts {
+    /// Adds a table with `pages` pages that were written.
+    #[inline]
+    pub(super) fn add(&mut self, pages: u64) {
+        self.tables = self.tables.wrapping_add(1);
+        self.pages = self.pages.wrapping_add(pages);
+    }
+
+    /// Counts all that in the VM's statistics.
+    pub(super) fn tell(&self, vm: Vm<'_>) {
+        stats::count_many(vm, Event::DirtyTable, self.tables);
+        stats::count_many(vm, Event::DirtyPage, self.pages);
+    }
+}
