@@ -63,6 +63,23 @@ static inline struct mmu_stats get_mmu_stats(struct kvm_vm *vm)
 	};
 }
 
+/* Whether VMs that can be are logged by D bits, and the VMs of a test can. */
+static inline bool logs_by_dirty_bits(void)
+{
+	char mode[32] = "";
+	FILE *f = fopen("/sys/module/kvm/parameters/dirty_log", "re");
+
+	if (f) {
+		TEST_ASSERT(fgets(mode, sizeof(mode), f), "Cannot read kvm.dirty_log");
+		fclose(f);
+	}
+	/* Where the CPU logs writes, or sets no D bits, the parameter changes nothing. */
+	if (strcmp(mode, "dirty_bits\n") || !get_kvm_param_bool("tdp_mmu"))
+		return false;
+	return host_cpu_is_amd || (get_kvm_intel_param_bool("eptad") &&
+				   !get_kvm_intel_param_bool("pml"));
+}
+
 /*
  * How many lists of the reverse map have a length of so many bits, that is 0, 1,
  * 2 and 3, 4 to 7 and so on leaves, for the levels from 4KiB to 1GiB; for none of

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Dirty logging by the CPU: Page-Modification Logging
+ * Dirty logging without faults: Page-Modification Logging, and D bits
  *
  * With PML, enabling dirty logging must not write-protect: it clears the D bits
  * of the SPTEs, and the CPU logs each page of which it sets the bit.  Then a
@@ -11,7 +11,8 @@
  *  - the dirty log has the pages that were written, and no other,
  *  - no vCPU took a page fault.
  *
- * The same goes for what is mapped by pre-faulting while it is logged.
+ * The same goes for what is mapped by pre-faulting while it is logged, and for the
+ * log in the D bits themselves (kvm.dirty_log=dirty_bits).
  *
  * The memory is mapped by 4KiB pages, and by 2MiB pages that are split when
  * logging is enabled (eager_page_split): the small pages of a split must be left
@@ -181,13 +182,14 @@ int main(void)
 	};
 	unsigned int i;
 	u64 faults;
-	bool pml;
+	bool pml, no_faults;
 
 	TEST_REQUIRE(get_kvm_param_bool("tdp_mmu"));
 	TEST_REQUIRE(get_kvm_param_bool("eager_page_split"));
 	TEST_REQUIRE(kvm_has_cap(KVM_CAP_PRE_FAULT_MEMORY));
 	/* Without PML, the same log costs a fault a page. */
 	pml = host_cpu_is_intel && get_kvm_intel_param_bool("pml");
+	no_faults = pml || logs_by_dirty_bits();
 
 	ksft_print_header();
 	ksft_set_plan(ARRAY_SIZE(cases));
@@ -195,9 +197,9 @@ int main(void)
 	for (i = 0; i < ARRAY_SIZE(cases); i++) {
 		faults = run_case(cases[i].name, cases[i].mmap_flags,
 				  cases[i].manual_protect);
-		ksft_test_result(pml == !faults,
-				 "%s: the log is exact, %lu faults, PML=%c\n",
-				 cases[i].name, faults, "NY"[pml]);
+		ksft_test_result(no_faults == !faults,
+				 "%s: the log is exact, %lu faults, PML=%c, D bits=%c\n",
+				 cases[i].name, faults, "NY"[pml], "NY"[no_faults && !pml]);
 	}
 	ksft_finished();
 }

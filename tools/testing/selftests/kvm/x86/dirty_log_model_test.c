@@ -1,0 +1,296 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The dirty log against a model
+ *
+ * Two memslots lie side by side, and their border is in the middle of a page table.  The
+ * guest writes to some pages of them, the log of each is read, read again, cleared in part,
+ * cleared where nothing was read, and begun and ended anew; memory is taken away from the
+ * guest between a write and the reading of the log, and a slot is moved.  What is done next is
+ * random.  Each time that a log is read it must be what a model says: the pages that were
+ * written since they were last cleared, or since the log began, and no other.  Memory that
+ * was written before the log begins is part of that.
+ *
+ * The same goes for all ways of logging, that is for write protection, for PML, and for D
+ * bits (kvm.dirty_log=dirty_bits).  With the latter the test also checks that it is those
+ * that were logged by.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include <linux/bitmap.h>
+#include <linux/bitops.h>
+#include <linux/kvm.h>
+#include <linux/sizes.h>
+
+#include "kvm_util.h"
+#include "mmu_stat.h"
+#include "processor.h"
+#include "test_util.h"
+#include "ucall_common.h"
+
+#define TEST_BASE	(8ul * SZ_1G)
+#define MOVED_BASE	(9ul * SZ_1G)
+#define TEST_SIZE	(8ul * SZ_1M)
+#define TEST_PAGES	(TEST_SIZE / PAGE_SIZE)
+#define NR_SLOTS	2
+#define BITS		(8 * sizeof(long))
+
+/* What the guest shall write to: pages from @base on. */
+static struct guest_request {
+	u64 base;
+	unsigned long pages[TEST_PAGES / BITS];
+} request;
+
+/* A memslot as it should be. */
+struct model {
+	u64 first;
+	u64 pages;
+	u64 base;
+	bool logged;
+	DECLARE_BITMAP(dirty, TEST_PAGES);
+};
+
+struct test {
+	struct kvm_vm *vm;
+	struct kvm_vcpu *vcpu;
+	void *mem;
+	bool huge;
+	u64 caps;
+	struct model slots[NR_SLOTS];
+	unsigned int steps[8];
+};
+
+static void guest_code(void)
+{
+	u64 page;
+
+	for (;;) {
+		for (page = 0; page < TEST_PAGES; page++) {
+			if (READ_ONCE(request.pages[page / BITS]) >> (page % BITS) & 1)
+				WRITE_ONCE(*(u64 *)(READ_ONCE(request.base) + page * PAGE_SIZE),
+					   page);
+		}
+		GUEST_SYNC(0);
+	}
+}
+
+static u64 below(u64 n)
+{
+	return random() % n;
+}
+
+/* A few pages, or many, of a range of random length, in a bitmap of @pages. */
+static void choose_pages(unsigned long *bitmap, u64 pages)
+{
+	u64 first = below(pages), end = first + 1 + below(pages - first);
+	u64 stride = 1 + below(below(2) ? 3 : 200);
+
+	bitmap_zero(bitmap, TEST_PAGES);
+	for (; first < end; first += stride)
+		__set_bit(first, bitmap);
+}
+
+static void set_slot(struct test *t, unsigned int n)
+{
+	struct model *slot = &t->slots[n];
+
+	vm_set_user_memory_region(t->vm, n + 1, slot->logged ? KVM_MEM_LOG_DIRTY_PAGES : 0,
+				  slot->base + slot->first * PAGE_SIZE,
+				  slot->pages * PAGE_SIZE,
+				  t->mem + slot->first * PAGE_SIZE);
+}
+
+static void set_logging(struct test *t, unsigned int n, bool logged)
+{
+	struct model *slot = &t->slots[n];
+
+	slot->logged = logged;
+	set_slot(t, n);
+	if (t->caps & KVM_DIRTY_LOG_INITIALLY_SET)
+		bitmap_fill(slot->dirty, slot->pages);
+	else
+		bitmap_zero(slot->dirty, TEST_PAGES);
+}
+
+static void write_pages(struct test *t, unsigned int n)
+{
+	struct model *slot = &t->slots[n];
+	DECLARE_BITMAP(pages, TEST_PAGES);
+	struct ucall uc;
+	unsigned int i;
+
+	choose_pages(pages, slot->pages);
+	request.base = slot->base + slot->first * PAGE_SIZE;
+	for (i = 0; i < TEST_PAGES / BITS; i++) {
+		request.pages[i] = pages[i];
+		slot->dirty[i] |= pages[i];
+	}
+	sync_global_to_guest(t->vm, request);
+	vcpu_run(t->vcpu);
+	TEST_ASSERT_EQ(get_ucall(t->vcpu, &uc), UCALL_SYNC);
+}
+
+static void get_log(struct test *t, unsigned int n)
+{
+	struct model *slot = &t->slots[n];
+	DECLARE_BITMAP(log, TEST_PAGES) = {};
+	u64 page;
+
+	kvm_vm_get_dirty_log(t->vm, n + 1, log);
+	for (page = 0; page < slot->pages; page++)
+		TEST_ASSERT(test_bit(page, log) == test_bit(page, slot->dirty),
+			    "Slot %u, page %lu of %lu: it is %slogged, and should %sbe", n, page,
+			    slot->pages, test_bit(page, log) ? "" : "not ",
+			    test_bit(page, slot->dirty) ? "" : "not ");
+	if (!t->caps)
+		bitmap_zero(slot->dirty, TEST_PAGES);
+}
+
+/* Clears bits whether they are set or not, and whether anybody has read them or not. */
+static void clear_log(struct test *t, unsigned int n)
+{
+	struct model *slot = &t->slots[n];
+	DECLARE_BITMAP(pages, TEST_PAGES);
+	u64 first, end;
+
+	choose_pages(pages, slot->pages);
+	if (!below(3))
+		bitmap_fill(pages, slot->pages);
+	first = below(slot->pages) / BITS * BITS;
+	end = first + (1 + below((slot->pages - first) / BITS)) * BITS;
+	kvm_vm_clear_dirty_log(t->vm, n + 1, pages + first / BITS, first, end - first);
+
+	for (; first < end; first++) {
+		if (test_bit(first, pages))
+			__clear_bit(first, slot->dirty);
+	}
+}
+
+/* As a balloon does, or by moving the slot: the guest's page tables lose their leaves. */
+static void zap(struct test *t)
+{
+	u64 unit = t->huge ? SZ_2M : PAGE_SIZE;
+	u64 first = below(TEST_SIZE / unit), count = 1 + below(TEST_SIZE / unit - first);
+
+	kvm_madvise(t->mem + first * unit, count * unit, MADV_DONTNEED);
+}
+
+static void move(struct test *t)
+{
+	struct model *slot = &t->slots[0];
+
+	slot->base = slot->base == TEST_BASE ? MOVED_BASE : TEST_BASE;
+	set_slot(t, 0);
+}
+
+static void step(struct test *t)
+{
+	unsigned int n = below(NR_SLOTS);
+	struct model *slot = &t->slots[n];
+	unsigned int what = below(8);
+
+	t->steps[what]++;
+	switch (what) {
+	case 0 ... 2:
+		write_pages(t, n);
+		break;
+	case 3 ... 4:
+		if (slot->logged)
+			get_log(t, n);
+		break;
+	case 5:
+		if (slot->logged && t->caps)
+			clear_log(t, n);
+		break;
+	case 6:
+		zap(t);
+		break;
+	case 7:
+		if (below(4))
+			set_logging(t, n, !slot->logged);
+		else
+			move(t);
+		break;
+	}
+}
+
+static void run_case(const char *name, int mmap_flags, u64 caps, unsigned int seed)
+{
+	struct test *t = calloc(1, sizeof(*t));
+	bool dirty_bits = logs_by_dirty_bits();
+	u64 carried = 0, tables = 0;
+	unsigned int i;
+
+	srandom(seed);
+	t->huge = mmap_flags;
+	t->caps = caps;
+	/* 5 MiB and 3 MiB: one page table maps the end of one and the beginning of the other. */
+	t->slots[0] = (struct model) { .pages = 5 * SZ_1M / PAGE_SIZE, .base = TEST_BASE };
+	t->slots[1] = (struct model) { .first = t->slots[0].pages, .base = TEST_BASE,
+				       .pages = TEST_PAGES - t->slots[0].pages };
+
+	t->mem = mmap(NULL, TEST_SIZE, PROT_READ | PROT_WRITE,
+		      MAP_PRIVATE | MAP_ANONYMOUS | mmap_flags, -1, 0);
+	__TEST_REQUIRE(t->mem != MAP_FAILED, "Not enough free huge pages");
+	if (!t->huge)
+		kvm_madvise(t->mem, TEST_SIZE, MADV_NOHUGEPAGE);
+
+	t->vm = vm_create_with_one_vcpu(&t->vcpu, guest_code);
+	if (caps)
+		vm_enable_cap(t->vm, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, caps);
+	virt_map_level(t->vm, TEST_BASE, TEST_BASE, TEST_SIZE, PG_LEVEL_2M);
+	virt_map_level(t->vm, MOVED_BASE, MOVED_BASE, TEST_SIZE, PG_LEVEL_2M);
+	for (i = 0; i < NR_SLOTS; i++) {
+		set_slot(t, i);
+		write_pages(t, i);
+	}
+
+	for (i = 0; i < 400; i++)
+		step(t);
+	for (i = 0; i < NR_SLOTS; i++) {
+		if (t->slots[i].logged)
+			get_log(t, i);
+	}
+
+	if (dirty_bits) {
+		tables = vm_get_stat(t->vm, mmu_dirty_tables);
+		carried = vm_get_stat(t->vm, mmu_dirty_carried);
+	}
+	ksft_test_result(!dirty_bits || (tables && carried),
+			 "%s: the log is exact in %u readings (%lu tables looked at, %lu D bits carried)\n",
+			 name, t->steps[3] + t->steps[4], tables, carried);
+	kvm_vm_free(t->vm);
+	kvm_munmap(t->mem, TEST_SIZE);
+	free(t);
+}
+
+int main(int argc, char *argv[])
+{
+	static const struct {
+		const char *name;
+		int mmap_flags;
+		u64 caps;
+	} cases[] = {
+		{ "4KiB, legacy", 0, 0 },
+		{ "4KiB, manual", 0, KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE },
+		{ "4KiB, initially set", 0,
+		  KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE | KVM_DIRTY_LOG_INITIALLY_SET },
+		{ "2MiB, legacy", MAP_HUGETLB | MAP_HUGE_2MB, 0 },
+		{ "2MiB, manual", MAP_HUGETLB | MAP_HUGE_2MB,
+		  KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE },
+		{ "2MiB, initially set", MAP_HUGETLB | MAP_HUGE_2MB,
+		  KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE | KVM_DIRTY_LOG_INITIALLY_SET },
+	};
+	unsigned int i, seed = argc > 1 ? atoi(argv[1]) : 16;
+
+	TEST_REQUIRE(kvm_has_cap(KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2));
+
+	ksft_print_header();
+	ksft_set_plan(ARRAY_SIZE(cases));
+	ksft_print_msg("Seed %u\n", seed);
+	for (i = 0; i < ARRAY_SIZE(cases); i++)
+		run_case(cases[i].name, cases[i].mmap_flags, cases[i].caps, seed + i);
+	ksft_finished();
+}
