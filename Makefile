@@ -39,6 +39,10 @@ host: root
 bench: lab
 	@tests/bench/run.sh
 
+## make bench-log  what it costs to log writes, by faults and by D bits
+bench-log: lab
+	@tests/bench/run.sh -l
+
 ## make brownout   latency of faults while the log of another memslot is changed
 brownout: lab
 	@tests/brownout/run.sh
@@ -221,7 +225,7 @@ $(S)/run-selftests: $(S)/src-selftests scripts/selftests.sh tests/dirty_log_perf
 $(S)/selftests: $(S)/src-selftests scripts/selftests.sh
 	$(call step,building the selftests,selftests.sh)
 
-.PHONY: help run test test-intel test-shadow bench brownout bench-native contention check migrate kernel \
+.PHONY: help run test test-intel test-shadow bench bench-log brownout bench-native contention check migrate kernel \
 	shell series paths clean distclean lab debug pristine modules selftests preflight root source \
 	alloc-sites test-debug test-mutants test-upstream test-other try host kasan kcsan matrix deb deb-config test-deb modules-deb test-modules build-matrix \
 	hw-check hw-check-machine \

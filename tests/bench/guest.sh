@@ -5,8 +5,16 @@
 # RESULTS/lines gets lines "MMU MiB RUN OPERATION INSTRUCTIONS", in the order in
 # which things ran; RESULTS/late lines "MMU MiB TDP_MMU OPERATION INSTRUCTIONS" of
 # mmu_bench's second mode, at the first size, and with pages of 1 GiB (AMD).
+#   guest.sh -l RESULTS REPEATS MiB
+# RESULTS/lines gets only what mmu_bench's third mode measures; MMU is c, rust, or rust-bits, which
+# is Rust with kvm.dirty_log=dirty_bits.
 set -euo pipefail
 
+log=''
+if [[ ${1:-} = -l ]]; then
+	log=1
+	shift
+fi
 (($# >= 3)) || {
 	echo "error: usage: guest.sh RESULTS REPEATS MiB..." >&2
 	exit 1
@@ -39,6 +47,23 @@ for mib; do
 	((mib <= largest)) || largest=$mib
 done
 echo $((largest / 2)) >/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages
+
+if [[ $log ]]; then
+	: >"$results/late"
+	for mmu in c rust rust-bits; do
+		case $mmu in
+		rust-bits) /lab/kvm-load rust dirty_log=dirty_bits ;;
+		*) /lab/kvm-load "$mmu" ;;
+		esac
+		functions "${mmu%-bits}" >"$results/functions"
+		for ((run = 1; run <= repeats; run++)); do
+			chrt -f 1 /build/bench/mmu_bench "$1" log |
+				sed "s/^/$mmu $1 $run /" >>"$results/lines"
+		done
+		/lab/kvm-unload
+	done
+	exit
+fi
 
 : >"$results/lines"
 : >"$results/late"

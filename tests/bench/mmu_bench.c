@@ -2,7 +2,7 @@
 /*
  * What each ioctl that concerns the page tables costs its caller, by itself.
  *
- *   mmu_bench MiB [late|late-1g|wall]
+ *   mmu_bench MiB [late|late-1g|wall|log]
  *
  * One VM, one vCPU, one memslot of MiB megabytes. KVM_PRE_FAULT_MEMORY maps the
  * slot, and the guest, where it runs at all, writes one byte of each page; in the
@@ -16,6 +16,7 @@
  * not give way. Both threads have to be on one CPU, with SCHED_FIFO. With
  * "late-1g" it is that for a memslot of 1 GiB pages. With "wall" it is the time on the
  * clock, on a real processor, and behind it is what that has counted: " COUNTER=N" each.
+ * With "log" the operations are those of logging that differ by kvm.dirty_log.
  *
  * Errors end the program with a message and status 1; nothing is retried.
  */
@@ -52,6 +53,9 @@
 
 /* The code's slot, in pages. What is behind the code is for L1 and L2. */
 enum { CODE, VMCB, L1_PML4, L1_PDPT, L1_PD, NPT_PML4, NPT_PDPT, NPT_PD, CODE_PAGES = NPT_PD + 4 };
+
+/* Where behind its beginning the code is that reads. */
+#define READ_ALL	16
 
 static size_t size;
 static int kvm, vm, vcpu, aliases;
@@ -268,6 +272,19 @@ static int dirty_all(void)
 	return write_bytes(SLOT_GPA, size / PAGE, PAGE);
 }
 
+/* Has it read a byte of each page of the slot, and then write one of each hundredth. */
+static int read_all(void)
+{
+	run_guest(&(struct kvm_regs) {
+		.rip = CODE_GPA + READ_ALL,
+		.rax = SLOT_GPA,
+		.rcx = size / PAGE,
+		.rdx = PAGE,
+		.rflags = 2,
+	});
+	return write_bytes(SLOT_GPA, size / PAGE / 100, 100 * PAGE);
+}
+
 /*
  * What the log looks like in the later rounds of a migration: the guest writes to few
  * pages of many. Writes and returns how many.
@@ -325,9 +342,13 @@ static void check_dirty(unsigned long written, const char *when)
 
 static void make_vm(void)
 {
-	/* 1: mov %al,(%eax); add %edx,%eax; loop 1b; hlt; and for L1, vmrun %rax */
+	/*
+	 * 1: mov %al,(%eax); add %edx,%eax; loop 1b; hlt; and for L1, vmrun %rax
+	 * 1: mov (%eax),%bl; add %edx,%eax; loop 1b; hlt
+	 */
 	static const uint8_t write_all[] = {
 		0x88, 0x00, 0x01, 0xd0, 0xe2, 0xfa, 0xf4, 0x0f, 0x01, 0xd8,
+		[READ_ALL] = 0x8a, 0x18, 0x01, 0xd0, 0xe2, 0xfa, 0xf4,
 	};
 
 	vm = ioctl(kvm, KVM_CREATE_VM, 0);
@@ -598,6 +619,65 @@ static void bench_sparse(void)
 }
 
 /*
+ * What a migration costs the guest and the thread that migrates: legacy mode, and then
+ * manual mode. Everything has been written before the log begins.
+ */
+static void bench_log(int huge)
+{
+	unsigned long written;
+
+	mem = map_memory(huge);
+	make_vm();
+	populate();
+	dirty_all();
+	TIME(huge ? "log-enable" : "log-enable-4k", set_logging(1));
+	TIME(huge ? "log-write-first" : "log-write-first-4k", dirty_all());
+	get_log();
+	check_all_dirty("get");
+	TIME(huge ? "log-write" : "log-write-4k", dirty_all());
+	TIME(huge ? "log-get" : "log-get-4k", get_log());
+	check_all_dirty("get, again");
+	TIME(huge ? "log-get-clean" : "log-get-clean-4k", get_log());
+	check_dirty(0, "get, clean");
+	TIME(huge ? "log-disable" : "log-disable-4k", set_logging(0));
+	TIME(huge ? "log-write-after" : "log-write-after-4k", dirty_all());
+	close_vm();
+	if (!huge) {
+		munmap(mem, size);
+		return;
+	}
+
+	make_vm();
+	manual_protect(KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE | KVM_DIRTY_LOG_INITIALLY_SET);
+	populate();
+	dirty_all();
+	set_logging(1);
+	memset(bitmap, 0xff, size / PAGE / 8);
+	TIME("log-clear-first", clear_log());
+	dirty_all();
+	TIME("log-get-manual", get_log());
+	check_all_dirty("before the second clear");
+	TIME("log-clear", clear_log());
+	/* The first round after all was written is not like those that follow. */
+	dirty_tenth();
+	get_log();
+	clear_log();
+	written = dirty_tenth();
+	TIME("log-get-tenth", get_log());
+	check_dirty(written, "a tenth");
+	TIME("log-clear-tenth", clear_log());
+	TIME("log-get-none", get_log());
+	check_dirty(0, "nothing");
+	TIME("log-clear-none", clear_log());
+	TIME("log-read", read_all());
+	TIME("log-get-read", get_log());
+	check_dirty(size / PAGE / 100, "reading");
+	TIME("log-clear-read", clear_log());
+	close_vm();
+	munmap(mem, size);
+}
+
+/*
  * Marks the memory idle, through an MMU notifier that ages it (page_idle needs
  * the frame numbers, and one bit for each).
  */
@@ -774,18 +854,19 @@ static void bench_aliases(int n)
 }
 
 static const char usage[] =
-	"usage: mmu_bench MiB [late|late-1g|wall] (MiB even, for 1g of 1024; at most 2048)";
+	"usage: mmu_bench MiB [late|late-1g|wall|log] (MiB even, for 1g of 1024; at most 2048)";
 
 int main(int argc, char **argv)
 {
 	int svm = !access("/sys/module/kvm_amd", F_OK);
 
 	int gigantic = argc == 3 && !strcmp(argv[2], "late-1g");
+	int log = argc == 3 && !strcmp(argv[2], "log");
 
 	late = gigantic || (argc == 3 && !strcmp(argv[2], "late"));
 	wall = argc == 3 && !strcmp(argv[2], "wall");
-	if (argc != 2 + late + wall || atol(argv[1]) < 2 || atol(argv[1]) % (gigantic ? 1024 : 2) ||
-	    atol(argv[1]) > 2048)
+	if (argc != 2 + late + wall + log || atol(argv[1]) < 2 ||
+	    atol(argv[1]) % (gigantic ? 1024 : 2) || atol(argv[1]) > 2048)
 		errx(1, "%s", usage);
 	size = atol(argv[1]) * MIB;
 
@@ -804,6 +885,11 @@ int main(int argc, char **argv)
 		pmu_open();
 	if (gigantic) {
 		bench_1g();
+		return 0;
+	}
+	if (log) {
+		bench_log(1);
+		bench_log(0);
 		return 0;
 	}
 	mem = map_memory(1);

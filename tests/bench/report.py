@@ -86,6 +86,28 @@ SO_FAR = {
     "clear-random": 832,
     "disable-4k": 5440,
 }
+# How writes are logged: C has one way without PML, Rust has two.
+LOGGED = [
+    ("log-enable", "enable (legacy, eager split), written before"),
+    ("log-enable-4k", "enable, 4 KiB pages, written before"),
+    ("log-write-first", "the guest writes all pages, after that"),
+    ("log-write", "the guest writes all pages, after GET"),
+    ("log-write-4k", "the guest writes all pages, after GET, 4 KiB pages"),
+    ("log-get", "GET (legacy), all pages dirty"),
+    ("log-get-clean", "GET (legacy), clean"),
+    ("log-get-manual", "GET (manual), all pages dirty"),
+    ("log-clear", "CLEAR, all pages dirty"),
+    ("log-get-tenth", "GET (manual), a page in each tenth 2 MiB"),
+    ("log-clear-tenth", "CLEAR, a page in each tenth 2 MiB"),
+    ("log-get-none", "GET (manual), nothing written"),
+    ("log-clear-none", "CLEAR, nothing"),
+    ("log-read", "the guest reads all pages, and writes 1 %"),
+    ("log-get-read", "GET (manual), after that"),
+    ("log-clear-read", "CLEAR, after that"),
+    ("log-disable", "disable (promote)"),
+    ("log-write-after", "the guest writes all pages, after that"),
+    ("log-write-after-4k", "the guest writes all pages, after that, 4 KiB pages"),
+]
 # Of these it is measured only how long somebody waits, with pages of 1 GiB.
 LATE_1G = [
     ("map-1g", "map 1 GiB pages"),
@@ -260,6 +282,20 @@ def lateness(rows):
                " | ".join(number(r["late"]) for r in pair) + " | - | - |")
 
 
+def logging(rows):
+    mmus = ("c", "rust", "rust-bits")
+    yield ("| operation | C | Rust | Rust, `dirty_bits` | RMWs per 2 MiB, C | Rust "
+           "| Rust, `dirty_bits` |")
+    yield "|---|--:|--:|--:|--:|--:|--:|"
+    for operation, title in LOGGED:
+        triple = [at(rows, operation, mmu) for mmu in mmus]
+        if None in triple:
+            die(f"'{operation}' was not measured on C, and on Rust in both ways")
+        yield (f"| {title} | " + " | ".join(number(r["instructions_per_2m"]) for r in triple) +
+               " | " + " | ".join(number(per_huge_page(r["rmws"], r["mib"])) for r in triple) +
+               " |")
+
+
 def calls(rows):
     """(title, length of the list, target, C's and Rust's calls and instructions for each)."""
     for function, operation, title, target in CALLS:
@@ -415,6 +451,12 @@ def plot(rows):
 
 def report(rows):
     runs = min(r["runs"] for r in rows)
+    if at(rows, LOGGED[0][0], "c"):
+        yield (f"Instructions of the calling thread per 2 MiB, the guest's own among them, and "
+               f"read-modify-writes (median of {runs}, {rows[0]['mib']} MiB):")
+        yield ""
+        yield from logging(rows)
+        return
     yield (f"Instructions of the calling thread per 2 MiB (median of {runs}, at the largest size "
            "measured):")
     yield ""
@@ -463,7 +505,7 @@ def main():
         put_into(document, "bench" if has_plugin(rows) else "bench-intel", lines)
     else:
         print("\n".join(lines))
-    if has_plugin(rows):
+    if has_plugin(rows) and at(rows, PANELS[0][0], "c"):
         svg = plot(rows)
         (logs / "bench.svg").write_text(svg)
         if document:
