@@ -10,7 +10,8 @@
 #                               FILE.md gets them between its marks, FILE.svg the plot
 #   run.sh     ci               two scenarios on the Rust MMU, for 'make test'
 #   run.sh     SCENARIO...      only these scenarios, without the tables
-# BACKENDS=, of hugetlb and thp: what backs the guest's memory there (both).
+# BACKENDS=, of hugetlb and thp: what backs the guest's memory there (both). MMUS=, of c and
+# rust: which of them (both). DIRTY_LOG=dirty_bits: how Rust finds writes.
 # JSON, plot and logs in build/logs/migrate.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
@@ -51,7 +52,8 @@ boot()
 	rm -rf "${BUILD:?}/logs/$name"
 	mkdir -p "$BUILD/logs/$name"
 	printf '%s\n' "${MMUS:-c rust}" "$3" "$2" >"$BUILD/logs/$name/wanted"
-	"$TOP/scripts/boot.sh" --name "$name" --smp 1 --mem 4G "${@:6}" -- \
+	"$TOP/scripts/boot.sh" --name "$name" --smp 1 --mem 4G "${@:6}" \
+		${DIRTY_LOG:+--append "kvm.dirty_log=$DIRTY_LOG"} -- \
 		"MMUS='${MMUS:-c rust}' /lab/tests/migrate/guest.sh '$options' '$3' $5"
 }
 
