@@ -96,7 +96,8 @@
 //! the CPU sets A at the same time ([`crate::ops::zap`]).
 //!
 //! Clearing W instead of A would keep regions closed that are only read, but the first write to each closed
-//! region would fault, which costs about as much as reading the leaves of a region that was only read.
+//! region would fault. Only A has been built and measured. A fault takes some 1,400 instructions and an exit;
+//! reading the leaves of a table takes 2,900 if none has D set, and 7,300 if 1 % have.
 //!
 //! # Shadow pages
 //!
