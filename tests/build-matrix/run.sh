@@ -25,7 +25,8 @@ options=(base)
 for option in "${@:-${all[@]}}"; do
 	[[ $option = base ]] || options+=("$option")
 done
-objects=(mmu/rust/rust_mmu.o mmu/rust/rust_shim.o mmu/mmu.o mmu/spte.o x86.o)
+# The last two are what SEV and TDX change.
+objects=(mmu/rust/rust_mmu.o mmu/rust/rust_shim.o mmu/mmu.o mmu/spte.o x86.o svm/svm.o vmx/main.o)
 logs=$BUILD/logs/build-matrix
 mkdir -p "$logs"
 
