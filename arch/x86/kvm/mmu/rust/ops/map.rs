@@ -194,7 +194,7 @@ fn install_leaf(
 
     // D may be all that tells of a write.
     let new = match old {
-        Entry::Leaf(_) if vm.logs_by_dirty_bits() => Spte(new.0 | (old_spte.0 & masks.dirty)),
+        Entry::Leaf(_) if vm.logs_by_dirty_bits() => new.with_from(old_spte, masks.dirty),
         _ => new,
     };
 

@@ -171,6 +171,18 @@ impl Spte {
         self.0 & bits != 0
     }
 
+    /// Whether all of `bits` are set.
+    #[inline]
+    pub const fn has_all(self, bits: u64) -> bool {
+        self.0 & bits == bits
+    }
+
+    /// The entry with those of `bits` set that are set in `other`.
+    #[inline]
+    pub const fn with_from(self, other: Spte, bits: u64) -> Spte {
+        Spte(self.0 | (other.0 & bits))
+    }
+
     /// A leaf like this one, for the frame `offset` bytes further on. This leaf's address has none of the
     /// bits of `offset`.
     #[inline]

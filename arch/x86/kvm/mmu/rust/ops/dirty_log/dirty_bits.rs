@@ -222,9 +222,7 @@ impl<'m> DirtyBits<'m> {
     /// Whether an entry is a leaf with D set.
     #[inline(always)]
     fn is_dirty(&self, spte: Spte) -> bool {
-        let bits = MMU_PRESENT | self.dirty;
-
-        spte.0 & bits == bits
+        spte.has_all(MMU_PRESENT | self.dirty)
     }
 
     /// Clears D in a leaf. Returns whether it was set.
