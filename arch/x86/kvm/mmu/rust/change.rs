@@ -39,7 +39,7 @@
 //!   uses the translation that it had, or one with W that the fast page fault above has set. That is allowed
 //!   until a notifier has run, and the bit in the log is set after it. Flows that unlink tables flush before
 //!   they drop `mmu_lock`, and so before a notifier or write-tracking can take it. Roots that are zapped
-//!   without a flush are invalid, and not loaded on any CPU. And reaping the log flushes before the ioctl
+//!   without a flush are invalid, and no vCPU runs on them. And reaping the log flushes before the ioctl
 //!   returns; after that no CPU can reach a table that was unlinked before.
 //! - **Enabling, reaping and disabling the log** (read lock, `slots_lock`) may store into it, which is
 //!   harmless ([`crate::ops::dirty_log`]).

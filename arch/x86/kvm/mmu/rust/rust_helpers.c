@@ -203,7 +203,8 @@ __kvm_rs bool kvm_rs_slot_dirty_track_enabled(const struct kvm_memory_slot *slot
 
 __kvm_rs bool kvm_rs_logs_by_dirty_bits(struct kvm *kvm)
 {
-	return READ_ONCE(kvm->rs_dirty_log.dirty_bits);
+	/* The ring can be enabled as long as there is no vCPU, and so no leaf. */
+	return READ_ONCE(kvm->rs_dirty_log.dirty_bits) && !kvm->dirty_ring_size;
 }
 
 __kvm_rs void kvm_rs_dirty_log_started(struct kvm *kvm)

@@ -8,8 +8,9 @@
 //! tables to itself, except for hardware, the fast page fault and aging, none of which takes the lock.
 //! Those three change only bits that make a leaf volatile
 //! ([`Spte::is_volatile`](crate::pure::Spte::is_volatile)). A holder of the **read** lock ([`Shared`])
-//! has peers, so every change of an SPTE is a compare-and-exchange, and only the winner does the
-//! bookkeeping. C passes a `bool shared`; here the mode is a type, and a function that is only sound
+//! has peers, so a change of an SPTE is a compare-and-exchange, and only the winner does the
+//! bookkeeping. (Where dirty logging stores plainly, [`crate::ops::dirty_log`] says why that is enough.)
+//! C passes a `bool shared`; here the mode is a type, and a function that is only sound
 //! in one mode says so in its signature.
 //!
 //! Page tables are freed by RCU. Under either mode a table may only be accessed in an RCU read-side

@@ -73,6 +73,12 @@ pub(crate) fn map(vcpu: Vcpu<'_>, fault: Fault<'_>, lock: &Shared<'_>, root: Sp<
             // Do not even allocate.
             return RetPf::Retry;
         }
+        // A memslot was made after this fault had looked for one, and another CPU has mapped the page. An
+        // MMIO SPTE must not replace that leaf: nobody would flush, and with mmu_lock held for read a leaf
+        // of 4 KiB is removed only together with its table. Look for the memslot again.
+        if matches!(entry, Entry::Leaf(_)) && fault.slot().is_none() {
+            return RetPf::Retry;
+        }
         if fault.goal_level() == Some(step.view.level()) {
             if is_one_table(&step.view, masks) {
                 return install_leaf(vcpu, fault, &mut step, masks);
@@ -159,9 +165,7 @@ fn install_leaf(
 
     if let Entry::Leaf(pfn) = old {
         if fault.prefetch() || !is_denied(vcpu, fault, old_spte, masks) {
-            // Without a memslot there is no frame to compare: a slot was made after this fault has
-            // looked for one, and another CPU has mapped it already. Upstream warns.
-            warn_on_once!(fault.slot().is_some() && pfn != fault.pfn());
+            warn_on_once!(pfn != fault.pfn());
             return RetPf::Spurious;
         }
     }

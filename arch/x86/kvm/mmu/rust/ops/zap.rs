@@ -28,6 +28,8 @@ fn zap_leafs_in_root(
     let range = GfnRange::new(range.start, range.end.min(max_gfn_exclusive()));
     // vCPUs flush when they load a root, so nobody can use stale entries of an invalid one.
     let needs_flush = !root.role().invalid();
+    // This holds until the end, although the walk yields: before the VM begins to log by D bits, the caller
+    // drops SRCU (notifiers, `kvm_zap_gfn_range()`) or `slots_lock` (the others).
     let by_one =
         root.role().mirror() || trace::spte_changed_enabled() || lock.vm().logs_by_dirty_bits();
     let min_level = if by_one { Level::Page4K } else { Level::Page2M };
@@ -183,9 +185,16 @@ pub(crate) fn first_to_zap<'a>(lock: &Shared<'_>, sp: Sp<'a>) -> Sp<'a> {
 }
 
 /// Zaps the table of `sp`, so that a huge page can take its place. Returns false if somebody else
-/// has changed the entry that pointed to it. The caller flushes, inside of an RCU critical section.
+/// has changed the entry that pointed to it, and in a VM that is logged by D bits. The caller flushes,
+/// inside of an RCU critical section.
 pub(crate) fn zap_possible_nx_huge_page(lock: &Shared<'_>, sp: Sp<'_>) -> bool {
     let masks = lock.vm().masks();
+
+    // C asks whether the memslot of the table's first page is logged, but a table may map pages of several
+    // memslots. Between unlinking it and carrying its D bits into the log, GET would miss them.
+    if lock.vm().logs_by_dirty_bits() {
+        return false;
+    }
 
     if warn_on_once!(!sp.is_tdp_mmu_page()) {
         return false;

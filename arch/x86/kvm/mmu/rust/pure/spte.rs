@@ -177,6 +177,12 @@ impl Spte {
         self.0 & bits == bits
     }
 
+    /// The bits that are set here and clear in `new`.
+    #[inline]
+    pub const fn lost_in(self, new: Spte) -> u64 {
+        self.0 & !new.0
+    }
+
     /// The entry with those of `bits` set that are set in `other`.
     #[inline]
     pub const fn with_from(self, other: Spte, bits: u64) -> Spte {

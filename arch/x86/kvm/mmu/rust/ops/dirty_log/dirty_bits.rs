@@ -45,8 +45,9 @@
 //! - **Zapping invalid roots** and the **recovery of huge pages** hold `slots_lock`, as GET does. When it is
 //!   dropped, nothing is left below an invalid root; `KVM_REQ_MMU_FREE_OBSOLETE_ROOTS` has made all vCPUs
 //!   leave the guest before the first leaf was removed, so no vCPU sets D there any more.
-//! - **NX recovery** zaps tables under the read lock, but skips those of a logged slot
-//!   (`kvm_mmu_sp_dirty_logging_enabled()`). A table that maps two slots never stands for a huge page.
+//! - **NX recovery** zaps tables under the read lock without `slots_lock`, so it leaves the tables of a VM
+//!   that is logged by D bits alone. C's check of the slot is not enough: it looks at the slot of the table's
+//!   first page only, and a table may outlive the slot that it was made for.
 //! - A **fault** in a logged slot maps 4 KiB, and so never replaces a table. If it installs a writable leaf, D
 //!   is set in it, and the fault sets the page's bit afterwards, as in the other modes; so a page that was
 //!   mapped for a read is reported as in C. If it replaces a leaf by a leaf, D stays.
@@ -55,7 +56,8 @@
 //! - A **prefetch** installs leaves with D clear.
 //! - A **fast page fault** makes a leaf writable that was write-protected when logging began, and then sets
 //!   the page's bit.
-//! - **Aging** changes A by compare-and-exchange. **Write-tracking** clears W and keeps D.
+//! - **Aging** changes A by compare-and-exchange. **Write-tracking** clears W by a locked
+//!   update, which keeps D.
 //!
 //! Clearing D is a plain store where nothing that matters can change in between; see
 //! [`super::leaves`]. If D is set and the CPU caches that just before the store, the flush
@@ -270,7 +272,9 @@ impl<'m> DirtyBits<'m> {
     /// `slots_lock`, and does not close the table.
     #[inline]
     pub(super) fn drain(&self, view: &mut View<'_>) {
-        if Summary::of(view.spte(), self.masks) == Summary::Open {
+        let is_table = matches!(view.entry(self.masks), Entry::Table(_));
+
+        if is_table && Summary::of(view.spte(), self.masks) == Summary::Open {
             view.compare_exchange(Summary::draining(view.spte(), self.masks));
         }
     }

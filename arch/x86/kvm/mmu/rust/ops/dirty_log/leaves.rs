@@ -27,7 +27,7 @@
 //! - A **fault** (read lock) sees that the leaf is present and allows the write. If the leaf denies something
 //!   else (an instruction fetch while the NX mitigation is being switched), the fault replaces it by an
 //!   exchange, with the same frame, and sets the bit. Our store reverts that, and the guest faults again.
-//! - Nobody else clears or sets W or D: **reaping**, **enabling and disabling** the log hold `slots_lock`;
+//! - Apart from these nobody clears or sets W or D: **reaping**, **enabling and disabling** the log hold `slots_lock`;
 //!   **write-tracking** and **notifiers** hold `mmu_lock` for write.
 //! - **NX recovery** and **zapping** (read lock) may unlink the table, and freeze its entries or leave them
 //!   as they are ([`crate::change`]). Under the read lock 4 KiB leaves are only zapped with their table. Our

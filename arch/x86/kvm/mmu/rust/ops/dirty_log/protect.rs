@@ -190,12 +190,18 @@ pub(crate) fn protect_gfn(
             let Entry::Leaf(_) = step.view.entry(masks) else {
                 continue;
             };
-            let new = protected(step.view.spte(), how, masks);
+            let spte = step.view.spte();
+            let new = protected(spte, how, masks);
 
-            if new == step.view.spte() {
+            if new == spte {
                 break;
             }
-            step.write(new, masks);
+            if lock.vm().logs_by_dirty_bits() {
+                // The CPU may just have set D, and then D is all that tells of its write.
+                step.clear_bits(spte.lost_in(new), root.role().as_id(), masks);
+            } else {
+                step.write(new, masks);
+            }
             changed = true;
         }
     }

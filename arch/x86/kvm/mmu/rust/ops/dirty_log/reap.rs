@@ -27,7 +27,7 @@
 //!   no bit, as the first write to it is noticed.
 //! - A **split** (read lock, by a fault or by us) replaces a huge leaf by a table whose leaves have
 //!   the same rights. Both we and it do that by an exchange on the huge leaf: who loses looks again.
-//! - **NX recovery** and **root invalidation** (read lock) unlink tables and freeze their entries.
+//! - **NX recovery** and **the zapping of roots** (read lock) unlink tables, and freeze their entries or not.
 //!   An entry that is not present maps nothing; a leaf that takes its place later is a fault's. An
 //!   entry of an unlinked table matters to nobody any more.
 //! - **Aging** (no lock) clears A bits by an exchange; ours then fails, and is repeated, or our
@@ -213,6 +213,11 @@ impl<'a, 'l> Reap<'a, 'l> {
             }
             drop(roots);
             if self.by_dirty_bits {
+                // The walk may have yielded. The first shadow page may have come then, with a writable leaf
+                // and its page's bit set, which must not be taken without looking at the leaf.
+                if Vm::has_shadow_pages(lock) {
+                    return Progress::Shadowed(from);
+                }
                 self.flush |= self.log.take(batch);
             }
         }

@@ -17,8 +17,8 @@
 //! - The **log** has ended: the slot was published as not logged, and all faults that had seen it logged
 //!   have ended (`synchronize_srcu()`), before this runs. `slots_lock` keeps it from being enabled again. So
 //!   writes need not be noticed.
-//! - **Notifiers**, **write-tracking**, and everybody who removes single leaves or clears MMU-writable hold the
-//!   lock for write: none of them runs between our load and our store. So no leaf comes back that was
+//! - **Notifiers**, **write-tracking**, and everybody who removes single leaves or takes MMU-writable back hold
+//!   the lock for write: none of them runs between our load and our store. So no leaf comes back that was
 //!   zapped, and no frame becomes writable that is tracked (`tdp-unprotect-zapped.litmus` shows what would
 //!   happen otherwise).
 //! - A **fast page fault** (no lock) and a **fault** (read lock) make the leaf writable by an exchange. It
