@@ -104,7 +104,7 @@ LOGGED = [
     ("log-read", "the guest reads all pages, and writes 1 %"),
     ("log-get-read", "GET (manual), after that"),
     ("log-clear-read", "CLEAR, after that"),
-    ("log-disable", "disable (promote)"),
+    ("log-disable", "disable (recover)"),
     ("log-write-after", "the guest writes all pages, after that"),
     ("log-write-after-4k", "the guest writes all pages, after that, 4 KiB pages"),
 ]
