@@ -29,8 +29,8 @@ find_mirror()
 	elif command -v apt-get >/dev/null && grep -qsx 'ID=debian' /etc/os-release; then
 		# shellcheck disable=SC2016 # apt's own variables
 		apt-get indextargets --format '$(SITE) $(RELEASE) $(COMPONENT) $(LABEL)' 2>/dev/null |
-			awk '$3 == "main" && $2 ~ /^[a-z]+$/ && ($4 == "" || $4 == "Debian") &&
-			     $1 !~ /security/ { print $1; exit }'
+			awk '!found && $3 == "main" && $2 ~ /^[a-z]+$/ &&
+			     ($4 == "" || $4 == "Debian") && $1 !~ /security/ { print $1; found = 1 }'
 	fi
 }
 
