@@ -46,6 +46,10 @@ variant()
 	# One without the other is none.
 	[[ $option != INTEL_TDX_HOST ]] || o+=(CONFIG_KVM_INTEL_TDX)
 	grep -qx "${o[0]}=[ym]" "$base/include/config/auto.conf" || to=on
+	# What it selects; others may have selected that as well, so it stays when SEV goes.
+	[[ $option-$to != KVM_AMD_SEV-on ]] || o+=(CONFIG_ARCH_HAS_CC_PLATFORM
+		CONFIG_KVM_GENERIC_MEMORY_ATTRIBUTES
+		CONFIG_HAVE_KVM_ARCH_GMEM_{CONVERT,RECLAIM,INVALIDATE,POPULATE})
 	for name in "${o[@]}"; do
 		sed -i "/^$name=/d" "$work/include/config/auto.conf"
 		sed -i -E "/ $name(_MODULE)? /d" "$work/include/generated/autoconf.h"
