@@ -116,12 +116,16 @@ licenses()
 	return "$status"
 }
 
-# Each planted bug has to apply, with fuzz; tests/sim/run.sh has those of the simulation.
+# Each planted bug has to apply, with fuzz: those of the selftests to this tree, those of the
+# simulation to the crate.
 mutants()
 {
-	local p status=0
-	for p in tests/mutants/*.patch; do
-		patch -s -p1 --dry-run <"$p" || { echo "$p does not apply; export it again"; status=1; }
+	local p dir status=0
+	for p in tests/mutants/*.patch tools/testing/kvm-mmu-rs/sim/mutants/*.patch; do
+		dir=.
+		[[ $p = tests/* ]] || dir=arch/x86/kvm/mmu/rust
+		patch -s -p1 --dry-run -d "$dir" <"$p" ||
+			{ echo "$p does not apply; export it again"; status=1; }
 	done
 	return "$status"
 }
