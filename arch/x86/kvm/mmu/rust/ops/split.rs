@@ -17,6 +17,7 @@ use crate::{
     pure::{addr::ENTRIES, leaf, Entry, Gfn, GfnRange, Index, Level, Masks, Spte},
     root::{Roots, Selection},
     sys::{
+        fatal_signal_pending,
         stats::{self, Event},
         trace, Memslot, Node, Sp,
     },
@@ -103,7 +104,7 @@ impl HugeLeaf {
 /// Fills `cache`, with `mmu_lock` dropped, for as many pages of `size` as may be left before `end`. The
 /// walk restarts from the root. Returns false, and traces it, if there is no memory and `huge` has to
 /// stay huge.
-pub(in crate::ops) fn refill<'l, M: Update<'l>>(
+fn refill<'l, M: Update<'l>>(
     walk: &mut Walk<'_, 'l, M>,
     cache: &mut TdpSplitCache,
     huge: &HugeLeaf,
@@ -118,6 +119,20 @@ pub(in crate::ops) fn refill<'l, M: Update<'l>>(
         stats::count(vm, Event::SplitNoMemory);
         trace::split_huge_page(huge.gfn, huge.spte, huge.level, ENOMEM.to_errno());
     }
+    filled
+}
+
+/// As [`refill`], for splits to 4 KiB that the dirty log can do without: not if the current task is being
+/// killed. The walk visits the entry again in any case.
+pub(in crate::ops) fn refill_unless_killed<'l, M: Update<'l>>(
+    walk: &mut Walk<'_, 'l, M>,
+    cache: &mut TdpSplitCache,
+    huge: &HugeLeaf,
+    end: Gfn,
+) -> bool {
+    let filled = !fatal_signal_pending() && refill(walk, cache, huge, end, Level::Page2M);
+
+    walk.revisit();
     filled
 }
 

@@ -42,12 +42,12 @@ use super::{
 };
 use crate::{
     cache::TdpSplitCache,
-    ops::split::{self, refill, HugeLeaf},
+    ops::split::{self, refill_unless_killed, HugeLeaf},
     pure::{spte::WRITABLE, Entry, GfnRange, Level, Masks, Protect},
     rmap::{ops as rmap, ShadowSplitCaches},
     root::{Roots, Selection},
     sync::{with_exclusive, with_shared, MmuLock, Shared, SlotsLock},
-    sys::{eager_page_split, fatal_signal_pending, stats::Event, Memslot, Node, Sp},
+    sys::{eager_page_split, stats::Event, Memslot, Node, Sp},
     walk::Walk,
 };
 
@@ -126,9 +126,7 @@ fn enable_in_root(
             let Some(page) = cache.take(node) else {
                 let huge = HugeLeaf::of(&view, node);
 
-                split = !fatal_signal_pending()
-                    && refill(&mut walk, cache, &huge, range.end, Level::Page2M);
-                walk.revisit();
+                split = refill_unless_killed(&mut walk, cache, &huge, range.end);
                 continue;
             };
 

@@ -63,7 +63,7 @@ use super::{
 };
 use crate::{
     cache::TdpSplitCache,
-    ops::split::{self, refill, HugeLeaf},
+    ops::split::{self, refill_unless_killed, HugeLeaf},
     pte::Table,
     pure::{dirty::WORD_PAGES, spte::WRITABLE, Entry, GfnRange, Level, Protect},
     rmap::{ops as rmap, ShadowSplitCaches},
@@ -260,11 +260,8 @@ impl<'a, 'l> Reap<'a, 'l> {
                     let Some(page) = cache.take(node) else {
                         let leaf = HugeLeaf::of(&view, node);
 
-                        if fatal_signal_pending()
-                            || !refill(&mut walk, cache, &leaf, range.end, Level::Page2M)
-                        {
+                        if !refill_unless_killed(&mut walk, cache, &leaf, range.end) {
                             huge = HugePages::Protect;
-                            walk.revisit();
                         }
                         continue;
                     };
@@ -362,12 +359,9 @@ impl<'a, 'l> Reap<'a, 'l> {
                     let Some(page) = cache.take(node) else {
                         let leaf = HugeLeaf::of(&view, node);
 
-                        if fatal_signal_pending()
-                            || !refill(&mut walk, cache, &leaf, range.end, Level::Page2M)
-                        {
+                        if !refill_unless_killed(&mut walk, cache, &leaf, range.end) {
                             huge = HugePages::Protect;
                         }
-                        walk.revisit();
                         continue;
                     };
 
