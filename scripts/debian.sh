@@ -40,7 +40,8 @@ debian_tree()
 {
 	local what=$1 dir=$2 log=$3 packages=$4 tmp mirror lines args P
 	local keys=/usr/share/keyrings/debian-archive-keyring.gpg
-	local run=() mode=root proxy=()
+	# If it fails, it may end its whole process group, which must not be ours.
+	local run=(setsid --wait) mode=root proxy=()
 	shift 4
 
 	get_mmdebstrap
@@ -52,7 +53,7 @@ debian_tree()
 	# that killing it cannot leave any.
 	tmp=$(dirname "$dir")
 	if ((EUID == 0)); then
-		run=(unshare --mount --propagation private)
+		run+=(unshare --mount --propagation private)
 	else
 		mode=unshare
 		# It works as another user id, which may not look into $HOME.

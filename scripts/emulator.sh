@@ -10,6 +10,8 @@ stop()
 {
 	[[ -z $pid ]] || kill "$pid" 2>/dev/null || :
 	[[ -z $watcher ]] || kill "$watcher" 2>/dev/null || :
+	# Their numbers may be others' from now on.
+	pid='' watcher=''
 }
 trap stop EXIT
 trap 'exit 130' INT

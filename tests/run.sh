@@ -274,6 +274,8 @@ run_stage()
 	call stage "$stage" >"$logs/$stage.tap" 2>"$logs/$stage.log" ||
 		echo "Bail out! the stage ended with status $?, see $logs/$stage.log" \
 			>>"$logs/$stage.tap"
+	# CI shows nothing but what is printed.
+	grep -q '^1\.\.' "$logs/$stage.tap" || tail -n 20 "$logs/$stage.log"
 	progress "$stage: $(tool tap.py summary "$logs/$stage.tap" | tail -n 1)" \
 		"in $((SECONDS - start)) s"
 }
@@ -318,10 +320,13 @@ pending()
 # How far the running boots are, by their TAP, and how long they will take at that rate.
 how_far()
 {
-	local running stage started
+	local running stage started taps
 	for running in "$logs"/*.running; do
 		[[ -e $running ]] || continue
 		stage=${running##*/} stage=${stage%.running} started=$(<"$running")
+		# awk reads nothing at all if one of them is missing.
+		mapfile -t taps < <(compgen -G "$logs/$stage/*.tap")
+		((${#taps[@]})) || continue
 		awk -v now="$(date +%s)" -v started="$started" -v stage="$stage" '
 			FNR == 1 { name = FILENAME; sub(/\.tap$/, "", name); sub(/.*\//, "", name) }
 			/^1\.\./ { plan[name] = substr($1, 4) + 0 }
@@ -341,7 +346,7 @@ how_far()
 					text = text sprintf(", about %d min left",
 						((now - started) * (all / so_far - 1) + 59) / 60)
 				print text
-			}' "$logs/$stage"/{c,rust}.tap 2>/dev/null || :
+			}' "${taps[@]}" || :
 	done
 }
 
@@ -372,8 +377,10 @@ for s in 1 2; do
 done
 rm -rf "${logs:?}"
 mkdir -p "$logs"
-# A job is a process group of its own, so that none of it outlives this.
+# A job is a process group of its own, so that none of it outlives this. What one of them
+# does to a terminal must not stop it: nobody would continue it.
 set -m
+trap '' TTIN TTOU TSTP
 # shellcheck disable=SC2317,SC2329 # called by the trap
 end_jobs()
 {
@@ -420,18 +427,33 @@ slots=2
 (($(nproc) >= 2 && free >= 14)) || slots=1
 watch_boots &
 watcher=$!
-running=0
+declare -A jobs=()
+# Wait until a job has ended, and see that it has left a result, whatever ended it. "wait -n"
+# does not tell of a job that ended before it was called.
+job_ended()
+{
+	local pid status=0 stage
+	while :; do
+		for pid in "${!jobs[@]}"; do
+			kill -0 "$pid" 2>/dev/null || break 2
+		done
+		sleep 0.5
+	done
+	stage=${jobs[$pid]}
+	unset "jobs[$pid]"
+	wait "$pid" || status=$?
+	((status)) || return 0
+	progress "$stage: its job ended with status $status"
+	echo "Bail out! its job ended with status $status, see $logs/$stage.log" >>"$logs/$stage.tap"
+}
 for s in "${all[@]}" "${more[@]}"; do
 	pending "$s" || continue
-	if ((running == slots)); then
-		wait -n || :
-		((running--)) || :
-	fi
+	((${#jobs[@]} < slots)) || job_ended
 	run_job "$s" &
-	((++running))
+	jobs[$!]=$s
 done
-for ((; running; running--)); do
-	wait -n || :
+while ((${#jobs[@]})); do
+	job_ended
 done
 kill -- "-$watcher"
 # The shell would report its end behind the summary.

@@ -155,7 +155,9 @@ ci)
 	for rule in "${rules[@]}"; do
 		sed -E "s/^((not )?ok) [0-9]+/\\1 $((++n))/" <<<"$rule"
 	done
-	if wait "$soak"; then
+	wait "$soak" && kept=1 || kept=''
+	trap - EXIT
+	if [[ $kept ]]; then
 		echo "ok $((++n)) - every schedule of two minutes keeps the rules"
 	else
 		echo "not ok $((++n)) - every schedule of two minutes keeps the rules # see $logs/ci.log"
