@@ -117,9 +117,9 @@ sim-coverage: root
 
 ## make deb        CONFIG=file: the fork as a Debian package, for a real machine
 deb: deb-config source
-	@CONFIG='$(CONFIG)' scripts/deb.sh
+	@CONFIG='$(CONFIG)' scripts/package/deb.sh
 deb-config:
-	@CONFIG='$(CONFIG)' scripts/deb.sh check
+	@CONFIG='$(CONFIG)' scripts/package/deb.sh check
 
 ## make test-deb   package, install, boot and remove it; builds a kernel the first time
 test-deb: lab
@@ -127,8 +127,8 @@ test-deb: lab
 
 ## make modules-deb  KERNEL=release: the modules for one of Debian's kernels, as a package
 modules-deb: source
-	@release=$$(scripts/debian-kernel.sh $(KERNEL)) && \
-		$(MAKE) -s $(S)/distro-$$release && scripts/modules-deb.sh $$release
+	@release=$$(scripts/package/debian-kernel.sh $(KERNEL)) && \
+		$(MAKE) -s $(S)/distro-$$release && scripts/package/modules-deb.sh $$release
 
 ## make test-modules  install, load, use and remove that package on an emulated Debian
 test-modules: modules-deb $(S)/selftests
@@ -154,7 +154,7 @@ shell: lab
 
 ## make series     the whole fork as a git format-patch series, verified
 series: source
-	@scripts/series.sh
+	@scripts/package/series.sh
 
 ## make paths      print where everything is, as KEY=VALUE
 paths:
@@ -215,8 +215,8 @@ endef
 $(foreach f,debug kasan kcsan,$(eval $(call flavour,$(f))))
 $(S)/mod-%: $(S)/linux $(S)/src-kvm scripts/modules.sh
 	$(call step,building the $* modules,modules.sh $*)
-$(S)/distro-%: $(S)/src-kernel $(S)/src-kvm scripts/distro-modules.sh scripts/btf.py
-	$(call step,building the modules for $*,distro-modules.sh $*)
+$(S)/distro-%: $(S)/src-kernel $(S)/src-kvm scripts/package/distro-modules.sh scripts/package/btf.py
+	$(call step,building the modules for $*,package/distro-modules.sh $*)
 # The one test that 'make run' needs.
 $(S)/run-selftests: $(S)/src-selftests scripts/selftests.sh tests/dirty_log_perf/link.sh \
 		tests/dirty_log_perf/exclusive.c

@@ -96,7 +96,7 @@ stage_text-equal()
 
 stage_series()
 {
-	as_tap "the fork is a series that git am takes" "$TOP/scripts/series.sh"
+	as_tap "the fork is a series that git am takes" "$TOP/scripts/package/series.sh"
 }
 
 # The package of modules on a Debian with its own kernel.

@@ -12,7 +12,7 @@ set -euo pipefail
 
 all=(base HYPERV KVM_HYPERV KVM_XEN KVM_SMM KVM_AMD_SEV INTEL_TDX_HOST KVM_PROVE_MMU)
 if [[ ! ${LAB_INSIDE:-} ]]; then
-	LAB_RELEASE=$("$TOP/scripts/debian-kernel.sh" ${KERNEL:+"$KERNEL"})
+	LAB_RELEASE=$("$TOP/scripts/package/debian-kernel.sh" ${KERNEL:+"$KERNEL"})
 	export LAB_RELEASE LAB_ENV=LAB_RELEASE
 fi
 enter_root "$@"

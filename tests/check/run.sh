@@ -141,7 +141,7 @@ step "newtypes" newtypes
 step "mutants" mutants
 step "the C that the simulation models" tests/sim/models.sh
 step "licenses" licenses
-step "series" scripts/series.sh
+step "series" scripts/package/series.sh
 # What they say stands above.
 step "litmus tests" test "${litmus:-0}" = 0
 

@@ -11,7 +11,7 @@ here=$(cd "$(dirname "$0")" && pwd -P)
 . "$here/machine.sh"
 
 machine modules
-release=$("$TOP/scripts/debian-kernel.sh" ${KERNEL:+"$KERNEL"})
+release=$("$TOP/scripts/package/debian-kernel.sh" ${KERNEL:+"$KERNEL"})
 package=$(echo "$BUILD/deb/kvm-rs-modules-${release}"_*.deb)
 if [[ ! -e $package ]]; then
 	echo "Bail out! there is no package for $release; run 'make modules-deb'"

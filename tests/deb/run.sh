@@ -21,7 +21,7 @@ config=$work/config
 grep -vE '^(# )?CONFIG_(RUST|RUST_INLINE_HELPERS|KVM_RUST_MMU|LOCALVERSION|INOTIFY_USER)[= ]' \
 	"$BUILD/linux/.config" >"$config"
 echo CONFIG_INOTIFY_USER=y >>"$config"
-check "make deb makes a package" env CONFIG="$config" "$TOP/scripts/deb.sh"
+check "make deb makes a package" env CONFIG="$config" "$TOP/scripts/package/deb.sh"
 package=$(echo "$BUILD"/deb/linux-image-*.deb)
 if [[ ! -e $package ]]; then
 	echo "Bail out! there is no package, see $BUILD/logs/deb.log"

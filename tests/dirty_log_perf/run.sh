@@ -67,8 +67,8 @@ export LAB_RUN=1
 "$TOP/scripts/preflight.sh"
 step "the toolchain root, Debian packages" 240 root "$TOP/scripts/root.sh"
 step "the kernel's source and the series, and Debian's kernel" 60 source \
-	both "$TOP/scripts/source.sh" "$TOP/scripts/debian-kernel.sh" ${KERNEL:+"$KERNEL"}
-release=$("$TOP/scripts/debian-kernel.sh" ${KERNEL:+"$KERNEL"})
+	both "$TOP/scripts/source.sh" "$TOP/scripts/package/debian-kernel.sh" ${KERNEL:+"$KERNEL"}
+release=$("$TOP/scripts/package/debian-kernel.sh" ${KERNEL:+"$KERNEL"})
 step "KVM's modules for $release, and the test" 220 "distro-$release" \
 	both build_test make -s -C "$TOP" "build/stamp/distro-$release"
 

@@ -12,7 +12,7 @@ die()
 
 dir=$1
 release=$(uname -r)
-reload=$(dirname "$0")/../../scripts/kvm-rs-reload
+reload=$(dirname "$0")/../../scripts/package/kvm-rs-reload
 [ "$dir" ] || die "usage: modules.sh DIR"
 [ "$(id -u)" = 0 ] || die "only root can load modules and use the counters; run it with sudo"
 if grep -qw svm /proc/cpuinfo; then

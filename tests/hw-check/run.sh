@@ -50,7 +50,7 @@ mkdir -p "$out"
 # shellcheck disable=SC2317,SC2329 # called by the trap
 reload()
 {
-	sh "$TOP/scripts/kvm-rs-reload" >&2
+	sh "$TOP/scripts/package/kvm-rs-reload" >&2
 }
 trap reload EXIT
 trap 'exit 130' INT

@@ -111,42 +111,42 @@ expect "a release that cannot be downloaded" "cannot download .*check the networ
 	LAB_UPSTREAM="$tmp/upstream" LAB_LINUX_SOURCE=/nonexistent "$copy/scripts/source.sh"
 
 # The modules for a distribution's kernel.
-release=$("$top/scripts/debian-kernel.sh")
+release=$("$top/scripts/package/debian-kernel.sh")
 expect "a kernel that nobody knows" "knows no kernel 7.3.99.none-amd64; KERNEL= can be: .*-amd64" \
-	"$top/scripts/debian-kernel.sh" 7.3.99+none-amd64
+	"$top/scripts/package/debian-kernel.sh" 7.3.99+none-amd64
 expect "no room for a kernel" "free disk.*are needed; free some" \
 	env LAB_ROOT="$root" XDG_CACHE_HOME="$tmp/cache" LAB_MIN_KERNEL_MB=999999999 \
-	"$copy/scripts/debian-kernel.sh"
+	"$copy/scripts/package/debian-kernel.sh"
 expect "no room for a package" "free disk.*are needed; free some" \
-	env LAB_MIN_DISK_MB=999999999 "$top/scripts/modules-deb.sh" "$release"
+	env LAB_MIN_DISK_MB=999999999 "$top/scripts/package/modules-deb.sh" "$release"
 mkdir -p "$tmp/cache/kvm-mmu-rs/kernel-7.3.9+x-amd64"
 touch "$tmp/cache/kvm-mmu-rs/kernel-7.3.9+x-amd64/.complete"
 expect "a kernel without its headers" "headers of 7.3.9.x-amd64 have no .config.*KERNEL=" \
-	env LAB_ROOT="$root" XDG_CACHE_HOME="$tmp/cache" "$copy/scripts/distro-modules.sh" 7.3.9+x-amd64
+	env LAB_ROOT="$root" XDG_CACHE_HOME="$tmp/cache" "$copy/scripts/package/distro-modules.sh" 7.3.9+x-amd64
 # wrong TOOL VARIABLE SAYS: TOOL says another version of itself.
 wrong()
 {
 	printf '#!/bin/sh\necho "%s"\n' "$2" >"$tmp/wrong"
 	chmod 755 "$tmp/wrong"
-	env LAB_ENV="$1" "$1=$tmp/wrong" "$top/scripts/distro-modules.sh" "$release"
+	env LAB_ENV="$1" "$1=$tmp/wrong" "$top/scripts/package/distro-modules.sh" "$release"
 }
 expect "another rustc" "rustc is 'rustc 1.99.0'.*built with 'rustc .*install that version" \
 	wrong RUSTC "rustc 1.99.0"
 expect "another pahole" "pahole is version 199, and .* was built with .*install dwarves" \
 	wrong PAHOLE v1.99
 expect "no pahole" "pahole is version 0, and .* was built with .*install dwarves" \
-	env LAB_ENV=PAHOLE PAHOLE=/nonexistent "$top/scripts/distro-modules.sh" "$release"
+	env LAB_ENV=PAHOLE PAHOLE=/nonexistent "$top/scripts/package/distro-modules.sh" "$release"
 expect "modules of another kernel" "has the vermagic '.*-kvm-rs .*cannot be loaded" \
-	"$top/scripts/distro-modules.sh" check "$release" "$top/build/mod-rust"
+	"$top/scripts/package/distro-modules.sh" check "$release" "$top/build/mod-rust"
 expect "a kernel to boot that is not there" "no kernel 7.3.99; run 'make modules-deb" \
 	"$top/scripts/boot.sh" --kernel 7.3.99 true
 
 expect "make deb without a configuration" "needs CONFIG=.*/boot/config-" \
-	env CONFIG= "$copy/scripts/deb.sh" check
+	env CONFIG= "$copy/scripts/package/deb.sh" check
 expect "make deb with one that is not there" "CONFIG=/nonexistent is not a file" \
-	env CONFIG=/nonexistent "$copy/scripts/deb.sh" check
+	env CONFIG=/nonexistent "$copy/scripts/package/deb.sh" check
 expect "make deb with one of another kind" "not the configuration of an x86-64 kernel" \
-	env CONFIG="$copy/configs/rust.config" "$copy/scripts/deb.sh" check
+	env CONFIG="$copy/configs/rust.config" "$copy/scripts/package/deb.sh" check
 
 expect "no kernel to boot" "no kernel at .*; run 'make kernel'" \
 	env LAB_ROOT="$root" "$copy/scripts/boot.sh" true

@@ -305,7 +305,7 @@ def btf_tests(tmp):
         nonlocal number
         number += 1
         made = compile_c(f"m{number}", KERNEL_TYPES.replace(old, new) + more, vmlinux)
-        return tool(SCRIPTS / "btf.py", vmlinux, "--", made)
+        return tool(SCRIPTS / "package" / "btf.py", vmlinux, "--", made)
 
     status, out = module(more="struct own { struct kvm *vm; } own;")
     yield "btf: the same structures agree", status == 0 and "agree" in out
@@ -323,7 +323,7 @@ def btf_tests(tmp):
     yield "btf: but not in what lies inside of others", status == 1 and "struct stats in" in out
     plain = tmp / "plain.ko"
     subprocess.run(["gcc", "-c", tmp / "vmlinux.c", "-o", plain], check=True)
-    status, out = tool(SCRIPTS / "btf.py", vmlinux, "--", plain)
+    status, out = tool(SCRIPTS / "package" / "btf.py", vmlinux, "--", plain)
     yield "btf: a module without BTF is refused", status == 2 and "has no BTF" in out
 
 

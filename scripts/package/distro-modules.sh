@@ -7,14 +7,14 @@
 # build/mod-rust-RELEASE has ours, build/mod-c-RELEASE the distribution's own.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
-. "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/../lib.sh"
 enter_root "$@"
 
 only_check=''
 [[ ${1:-} != check ]] || { only_check=1 && shift; }
 release=${1:?distro-modules.sh: no RELEASE}
 dir=$(kernel_dir "$release")
-[[ -e $dir/.complete ]] || die "the kernel $release is not here; run scripts/debian-kernel.sh $release"
+[[ -e $dir/.complete ]] || die "the kernel $release is not here; run scripts/package/debian-kernel.sh $release"
 headers=$dir/usr/src/linux-headers-$release modules=$dir/lib/modules/$release/kernel
 for f in .config Module.symvers vmlinux; do
 	[[ -s $headers/$f ]] ||
@@ -147,7 +147,7 @@ fits()
 	! llvm-objdump-19 --reloc "$mod/kvm.ko" | grep -w rust_support_need_break >/dev/null ||
 		die "the helpers are calls, which makes the MMU slow; install clang and llvm of the LLVM that rustc has"
 	status=0
-	said=$(python3 -B "$TOP/scripts/btf.py" "$headers/vmlinux" "${users[@]}" \
+	said=$(python3 -B "$TOP/scripts/package/btf.py" "$headers/vmlinux" "${users[@]}" \
 		-- "$mod"/{kvm,kvm-amd,kvm-intel}.ko) || status=$?
 	((!status)) ||
 		die "${said%%$'\n'*}: with that, it would corrupt memory under $release; build from the source and the configuration of that kernel, with pahole installed"

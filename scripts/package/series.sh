@@ -8,7 +8,7 @@
 #              commit that adds it (a quarter of an hour)
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
-. "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/../lib.sh"
 export LAB_ENV="${LAB_ENV:-} VERIFY"
 enter_root "$@"
 

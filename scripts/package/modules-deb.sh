@@ -4,7 +4,7 @@
 # for that kernel:  modules-deb.sh RELEASE       (build/deb/kvm-rs-modules-RELEASE_*.deb)
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
-. "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/../lib.sh"
 
 release=${1:?modules-deb.sh: no RELEASE}
 deb=$BUILD/deb name=kvm-rs-modules-$release
@@ -12,7 +12,7 @@ if [[ ! ${LAB_INSIDE:-} ]]; then
 	need_mb "$BUILD" "${LAB_MIN_DISK_MB:-64}"
 	# The newest commit tells packages apart, and which is newer.
 	stamp=$(git -C "$TOP" log -1 --format=%cd --date=format-local:%Y%m%d%H%M%S 2>/dev/null) || stamp=0
-	LAB_STAMP=$stamp LAB_ENV=LAB_STAMP "$TOP/scripts/in-root" "$TOP/scripts/modules-deb.sh" "$release"
+	LAB_STAMP=$stamp LAB_ENV=LAB_STAMP "$TOP/scripts/in-root" "$TOP/scripts/package/modules-deb.sh" "$release"
 	cat <<EOF
 $(echo "$deb/$name"_*.deb)
   Stop every VM first: modules in use cannot be replaced.
@@ -32,7 +32,7 @@ for k in kvm kvm-amd kvm-intel; do
 	# With BTF and without DWARF, and not compressed, so that they can be signed.
 	llvm-strip-19 --strip-debug -o "$to/$k.ko" "$mod/$k.ko"
 done
-install -m 755 "$TOP/scripts/kvm-rs-reload" "$work/usr/sbin/kvm-rs-reload"
+install -m 755 "$TOP/scripts/package/kvm-rs-reload" "$work/usr/sbin/kvm-rs-reload"
 kernel=$(<"$dir/.version")
 cat >"$work/DEBIAN/control" <<EOF
 Package: $name

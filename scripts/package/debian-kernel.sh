@@ -8,7 +8,7 @@
 # toolchain root: others do not fit that source.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
-. "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/../lib.sh"
 
 release=${1:-}
 default=$CACHE/kernel-default-$(root_key)

@@ -6,7 +6,7 @@
 #   deb.sh check    only see whether CONFIG will do
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
-. "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/../lib.sh"
 
 # Beside build/linux, so that to ccache the paths are the same.
 deb=$BUILD/deb out=$BUILD/linux-deb log=$BUILD/logs/deb.log
@@ -95,13 +95,13 @@ if [[ ${1:-} = check ]]; then
 fi
 
 if [[ ! ${LAB_INSIDE:-} ]]; then
-	"$TOP/scripts/deb.sh" check
+	"$TOP/scripts/package/deb.sh" check
 	mkdir -p "$out" "$deb" "$BUILD/logs"
 	read_config >"$out/.config"
 	need_mb "$BUILD" "${LAB_MIN_DISK_MB:-4096}"
 	say "building the package (log: build/logs/deb.log)"
 	status=0
-	LAB_ENV="CONFIG DEB_BUILD_PROFILES" "$TOP/scripts/in-root" "$TOP/scripts/deb.sh" \
+	LAB_ENV="CONFIG DEB_BUILD_PROFILES" "$TOP/scripts/in-root" "$TOP/scripts/package/deb.sh" \
 		>"$log" 2>&1 || status=$?
 	if ((status)); then
 		grep -m1 -h '^error: ' "$log" >&2 || {
