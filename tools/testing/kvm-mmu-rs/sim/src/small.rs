@@ -140,6 +140,7 @@ const ALL: &[Small] = &[
             notifier::invalidate_range_end(kvm());
         },
         check_log: false,
+        dirty_bits: false,
     },
     Small {
         name: "lock bit against aging",
@@ -153,6 +154,7 @@ const ALL: &[Small] = &[
             notifier::test_young(kvm(), PAGE);
         },
         check_log: false,
+        dirty_bits: false,
     },
     Small {
         name: "zap against walker in L2",
@@ -178,6 +180,7 @@ const ALL: &[Small] = &[
         log: Some(false),
         mapped: false,
         nx: false,
+        nested: false,
         peer: reap,
         check_log: true,
         dirty_bits: true,
@@ -188,6 +191,7 @@ const ALL: &[Small] = &[
         log: Some(false),
         mapped: true,
         nx: false,
+        nested: false,
         peer: reap,
         check_log: true,
         dirty_bits: true,
@@ -198,6 +202,7 @@ const ALL: &[Small] = &[
         log: Some(true),
         mapped: true,
         nx: false,
+        nested: false,
         peer: reap,
         check_log: true,
         dirty_bits: true,
@@ -208,6 +213,7 @@ const ALL: &[Small] = &[
         log: None,
         mapped: true,
         nx: false,
+        nested: false,
         peer: || {
             slots::set_log(kvm(), 0, true);
             parties::copy(PAGE);
@@ -221,6 +227,7 @@ const ALL: &[Small] = &[
         log: Some(false),
         mapped: true,
         nx: false,
+        nested: false,
         peer: || {
             let start = Host::region(PAGE);
 
