@@ -52,6 +52,8 @@ pub fn vcpu(n: usize) {
     let mut cpu = Cpu::new(world().plan.format);
     let mut left = world().plan.accesses;
     let mut next: Option<(u64, Access)> = None;
+    // An SMI has ended L2, and RSM will go back to it.
+    let mut interrupted = false;
 
     cpu.no_executable_huge = world().plan.nx_huge_pages;
     cpu.nested = *vcpu!(vcpu, nested);
@@ -74,9 +76,9 @@ pub fn vcpu(n: usize) {
             srcu = slots::srcu_read_lock(kvm());
         }
         if world().plan.smm && chance(8) {
-            switch_smm(vcpu);
+            switch_smm(vcpu, &mut cpu, &mut interrupted);
         }
-        if world().plan.nested && chance(8) {
+        if world().plan.nested && !*vcpu!(vcpu, smm) && chance(8) {
             switch_nested(vcpu, &mut cpu);
         }
         if world().plan.prefault && !cpu.nested && chance(8) {
@@ -249,16 +251,25 @@ fn stop() {
     world().paused -= 1;
 }
 
-/// The guest enters or leaves SMM: another role, another root.
-fn switch_smm(vcpu: *mut kvm_vcpu) {
+/// An SMI or RSM: another role, another root. SMM is L1's. An SMI ends L2 first, and RSM goes back to it
+/// if there was one; meanwhile VMRUN is refused. `svm_enter_smm()`, `svm_leave_smm()`,
+/// `nested_svm_vmrun()`. `interrupted`: the SMI has ended L2.
+fn switch_smm(vcpu: *mut kvm_vcpu, cpu: &mut Cpu, interrupted: &mut bool) {
     let smm = !*vcpu!(vcpu, smm);
     let format = world().plan.format;
 
+    if smm && cpu.nested {
+        switch_nested(vcpu, cpu);
+        *interrupted = true;
+    }
     // As `kvm_mmu_reset_context()` unloads; the next root is loaded with a flush.
     roots::free(vcpu);
     *vcpu!(vcpu, smm) = smm;
     let mmu = *vcpu!(vcpu, arch.mmu);
     *vcpu!(mmu, root_role.word) = core::mem::ManuallyDrop::new(root_role(format, smm));
+    if !smm && core::mem::take(interrupted) {
+        switch_nested(vcpu, cpu);
+    }
 }
 
 /// A vCPU that has not run yet will begin in L2.

@@ -138,12 +138,16 @@ fn link(
 pub fn load(vcpu: *mut kvm_vcpu) -> bool {
     let kvm = *field!(vcpu, kvm);
     let mmu = *field!(vcpu, arch.mmu);
+    let wanted = *field!(mmu, root_role.word).to_owned();
 
+    if wanted & GUEST_MODE == 0 || *field!(vcpu, smm) {
+        fail("the simulation itself: L2 runs with a root of L1, or in SMM".into());
+    }
     if !topup_memory_caches(vcpu) {
         return false;
     }
     field!(kvm, mmu_lock).write_lock();
-    let root = get_page(vcpu, 0, *field!(mmu, root_role.word).to_owned());
+    let root = get_page(vcpu, 0, wanted);
     *field!(root, root_count) += 1;
     *field!(mmu, root.hpa) = mem::pa(*field!(root, spt));
     note("loads nested root", [*field!(mmu, root.hpa), 0, 0]);
