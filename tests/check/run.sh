@@ -102,7 +102,7 @@ documentation()
 # numbers for C are raw().
 newtypes()
 {
-	! git ls-files 'arch/x86/kvm/mmu/rust/*.rs' | grep -vE '/pure/|/kunit\.rs$' |
+	! git ls-files 'arch/x86/kvm/mmu/rust/*.rs' | grep -vE '/pure/|/kunit(\.rs$|/)' |
 		xargs grep -nP '^(?! *//).*(?<!self)\.0\b'
 }
 
