@@ -24,7 +24,7 @@ pub struct callback_head {
 ///
 /// # Safety
 ///
-/// None is needed.
+/// None: it has no arguments. Unsafe because C's function is.
 pub unsafe fn BUG() -> ! {
     machine::fail("BUG()".into())
 }

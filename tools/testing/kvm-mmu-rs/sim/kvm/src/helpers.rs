@@ -46,7 +46,7 @@ fn wants_cpu(kvm: *mut kvm) -> bool {
 ///
 /// # Safety
 ///
-/// `kvm` must point to the VM of the run.
+/// `kvm` must point to the VM of the run, which nobody else uses yet.
 pub unsafe fn kvm_rs_init_vm(kvm: *mut kvm) {
     *field!(kvm, arch.tdp_mmu_roots) = ptr::null_mut();
 }
@@ -55,7 +55,8 @@ pub unsafe fn kvm_rs_init_vm(kvm: *mut kvm) {
 ///
 /// # Safety
 ///
-/// None is needed; in the kernel it is a function of C.
+/// `kvm` must point to the VM of the run, and `slot` to one of its memslots, which `slots_lock` or
+/// `kvm->srcu` keeps.
 pub unsafe fn kvm_rs_other_slots_allow(
     kvm: *mut kvm,
     slot: *const kvm_memory_slot,
@@ -69,7 +70,8 @@ pub unsafe fn kvm_rs_other_slots_allow(
 ///
 /// # Safety
 ///
-/// `kvm` must point to the VM of the run, and `written` to `words` words.
+/// `kvm` must point to the VM of the run, and `written` must be valid for reads of `words` words, which
+/// nobody changes meanwhile.
 pub unsafe fn kvm_rs_carry_dirty(
     kvm: *mut kvm,
     as_id: i32,
@@ -110,7 +112,7 @@ pub unsafe fn kvm_rs_carry_dirty(
 ///
 /// # Safety
 ///
-/// `kvm` must point to the VM of the run.
+/// `kvm` must point to the VM of the run, and this thread must hold `slots_lock`.
 pub unsafe fn kvm_rs_dirty_log_started(kvm: *mut kvm) {
     let starting = &raw const *field!(kvm, rs_dirty_log.starting);
 
@@ -134,7 +136,7 @@ macro_rules! rwlock {
 
 /// # Safety
 ///
-/// `lock` must point to the `mmu_lock` of the VM of the run.
+/// `lock` must point to the `mmu_lock` of the VM of the run, and this thread must hold it.
 pub unsafe fn rust_support_need_break(lock: *mut rwlock_t) -> bool {
     // Both are looked at in one step.
     rwlock!(lock).needs_break() || wants_cpu(vm_of(lock))
@@ -142,7 +144,8 @@ pub unsafe fn rust_support_need_break(lock: *mut rwlock_t) -> bool {
 
 /// # Safety
 ///
-/// `lock` must point to the `mmu_lock` of the VM of the run.
+/// `lock` must point to the `mmu_lock` of the VM of the run, and this thread must hold it for read. What it
+/// guards may be freed meanwhile.
 pub unsafe fn rust_support_cond_resched_read(lock: *mut rwlock_t) {
     let kvm = vm_of(lock);
     let lock = rwlock!(lock);
@@ -158,7 +161,8 @@ pub unsafe fn rust_support_cond_resched_read(lock: *mut rwlock_t) {
 
 /// # Safety
 ///
-/// `lock` must point to the `mmu_lock` of the VM of the run.
+/// `lock` must point to the `mmu_lock` of the VM of the run, and this thread must hold it for write. What it
+/// guards may be freed meanwhile.
 pub unsafe fn rust_support_cond_resched_write(lock: *mut rwlock_t) {
     let kvm = vm_of(lock);
     let lock = rwlock!(lock);
@@ -187,28 +191,30 @@ pub fn schedule() {
 
 /// # Safety
 ///
-/// `lock` must point to the `mmu_lock` of the VM of the run.
+/// `lock` must point to the `mmu_lock` of the VM of the run, and this thread must not hold it.
 pub unsafe fn rust_support_read_lock(lock: *mut rwlock_t) {
     rwlock!(lock).read_lock();
 }
 
 /// # Safety
 ///
-/// `lock` must point to the `mmu_lock` of the VM of the run.
+/// `lock` must point to the `mmu_lock` of the VM of the run, and this thread must hold it for read, and not
+/// use what it guards any more.
 pub unsafe fn rust_support_read_unlock(lock: *mut rwlock_t) {
     rwlock!(lock).read_unlock();
 }
 
 /// # Safety
 ///
-/// `lock` must point to the `mmu_lock` of the VM of the run.
+/// `lock` must point to the `mmu_lock` of the VM of the run, and this thread must not hold it.
 pub unsafe fn rust_support_write_lock(lock: *mut rwlock_t) {
     rwlock!(lock).write_lock();
 }
 
 /// # Safety
 ///
-/// `lock` must point to the `mmu_lock` of the VM of the run.
+/// `lock` must point to the `mmu_lock` of the VM of the run, and this thread must hold it for write, and not
+/// use what it guards any more.
 pub unsafe fn rust_support_write_unlock(lock: *mut rwlock_t) {
     rwlock!(lock).write_unlock();
 }
@@ -229,7 +235,7 @@ pub unsafe fn rust_support_assert_write_held(lock: *mut rwlock_t) {
 
 /// # Safety
 ///
-/// None is needed; in the kernel it is a function of C.
+/// None: it has no arguments. Unsafe because C's function is.
 pub unsafe fn rust_support_fatal_signal_pending() -> bool {
     point();
     if facts().killable {
@@ -250,7 +256,8 @@ pub unsafe fn kvm_rs_roots_empty(kvm: *mut kvm) -> bool {
 ///
 /// # Safety
 ///
-/// `kvm` must point to the VM of the run and `prev` must point to the header of a root, or be null.
+/// `kvm` must point to the VM of the run. `prev` must be null, or point to the header of a root that is or
+/// was in its list, and that a reference or this thread's RCU critical section keeps.
 pub unsafe fn kvm_rs_roots_next(kvm: *mut kvm, prev: *mut kvm_mmu_page) -> *mut kvm_mmu_page {
     point_on(ROOTS, false);
     if prev.is_null() {
@@ -262,7 +269,8 @@ pub unsafe fn kvm_rs_roots_next(kvm: *mut kvm, prev: *mut kvm_mmu_page) -> *mut 
 
 /// # Safety
 ///
-/// `kvm` must point to the VM of the run and `root` must point to the header of a page.
+/// `kvm` must point to the VM of the run, and `root` to the header of a root that is in no list. This thread
+/// must hold `tdp_mmu_pages_lock`.
 pub unsafe fn kvm_rs_roots_add(kvm: *mut kvm, root: *mut kvm_mmu_page) {
     field!(kvm, arch.tdp_mmu_pages_lock).assert_held("list of roots");
     *field!(root, next) = *field!(kvm, arch.tdp_mmu_roots);
@@ -273,7 +281,8 @@ pub unsafe fn kvm_rs_roots_add(kvm: *mut kvm, root: *mut kvm_mmu_page) {
 
 /// # Safety
 ///
-/// `root` must point to the header of a page.
+/// `root` must point to the header of a root that is in the list, and this thread must hold
+/// `tdp_mmu_pages_lock`.
 pub unsafe fn kvm_rs_roots_del(root: *mut kvm_mmu_page) {
     point_on(ROOTS, true);
     note("removes root", [field!(root, spt).addr() as u64, 0, 0]);
@@ -284,7 +293,7 @@ pub unsafe fn kvm_rs_roots_del(root: *mut kvm_mmu_page) {
 ///
 /// # Safety
 ///
-/// `root` must point to the header of a page.
+/// `root` must point to the header of a root that `mmu_lock` or this thread's RCU critical section keeps.
 pub unsafe fn kvm_rs_root_tryget(root: *mut kvm_mmu_page) -> bool {
     point_on(
         (&raw const *field!(root, tdp_mmu_root_count)) as usize,
@@ -305,7 +314,7 @@ pub unsafe fn kvm_rs_root_tryget(root: *mut kvm_mmu_page) -> bool {
 
 /// # Safety
 ///
-/// `root` must point to the header of a page.
+/// `root` must point to the header of a root to which the caller has a reference. It is given up.
 pub unsafe fn kvm_rs_root_put(root: *mut kvm_mmu_page) -> bool {
     point_on(
         (&raw const *field!(root, tdp_mmu_root_count)) as usize,
@@ -326,14 +335,14 @@ pub unsafe fn kvm_rs_root_put(root: *mut kvm_mmu_page) -> bool {
 
 /// # Safety
 ///
-/// `root` must point to the header of a page.
+/// `root` must point to the header of a root that nobody else can find yet.
 pub unsafe fn kvm_rs_root_set_count(root: *mut kvm_mmu_page, count: i32) {
     *field!(root, tdp_mmu_root_count) = count as u32;
 }
 
 /// # Safety
 ///
-/// `root` must point to the header of a page.
+/// `root` must point to the header of a root that `mmu_lock` or this thread's RCU critical section keeps.
 pub unsafe fn kvm_rs_root_is_live(root: *mut kvm_mmu_page) -> bool {
     point_on(
         (&raw const *field!(root, tdp_mmu_root_count)) as usize,
@@ -345,28 +354,28 @@ pub unsafe fn kvm_rs_root_is_live(root: *mut kvm_mmu_page) -> bool {
 
 /// # Safety
 ///
-/// None is needed; in the kernel it is a function of C.
+/// None: an address that is no table's fails the run. Unsafe because C's function is.
 pub unsafe fn kvm_rs_va(hpa: hpa_t) -> *mut u64 {
     mem::va(hpa)
 }
 
 /// # Safety
 ///
-/// None is needed; in the kernel it is a function of C.
+/// None: the pointer is not followed. Unsafe because C's function is.
 pub unsafe fn kvm_rs_pa(spt: *mut u64) -> hpa_t {
     mem::pa(spt)
 }
 
 /// # Safety
 ///
-/// None is needed; in the kernel it is a function of C.
+/// None: the arguments are plain values. Unsafe because C's function is.
 pub unsafe fn kvm_rs_pfn_to_nid(pfn: kvm_pfn_t) -> i32 {
     0
 }
 
 /// # Safety
 ///
-/// None is needed; in the kernel it is a function of C.
+/// None: an address of no table, or of one that was freed, fails the run. Unsafe because C's function is.
 pub unsafe fn kvm_rs_hpa_to_sp(hpa: hpa_t) -> *mut kvm_mmu_page {
     let table = mem::va(hpa);
 
@@ -376,7 +385,7 @@ pub unsafe fn kvm_rs_hpa_to_sp(hpa: hpa_t) -> *mut kvm_mmu_page {
 
 /// # Safety
 ///
-/// None is needed; in the kernel it is a function of C.
+/// None: an address of no table, or of one that was freed, fails the run. Unsafe because C's function is.
 pub unsafe fn kvm_rs_root_to_sp(hpa: hpa_t) -> *mut kvm_mmu_page {
     // SAFETY: as for this function.
     unsafe { kvm_rs_hpa_to_sp(hpa) }
@@ -384,7 +393,7 @@ pub unsafe fn kvm_rs_root_to_sp(hpa: hpa_t) -> *mut kvm_mmu_page {
 
 /// # Safety
 ///
-/// `sp` must point to the header of a page.
+/// `sp` must point to the header of a page that has a table, and that nobody else can reach yet.
 pub unsafe fn kvm_rs_bind_sp(sp: *mut kvm_mmu_page) {
     mem::set_private(*field!(sp, spt), sp as usize);
 }
@@ -400,7 +409,7 @@ fn fails() -> bool {
 
 /// # Safety
 ///
-/// None is needed; in the kernel it is a function of C.
+/// None: it has no arguments. Unsafe because C's function is.
 pub unsafe fn kvm_rs_alloc_header() -> *mut kvm_mmu_page {
     if fails() {
         return ptr::null_mut();
@@ -410,7 +419,7 @@ pub unsafe fn kvm_rs_alloc_header() -> *mut kvm_mmu_page {
 
 /// # Safety
 ///
-/// None is needed; in the kernel it is a function of C.
+/// None: the arguments are plain values. Unsafe because C's function is.
 pub unsafe fn kvm_rs_alloc_table(nid: i32) -> *mut u64 {
     if fails() {
         return ptr::null_mut();
@@ -420,14 +429,15 @@ pub unsafe fn kvm_rs_alloc_table(nid: i32) -> *mut u64 {
 
 /// # Safety
 ///
-/// `sp` must point to the header of a page.
+/// `sp` must come from [`kvm_rs_alloc_header`] or a memory cache, and nobody may use it any more.
 pub unsafe fn kvm_rs_free_header(sp: *mut kvm_mmu_page) {
     mem::free_header(sp.cast());
 }
 
 /// # Safety
 ///
-/// `spt` must point to a table, or be null.
+/// `spt` must be null, or come from [`kvm_rs_alloc_table`] or a memory cache, and nobody, the CPUs included,
+/// may use it any more.
 pub unsafe fn kvm_rs_free_table(spt: *mut c_void) {
     if !spt.is_null() {
         mem::free_table(spt.cast());
@@ -451,7 +461,7 @@ pub unsafe fn kvm_rs_has_tables(kvm: *mut kvm) -> bool {
 
 /// # Safety
 ///
-/// None is needed; in the kernel it is a function of C.
+/// None: it has no arguments. Unsafe because C's function is.
 pub unsafe fn kvm_rs_base_addr_mask() -> u64 {
     0x000f_ffff_ffff_f000
 }
@@ -479,7 +489,7 @@ pub unsafe fn kvm_rs_dirty_log_initially_set(kvm: *mut kvm) -> bool {
 
 /// # Safety
 ///
-/// None is needed; in the kernel it is a function of C.
+/// None: it has no arguments. Unsafe because C's function is.
 pub unsafe fn kvm_rs_eager_page_split() -> bool {
     point();
     // SAFETY: one OS thread.
@@ -488,7 +498,7 @@ pub unsafe fn kvm_rs_eager_page_split() -> bool {
 
 /// # Safety
 ///
-/// `kvm` must point to the VM of the run.
+/// `kvm` must point to the VM of the run, and `level` must be 1, 2 or 3.
 pub unsafe fn kvm_rs_update_page_stats(kvm: *mut kvm, level: i32, count: i32) {
     field!(kvm, stat.pages)[level as usize - 1] += i64::from(count);
 }
@@ -502,21 +512,21 @@ pub unsafe fn kvm_rs_nx_huge_pages(kvm: *mut kvm) -> bool {
 
 /// # Safety
 ///
-/// None is needed; in the kernel it is a function of C.
+/// None: the arguments are not looked at. Unsafe because C's function is.
 pub unsafe fn kvm_rs_has_mirrored_tdp(kvm: *mut kvm) -> bool {
     false
 }
 
 /// # Safety
 ///
-/// None is needed; in the kernel it is a function of C.
+/// None: the arguments are not looked at. Unsafe because C's function is.
 pub unsafe fn kvm_rs_is_addr_direct(kvm: *mut kvm, gpa: gpa_t) -> bool {
     true
 }
 
 /// # Safety
 ///
-/// None is needed; in the kernel it is a function of C.
+/// None: it has no arguments. Unsafe because C's function is.
 pub unsafe fn kvm_rs_max_gfn() -> gfn_t {
     crate::model::vm().map_or(crate::model::MAX_GFN, |kvm| *field!(kvm, max_gfn))
 }
@@ -531,7 +541,7 @@ pub unsafe fn kvm_rs_vm_bugged(kvm: *mut kvm) {
 
 /// # Safety
 ///
-/// None is needed; in the kernel it is a function of C.
+/// None: the arguments are not looked at. Unsafe because C's function is.
 pub unsafe fn kvm_rs_set_external_spte(
     kvm: *mut kvm,
     gfn: gfn_t,
@@ -544,14 +554,14 @@ pub unsafe fn kvm_rs_set_external_spte(
 
 /// # Safety
 ///
-/// None is needed; in the kernel it is a function of C.
+/// None: the arguments are not looked at. Unsafe because C's function is.
 pub unsafe fn kvm_rs_free_external_spt(kvm: *mut kvm, sp: *mut kvm_mmu_page) {
     fail("no VM has mirror roots".into())
 }
 
 /// # Safety
 ///
-/// `slot` must point to a memslot.
+/// `slot` must point to a memslot that `slots_lock` or `kvm->srcu` keeps.
 pub unsafe fn kvm_rs_slot_dirty_track_enabled(slot: *const kvm_memory_slot) -> bool {
     // SAFETY: the slot exists.
     unsafe { (*slot).flags & KVM_MEM_LOG_DIRTY_PAGES != 0 }
@@ -576,61 +586,61 @@ pub unsafe fn kvm_rs_count_events(kvm: *mut kvm, event: kvm_rs_event, n: u64) {
 
 /// # Safety
 ///
-/// None is needed; in the kernel it is a function of C.
+/// None: it has no arguments. Unsafe because C's function is.
 pub unsafe fn kvm_rs_clock() -> u64 {
     sched::now()
 }
 
 /// # Safety
 ///
-/// None is needed; in the kernel it is a function of C.
+/// None: it has no arguments. Unsafe because C's function is.
 pub unsafe fn kvm_rs_has_mt_mask() -> bool {
     false
 }
 
 /// # Safety
 ///
-/// None is needed; in the kernel it is a function of C.
+/// None: the arguments are not looked at. Unsafe because C's function is.
 pub unsafe fn kvm_rs_mt_mask(vcpu: *mut kvm_vcpu, gfn: gfn_t, is_mmio: bool) -> u64 {
     0
 }
 
 /// # Safety
 ///
-/// `vcpu` must point to a vCPU of the run.
+/// `vcpu` must point to a vCPU of the VM of the run.
 pub unsafe fn kvm_rs_memslots_generation(vcpu: *mut kvm_vcpu) -> u64 {
     *field!(*field!(vcpu, kvm), generation)
 }
 
 /// # Safety
 ///
-/// None is needed; in the kernel it is a function of C.
+/// None: the arguments are not looked at. Unsafe because C's function is.
 pub unsafe fn kvm_rs_needs_host_mmio_tracking(vcpu: *mut kvm_vcpu) -> bool {
     false
 }
 
 /// # Safety
 ///
-/// None is needed; in the kernel it is a function of C.
+/// None: the arguments are not looked at. Unsafe because C's function is.
 pub unsafe fn kvm_rs_is_rsvd_spte(vcpu: *mut kvm_vcpu, spte: u64, level: i32) -> bool {
     false
 }
 
 /// # Safety
 ///
-/// None is needed; in the kernel it is a function of C.
+/// None: the arguments are not looked at. Unsafe because C's function is.
 pub unsafe fn kvm_rs_is_host_mmio_pfn(pfn: kvm_pfn_t) -> bool {
     false
 }
 
 /// # Safety
 ///
-/// None is needed; in the kernel it is a function of C.
+/// None: the arguments are not looked at. Unsafe because C's function is.
 pub unsafe fn kvm_rs_track_host_mmio(vcpu: *mut kvm_vcpu) {}
 
 /// # Safety
 ///
-/// None is needed; in the kernel it is a function of C.
+/// None: it has no arguments. Unsafe because C's function is.
 pub unsafe fn rust_support_assert_preemption_disabled() {
     if facts().spinning == 0 {
         fail("preemption is enabled".into());
@@ -639,21 +649,21 @@ pub unsafe fn rust_support_assert_preemption_disabled() {
 
 /// # Safety
 ///
-/// None is needed; in the kernel it is a function of C.
+/// This thread must call [`rust_support_preempt_enable`] before it sleeps.
 pub unsafe fn rust_support_preempt_disable() {
     facts().spinning += 1;
 }
 
 /// # Safety
 ///
-/// None is needed; in the kernel it is a function of C.
+/// This thread must have called [`rust_support_preempt_disable`], once for each call of this.
 pub unsafe fn rust_support_preempt_enable() {
     facts().spinning -= 1;
 }
 
 /// # Safety
 ///
-/// `desc` must point to a descriptor.
+/// `desc` must come from a cache of descriptors, and be in no list any more.
 pub unsafe fn kvm_rs_free_desc(desc: *mut c_void) {
     mem::free_header(desc.cast());
 }
@@ -667,14 +677,15 @@ pub unsafe fn kvm_rs_assert_slots_locked(kvm: *mut kvm) {
 
 /// # Safety
 ///
-/// None is needed; in the kernel it is a function of C.
+/// None: the arguments are not looked at. Unsafe because C's function is.
 pub unsafe fn kvm_rs_vm_data_corruption(kvm: *mut kvm) {
     fail("KVM_BUG_ON_DATA_CORRUPTION()".into());
 }
 
 /// # Safety
 ///
-/// `kvm` must point to the VM of the run and `sp` must point to the header of a page.
+/// `kvm` must point to the VM of the run, and `sp` to the header of one of its pages. This thread must hold
+/// `slots_lock`, or be a reader of `kvm->srcu`, as long as it uses the slot.
 pub unsafe fn kvm_rs_slot_of_sp(
     kvm: *mut kvm,
     sp: *mut kvm_mmu_page,
@@ -694,7 +705,8 @@ pub unsafe fn kvm_rs_shadow_pages_left(kvm: *mut kvm) -> bool {
 
 /// # Safety
 ///
-/// `kvm` must point to the VM of the run and `huge_sptep` must point to an SPTE.
+/// `kvm` must point to the VM of the run, and `huge_sptep` to an SPTE in a page of the shadow MMU. This
+/// thread must hold `mmu_lock` for write, and the VM's caches for splitting must be filled.
 pub unsafe fn kvm_rs_get_split_sp(
     kvm: *mut kvm,
     huge_sptep: *mut u64,
@@ -706,50 +718,58 @@ pub unsafe fn kvm_rs_get_split_sp(
 
 /// # Safety
 ///
-/// `kvm` must point to the VM of the run, `sptep` must point to an SPTE, `sp` must point to the
-/// header of a page.
+/// `kvm` must point to the VM of the run, `sptep` to an SPTE in a page of the shadow MMU, and `sp` to the
+/// header of a page of the level below. This thread must hold `mmu_lock` for write, and the VM's cache of
+/// descriptors must be filled.
 pub unsafe fn kvm_rs_link_sp(kvm: *mut kvm, sptep: *mut u64, sp: *mut kvm_mmu_page, flush: bool) {
     crate::model::shadow::link_split_page(kvm, sptep, sp, flush);
 }
 
 /// # Safety
 ///
-/// None is needed; in the kernel it is a function of C.
+/// None: the arguments are not looked at. Unsafe because C's function is.
 pub unsafe fn kvm_rs_trace_get_page(sp: *mut kvm_mmu_page) {}
+
 /// # Safety
 ///
-/// None is needed; in the kernel it is a function of C.
+/// None: the arguments are not looked at. Unsafe because C's function is.
 pub unsafe fn kvm_rs_trace_prepare_zap_page(sp: *mut kvm_mmu_page) {}
 
 /// Off: a helper that is only compared with the tables at the end would not see more.
 ///
 /// # Safety
 ///
-/// None is needed; in the kernel it is a function of C.
+/// None: it has no arguments. Unsafe because C's function is.
 pub unsafe fn kvm_rs_trace_spte_changed_enabled() -> bool {
     false
 }
+
 /// # Safety
 ///
-/// None is needed; in the kernel it is a function of C.
+/// None: the arguments are not looked at. Unsafe because C's function is.
 pub unsafe fn kvm_rs_trace_spte_changed(as_id: i32, gfn: gfn_t, level: i32, old: u64, new: u64) {}
+
 /// # Safety
 ///
-/// None is needed; in the kernel it is a function of C.
+/// None: the arguments are not looked at. Unsafe because C's function is.
 pub unsafe fn kvm_rs_trace_split(gfn: gfn_t, spte: u64, level: i32, err: i32) {}
+
 /// # Safety
 ///
-/// None is needed; in the kernel it is a function of C.
+/// None: the arguments are not looked at. Unsafe because C's function is.
 pub unsafe fn kvm_rs_trace_promote(gfn: gfn_t, spte: u64, level: i32, err: i32) {}
+
 /// # Safety
 ///
-/// None is needed; in the kernel it is a function of C.
+/// None: the arguments are not looked at. Unsafe because C's function is.
 pub unsafe fn kvm_rs_trace_mark_mmio(sptep: *mut u64, gfn: gfn_t, spte: u64) {}
+
 /// # Safety
 ///
-/// None is needed; in the kernel it is a function of C.
+/// None: the arguments are not looked at. Unsafe because C's function is.
 pub unsafe fn kvm_rs_trace_set_spte(level: i32, gfn: gfn_t, sptep: *mut u64) {}
+
 /// # Safety
 ///
-/// None is needed; in the kernel it is a function of C.
+/// None: the arguments are not looked at. Unsafe because C's function is.
 pub unsafe fn kvm_rs_trace_spte_requested(fault: *mut kvm_page_fault, access: u8) {}
