@@ -69,7 +69,7 @@ fn run(scenario: &Scenario, seed: u64) -> u64 {
     for n in 0..plan.vcpus {
         sched::spawn(format!("vCPU {n}"), move || parties::vcpu(n));
     }
-    let peers: [(&str, u64, fn()); 7] = [
+    let peers: [(&str, u64, fn()); 8] = [
         ("attributes", plan.attributes, parties::attributes),
         ("userspace", plan.migrations, parties::userspace),
         ("prefault", plan.prefaults, parties::prefaulter),
@@ -77,6 +77,7 @@ fn run(scenario: &Scenario, seed: u64) -> u64 {
         ("aging", plan.agings, parties::ager),
         ("NX", plan.recoveries, parties::recoverer),
         ("zap", plan.zaps, parties::zapper),
+        ("track", plan.trackings, parties::tracker),
     ];
     for (name, times, body) in peers {
         let parties = match name {

@@ -7,7 +7,7 @@ use kvm_c::{
     host::Host,
     model::{
         fault::{back_off, mmio_page_fault, page_fault, prefault, Handled},
-        notifier, nx, roots, shadow, slots, HOST, HUGE_PAGES,
+        notifier, nx, roots, shadow, slots, track, HOST, HUGE_PAGES,
     },
 };
 use machine::{chance, choose, fail, note, point, sched};
@@ -27,6 +27,26 @@ fn hot() -> u64 {
     let hot = &world().plan.hot;
 
     hot[choose(hot.len() as u64) as usize]
+}
+
+/// What the guest does next.
+#[derive(Clone, Copy)]
+struct Next {
+    gfn: u64,
+    access: Access,
+    /// Where L2 has the page; L1 has it at one place.
+    alias: u64,
+}
+
+impl Next {
+    /// The address on a CPU, in frames.
+    fn at(self, cpu: &Cpu) -> u64 {
+        if cpu.nested {
+            self.gfn + self.alias * shadow::ALIAS
+        } else {
+            self.gfn
+        }
+    }
 }
 
 /// Why a vCPU leaves the guest.
@@ -51,7 +71,7 @@ pub fn vcpu(n: usize) {
     let vcpu = world().vcpus[n];
     let mut cpu = Cpu::new(world().plan.format);
     let mut left = world().plan.accesses;
-    let mut next: Option<(u64, Access)> = None;
+    let mut next: Option<Next> = None;
     // An SMI has ended L2, and RSM will go back to it.
     let mut interrupted = false;
 
@@ -88,7 +108,7 @@ pub fn vcpu(n: usize) {
                 prefault(vcpu, gfn);
             }
             touch(gfn);
-            world().in_flight[n] = next.map(|(gfn, _)| gfn);
+            world().in_flight[n] = next.map(|next| next.gfn);
         }
         if !enter(vcpu, &mut cpu) {
             srcu = try_again(srcu);
@@ -116,7 +136,7 @@ pub fn vcpu(n: usize) {
             unsafe { mark_page_dirty_in_slot(kvm(), slot, gfn) };
             touch(gfn);
         }
-        if let (Exit::Fault(code), Some((gfn, _))) = (exit, next) {
+        if let (Exit::Fault(code), Some(Next { gfn, .. })) = (exit, next) {
             if code & PFERR_RSVD != 0 && mmio_page_fault(vcpu, gfn) {
                 // Userspace emulates the access; nothing is there.
                 next = None;
@@ -128,7 +148,8 @@ pub fn vcpu(n: usize) {
             }
             let code = code & !PFERR_RSVD;
             let handled = if cpu.nested {
-                shadow::page_fault(vcpu, gfn, code)
+                let at = next.map_or(gfn, |next| next.at(&cpu));
+                shadow::page_fault(vcpu, at, code)
             } else {
                 page_fault(vcpu, gfn, code)
             };
@@ -137,6 +158,15 @@ pub fn vcpu(n: usize) {
                 Handled::Emulate => {
                     next = None;
                     left -= 1;
+                }
+                Handled::WriteProtected => {
+                    sched::point_on(contents(gfn), true);
+                    if track::emulate_write(kvm(), u16::from(*vcpu!(vcpu, smm)), gfn) {
+                        next = None;
+                        left -= 1;
+                    } else {
+                        srcu = try_again(srcu);
+                    }
                 }
                 Handled::Retry | Handled::NoMemory => srcu = try_again(srcu),
             }
@@ -296,7 +326,7 @@ fn guest(
     n: usize,
     vcpu: *mut kvm_vcpu,
     cpu: &mut Cpu,
-    next: &mut Option<(u64, Access)>,
+    next: &mut Option<Next>,
     left: &mut u64,
 ) -> Exit {
     loop {
@@ -304,22 +334,28 @@ fn guest(
         if *vcpu!(vcpu, ipi) || world().pause || chance(32) {
             return Exit::Kicked;
         }
-        let (gfn, access) = *next.get_or_insert_with(|| {
+        let now = *next.get_or_insert_with(|| {
             let access = match choose(8) {
                 _ if world().plan.only_writes => Access::Write,
                 0..=3 => Access::Write,
                 4 if world().plan.nx_huge_pages => Access::Fetch,
                 _ => Access::Read,
             };
-            (hot(), access)
+            Next {
+                gfn: hot(),
+                access,
+                alias: choose(world().plan.aliases),
+            }
         });
+        let Next { gfn, access, .. } = now;
 
         world().in_flight[n] = Some(gfn);
-        match cpu.translate(gfn, access) {
+        match cpu.translate(now.at(cpu), access) {
             Err(code) => return Exit::Fault(code),
             Ok(pfn) => {
                 sched::point_on(contents(gfn), access == Access::Write);
                 if access == Access::Write {
+                    check_untracked(vcpu, gfn);
                     let write = kvm().host.write(pfn, gfn);
                     note("guest writes", [gfn, pfn, write]);
                 } else {
@@ -335,6 +371,33 @@ fn guest(
                 }
             }
         }
+    }
+}
+
+/// No CPU writes directly what is tracked.
+fn check_untracked(vcpu: *mut kvm_vcpu, gfn: u64) {
+    if world()
+        .tracked
+        .contains(&(u16::from(*vcpu!(vcpu, smm)), gfn))
+    {
+        fail(format!(
+            "the guest writes gfn {gfn:#x}, and KVM tracks its writes"
+        ));
+    }
+}
+
+/// A device shadows tables of the guest's.
+pub fn tracker() {
+    for _ in 0..world().plan.trackings {
+        idle();
+        let as_id = u16::from(world().plan.smm && chance(2));
+        let gfn = hot();
+
+        track::add(kvm(), as_id, gfn);
+        world().tracked.push((as_id, gfn));
+        idle();
+        world().tracked.retain(|page| *page != (as_id, gfn));
+        track::remove(kvm(), as_id, gfn);
     }
 }
 
@@ -397,6 +460,9 @@ fn migrate() {
         copy_all();
     }
     for _ in 0..choose(world().plan.passes) {
+        if world().plan.relocates {
+            relocate();
+        }
         since = pass(since);
         next_phase();
     }
@@ -433,6 +499,17 @@ fn migrate() {
     }
     // What the last pass has left there says nothing.
     kvm().ring.clear();
+}
+
+/// A slot goes where nobody uses it, and comes back.
+fn relocate() {
+    const AWAY: u64 = 1 << 17;
+    let at = memslots()[choose(memslots().len() as u64) as usize];
+    let base = ranges(&world().plan)[at % SLOTS].0;
+
+    slots::relocate(kvm(), at, base + AWAY, chance(2));
+    point();
+    slots::relocate(kvm(), at, base, chance(2));
 }
 
 /// What stands for the contents of a page, as a word that is accessed.

@@ -119,6 +119,71 @@ pub const ALL: &[Scenario] = &[
                 plan.agings = 1 + rng.below(6);
             }
             plan.invalidations = rng.below(3);
+            plan.aliases = [1, 1, 2, 5][rng.below(4) as usize];
+            plan.ring = rng.below(4) == 0;
+            if plan.ring {
+                plan.manual = false;
+                plan.initially_all_set = false;
+            }
+        },
+    },
+    Scenario {
+        name: "moves",
+        what: "slots that are moved elsewhere and back while they are logged",
+        adjust: |plan, rng| {
+            // Upstream loses what is in the log of a CPU when the slot goes.
+            plan.format = [Format::Npt, Format::EptAd, Format::Ept][rng.below(3) as usize];
+            plan.relocates = true;
+            plan.dirty_bits = rng.below(2) == 0;
+            plan.passes = 1 + rng.below(4);
+            plan.nested = rng.below(4) == 0;
+            plan.zaps = rng.below(2);
+            if rng.below(3) == 0 {
+                plan.boundary = 1 + rng.below(plan.npages - 1);
+            }
+        },
+    },
+    Scenario {
+        name: "track",
+        what: "pages whose writes are tracked, and emulated, for a while",
+        adjust: |plan, rng| {
+            plan.trackings = 1 + rng.below(6);
+            plan.nested = rng.below(3) == 0;
+            plan.aliases = 1 + rng.below(2);
+            plan.smm = rng.below(4) == 0;
+            plan.dirty_bits = rng.below(3) == 0;
+            plan.agings = rng.below(3);
+            plan.invalidations = rng.below(2);
+            plan.nx_huge_pages = rng.below(4) == 0;
+            plan.recoveries = rng.below(2);
+            plan.read_only = rng.below(4) == 0;
+        },
+    },
+    Scenario {
+        name: "nested-late",
+        what: "the first VMRUN while a log by faults, by D bits or by PML goes on",
+        adjust: |plan, rng| {
+            plan.nested = true;
+            plan.late = true;
+            plan.dirty_bits = rng.below(2) == 0;
+            plan.aliases = 1 + rng.below(2);
+            plan.passes = 1 + rng.below(4);
+            plan.relocates = plan.format != Format::EptPml && rng.below(4) == 0;
+            plan.agings = rng.below(3);
+            plan.invalidations = rng.below(3);
+            plan.zaps = rng.below(2);
+        },
+    },
+    Scenario {
+        name: "nested-smm",
+        what:
+            "a nested guest, and SMIs that end it: two address spaces with lists of the reverse map",
+        adjust: |plan, rng| {
+            plan.nested = true;
+            plan.smm = true;
+            plan.zaps = rng.below(2);
+            plan.agings = rng.below(6);
+            plan.invalidations = rng.below(3);
             plan.ring = rng.below(4) == 0;
             if plan.ring {
                 plan.manual = false;
@@ -268,6 +333,8 @@ impl Scenario {
             nx_huge_pages: false,
             smm: false,
             nested: false,
+            late: false,
+            aliases: 1,
             prefault: false,
             prefaults: 0,
             odds,
@@ -278,7 +345,9 @@ impl Scenario {
             recoveries: 0,
             zaps: 0,
             moves: false,
+            relocates: false,
             attributes: 0,
+            trackings: 0,
             read_only: false,
             only_writes: false,
             passes: 3,

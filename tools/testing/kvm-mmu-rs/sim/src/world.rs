@@ -38,6 +38,10 @@ pub struct Plan {
     pub smm: bool,
     /// vCPUs also run a nested guest.
     pub nested: bool,
+    /// It begins after everybody else.
+    pub late: bool,
+    /// At how many addresses it has each page.
+    pub aliases: u64,
     pub prefault: bool,
     /// How often a thread prefaults that nobody stops when the vCPUs are stopped.
     pub prefaults: u64,
@@ -52,7 +56,11 @@ pub struct Plan {
     pub zaps: u64,
     /// Slots are deleted and made again, between migrations.
     pub moves: bool,
+    /// Slots go elsewhere and come back, while they are logged.
+    pub relocates: bool,
     pub attributes: u64,
+    /// How often writes to a page are tracked for a while.
+    pub trackings: u64,
     pub read_only: bool,
     /// All accesses are writes.
     pub only_writes: bool,
@@ -80,6 +88,8 @@ pub struct World {
     pub in_flight: Vec<Option<u64>>,
     /// The destination's memory.
     pub copied: Vec<u64>,
+    /// The pages, with their address spaces, that no CPU may write directly.
+    pub tracked: Vec<(u16, u64)>,
 }
 
 struct Global(UnsafeCell<Option<World>>);
@@ -173,7 +183,7 @@ pub fn begin(plan: Plan) {
         for (n, (base, npages)) in ranges(&plan).into_iter().enumerate() {
             if npages != 0 {
                 let slot = slots::new_slot(as_id as u16, base, npages as usize);
-                if plan.nested {
+                if plan.nested && !plan.late {
                     slots::alloc_rmaps(slot);
                 }
                 memslots[as_id * SLOTS + n] = slot;
@@ -192,7 +202,7 @@ pub fn begin(plan: Plan) {
             tdp_mmu_roots: core::ptr::null_mut(),
             tdp_mmu_pages_lock: Default::default(),
             possible_nx_huge_pages: Vec::new(),
-            have_rmaps: plan.nested,
+            have_rmaps: plan.nested && !plan.late,
             split_desc_cache: Default::default(),
             split_page_header_cache: Default::default(),
             split_shadow_page_cache: Default::default(),
@@ -207,6 +217,7 @@ pub fn begin(plan: Plan) {
         nr_memslots_dirty_logging: 0,
         mmu_lock: Default::default(),
         slots_lock: Default::default(),
+        slots_arch_lock: Default::default(),
         active_mmu_pages: Vec::new(),
         users_count: 1,
         vcpus: Vec::new(),
@@ -221,6 +232,7 @@ pub fn begin(plan: Plan) {
         },
         use_ring: plan.ring,
         ring: Vec::new(),
+        tracked: Vec::new(),
         generation: 0,
         mmu_invalidate_seq: 0,
         mmu_invalidate_in_progress: 0,
@@ -250,6 +262,7 @@ pub fn begin(plan: Plan) {
         touched: vec![0; npages as usize],
         in_flight: vec![None; plan.vcpus],
         copied: vec![0; npages as usize],
+        tracked: Vec::new(),
         plan,
     };
     // The last one is that of the thread that only prefaults.

@@ -51,7 +51,7 @@ pub unsafe fn kvm_rs_init_vm(kvm: *mut kvm) {
     *field!(kvm, arch.tdp_mmu_roots) = ptr::null_mut();
 }
 
-/// `rust_shim.c`. Nobody tracks writes.
+/// `rust_shim.c`.
 ///
 /// # Safety
 ///
@@ -63,7 +63,10 @@ pub unsafe fn kvm_rs_other_slots_allow(
     gfn: gfn_t,
     level: i32,
 ) -> bool {
-    true
+    // SAFETY: the caller passes a memslot that exists.
+    let as_id = unsafe { (*slot).as_id };
+
+    !crate::model::track::disallows_huge(kvm, as_id ^ 1, gfn)
 }
 
 /// `rust_dirty_log.c`.
@@ -477,6 +480,7 @@ pub unsafe fn kvm_rs_has_shadow_pages(kvm: *mut kvm) -> bool {
 ///
 /// `kvm` must point to the VM of the run.
 pub unsafe fn kvm_rs_memslots_have_rmaps(kvm: *mut kvm) -> bool {
+    point();
     *field!(kvm, arch.have_rmaps)
 }
 

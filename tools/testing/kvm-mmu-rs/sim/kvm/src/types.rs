@@ -170,6 +170,7 @@ pub struct kvm {
     pub nr_memslots_dirty_logging: u32,
     pub mmu_lock: rwlock_t,
     pub slots_lock: Lock,
+    pub slots_arch_lock: Lock,
     pub active_mmu_pages: Vec<*mut kvm_mmu_page>,
     pub users_count: u32,
     pub vcpus: Vec<*mut kvm_vcpu>,
@@ -184,6 +185,8 @@ pub struct kvm {
     pub use_ring: bool,
     /// The entries of all rings that userspace has not harvested: place of the slot, and frame.
     pub ring: Vec<(usize, gfn_t)>,
+    /// `gfn_write_track` of all slots: the address space and the frame of each page that is tracked.
+    pub tracked: Vec<(u16, gfn_t)>,
     pub generation: u64,
     pub mmu_invalidate_seq: u64,
     pub mmu_invalidate_in_progress: i64,

@@ -11,6 +11,7 @@ use super::{
     field,
     memory::{mark_page_dirty_in_slot, topup_memory_caches},
     roots::is_obsolete,
+    track,
 };
 use crate::bindings::*;
 
@@ -40,6 +41,8 @@ pub enum Handled {
     NoMemory,
     /// No memslot holds the frame: userspace does what the access asks for.
     Emulate,
+    /// Writes to the page are tracked: KVM writes it for the guest; `RET_PF_WRITE_PROTECTED`.
+    WriteProtected,
 }
 
 /// A fault at `gfn`.
@@ -76,6 +79,9 @@ pub fn page_fault(vcpu: *mut kvm_vcpu, gfn: u64, code: u64) -> Handled {
     let mut fault = new(kvm, slot, gfn, code);
 
     note("page fault", [gfn, code, 0]);
+    if handle_page_track(vcpu, &fault) {
+        return Handled::WriteProtected;
+    }
     if fast_page_fault(vcpu, &fault) {
         return Handled::Enter;
     }
@@ -155,6 +161,7 @@ fn slow(vcpu: *mut kvm_vcpu, fault: &mut kvm_page_fault) -> Handled {
         RET_PF_EMULATE if fault.slot.is_null() => Handled::Emulate,
         RET_PF_FIXED | RET_PF_SPURIOUS => Handled::Enter,
         RET_PF_RETRY => Handled::Retry,
+        RET_PF_WRITE_PROTECTED => Handled::WriteProtected,
         other => machine::fail(format!("kvm_tdp_mmu_map() returns {other}")),
     }
 }
@@ -224,6 +231,14 @@ fn denied(spte: u64, fault: &kvm_page_fault) -> bool {
     };
 
     spte & present == 0 || (fault.write && spte & WRITABLE == 0) || (fault.exec && !executable)
+}
+
+/// Models `page_fault_handle_page_track()`.
+pub(super) fn handle_page_track(vcpu: *mut kvm_vcpu, fault: &kvm_page_fault) -> bool {
+    fault.present
+        && fault.write
+        && !fault.slot.is_null()
+        && track::is_tracked(*field!(vcpu, kvm), *field!(fault.slot, as_id), fault.gfn)
 }
 
 /// Models `page_fault_can_be_fast()`.

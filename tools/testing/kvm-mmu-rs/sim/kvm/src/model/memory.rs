@@ -145,12 +145,19 @@ pub unsafe fn kvm_mmu_topup_memory_cache(cache: *mut kvm_mmu_memory_cache, min: 
 ///
 /// `kvm` must point to the VM of the run, and `slot` to a memslot that `slots_lock` or `kvm->srcu` keeps.
 pub unsafe fn mmu_try_to_unsync_pages(
-    _kvm: *mut kvm,
-    _slot: *const kvm_memory_slot,
-    _gfn: gfn_t,
+    kvm: *mut kvm,
+    slot: *const kvm_memory_slot,
+    gfn: gfn_t,
     _synchronizing: bool,
     _prefetch: bool,
 ) -> c_int {
+    const EPERM: c_int = 1;
+    // SAFETY: the caller passes a memslot that exists.
+    let as_id = unsafe { (*slot).as_id };
+
+    if super::track::is_tracked(kvm, as_id, gfn) {
+        return -EPERM;
+    }
     0
 }
 
@@ -178,6 +185,10 @@ pub unsafe fn kvm_mmu_max_mapping_level(
     }
     // `disallow_lpage`: a huge page may not reach beyond the slot.
     if start < base || start + HUGE_PAGES > base + npages {
+        return 1;
+    }
+    // SAFETY: the slot exists.
+    if super::track::disallows_huge(kvm, unsafe { (*slot).as_id }, gfn) {
         return 1;
     }
     machine::sched::point_on(super::HOST, false);

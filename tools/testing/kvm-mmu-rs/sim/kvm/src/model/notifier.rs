@@ -115,7 +115,8 @@ pub fn test_young(kvm: *mut kvm, gfn: u64) -> bool {
 /// The loop of `kvm_handle_hva_range()`: both address spaces have the memory.
 fn for_each_range(kvm: *mut kvm, start: u64, end: u64, mut f: impl FnMut(*mut kvm_gfn_range)) {
     for slot in *field!(kvm, memslots) {
-        if slot.is_null() || *field!(slot, flags) & KVM_MEMSLOT_INVALID != 0 {
+        // Also a slot that is not to be used: who has found it before may still map it.
+        if slot.is_null() {
             continue;
         }
         let base = *field!(slot, base_gfn);

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The shadow MMU, for a nested guest. L1 maps L2's memory one to one, by pages of 2 MiB: so a page of
-//! the last level is direct, and those above shadow L1's tables. All changes are made with `mmu_lock`
+//! The shadow MMU, for a nested guest. L1 maps L2's memory one to one, by pages of 2 MiB, and perhaps
+//! several times ([`ALIAS`]): so a page of the last level is direct, and has a parent for each time, and
+//! those above shadow L1's tables. All changes are made with `mmu_lock`
 //! held for write.
 
 use machine::{fail, mem, note};
@@ -25,6 +26,9 @@ const DIRECT: u32 = 1 << 7;
 const ACC_ALL: u32 = 0xf;
 const INVALID: u32 = 1 << 12;
 const GUEST_MODE: u32 = 1 << 17;
+
+/// L2 uses each page at several addresses, so many frames apart: L1 maps all of its memory anew for each.
+pub const ALIAS: u64 = HUGE_PAGES.pow(2);
 
 /// Pages below an entry of a table of `level`.
 fn pages(level: u32) -> u64 {
@@ -146,6 +150,7 @@ pub fn load(vcpu: *mut kvm_vcpu) -> bool {
     if !topup_memory_caches(vcpu) {
         return false;
     }
+    slots::first_shadow_root(kvm);
     field!(kvm, mmu_lock).write_lock();
     let root = get_page(vcpu, 0, wanted);
     *field!(root, root_count) += 1;
@@ -175,12 +180,13 @@ fn free_page(sp: *mut kvm_mmu_page) {
 }
 
 /// Models `FNAME(page_fault)()` and `FNAME(fetch)()` for a fault of the nested guest. `kvm->srcu` is
-/// held.
-pub fn page_fault(vcpu: *mut kvm_vcpu, gfn: u64, code: u64) -> Handled {
+/// held. `at`: where L2 has the page, in frames.
+pub fn page_fault(vcpu: *mut kvm_vcpu, at: u64, code: u64) -> Handled {
     let kvm = *field!(vcpu, kvm);
+    let gfn = at % ALIAS;
     let slot = slots::of(kvm, usize::from(*field!(vcpu, smm)), gfn);
 
-    note("page fault of L2", [gfn, code, 0]);
+    note("page fault of L2", [gfn, code, at / ALIAS]);
     if slot.is_null() {
         return Handled::Emulate;
     }
@@ -189,23 +195,26 @@ pub fn page_fault(vcpu: *mut kvm_vcpu, gfn: u64, code: u64) -> Handled {
     }
     topup_desc_cache(field!(vcpu, arch.mmu_pte_list_desc_cache), 4);
     let mut fault = fault::new(kvm, slot, gfn, code);
+    if fault::handle_page_track(vcpu, &fault) {
+        return Handled::WriteProtected;
+    }
     if !fault::faultin_pfn(kvm, &mut fault) {
         return Handled::Retry;
     }
     field!(kvm, mmu_lock).write_lock();
-    let stale = fault::is_page_fault_stale(vcpu, &fault);
-    if !stale {
-        fetch(vcpu, &mut fault);
-    }
-    field!(kvm, mmu_lock).write_unlock();
-    if stale {
+    let handled = if fault::is_page_fault_stale(vcpu, &fault) {
         Handled::Retry
+    } else if fetch(vcpu, &mut fault, at) && fault.write {
+        Handled::WriteProtected
     } else {
         Handled::Enter
-    }
+    };
+    field!(kvm, mmu_lock).write_unlock();
+    handled
 }
 
-fn fetch(vcpu: *mut kvm_vcpu, fault: &mut kvm_page_fault) {
+/// Returns whether the leaf had to be write-protected.
+fn fetch(vcpu: *mut kvm_vcpu, fault: &mut kvm_page_fault, at: u64) -> bool {
     let kvm = *field!(vcpu, kvm);
     let descs: *mut kvm_mmu_memory_cache = field!(vcpu, arch.mmu_pte_list_desc_cache);
     // SAFETY: the vCPU and its fault exist, and the lock is held.
@@ -216,7 +225,7 @@ fn fetch(vcpu: *mut kvm_vcpu, fault: &mut kvm_page_fault) {
     let goal = u32::from(fault.goal_level);
     loop {
         let level = role(sp) & LEVEL;
-        let index = fault.gfn / pages(level) % HUGE_PAGES;
+        let index = at / pages(level) % HUGE_PAGES;
         // SAFETY: within the table.
         let sptep = unsafe { (*field!(sp, spt)).add(index as usize) };
         if level == goal {
@@ -224,7 +233,9 @@ fn fetch(vcpu: *mut kvm_vcpu, fault: &mut kvm_page_fault) {
         }
         let spte = mem::load(sptep);
         sp = if spte & MMU_PRESENT == 0 || spte & LARGE != 0 {
-            let first = fault.gfn - fault.gfn % pages(level);
+            // A direct page is that of its frames; the others are L1's tables, which are apart.
+            let first = if level == 2 { fault.gfn } else { at };
+            let first = first - first % pages(level);
             let child = get_page(vcpu, first, role_at(role(sp), level - 1));
             link(kvm, descs, sptep, child, true);
             child
@@ -235,8 +246,13 @@ fn fetch(vcpu: *mut kvm_vcpu, fault: &mut kvm_page_fault) {
     }
 }
 
-/// Models `mmu_set_spte()`.
-fn set_spte(vcpu: *mut kvm_vcpu, sp: *mut kvm_mmu_page, sptep: *mut u64, fault: &kvm_page_fault) {
+/// Models `mmu_set_spte()`. Returns whether the leaf had to be write-protected.
+fn set_spte(
+    vcpu: *mut kvm_vcpu,
+    sp: *mut kvm_mmu_page,
+    sptep: *mut u64,
+    fault: &kvm_page_fault,
+) -> bool {
     let kvm = *field!(vcpu, kvm);
     let level = role(sp) & LEVEL;
     let gfn = fault.gfn - fault.gfn % pages(level);
@@ -258,7 +274,7 @@ fn set_spte(vcpu: *mut kvm_vcpu, sp: *mut kvm_mmu_page, sptep: *mut u64, fault: 
     let old = mem::load(sptep);
     let mut new = 0;
     // SAFETY: all exist, and the lock is held.
-    unsafe {
+    let protected = unsafe {
         make_spte(
             vcpu,
             sp,
@@ -285,6 +301,7 @@ fn set_spte(vcpu: *mut kvm_vcpu, sp: *mut kvm_mmu_page, sptep: *mut u64, fault: 
         // SAFETY: all exist, and the lock is held.
         unsafe { kvm_rs_rmap_add(kvm, descs, fault.slot, sptep, gfn, ACC_ALL) };
     }
+    protected
 }
 
 /// Models `kvm_zap_obsolete_pages()`, and `kvm_mmu_zap_all()` as far as it is about shadow pages: zaps
@@ -362,7 +379,8 @@ pub fn leaves(kvm: *mut kvm) -> Vec<(u32, u64, u64)> {
             // SAFETY: within the table.
             let spte = unsafe { (*field!(*sp, spt)).add(n as usize).read() };
             if spte & MMU_PRESENT != 0 && (level == 1 || spte & LARGE != 0) {
-                leaves.push((level, *field!(*sp, gfn) + n * pages(level), spte));
+                let at = *field!(*sp, gfn) + n * pages(level);
+                leaves.push((level, at % ALIAS, spte));
             }
         }
     }

@@ -94,7 +94,32 @@ pub fn of(kvm: *mut kvm, as_id: usize, gfn: u64) -> *mut kvm_memory_slot {
     found.unwrap_or(core::ptr::null_mut())
 }
 
-/// Models `kvm_swap_active_memslots()`: installs a slot, and waits for those who use the old one.
+fn lock_arch(kvm: *mut kvm) {
+    field!(kvm, slots_arch_lock).lock("mutex_lock(slots_arch_lock)", false);
+}
+
+/// Models `mmu_first_shadow_root_alloc()`: from now on all slots have lists of the reverse map.
+pub(super) fn first_shadow_root(kvm: *mut kvm) {
+    point();
+    if *field!(kvm, arch.have_rmaps) {
+        return;
+    }
+    lock_arch(kvm);
+    if !*field!(kvm, arch.have_rmaps) {
+        for slot in *field!(kvm, memslots) {
+            if !slot.is_null() && field!(slot, arch.rmap)[0].is_null() {
+                alloc_rmaps(slot);
+            }
+            point();
+        }
+        note("has lists of the reverse map", [0; 3]);
+        *field!(kvm, arch.have_rmaps) = true;
+    }
+    field!(kvm, slots_arch_lock).unlock("mutex_unlock(slots_arch_lock)", false);
+}
+
+/// Models `kvm_swap_active_memslots()`: installs a slot, and waits for those who use the old one. Drops
+/// `slots_arch_lock`, which its caller has taken.
 fn swap(kvm: *mut kvm, at: usize, new: *mut kvm_memory_slot) {
     while *field!(kvm, mn_active_invalidate_count) != 0 {
         sched::block(MN_KEY, "notifiers to end");
@@ -105,6 +130,7 @@ fn swap(kvm: *mut kvm, at: usize, new: *mut kvm_memory_slot) {
         [at as u64, u64::from(!new.is_null()), 0],
     );
     field!(kvm, memslots)[at] = new;
+    field!(kvm, slots_arch_lock).unlock("mutex_unlock(slots_arch_lock)", false);
     synchronize_srcu(kvm);
     // Only now: who has looked for a slot before makes MMIO entries of the old generation.
     *field!(kvm, generation) += 1;
@@ -123,6 +149,7 @@ pub fn set_log(kvm: *mut kvm, at: usize, on: bool) {
         [at as u64, 0, 0],
     );
     field!(kvm, slots_lock).lock("mutex_lock(slots_lock)", false);
+    lock_arch(kvm);
 
     let old = field!(kvm, memslots)[at];
     let new = new_slot(
@@ -189,18 +216,16 @@ pub fn set_log(kvm: *mut kvm, at: usize, on: bool) {
     field!(kvm, slots_lock).unlock("mutex_unlock(slots_lock)", false);
 }
 
-/// Models `KVM_SET_USER_MEMORY_REGION` where it deletes a slot: `kvm_invalidate_memslot()`,
-/// `kvm_arch_flush_shadow_memslot()` and `kvm_delete_memslot()`. `all`: with
+/// Models `kvm_invalidate_memslot()` and `kvm_arch_flush_shadow_memslot()`: puts a copy of the slot that
+/// is not to be used in its place, and zaps what maps it. Returns the copy, and the slot. `all`: with
 /// `KVM_X86_QUIRK_SLOT_ZAP_ALL`.
-pub fn delete(kvm: *mut kvm, at: usize, all: bool) {
-    may_sleep("KVM_SET_USER_MEMORY_REGION");
-    note("deletes the slot", [at as u64, 0, 0]);
-    field!(kvm, slots_lock).lock("mutex_lock(slots_lock)", false);
-
+fn invalidate(kvm: *mut kvm, at: usize, all: bool) -> (*mut kvm_memory_slot, *mut kvm_memory_slot) {
+    lock_arch(kvm);
     let old = field!(kvm, memslots)[at];
     let (start, npages) = (*field!(old, base_gfn), *field!(old, npages));
     let invalid = new_slot(*field!(old, as_id), start, npages);
-    *field!(invalid, flags) = KVM_MEMSLOT_INVALID;
+    *field!(invalid, flags) = *field!(old, flags) | KVM_MEMSLOT_INVALID;
+    *field!(invalid, dirty_bitmap) = *field!(old, dirty_bitmap);
     *field!(invalid, arch) = *field!(old, arch);
     swap(kvm, at, invalid);
 
@@ -230,7 +255,40 @@ pub fn delete(kvm: *mut kvm, at: usize, all: bool) {
         }
         field!(kvm, mmu_lock).write_unlock();
     }
+    // Until then the first root of the shadow MMU may have brought lists.
+    lock_arch(kvm);
+    (invalid, old)
+}
+
+/// Models `KVM_SET_USER_MEMORY_REGION` where it deletes a slot, with `kvm_delete_memslot()`. `all`: with
+/// `KVM_X86_QUIRK_SLOT_ZAP_ALL`.
+pub fn delete(kvm: *mut kvm, at: usize, all: bool) {
+    may_sleep("KVM_SET_USER_MEMORY_REGION");
+    note("deletes the slot", [at as u64, 0, 0]);
+    field!(kvm, slots_lock).lock("mutex_lock(slots_lock)", false);
+    let (invalid, old) = invalidate(kvm, at, all);
+
     swap(kvm, at, core::ptr::null_mut());
+    free_slot(old);
+    free_slot(invalid);
+    field!(kvm, slots_lock).unlock("mutex_unlock(slots_lock)", false);
+}
+
+/// Models `KVM_SET_USER_MEMORY_REGION` where it moves a slot, with `kvm_move_memslot()`. The log goes on: the
+/// bitmap is that of the slot, wherever it lies. `all`: with `KVM_X86_QUIRK_SLOT_ZAP_ALL`.
+pub fn relocate(kvm: *mut kvm, at: usize, base_gfn: u64, all: bool) {
+    may_sleep("KVM_SET_USER_MEMORY_REGION");
+    note("moves the slot", [at as u64, base_gfn, 0]);
+    field!(kvm, slots_lock).lock("mutex_lock(slots_lock)", false);
+    let (invalid, old) = invalidate(kvm, at, all);
+    let new = new_slot(*field!(old, as_id), base_gfn, *field!(old, npages));
+
+    *field!(new, flags) = *field!(old, flags);
+    *field!(new, dirty_bitmap) = *field!(old, dirty_bitmap);
+    if *field!(kvm, arch.have_rmaps) {
+        alloc_rmaps(new);
+    }
+    swap(kvm, at, new);
     free_slot(old);
     free_slot(invalid);
     field!(kvm, slots_lock).unlock("mutex_unlock(slots_lock)", false);
@@ -240,6 +298,7 @@ pub fn delete(kvm: *mut kvm, at: usize, all: bool) {
 pub fn create(kvm: *mut kvm, at: usize, base_gfn: u64, npages: usize) {
     note("creates the slot", [at as u64, 0, 0]);
     field!(kvm, slots_lock).lock("mutex_lock(slots_lock)", false);
+    lock_arch(kvm);
     let new = new_slot((at / SLOTS) as u16, base_gfn, npages);
     if *field!(kvm, arch.have_rmaps) {
         alloc_rmaps(new);
