@@ -103,9 +103,10 @@ sim: root
 	@tests/sim/run.sh $(if $(MINUTES),--minutes '$(MINUTES)') \
 		$(if $(SCENARIO),--scenario '$(SCENARIO)') $(if $(SEED),--seed '$(SEED)')
 
-## make sim-every  simulate every schedule of two parties, with tables of 8 entries
+## make sim-every  simulate every schedule of two parties, with tables of 8 entries;
+##                 WORLD='recovery against fault' (all), PREEMPTIONS=n (2)
 sim-every: root
-	@tests/sim/run.sh every
+	@tests/sim/run.sh every $(if $(WORLD),--world '$(WORLD)') $(if $(PREEMPTIONS),--preemptions '$(PREEMPTIONS)')
 
 ## make sim-mutants  check that the simulation finds the bugs planted in the MMU
 sim-mutants: root

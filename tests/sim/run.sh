@@ -5,9 +5,12 @@
 #   run.sh [--minutes N] [--scenario NAME] [--seed SEED]
 #   run.sh mutants [NAME...]   that it finds the bugs in sim/mutants; all of them. A table for
 #                              results/sim.md. RUNS=n: looks for each so many times (once)
-#   run.sh every               every schedule of small worlds
+#   run.sh every [OPTION]...   every schedule of small worlds. --world NAME: of one; --format Npt, EptAd,
+#                              Ept or EptPml; --preemptions N: where there are too many, those with
+#                              so many preemptions at most (2)
 #   run.sh coverage [MINUTES]  which lines of the algorithms two minutes reach, and which they do not
-#   run.sh ci                  for 'make test': two minutes, five mutants and the rules, as TAP
+#   run.sh ci                  for 'make test': two minutes, small worlds on NPT, five mutants and
+#                              the rules, as TAP
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/../../scripts/lib.sh"
@@ -133,7 +136,7 @@ coverage)
 	;;
 every)
 	program=$(build "$TOP" "$BUILD/sim-small" release --features small)
-	exec "$program"
+	exec "$program" "${@:2}"
 	;;
 ci)
 	mkdir -p "$logs"
@@ -144,7 +147,7 @@ ci)
 	trap 'kill "$soak" 2>/dev/null || :' EXIT
 	rules=$("$TOP/tests/sim/rules.sh")
 	mapfile -t rules < <(grep -E '^(not )?ok ' <<<"$rules")
-	echo "1..$((1 + ${#telling[@]} + ${#rules[@]}))"
+	echo "1..$((2 + ${#telling[@]} + ${#rules[@]}))"
 	for m in "${telling[@]}"; do
 		if found=$(mutant "$m" 1); then
 			echo "ok $((++n)) - the bug $m is found"
@@ -155,6 +158,12 @@ ci)
 	for rule in "${rules[@]}"; do
 		sed -E "s/^((not )?ok) [0-9]+/\\1 $((++n))/" <<<"$rule"
 	done
+	small=$(build "$TOP" "$BUILD/sim-small" release --features small)
+	if "$small" --format Npt >"$logs/every.log" 2>&1; then
+		echo "ok $((++n)) - every schedule of the small worlds keeps the rules"
+	else
+		echo "not ok $((++n)) - every schedule of the small worlds keeps the rules # see $logs/every.log"
+	fi
 	wait "$soak" && kept=1 || kept=''
 	trap - EXIT
 	if [[ $kept ]]; then

@@ -2,7 +2,8 @@
 
 //! The whole of the Rust MMU under a scheduler that decides every interleaving.
 //!
-//! `kvm-mmu-sim [--minutes N] [--scenario NAME] [--seed SEED]`
+//! `kvm-mmu-sim [--minutes N] [--scenario NAME] [--seed SEED]`, or with tables of 8 entries, where all
+//! schedules are run: `kvm-mmu-sim [--world NAME] [--format NAME] [--preemptions N]`
 
 mod hw;
 mod parties;
@@ -113,6 +114,8 @@ pub fn main() {
     let mut seed = None;
     let mut minutes = 2.0;
     let mut only = None;
+    #[cfg(feature = "small")]
+    let mut wanted = small::Wanted::ALL;
     let mut args = std::env::args().skip(1);
 
     while let Some(arg) = args.next() {
@@ -133,6 +136,13 @@ pub fn main() {
                 Some(scenario) => only = Some(scenario),
                 None => usage(&format!("there is no scenario '{value}'")),
             },
+            #[cfg(feature = "small")]
+            _ => {
+                if let Err(why) = wanted.set(&arg, &value) {
+                    usage(&why);
+                }
+            }
+            #[cfg(not(feature = "small"))]
             _ => usage(&format!("unknown option '{arg}'")),
         }
     }
@@ -142,7 +152,7 @@ pub fn main() {
 
     #[cfg(feature = "small")]
     if seed.is_none() {
-        return small::main();
+        return small::main(&wanted);
     }
     if let Some(seed) = seed {
         let scenario = only.unwrap_or_else(|| usage("a seed is one of a scenario: say which"));

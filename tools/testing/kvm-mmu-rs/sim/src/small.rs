@@ -38,7 +38,22 @@ struct Small {
     check_log: bool,
     /// Log by D bits.
     dirty_bits: bool,
+    /// Too many schedules: a party that could go on is stopped a few times only.
+    bounded: bool,
 }
+
+const PLAIN: Small = Small {
+    name: "",
+    huge: false,
+    log: None,
+    mapped: false,
+    nx: false,
+    nested: false,
+    peer: || {},
+    check_log: false,
+    dirty_bits: false,
+    bounded: false,
+};
 
 const PAGE: u64 = HUGE_PAGES + 3;
 
@@ -49,58 +64,43 @@ fn reap() {
 const ALL: &[Small] = &[
     Small {
         name: "reap against fault",
-        huge: false,
         log: Some(false),
-        mapped: false,
-        nx: false,
-        nested: false,
         peer: reap,
         check_log: true,
-        dirty_bits: false,
+        ..PLAIN
     },
     Small {
         name: "reap against fast page fault",
-        huge: false,
         log: Some(false),
         mapped: true,
-        nx: false,
-        nested: false,
         peer: reap,
         check_log: true,
-        dirty_bits: false,
+        ..PLAIN
     },
     Small {
         name: "split against fault",
         huge: true,
         log: Some(true),
         mapped: true,
-        nx: false,
-        nested: false,
         peer: reap,
         check_log: true,
-        dirty_bits: false,
+        ..PLAIN
     },
     Small {
         name: "start of the log against fault",
         huge: true,
-        log: None,
         mapped: true,
-        nx: false,
-        nested: false,
         peer: || {
             slots::set_log(kvm(), 0, true);
             parties::copy(PAGE);
         },
         check_log: true,
-        dirty_bits: false,
+        bounded: true,
+        ..PLAIN
     },
     Small {
-        name: "promotion against fault",
+        name: "recovery against fault",
         huge: true,
-        log: None,
-        mapped: false,
-        nx: false,
-        nested: false,
         peer: || {
             let slot = kvm().memslots[0];
             kvm().slots_lock.lock("mutex_lock(slots_lock)", false);
@@ -110,27 +110,20 @@ const ALL: &[Small] = &[
             kvm().mmu_lock.read_unlock();
             kvm().slots_lock.unlock("mutex_unlock(slots_lock)", false);
         },
-        check_log: false,
-        dirty_bits: false,
+        bounded: true,
+        ..PLAIN
     },
     Small {
         name: "NX recovery against fault",
         huge: true,
-        log: None,
-        mapped: false,
         nx: true,
-        nested: false,
         peer: || nx::recover(kvm(), 1),
-        check_log: false,
-        dirty_bits: false,
+        bounded: true,
+        ..PLAIN
     },
     Small {
         name: "zap against walker",
-        huge: false,
-        log: None,
         mapped: true,
-        nx: false,
-        nested: false,
         peer: || {
             let start = Host::region(PAGE);
 
@@ -139,29 +132,20 @@ const ALL: &[Small] = &[
             kvm().host.replace_page(PAGE);
             notifier::invalidate_range_end(kvm());
         },
-        check_log: false,
-        dirty_bits: false,
+        ..PLAIN
     },
     Small {
         name: "lock bit against aging",
-        huge: false,
-        log: None,
-        mapped: false,
-        nx: false,
         nested: true,
         peer: || {
             notifier::clear_young(kvm(), PAGE, PAGE + 1);
             notifier::test_young(kvm(), PAGE);
         },
-        check_log: false,
-        dirty_bits: false,
+        ..PLAIN
     },
     Small {
         name: "zap against walker in L2",
-        huge: false,
-        log: None,
         mapped: true,
-        nx: false,
         nested: true,
         peer: || {
             let start = Host::region(PAGE);
@@ -171,63 +155,51 @@ const ALL: &[Small] = &[
             kvm().host.replace_page(PAGE);
             notifier::invalidate_range_end(kvm());
         },
-        check_log: false,
-        dirty_bits: false,
+        ..PLAIN
     },
     Small {
         name: "D bits: reap against fault",
-        huge: false,
         log: Some(false),
-        mapped: false,
-        nx: false,
-        nested: false,
         peer: reap,
         check_log: true,
         dirty_bits: true,
+        ..PLAIN
     },
     Small {
         name: "D bits: reap against write",
-        huge: false,
         log: Some(false),
         mapped: true,
-        nx: false,
-        nested: false,
         peer: reap,
         check_log: true,
         dirty_bits: true,
+        ..PLAIN
     },
     Small {
         name: "D bits: split against write",
         huge: true,
         log: Some(true),
         mapped: true,
-        nx: false,
-        nested: false,
         peer: reap,
         check_log: true,
         dirty_bits: true,
+        ..PLAIN
     },
     Small {
         name: "D bits: start of the log against write",
         huge: true,
-        log: None,
         mapped: true,
-        nx: false,
-        nested: false,
         peer: || {
             slots::set_log(kvm(), 0, true);
             parties::copy(PAGE);
         },
         check_log: true,
         dirty_bits: true,
+        ..PLAIN
     },
     Small {
         name: "D bits: zap against write",
-        huge: false,
         log: Some(false),
         mapped: true,
-        nx: false,
-        nested: false,
         peer: || {
             let start = Host::region(PAGE);
 
@@ -236,8 +208,16 @@ const ALL: &[Small] = &[
         },
         check_log: true,
         dirty_bits: true,
+        ..PLAIN
     },
 ];
+
+impl Small {
+    /// D bits are used for logging where the CPU sets them, and does not log writes itself.
+    fn is_possible(&self, format: Format) -> bool {
+        !self.dirty_bits || (format.has_ad() && format != Format::EptPml)
+    }
+}
 
 fn plan(small: &Small, format: Format) -> Plan {
     Plan {
@@ -344,23 +324,77 @@ fn run(small: &'static Small, format: Format) {
     alone(|| world::end(false));
 }
 
-/// All of them; says how many schedules there are.
-pub fn main() {
+/// What is asked for.
+pub struct Wanted {
+    /// This world only.
+    world: Option<String>,
+    /// In this format only.
+    format: Option<Format>,
+    /// How often a party is stopped that could go on, in worlds that have too many schedules.
+    preemptions: usize,
+}
+
+impl Wanted {
+    /// Everything, with two preemptions.
+    pub const ALL: Wanted = Wanted {
+        world: None,
+        format: None,
+        preemptions: 2,
+    };
+
+    /// Takes an option of the command line. Fails with the reason.
+    pub fn set(&mut self, option: &str, value: &str) -> Result<(), String> {
+        match option {
+            "--world" if ALL.iter().any(|small| small.name == value) => {
+                self.world = Some(value.into());
+            }
+            "--world" => return Err(format!("there is no small world '{value}'")),
+            "--format" => {
+                let mut all = Format::ALL.into_iter();
+                let format = all.find(|format| format!("{format:?}") == value);
+                self.format = Some(format.ok_or(format!("there is no format '{value}'"))?);
+            }
+            "--preemptions" => {
+                let number = value.parse().ok();
+                self.preemptions = number.ok_or(format!("'{value}' is no number"))?;
+            }
+            _ => return Err(format!("unknown option '{option}'")),
+        }
+        Ok(())
+    }
+}
+
+/// Runs every schedule of what is wanted; says how many there are.
+pub fn main(wanted: &Wanted) {
     let mut all = 0;
+    let is_wanted = |small: &Small| {
+        let mut world = wanted.world.iter();
+        world.all(|name| name == small.name)
+    };
 
     println!("every schedule, tables of {HUGE_PAGES} entries:");
-    for small in ALL {
+    for small in ALL.iter().filter(|small| is_wanted(small)) {
         for format in Format::ALL {
+            if !small.is_possible(format) || wanted.format.is_some_and(|only| only != format) {
+                continue;
+            }
             let start = crate::cpu_time();
-            let count = every::search(|| run(small, format));
+            let bound = small.bounded.then_some(wanted.preemptions);
+            let count = every::search(bound, || run(small, format));
+            let what = match bound {
+                Some(n) => format!("with {n} preemptions at most"),
+                None => format!(
+                    "and {} more that are the same as one of them",
+                    count.redundant
+                ),
+            };
             all += count.schedules;
 
             println!(
-                "{:<32} {:<8} {:>9} schedules, {:>9} more that are the same as one of them, {:.1} s",
+                "{:<38} {:<8} {:>8} schedules, {what}, {:.1} s",
                 small.name,
                 format!("{format:?}"),
                 count.schedules,
-                count.redundant,
                 (crate::cpu_time() - start).as_secs_f64()
             );
         }

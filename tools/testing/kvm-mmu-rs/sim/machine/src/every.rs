@@ -5,6 +5,10 @@
 //! Schedules that differ only in the order of steps that commute are the same to everybody. Sleep
 //! sets (Godefroid) leave all but one of them out: once a party's next step has been tried first, it
 //! is not tried again before somebody takes a step that does not commute with it.
+//!
+//! Where that is still too many, the number of preemptions is bounded (Musuvathi and Qadeer): all
+//! schedules are run in which at most so many times a party is stopped that could have gone on. Sleep
+//! sets are not used then, as they may leave out a schedule within the bound for one beyond it.
 
 use std::cell::RefCell;
 
@@ -26,6 +30,10 @@ enum Node {
 struct Search {
     nodes: Vec<Node>,
     depth: usize,
+    bound: Option<usize>,
+    /// Who took the last step, and how often a party was stopped so far that could have gone on.
+    last: usize,
+    preemptions: usize,
     /// All that is left of this run is known: it is brought to its end, and does not count.
     redundant: bool,
 }
@@ -37,20 +45,27 @@ thread_local! {
 /// How many runs there were.
 #[derive(Default, Clone, Copy, Debug)]
 pub struct Count {
-    /// Schedules of which no two are the same.
+    /// Schedules; without a bound no two of them are the same.
     pub schedules: u64,
     /// Runs that turned out to be the same as another.
     pub redundant: u64,
 }
 
-/// Calls `run` for every schedule.
-pub fn search(mut run: impl FnMut()) -> Count {
+/// Calls `run` for every schedule, or for those with at most `bound` preemptions.
+pub fn search(bound: Option<usize>, mut run: impl FnMut()) -> Count {
     let mut count = Count::default();
 
-    SEARCH.with_borrow_mut(|search| *search = Search::default());
+    SEARCH.with_borrow_mut(|search| {
+        *search = Search {
+            bound,
+            ..Search::default()
+        };
+    });
     loop {
         SEARCH.with_borrow_mut(|search| {
             search.depth = 0;
+            search.last = usize::MAX;
+            search.preemptions = 0;
             search.redundant = false;
         });
         run();
@@ -97,8 +112,30 @@ impl Search {
         false
     }
 
+    /// Leaves those in `enabled` that the bound allows, first who took the last step.
+    fn restrict(&self, enabled: &mut Vec<(usize, Op)>) {
+        let Some(bound) = self.bound else { return };
+
+        if let Some(n) = enabled.iter().position(|(id, _)| *id == self.last) {
+            enabled[..=n].rotate_right(1);
+            if self.preemptions >= bound {
+                enabled.truncate(1);
+            }
+        }
+    }
+
+    /// `chosen` takes the next step; `could`: who took the last one could go on.
+    fn step(&mut self, chosen: usize, could: bool) {
+        self.preemptions += usize::from(could && chosen != self.last);
+        self.last = chosen;
+        self.depth += 1;
+    }
+
     /// Who sleeps after the decisions so far.
     fn sleepers(&self) -> Vec<(usize, Op)> {
+        if self.bound.is_some() {
+            return Vec::new();
+        }
         let last = self.nodes[..self.depth]
             .iter()
             .rev()
@@ -134,9 +171,12 @@ fn first_awake(enabled: &[(usize, Op)], sleep: &[(usize, Op)]) -> Option<usize> 
 }
 
 /// Decides who takes the next step, of those who can.
-pub(crate) fn decide(enabled: Vec<(usize, Op)>) -> usize {
+pub(crate) fn decide(mut enabled: Vec<(usize, Op)>) -> usize {
     SEARCH.with_borrow_mut(|search| {
         let first = enabled[0].0;
+        let could = enabled.iter().any(|(id, _)| *id == search.last);
+
+        search.restrict(&mut enabled);
         if search.redundant {
             return first;
         }
@@ -146,7 +186,7 @@ pub(crate) fn decide(enabled: Vec<(usize, Op)>) -> usize {
             };
             let chosen = *chosen;
             assert!(enabled.iter().any(|(id, _)| *id == chosen), "as above");
-            search.depth += 1;
+            search.step(chosen, could);
             return chosen;
         }
         let sleep = search.sleepers();
@@ -159,7 +199,7 @@ pub(crate) fn decide(enabled: Vec<(usize, Op)>) -> usize {
             sleep,
             chosen,
         });
-        search.depth += 1;
+        search.step(chosen, could);
         chosen
     })
 }
