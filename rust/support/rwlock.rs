@@ -124,18 +124,6 @@ impl<T: RwLocked, M: Mode> Held<T, M> {
         Held(object, PhantomData, NotThreadSafe)
     }
 
-    /// Takes the lock, runs `f`, and drops the lock.
-    #[inline]
-    pub(crate) fn with<R>(object: T, f: impl FnOnce(&mut Self) -> R) -> R {
-        // SAFETY: by the contract of `RwLocked`.
-        unsafe { M::lock(object.rwlock()) };
-        // SAFETY: just taken, and dropped only after the proof is gone.
-        let result = f(&mut unsafe { Held::assume_held(object) });
-        // SAFETY: taken above.
-        unsafe { M::unlock(object.rwlock()) };
-        result
-    }
-
     /// The object whose lock is held.
     #[inline]
     pub(crate) fn object(&self) -> T {

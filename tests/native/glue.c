@@ -54,7 +54,7 @@ int r_kvm_rs_clear_dirty_log(struct kvm *kvm, const struct kvm_memory_slot *slot
 		 DEFAULT_SPTE_MMU_WRITABLE)
 
 /* For the Rust MMU it is a bit larger, see rust_vm.c. */
-static u8 rooms[NATIVE_MMUS][sizeof(struct kvm) + SZ_1K] __aligned(64);
+static u8 rooms[NATIVE_MMUS][sizeof(struct kvm) + SZ_8K] __aligned(64);
 struct vm vms[NATIVE_MMUS];
 static unsigned long huge_pages;
 /* The size of the host's pages. */
@@ -82,7 +82,7 @@ static void flush_guests(struct kvm *kvm)
 	/* What was changed before what a guest is seen at; pairs with try_to_write(). */
 	smp_mb();
 	for (int i = 0; i < NATIVE_VCPUS; i++) {
-		struct kvm_vcpu *vcpu = &vm->vcpus[i];
+		struct kvm_vcpu *vcpu = &vm->vcpus[i].vcpu;
 		u64 exits = READ_ONCE(vcpu->stat.exits);
 
 		for (;;) {
@@ -227,7 +227,7 @@ static unsigned long cached(bool want_headers)
 	unsigned long n = 0;
 
 	for (int i = 0; i < NATIVE_MMUS * NATIVE_VCPUS; i++) {
-		struct kvm_vcpu *vcpu = &vms[i / NATIVE_VCPUS].vcpus[i % NATIVE_VCPUS];
+		struct kvm_vcpu *vcpu = &vms[i / NATIVE_VCPUS].vcpus[i % NATIVE_VCPUS].vcpu;
 
 		n += want_headers ? vcpu->arch.mmu_page_header_cache.nobjs :
 				    vcpu->arch.mmu_shadow_page_cache.nobjs;
@@ -256,7 +256,7 @@ static void create(enum native_mmu mmu, void *bitmap)
 		r_kvm_mmu_init_tdp_mmu(vm->kvm);
 	}
 	for (int i = 0; i < NATIVE_VCPUS; i++)
-		create_vcpu(mmu, &vm->vcpus[i]);
+		create_vcpu(mmu, &vm->vcpus[i].vcpu);
 	map_slot(mmu);
 }
 
@@ -482,7 +482,7 @@ void native_clear(enum native_mmu mmu)
 static u64 *entry_at(struct vm *vm, unsigned long page, int level)
 {
 	gpa_t gpa = (FIRST_GFN + page) << PAGE_SHIFT;
-	u64 *table = __va(vm->vcpus[0].arch.root_mmu.root.hpa);
+	u64 *table = __va(vm->vcpus[0].vcpu.arch.root_mmu.root.hpa);
 
 	for (int at = PT64_ROOT_4LEVEL; ; at--) {
 		u64 *entry = &table[(gpa >> (12 + 9 * (at - 1))) % CHILDREN];
@@ -626,7 +626,7 @@ static const char *check_tables(void)
 	unsigned long expected = 0;
 
 	for (int i = 0; i < NATIVE_MMUS; i++)
-		expected += count_tables(__va(vms[i].vcpus[0].arch.root_mmu.root.hpa),
+		expected += count_tables(__va(vms[i].vcpus[0].vcpu.arch.root_mmu.root.hpa),
 					 PT64_ROOT_4LEVEL);
 	if (kernel_tables_used() != expected + cached(false) ||
 	    kernel_headers_used() != expected + cached(true))
@@ -660,7 +660,7 @@ static const char *check_pages(struct vm *vm, unsigned long small, unsigned long
 static const char *check_huge_page(struct vm *vm, unsigned long i, int state)
 {
 	u64 leaf = ((LEAF & ~bits_of(NATIVE_W | NATIVE_D)) | bits_of(state)) + pfn_bits(i);
-	u64 *root = __va(vm->vcpus[0].arch.root_mmu.root.hpa);
+	u64 *root = __va(vm->vcpus[0].vcpu.arch.root_mmu.root.hpa);
 	u64 *entry;
 
 	if (state & NATIVE_BARE) {

@@ -31,7 +31,7 @@ void guest_init(const struct native_memory *memory)
 static u64 *walk(struct vm *vm, unsigned long page, int *level)
 {
 	gpa_t gpa = (FIRST_GFN + page) << PAGE_SHIFT;
-	u64 *table = __va(vm->vcpus[0].arch.root_mmu.root.hpa);
+	u64 *table = __va(vm->vcpus[0].vcpu.arch.root_mmu.root.hpa);
 
 	for (*level = PT64_ROOT_4LEVEL; ; --*level) {
 		u64 *entry = &table[(gpa >> (12 + 9 * (*level - 1))) % CHILDREN];
@@ -87,7 +87,7 @@ static bool try_to_write(struct vm *vm, struct kvm_vcpu *vcpu, unsigned long pag
 enum native_fault native_write(enum native_mmu mmu, int vcpu_id, unsigned long page)
 {
 	struct vm *vm = &vms[mmu];
-	struct kvm_vcpu *vcpu = &vm->vcpus[vcpu_id];
+	struct kvm_vcpu *vcpu = &vm->vcpus[vcpu_id].vcpu;
 	enum native_fault kind = NATIVE_NO_FAULT;
 	bool present;
 

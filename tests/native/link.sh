@@ -110,7 +110,7 @@ done
 		# libc's; ld's.
 		memcpy|memset|memmove|memcmp|__per_cpu_*|__real_*) ;;
 		__SCK__*|__tracepoint_*|tracepoint_srcu|param_ops_*|__this_module|\
-		virt_spin_lock_key|nr_cpu_ids|\
+		virt_spin_lock_key|kvm_mmu_lock_stats|nr_cpu_ids|\
 		__cpu_online_mask|kunit_running|pte_list_desc_cache)
 			echo "zero $symbol" ;;
 		# Rust's formatting and panics; the tests that are in the module; the
@@ -120,6 +120,7 @@ done
 		kvm_make_all_cpus_request|\
 		disallowed_hugepage_adjust|e820__mapped_raw_any|\
 		kvm_arch_mmu_enable_log_dirty_pt_masked|pat_*|*kvm_mmu_topup_memory_cache|\
+		kvm_rs_timed_*|kvm_rs_end_*|kvm_rs_resume_hold|krealloc_node_align_noprof|\
 		kvm_rs_get_split_sp|kvm_rs_link_sp|kvm_rs_shadow_pages_left|rb_next|rb_prev)
 			echo "trap $symbol" ;;
 		*) die "the MMU's objects need '$symbol', which is not in tests/native; has the kernel changed?" ;;

@@ -10,6 +10,11 @@
 
 const unsigned long rust_kvm_bytes = sizeof(struct kvm);
 
+/* Statistics of mmu_lock are off. */
+void kvm_rs_choose_clock(void)
+{
+}
+
 /* There are no shadow pages. The VM is in use. */
 void rust_init_vm(struct kvm *kvm)
 {

@@ -19,9 +19,17 @@
 #define FIRST_GFN		BIT(20)
 #define FIRST_PFN		BIT(20)
 
+/* In the Rust MMU's objects it has statistics at its end; the rest is where C has it. */
+union vcpu_room {
+	struct kvm_vcpu vcpu;
+	u8 bytes[SZ_16K];
+};
+
+static_assert(sizeof(union vcpu_room) == SZ_16K);
+
 struct vm {
 	struct kvm *kvm;
-	struct kvm_vcpu vcpus[NATIVE_VCPUS];
+	union vcpu_room vcpus[NATIVE_VCPUS];
 	/*
 	 * As in KVM, a memslot that is in use does not change. One of the two is what
 	 * faults see, the other takes its place when the flags change.

@@ -8,7 +8,94 @@
 #include <linux/types.h>
 
 struct kvm;
+struct kvm_vcpu;
 struct kvm_memory_slot;
+
+/* Who holds mmu_lock, or waits for it. */
+enum kvm_mmu_holder {
+	/* Under slots_lock. Where they walk the reverse map they are KVM_MMU_RMAP. */
+	KVM_MMU_ENABLE,
+	KVM_MMU_CLEAR,
+	KVM_MMU_GET,
+	KVM_MMU_DISABLE,
+	KVM_MMU_RMAP,
+	/* Also guest_memfd and memory attributes. */
+	KVM_MMU_NOTIFIER,
+	/* Deleting memslots, zapping roots and ranges. */
+	KVM_MMU_ZAP,
+	KVM_MMU_NX_RECOVERY,
+	/* Page faults of vCPUs, with pre-faulting. */
+	KVM_MMU_FAULT,
+	/* Nobody of the above. Not measured. */
+	KVM_MMU_OTHER,
+	KVM_MMU_NR_HOLDERS = KVM_MMU_OTHER,
+};
+
+/* What a fault was for. */
+enum kvm_mmu_fault_cause {
+	/* Nothing was mapped. */
+	KVM_MMU_FAULT_MISSING,
+	/* The page was mapped, and not writable. */
+	KVM_MMU_FAULT_LOGGED,
+	/* A huge page was split. */
+	KVM_MMU_FAULT_SPLIT,
+	/* Another vCPU had done it, or did it meanwhile. */
+	KVM_MMU_FAULT_SPURIOUS,
+	/* The page was mapped, and not executable. */
+	KVM_MMU_FAULT_NX,
+	/* Retried because an invalidation was pending; all the retries are one fault. */
+	KVM_MMU_FAULT_INVALIDATION,
+	/* Emulated, or failed. */
+	KVM_MMU_FAULT_OTHER,
+	KVM_MMU_NR_CAUSES,
+};
+
+/*
+ * Bucket n > 0 counts times of 2^(n-1) to 2^n - 1 ns, the last one also all that are longer:
+ * from 1 s on.
+ */
+#define KVM_MMU_HIST_COUNT 32
+
+/* Times in ns. Written by one thread at a time, read without a lock. */
+struct kvm_mmu_times {
+	u64 ns;
+	u64 max_ns;
+	u64 hist[KVM_MMU_HIST_COUNT];
+};
+
+/*
+ * Statistics of a vCPU, beside those of struct kvm_vcpu_stat, and the last member of struct
+ * kvm_vcpu. Written by the thread that has loaded the vCPU.
+ */
+struct kvm_rs_vcpu_stat {
+	/* Always on. */
+	struct kvm_mmu_times mmu_lock_wait;
+	u64 mmu_invalidate_retries;
+	/* With kvm.mmu_lock_stats=Y only. */
+	u64 mmu_wait_for[KVM_MMU_NR_HOLDERS + 1];
+	struct kvm_mmu_times mmu_fault[KVM_MMU_NR_CAUSES];
+	/* To userspace a statistic of the VM: the sum of its vCPUs. */
+	struct kvm_mmu_times mmu_hold;
+};
+
+/* What a vCPU's fault is about to account for. */
+struct kvm_rs_vcpu_fault {
+	/* When mmu_lock was acquired, or 0. */
+	u64 held_since;
+	/* When the first of the retries for an invalidation began, or 0, and the last one ended. */
+	u64 retry_since;
+	u64 retry_until;
+	u64 retry_gfn;
+	bool split;
+};
+
+/* Who holds mmu_lock now, with kvm.mmu_lock_stats=Y. */
+struct kvm_rs_lock {
+	/* Since when, or 0. Written by the holder, of which there is one at a time of each kind. */
+	u64 since[KVM_MMU_NR_HOLDERS];
+	/* Of the holder for write, plus 1, or 0. Written under the lock. */
+	u8 writer;
+};
 
 /*
  * Statistics of a VM, beside those of struct kvm_vm_stat. They are the last member of struct
@@ -33,6 +120,12 @@ struct kvm_rs_vm_stat {
 		atomic64_t mmu_events[10];
 	};
 	u64 mmu_max_hold_ns;
+	/*
+	 * With kvm.mmu_lock_stats=Y only: how long writers waited, and how long mmu_lock was held,
+	 * by enum kvm_mmu_holder. What faults held is summed up when it is read.
+	 */
+	struct kvm_mmu_times mmu_write_wait;
+	struct kvm_mmu_times mmu_hold[KVM_MMU_NR_HOLDERS];
 };
 
 /* How writes to the memslots of a VM are logged. Written under slots_lock. */
@@ -45,12 +138,41 @@ struct kvm_rs_dirty_log {
 
 /* As VM_STATS_DESC(). To userspace these statistics follow those of struct kvm_vm_stat. */
 #define RS_VM_STATS_DESC(stat, type, unit, base, exp, sz, bsz)		\
+	RS_STATS_DESC(vm, #stat, stat, type, unit, base, exp, sz, bsz)
+
+#define RS_STATS_DESC(scope, stat, member, type, unit, base, exp, sz, bsz) \
 {									\
 	STATS_DESC_COMMON(type, unit, base, exp, sz, bsz),		\
-	.offset = sizeof(struct kvm_vm_stat) +				\
-		  offsetof(struct kvm_rs_vm_stat, stat),		\
-	.name = #stat,							\
+	.offset = sizeof(struct kvm_##scope##_stat) +			\
+		  offsetof(struct kvm_rs_##scope##_stat, member),	\
+	.name = stat,							\
 }
+
+#define RS_STATS_NS(scope, stat, member, type)				\
+	RS_STATS_DESC(scope, stat, member, type, KVM_STATS_UNIT_SECONDS,	\
+		      KVM_STATS_BASE_POW10, -9, 1, 0)
+
+/* The three statistics that a struct kvm_mmu_times is. */
+#define RS_TIMES_NS(scope, stat, member)				\
+	RS_STATS_NS(scope, stat "_ns", member.ns, KVM_STATS_TYPE_CUMULATIVE)
+#define RS_TIMES_MAX(scope, stat, member)				\
+	RS_STATS_NS(scope, stat "_max_ns", member.max_ns, KVM_STATS_TYPE_PEAK)
+#define RS_TIMES_HIST(scope, stat, member)				\
+	RS_STATS_DESC(scope, stat "_hist", member.hist, KVM_STATS_TYPE_LOG_HIST, \
+		      KVM_STATS_UNIT_SECONDS, KVM_STATS_BASE_POW10, -9,	\
+		      KVM_MMU_HIST_COUNT, 0)
+
+/* Statistics that have no file of their own in debugfs: those in mmu_lock_stats. */
+#define kvm_rs_skips_vm_stat(desc)					\
+	((desc)->offset >= sizeof(struct kvm_vm_stat) +			\
+			   offsetof(struct kvm_rs_vm_stat, mmu_write_wait))
+#define kvm_rs_skips_vcpu_stat(desc)					\
+	((desc)->offset >= sizeof(struct kvm_vcpu_stat))
+
+ssize_t kvm_rs_vm_stats_read(struct kvm *kvm, char __user *buffer, size_t size, loff_t *pos);
+ssize_t kvm_rs_vcpu_stats_read(struct kvm_vcpu *vcpu, char __user *buffer, size_t size,
+			       loff_t *pos);
+void kvm_rs_create_debugfs(struct kvm *kvm);
 
 int kvm_rs_harvest_dirty_log(struct kvm *kvm, const struct kvm_memory_slot *slot,
 			     unsigned long *buffer);

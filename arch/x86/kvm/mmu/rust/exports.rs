@@ -35,8 +35,11 @@ use crate::{
     pte,
     pure::{dirty::WORD_PAGES, leaf, Age, Gfn, GfnRange, Hpa, Level, Pfn, Protect, Role, Spte},
     root::{self, Root, RootTypes},
-    sync::{Exclusive, Shared, SlotsLock},
-    sys::{self, with_masks, DirtyBitmap, Fault, Memslot, NotifierRange, Sp, Vcpu, Vm, Wanted},
+    sync::{Exclusive, Lock, Shared, SlotsLock},
+    sys::{
+        self, stats::Holder, with_masks, DirtyBitmap, Fault, Memslot, NotifierRange, Sp, Vcpu, Vm,
+        Wanted,
+    },
     tlb::Flush,
 };
 
@@ -77,12 +80,21 @@ macro_rules! export {
     )*};
 }
 
-/// Makes the token for a lock that C's caller holds.
+/// Makes the token for a lock that C's caller holds. If it is `mmu_lock` held for read, and may be
+/// yielded, the holder is what the statistics account it to.
 macro_rules! held {
-    ($type:ident, $vm:expr) => {{
+    (SlotsLock, $vm:expr) => {{
         let vm = $vm;
         // SAFETY: the prototype says so, lockdep checks it, and the token ends with the call.
-        unsafe { $type::assume_held(vm) }
+        unsafe { SlotsLock::assume_held(vm) }
+    }};
+    ($type:ident, $vm:expr) => {
+        held!($type, $vm, Caller)
+    };
+    ($type:ident, $vm:expr, $holder:ident) => {{
+        let lock = crate::sync::Lock::new($vm, crate::sys::stats::Holder::$holder);
+        // SAFETY: the prototype says so, lockdep checks it, and the token ends with the call.
+        unsafe { $type::assume_held(lock) }
     }};
 }
 
@@ -154,7 +166,7 @@ export! {
         let slots = unsafe { SlotsLock::assume_unreachable(vm) };
         {
             // SAFETY: the same; and nothing below makes another token before this one is gone.
-            let lock = unsafe { Exclusive::assume_unreachable(vm) };
+            let lock = unsafe { Exclusive::assume_unreachable(Lock::new(vm, Holder::Caller)) };
 
             roots::invalidate(&lock, &slots, RootTypes::VALID);
         }
@@ -480,7 +492,11 @@ export! {
         let vm = wrap!(Vm, kvm);
         let slots = held!(SlotsLock, vm);
 
-        recover::recover_huge_pages(&mut held!(Shared, vm), &slots, wrap!(Memslot, slot));
+        recover::recover_huge_pages(
+            &mut held!(Shared, vm, Disable),
+            &slots,
+            wrap!(Memslot, slot),
+        );
     }
 
     /// Records the SPTEs on the path to a byte address in `sptes`, an array of at least six elements

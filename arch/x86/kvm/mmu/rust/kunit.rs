@@ -19,8 +19,8 @@ use crate::{
     ops::spte::{self as make, LeafRequest},
     pte,
     pure::{leaf, spte, Gfn, Hpa, Level, Masks, Pfn, Role, Spte},
-    sync::Exclusive,
-    sys::{is_host_mmio, Memslot, Sp, Vcpu, Vm},
+    sync::{Exclusive, Lock},
+    sys::{is_host_mmio, stats::Holder, Memslot, Sp, Vcpu, Vm},
 };
 
 /// In how many settings a format is compared, and how many random inputs there are in each: 20,000 in all.
@@ -337,7 +337,7 @@ impl Comparison<'_> {
         };
         let sp = oracle.sp().ok_or(EINVAL)?;
         // SAFETY: nobody else can reach the fake VM.
-        let lock = unsafe { Exclusive::assume_unreachable(oracle.vm()) };
+        let lock = unsafe { Exclusive::assume_unreachable(Lock::new(oracle.vm(), Holder::Caller)) };
         let (ours, protected) = make::make_leaf(&lock, oracle.vcpu(), sp, &request, &oracle.masks);
         // Upstream does this inside, before the leaf is installed; here it may have to come after.
         if let Some(level) = sp.role().level() {
@@ -611,7 +611,8 @@ mod tests {
             unsafe { bindings::kvm_rs_oracle_prepare(&input) };
             let sp = oracle.sp().ok_or(EINVAL)?;
             // SAFETY: nobody else can reach the fake VM.
-            let lock = unsafe { Exclusive::assume_unreachable(oracle.vm()) };
+            let lock =
+                unsafe { Exclusive::assume_unreachable(Lock::new(oracle.vm(), Holder::Caller)) };
             let (leaf, protected) =
                 make::make_leaf(&lock, oracle.vcpu(), sp, &request, &oracle.masks);
             assert!(protected && !leaf.is_writable() && !leaf.is_mmu_writable(&oracle.masks));

@@ -8,6 +8,7 @@
 
 #include <linux/rculist.h>
 #include <linux/sched/clock.h>
+#include <asm/kvm_mmu_lock.h>
 
 #ifdef KVM_RS_INLINE_HELPERS
 /* See rust/helpers/helpers.c: overrides LLVM's cross-language inlining checks. */
@@ -220,6 +221,45 @@ __kvm_rs void kvm_rs_count_events(struct kvm *kvm, enum kvm_rs_event event, u64 
 __kvm_rs u64 kvm_rs_clock(void)
 {
 	return local_clock();
+}
+
+__kvm_rs void kvm_rs_read_lock(struct kvm *kvm, unsigned int holder)
+{
+	kvm_mmu_read_lock(kvm, holder);
+}
+
+__kvm_rs void kvm_rs_read_unlock(struct kvm *kvm, unsigned int holder)
+{
+	kvm_mmu_read_unlock(kvm, holder);
+}
+
+__kvm_rs void kvm_rs_write_lock(struct kvm *kvm, unsigned int holder)
+{
+	kvm_mmu_write_lock(kvm, holder);
+}
+
+__kvm_rs void kvm_rs_write_unlock(struct kvm *kvm)
+{
+	kvm_mmu_write_unlock(kvm);
+}
+
+__kvm_rs unsigned int kvm_rs_pause_read(struct kvm *kvm, unsigned int holder)
+{
+	if (static_branch_unlikely(&kvm_mmu_lock_stats))
+		return kvm_rs_timed_pause_read(kvm, holder);
+	return 0;
+}
+
+__kvm_rs unsigned int kvm_rs_pause_write(struct kvm *kvm)
+{
+	if (static_branch_unlikely(&kvm_mmu_lock_stats))
+		return kvm_rs_timed_pause_write(kvm);
+	return 0;
+}
+
+__kvm_rs void kvm_rs_note_fault_split(struct kvm_vcpu *vcpu)
+{
+	vcpu->rs_fault.split = true;
 }
 
 __kvm_rs bool kvm_rs_has_mt_mask(void)

@@ -23,6 +23,12 @@ void kvm_rs_prepare_dirty_log(struct kvm *kvm, const struct kvm_memory_slot *old
 void kvm_rs_commit_dirty_log(struct kvm *kvm);
 void kvm_rs_carry_dirty(struct kvm *kvm, int as_id, gfn_t first, const u64 *written, int words);
 
+/* rust_lock_stats.c */
+void kvm_rs_choose_clock(void);
+unsigned int kvm_rs_timed_pause_read(struct kvm *kvm, unsigned int holder);
+unsigned int kvm_rs_timed_pause_write(struct kvm *kvm);
+void kvm_rs_resume_hold(struct kvm *kvm, unsigned int paused);
+
 /* exports.rs: what C does not have. */
 void kvm_tdp_mmu_refresh_masks(void);
 struct kvm_mmu_page *kvm_tdp_mmu_first_to_zap(struct kvm *kvm, struct kvm_mmu_page *sp);
@@ -95,6 +101,15 @@ enum kvm_rs_event {
 
 void kvm_rs_count_events(struct kvm *kvm, enum kvm_rs_event event, u64 n);
 u64 kvm_rs_clock(void);
+
+/* mmu_lock, and who holds it: enum kvm_mmu_holder */
+void kvm_rs_read_lock(struct kvm *kvm, unsigned int holder);
+void kvm_rs_read_unlock(struct kvm *kvm, unsigned int holder);
+void kvm_rs_write_lock(struct kvm *kvm, unsigned int holder);
+void kvm_rs_write_unlock(struct kvm *kvm);
+unsigned int kvm_rs_pause_read(struct kvm *kvm, unsigned int holder);
+unsigned int kvm_rs_pause_write(struct kvm *kvm);
+void kvm_rs_note_fault_split(struct kvm_vcpu *vcpu);
 
 /* the vCPU */
 bool kvm_rs_has_mt_mask(void);

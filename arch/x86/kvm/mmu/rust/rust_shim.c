@@ -24,6 +24,7 @@ void kvm_rs_create_vm(void)
 
 	guard(mutex)(&lock);
 	kvm_tdp_mmu_refresh_masks();
+	kvm_rs_choose_clock();
 }
 
 void kvm_rs_init_vm(struct kvm *kvm)

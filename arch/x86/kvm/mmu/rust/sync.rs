@@ -35,8 +35,9 @@
 use kernel::{
     bindings::{rwlock_t, spinlock_t},
     sync::lock::{
+        self,
         spinlock::{SpinLock, SpinLockBackend},
-        Guard, Lock,
+        Guard,
     },
     types::NotThreadSafe,
 };
@@ -44,6 +45,7 @@ use kernel::{
 use crate::{
     bindings,
     support::rwlock::{self, Held, Mode, Read, RwLocked, Write},
+    sys::stats::Holder,
     vm::Vm,
 };
 
@@ -58,11 +60,65 @@ unsafe impl RwLocked for Vm<'_> {
     }
 }
 
+/// `mmu_lock` of a VM, and what it is held for, which is accounted with `kvm.mmu_lock_stats=Y`.
+#[derive(Clone, Copy)]
+pub(crate) struct Lock<'l> {
+    vm: Vm<'l>,
+    holder: Holder,
+}
+
+impl<'l> Lock<'l> {
+    /// The lock, for `holder`.
+    #[inline]
+    pub(crate) fn new(vm: Vm<'l>, holder: Holder) -> Self {
+        Lock { vm, holder }
+    }
+}
+
+// SAFETY: `mmu_lock` is that of the VM.
+unsafe impl RwLocked for Lock<'_> {
+    #[inline]
+    fn rwlock(self) -> *mut rwlock_t {
+        self.vm.rwlock()
+    }
+}
+
 /// `mmu_lock` is held for read.
-pub(crate) type Shared<'l> = Held<Vm<'l>, Read>;
+pub(crate) type Shared<'l> = Held<Lock<'l>, Read>;
 
 /// `mmu_lock` is held for write.
-pub(crate) type Exclusive<'l> = Held<Vm<'l>, Write>;
+pub(crate) type Exclusive<'l> = Held<Lock<'l>, Write>;
+
+/// A way to hold `mmu_lock` that is accounted.
+pub(crate) trait Accounted: Mode {
+    /// Ends the hold, for the statistics. Returns what [`resume`] needs.
+    fn pause(lock: Lock<'_>) -> u32;
+}
+
+impl Accounted for Read {
+    #[inline]
+    fn pause(lock: Lock<'_>) -> u32 {
+        // SAFETY: the VM exists; statistics only.
+        unsafe { bindings::kvm_rs_pause_read(lock.vm.as_ptr(), lock.holder.raw()) }
+    }
+}
+
+impl Accounted for Write {
+    #[inline]
+    fn pause(lock: Lock<'_>) -> u32 {
+        // SAFETY: the VM exists; statistics only.
+        unsafe { bindings::kvm_rs_pause_write(lock.vm.as_ptr()) }
+    }
+}
+
+/// Goes on with the hold that was paused, if it is accounted.
+#[inline]
+fn resume(lock: Lock<'_>, paused: u32) {
+    if paused != 0 {
+        // SAFETY: the VM exists; statistics only.
+        unsafe { bindings::kvm_rs_resume_hold(lock.vm.as_ptr(), paused) }
+    }
+}
 
 /// A mode in which `mmu_lock` is held.
 pub(crate) trait MmuLock<'l> {
@@ -76,33 +132,60 @@ pub(crate) trait MmuLock<'l> {
     fn unlocked<R>(&mut self, f: impl FnOnce(&Unlocked) -> R) -> R;
 }
 
-impl<'l, M: Mode> MmuLock<'l> for Held<Vm<'l>, M> {
+impl<'l, M: Accounted> MmuLock<'l> for Held<Lock<'l>, M> {
     #[inline]
     fn vm(&self) -> Vm<'l> {
-        self.object()
+        self.object().vm
     }
 
     #[inline]
     fn cond_resched(&mut self) {
+        let paused = M::pause(self.object());
+
         Held::cond_resched(self);
+        resume(self.object(), paused);
     }
 
     #[inline]
     fn unlocked<R>(&mut self, f: impl FnOnce(&Unlocked) -> R) -> R {
-        Held::unlocked(self, f)
+        let paused = M::pause(self.object());
+        let result = Held::unlocked(self, f);
+
+        resume(self.object(), paused);
+        result
     }
 }
 
 /// Takes `mmu_lock` for read and runs `f` under it.
 #[inline]
-pub(crate) fn with_shared<'l, R>(vm: Vm<'l>, f: impl FnOnce(&mut Shared<'l>) -> R) -> R {
-    Held::with(vm, f)
+pub(crate) fn with_shared<'l, R>(
+    vm: Vm<'l>,
+    holder: Holder,
+    f: impl FnOnce(&mut Shared<'l>) -> R,
+) -> R {
+    // SAFETY: the VM exists, and its lock with it.
+    unsafe { bindings::kvm_rs_read_lock(vm.as_ptr(), holder.raw()) };
+    // SAFETY: just taken, and dropped only after the proof is gone.
+    let result = f(&mut unsafe { Shared::assume_held(Lock::new(vm, holder)) });
+    // SAFETY: taken above, for the same holder.
+    unsafe { bindings::kvm_rs_read_unlock(vm.as_ptr(), holder.raw()) };
+    result
 }
 
 /// Takes `mmu_lock` for write and runs `f` under it.
 #[inline]
-pub(crate) fn with_exclusive<'l, R>(vm: Vm<'l>, f: impl FnOnce(&mut Exclusive<'l>) -> R) -> R {
-    Held::with(vm, f)
+pub(crate) fn with_exclusive<'l, R>(
+    vm: Vm<'l>,
+    holder: Holder,
+    f: impl FnOnce(&mut Exclusive<'l>) -> R,
+) -> R {
+    // SAFETY: the VM exists, and its lock with it.
+    unsafe { bindings::kvm_rs_write_lock(vm.as_ptr(), holder.raw()) };
+    // SAFETY: just taken, and dropped only after the proof is gone.
+    let result = f(&mut unsafe { Exclusive::assume_held(Lock::new(vm, holder)) });
+    // SAFETY: taken above.
+    unsafe { bindings::kvm_rs_write_unlock(vm.as_ptr()) };
+    result
 }
 
 /// Whether somebody waits for `mmu_lock`, or the scheduler wants the CPU.
@@ -165,7 +248,7 @@ impl<'l> PagesLock<'l> {
         // SAFETY: the VM exists; the address of a field.
         let lock: *mut spinlock_t = unsafe { &raw mut (*vm.as_ptr()).arch.tdp_mmu_pages_lock };
         // SAFETY: part of the VM, and initialised with its MMU (`kvm_rs_init_vm()`).
-        let lock: &'l SpinLock<()> = unsafe { Lock::from_raw(lock) };
+        let lock: &'l SpinLock<()> = unsafe { lock::Lock::from_raw(lock) };
 
         PagesLock {
             vm,

@@ -6,10 +6,10 @@ use kernel::types::NotThreadSafe;
 
 use crate::{
     sync::{with_shared, Shared},
-    sys::Vm,
+    sys::{stats::Holder, Vm},
 };
 
 fn program(vm: Vm<'_>) {
     let lock = Shared(vm, NotThreadSafe); //~ FAILS
-    let lock = with_shared(vm, |_| NotThreadSafe); //~ TWIN
+    let lock = with_shared(vm, Holder::Get, |_| NotThreadSafe); //~ TWIN
 }

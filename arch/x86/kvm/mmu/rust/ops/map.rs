@@ -133,6 +133,7 @@ fn add_table(
             // TDX has no huge pages to split.
             vm.bugged();
         }
+        vcpu.note_fault_split();
         split::split(page.into_blank(), step, Event::FaultSplit, masks)
     } else {
         page.link(step, masks)

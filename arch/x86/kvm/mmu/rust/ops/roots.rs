@@ -7,7 +7,7 @@ use crate::{
     pure::Role,
     root::{find_locked, stable_roots, Root, RootTypes, Roots, Selection},
     sync::{with_shared, Exclusive, PagesLock, SlotsLock},
-    sys::Vcpu,
+    sys::{stats::Holder, Vcpu},
 };
 
 /// A root for the vCPU: an existing one, or a new one.
@@ -17,7 +17,7 @@ use crate::{
 pub(crate) fn get_or_create<'vm>(vcpu: Vcpu<'vm>, role: Role) -> Root<'vm> {
     let vm = vcpu.vm();
 
-    with_shared(vm, |lock| {
+    with_shared(vm, Holder::Caller, |lock| {
         let mut roots = Roots::new(vm, Selection::valid(role.as_id()));
 
         while let Some(root) = roots.next(lock) {

@@ -8,7 +8,7 @@ use crate::{
     pure::{Entry, GfnRange, Level, Masks, Spte},
     root::{self, Root, RootTypes, Roots, Selection},
     sync::{with_exclusive, with_shared, Exclusive, MmuLock, Shared, SlotsLock},
-    sys::{max_gfn_exclusive, trace, NotifierRange, Sp},
+    sys::{max_gfn_exclusive, stats::Holder, trace, NotifierRange, Sp},
     tlb::Flush,
     walk::{Step, Walk},
 };
@@ -112,9 +112,9 @@ pub(crate) fn zap_all(lock: &mut Exclusive<'_>) {
 /// No flush: a vCPU flushes locally when it loads a new root, and when it moves to another CPU.
 pub(crate) fn zap_invalidated_roots(slots: &SlotsLock<'_>, shared: bool) {
     if shared {
-        with_shared(slots.vm(), |lock| zap_scheduled(lock, slots));
+        with_shared(slots.vm(), Holder::Zap, |lock| zap_scheduled(lock, slots));
     } else {
-        with_exclusive(slots.vm(), |lock| zap_scheduled(lock, slots));
+        with_exclusive(slots.vm(), Holder::Zap, |lock| zap_scheduled(lock, slots));
     }
 }
 

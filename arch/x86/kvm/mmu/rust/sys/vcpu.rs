@@ -47,6 +47,13 @@ impl<'a> Vcpu<'a> {
         unsafe { Vm::from_raw(kvm) }
     }
 
+    /// Notes that the fault that is being handled splits a huge page, for the statistics.
+    #[inline]
+    pub(crate) fn note_fault_split(self) {
+        // SAFETY: the vCPU exists, and is loaded on this thread, which alone writes the field.
+        unsafe { bindings::kvm_rs_note_fault_split(self.as_ptr()) }
+    }
+
     #[inline]
     fn mmu(self) -> *mut bindings::kvm_mmu {
         // SAFETY: the vCPU exists, and only its own thread changes which MMU is in use.

@@ -597,6 +597,64 @@ pub unsafe fn kvm_rs_clock() -> u64 {
 
 /// # Safety
 ///
+/// `kvm` must point to the VM of the run.
+pub unsafe fn kvm_rs_read_lock(kvm: *mut kvm, holder: u32) {
+    field!(kvm, mmu_lock).read_lock();
+}
+
+/// # Safety
+///
+/// `kvm` must point to the VM of the run.
+pub unsafe fn kvm_rs_read_unlock(kvm: *mut kvm, holder: u32) {
+    field!(kvm, mmu_lock).read_unlock();
+}
+
+/// # Safety
+///
+/// `kvm` must point to the VM of the run.
+pub unsafe fn kvm_rs_write_lock(kvm: *mut kvm, holder: u32) {
+    field!(kvm, mmu_lock).write_lock();
+}
+
+/// # Safety
+///
+/// `kvm` must point to the VM of the run.
+pub unsafe fn kvm_rs_write_unlock(kvm: *mut kvm) {
+    field!(kvm, mmu_lock).write_unlock();
+}
+
+/// `kvm.mmu_lock_stats=N`.
+///
+/// # Safety
+///
+/// None is needed; in the kernel it is a function of C.
+pub unsafe fn kvm_rs_pause_read(kvm: *mut kvm, holder: u32) -> u32 {
+    0
+}
+
+/// As [`kvm_rs_pause_read`].
+///
+/// # Safety
+///
+/// None is needed; in the kernel it is a function of C.
+pub unsafe fn kvm_rs_pause_write(kvm: *mut kvm) -> u32 {
+    0
+}
+
+/// # Safety
+///
+/// None is needed; in the kernel it is a function of C.
+pub unsafe fn kvm_rs_resume_hold(kvm: *mut kvm, paused: u32) {
+    unreachable!("nothing is paused");
+}
+
+/// # Safety
+///
+/// None is needed; in the kernel it is a function of C.
+pub unsafe fn kvm_rs_note_fault_split(vcpu: *mut kvm_vcpu) {}
+
+/// # Safety
+///
 /// None: it has no arguments. Unsafe because C's function is.
 pub unsafe fn kvm_rs_has_mt_mask() -> bool {
     false

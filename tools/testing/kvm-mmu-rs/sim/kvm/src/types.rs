@@ -39,6 +39,14 @@ pub const kvm_rs_event_KVM_RS_DIRTY_TABLE: u32 = 7;
 pub const kvm_rs_event_KVM_RS_DIRTY_PAGE: u32 = 8;
 pub const kvm_rs_event_KVM_RS_DIRTY_CARRY: u32 = 9;
 
+pub const kvm_mmu_holder_KVM_MMU_ENABLE: u32 = 0;
+pub const kvm_mmu_holder_KVM_MMU_CLEAR: u32 = 1;
+pub const kvm_mmu_holder_KVM_MMU_GET: u32 = 2;
+pub const kvm_mmu_holder_KVM_MMU_DISABLE: u32 = 3;
+pub const kvm_mmu_holder_KVM_MMU_RMAP: u32 = 4;
+pub const kvm_mmu_holder_KVM_MMU_ZAP: u32 = 6;
+pub const kvm_mmu_holder_KVM_MMU_OTHER: u32 = 9;
+
 pub const RET_PF_CONTINUE: u32 = 0;
 pub const RET_PF_RETRY: u32 = 1;
 pub const RET_PF_EMULATE: u32 = 2;

@@ -121,7 +121,7 @@ use crate::{
     sync::{with_shared, SlotsLock},
     sys::{
         fatal_signal_pending,
-        stats::{self, Event},
+        stats::{self, Event, Holder},
         trace, DirtyBitmap, Memslot, Vm,
     },
     walk::Walk,
@@ -292,7 +292,7 @@ pub(crate) fn harvest(slots: &SlotsLock<'_>, slot: Memslot<'_>, log: &DirtyBitma
     let vm = slots.vm();
     let masks = vm.masks();
 
-    with_shared(vm, |lock| {
+    with_shared(vm, Holder::Get, |lock| {
         let mut roots = Roots::new(vm, Selection::valid(slot.as_id()));
 
         while let Some(root) = roots.next(lock) {

@@ -47,7 +47,11 @@ use crate::{
     rmap::{ops as rmap, ShadowSplitCaches},
     root::{Roots, Selection},
     sync::{with_exclusive, with_shared, MmuLock, Shared, SlotsLock},
-    sys::{eager_page_split, stats::Event, Memslot, Node, Sp},
+    sys::{
+        eager_page_split,
+        stats::{Event, Holder},
+        Memslot, Node, Sp,
+    },
     walk::Walk,
 };
 
@@ -61,11 +65,13 @@ pub(crate) fn enable(slots: &mut SlotsLock<'_>, slot: Memslot<'_>) {
         let mut caches = split.then(|| ShadowSplitCaches::new(slots));
         let how = Protect::for_log(vm.has_cpu_dirty_log());
 
-        with_exclusive(vm, |lock| {
+        with_exclusive(vm, Holder::Rmap, |lock| {
             rmap::enable::enable(lock, slot, caches.as_mut(), how)
         });
     }
-    with_shared(vm, |lock| enable_in_tdp_mmu(lock, slots, slot, split));
+    with_shared(vm, Holder::Enable, |lock| {
+        enable_in_tdp_mmu(lock, slots, slot, split)
+    });
     // Before the flush; see `dirty_bits`.
     vm.dirty_log_started();
 

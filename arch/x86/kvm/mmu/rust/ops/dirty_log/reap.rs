@@ -70,8 +70,9 @@ use crate::{
     root::{stable_roots, Roots, Selection},
     sync::{with_exclusive, with_shared, Exclusive, MmuLock, Shared, SlotsLock},
     sys::{
-        eager_page_split, fatal_signal_pending, stats::Event, DirtyBitmap, Memslot, Node, Sp, Vm,
-        Wanted,
+        eager_page_split, fatal_signal_pending,
+        stats::{Event, Holder},
+        DirtyBitmap, Memslot, Node, Sp, Vm, Wanted,
     },
     walk::{ShortWalk, Walk},
 };
@@ -157,10 +158,15 @@ impl<'a, 'l> Reap<'a, 'l> {
         let mut cache = None;
 
         if vm.uses_tdp_mmu() {
-            progress = with_shared(vm, |lock| self.shared(lock, &mut cache));
+            let holder = match self.log.wanted() {
+                Wanted::All => Holder::Get,
+                Wanted::Requested => Holder::Clear,
+            };
+
+            progress = with_shared(vm, holder, |lock| self.shared(lock, &mut cache));
         }
         if let Progress::Shadowed(from) = progress {
-            progress = with_exclusive(vm, |lock| self.exclusive(lock, from));
+            progress = with_exclusive(vm, Holder::Rmap, |lock| self.exclusive(lock, from));
         }
 
         let interrupted = match progress {

@@ -1,0 +1,609 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Who waits for mmu_lock, for how long, because of whom; and how long whole faults take.
+ *
+ * A fault that finds the lock taken always measures its wait. All else is measured with
+ * kvm.mmu_lock_stats=Y, a static key.
+ *
+ * No statistic is atomic: each is written by one thread at a time.
+ * - Those of a vCPU by the thread that has loaded it.
+ * - What writers waited for, and all that holders for write account, under mmu_lock held for write.
+ * - What holders for read account, under mmu_lock held for read, by the only thread that can be
+ *   this kind of holder: KVM_MMU_{ENABLE,CLEAR,GET,DISABLE} and KVM_MMU_ZAP hold slots_lock, and
+ *   there is one worker for KVM_MMU_NX_RECOVERY. KVM_MMU_FAULT is accounted by vCPU.
+ * Readers take no lock. What they see may be a few events old, and a sum may lack the event that
+ * its histogram has.
+ */
+#define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
+
+#include "rust_bindings.h"
+#include "mmu/mmutrace.h"
+
+#include <linux/cleanup.h>
+#include <linux/debugfs.h>
+#include <linux/math64.h>
+#include <linux/moduleparam.h>
+#include <linux/seq_file.h>
+#include <linux/slab.h>
+#include <linux/sched/clock.h>
+#include <asm/kvm_mmu_lock.h>
+#include <asm/tsc.h>
+
+DEFINE_STATIC_KEY_FALSE(kvm_mmu_lock_stats);
+
+/*
+ * Times are taken in ticks of the TSC, which local_clock() would take ten times as many
+ * instructions for, and are converted when they are accounted. Where the TSC is not stable when
+ * the first VM is created, a tick is a nanosecond of local_clock().
+ */
+#define NS_SHIFT 24
+static u32 ns_per_tick = 1 << NS_SHIFT;
+static bool ticks_are_tsc;
+
+void kvm_rs_choose_clock(void)
+{
+	static bool chosen;
+
+	if (!chosen && tsc_khz > USEC_PER_SEC >> (31 - NS_SHIFT) && !check_tsc_unstable()) {
+		WRITE_ONCE(ns_per_tick, div_u64((u64)USEC_PER_SEC << NS_SHIFT, tsc_khz));
+		WRITE_ONCE(ticks_are_tsc, true);
+	}
+	chosen = true;
+}
+
+static u64 ticks(void)
+{
+	return likely(ticks_are_tsc) ? rdtsc() : local_clock();
+}
+
+/* The nanoseconds between two ticks. The clocks of two CPUs may differ a little. */
+static u64 ns_between(u64 since, u64 until)
+{
+	return (s64)(until - since) > 0 ? mul_u64_u32_shr(until - since, ns_per_tick, NS_SHIFT) : 0;
+}
+
+/* In ticks, when the key was last switched on. What began earlier is not accounted. */
+static u64 enabled_at;
+
+/* A wait of this many ns or more is traced. */
+static ulong mmu_lock_stall_ns = 1000000;
+module_param(mmu_lock_stall_ns, ulong, 0644);
+MODULE_PARM_DESC(mmu_lock_stall_ns, "Trace waits for mmu_lock from this many ns on");
+
+static int lock_stats_set(const char *value, const struct kernel_param *kp)
+{
+	bool on;
+	int err = kstrtobool(value, &on);
+
+	if (err)
+		return err;
+	if (on && !static_key_enabled(&kvm_mmu_lock_stats))
+		WRITE_ONCE(enabled_at, ticks());
+	if (on)
+		static_branch_enable(&kvm_mmu_lock_stats);
+	else
+		static_branch_disable(&kvm_mmu_lock_stats);
+	return 0;
+}
+
+static int lock_stats_get(char *buffer, const struct kernel_param *kp)
+{
+	return sysfs_emit(buffer, "%c\n", static_key_enabled(&kvm_mmu_lock_stats) ? 'Y' : 'N');
+}
+
+static const struct kernel_param_ops lock_stats_ops = {
+	.set = lock_stats_set,
+	.get = lock_stats_get,
+};
+
+module_param_cb(mmu_lock_stats, &lock_stats_ops, NULL, 0644);
+MODULE_PARM_DESC(mmu_lock_stats, "Measure who holds mmu_lock, who waits for whom, and faults");
+
+static const char * const holders[] = {
+	[KVM_MMU_ENABLE] = "enable",
+	[KVM_MMU_CLEAR] = "clear",
+	[KVM_MMU_GET] = "get",
+	[KVM_MMU_DISABLE] = "disable",
+	[KVM_MMU_RMAP] = "rmap",
+	[KVM_MMU_NOTIFIER] = "notifier",
+	[KVM_MMU_ZAP] = "zap",
+	[KVM_MMU_NX_RECOVERY] = "nx_recovery",
+	[KVM_MMU_FAULT] = "fault",
+	[KVM_MMU_OTHER] = "other",
+};
+
+static const char * const causes[] = {
+	[KVM_MMU_FAULT_MISSING] = "missing",
+	[KVM_MMU_FAULT_LOGGED] = "logged",
+	[KVM_MMU_FAULT_SPLIT] = "split",
+	[KVM_MMU_FAULT_SPURIOUS] = "spurious",
+	[KVM_MMU_FAULT_NX] = "nx",
+	[KVM_MMU_FAULT_INVALIDATION] = "invalidation",
+	[KVM_MMU_FAULT_OTHER] = "other",
+};
+
+#ifdef CONFIG_KVM_RUST_MMU_KUNIT_TEST
+/* For tests: "HOLDER NS". Each hold by HOLDER lasts NS longer, while the key is on. */
+static unsigned int delayed = KVM_MMU_NR_HOLDERS;
+static unsigned int delay_ns;
+
+static int lock_delay_set(const char *value, const struct kernel_param *kp)
+{
+	char name[16];
+	unsigned int ns;
+	int holder;
+
+	if (sscanf(value, "%15s %u", name, &ns) != 2 || ns > NSEC_PER_SEC / 10)
+		return -EINVAL;
+	holder = match_string(holders, KVM_MMU_NR_HOLDERS, name);
+	if (holder < 0)
+		return holder;
+	WRITE_ONCE(delayed, KVM_MMU_NR_HOLDERS);
+	WRITE_ONCE(delay_ns, ns);
+	if (ns)
+		WRITE_ONCE(delayed, holder);
+	return 0;
+}
+
+static const struct kernel_param_ops lock_delay_ops = {
+	.set = lock_delay_set,
+};
+
+module_param_cb(mmu_lock_delay, &lock_delay_ops, NULL, 0200);
+MODULE_PARM_DESC(mmu_lock_delay, "For tests: HOLDER NS, each of its holds of mmu_lock lasts longer");
+
+static void delay(unsigned int holder)
+{
+	u64 until;
+
+	if (likely(holder != READ_ONCE(delayed)))
+		return;
+	/* By another clock than that which is tested. */
+	until = local_clock() + READ_ONCE(delay_ns);
+	while ((s64)(local_clock() - until) < 0)
+		cpu_relax();
+}
+#else
+static void delay(unsigned int holder)
+{
+}
+#endif
+
+static void account(struct kvm_mmu_times *times, u64 since, u64 until)
+{
+	u64 ns = ns_between(since, until);
+
+	times->ns += ns;
+	if (ns > times->max_ns)
+		times->max_ns = ns;
+	KVM_STATS_LOG_HIST_UPDATE(times->hist, ns);
+}
+
+/*
+ * Who has to be waited for. For read, KVM_MMU_FAULT if it is nobody else that is measured: faults
+ * don't say that they have the lock, because there may be many.
+ */
+static unsigned int whom(struct kvm *kvm)
+{
+	const struct kvm_rs_lock *lock = &kvm->rs_lock;
+	unsigned int holder, writer;
+
+	if (!static_key_enabled(&kvm_mmu_lock_stats))
+		return KVM_MMU_OTHER;
+
+	writer = READ_ONCE(lock->writer);
+#if defined(CONFIG_QUEUED_RWLOCKS) && defined(CONFIG_SMP) && !defined(CONFIG_PREEMPT_RT)
+	if ((atomic_read(&kvm->mmu_lock.raw_lock.cnts) & _QW_LOCKED) == _QW_LOCKED)
+		return writer ? writer - 1 : KVM_MMU_OTHER;
+#else
+	if (writer)
+		return writer - 1;
+#endif
+	for (holder = 0; holder < KVM_MMU_NR_HOLDERS; holder++) {
+		if (READ_ONCE(lock->since[holder]) > READ_ONCE(enabled_at))
+			return holder;
+	}
+	return KVM_MMU_FAULT;
+}
+
+static void trace_stall(struct kvm_vcpu *vcpu, unsigned int waiter, unsigned int holder,
+			bool write, u64 ns)
+{
+	if (ns >= READ_ONCE(mmu_lock_stall_ns))
+		trace_kvm_mmu_lock_stall(vcpu ? vcpu->vcpu_id : -1, waiter, holder, write, ns);
+}
+
+static void vcpu_waited(struct kvm_vcpu *vcpu, unsigned int holder, bool write, u64 since,
+			u64 until)
+{
+	struct kvm_rs_vcpu_stat *stat = &vcpu->rs_stat;
+	u64 ns = ns_between(since, until);
+
+	account(&stat->mmu_lock_wait, since, until);
+	stat->mmu_wait_for[holder] += ns;
+	trace_stall(vcpu, KVM_MMU_FAULT, holder, write, ns);
+}
+
+/* The lock is taken, by a fault. */
+static void begin_fault(struct kvm_vcpu *vcpu, u64 now)
+{
+	vcpu->rs_fault.held_since = now ?: ticks();
+	delay(KVM_MMU_FAULT);
+}
+
+void kvm_rs_fault_read_lock(struct kvm_vcpu *vcpu)
+{
+	struct kvm *kvm = vcpu->kvm;
+	unsigned int holder;
+	u64 since, now = 0;
+
+	if (!read_trylock(&kvm->mmu_lock)) {
+		holder = whom(kvm);
+		since = ticks();
+		read_lock(&kvm->mmu_lock);
+		now = ticks();
+		vcpu_waited(vcpu, holder, false, since, now);
+	}
+	if (static_branch_unlikely(&kvm_mmu_lock_stats))
+		begin_fault(vcpu, now);
+}
+
+void kvm_rs_fault_write_lock(struct kvm_vcpu *vcpu)
+{
+	struct kvm *kvm = vcpu->kvm;
+	unsigned int holder;
+	u64 since, now = 0;
+
+	if (!write_trylock(&kvm->mmu_lock)) {
+		holder = whom(kvm);
+		since = ticks();
+		write_lock(&kvm->mmu_lock);
+		now = ticks();
+		vcpu_waited(vcpu, holder, true, since, now);
+	}
+	WRITE_ONCE(kvm->rs_lock.writer, KVM_MMU_FAULT + 1);
+	begin_fault(vcpu, now);
+}
+
+/* The hold is accounted at the end of the fault. */
+void kvm_rs_fault_write_unlock(struct kvm_vcpu *vcpu)
+{
+	WRITE_ONCE(vcpu->kvm->rs_lock.writer, 0);
+}
+
+static enum kvm_mmu_fault_cause cause_of(struct kvm_vcpu *vcpu,
+					 const struct kvm_page_fault *fault, int r)
+{
+	switch (r) {
+	case RET_PF_FIXED:
+		break;
+	case RET_PF_RETRY:
+	case RET_PF_SPURIOUS:
+		return KVM_MMU_FAULT_SPURIOUS;
+	default:
+		return KVM_MMU_FAULT_OTHER;
+	}
+	if (vcpu->rs_fault.split)
+		return KVM_MMU_FAULT_SPLIT;
+	if (!fault->present)
+		return KVM_MMU_FAULT_MISSING;
+	if (fault->exec)
+		return KVM_MMU_FAULT_NX;
+	return KVM_MMU_FAULT_LOGGED;
+}
+
+/* A vCPU that retries faults again at once. If it doesn't for so long, it had given up. */
+#define RETRY_GAP_NS (10 * NSEC_PER_MSEC)
+
+/* Ends a series of retries for an invalidation. */
+static void end_retries(struct kvm_vcpu *vcpu, u64 until)
+{
+	struct kvm_rs_vcpu_fault *state = &vcpu->rs_fault;
+
+	if (state->retry_since > READ_ONCE(enabled_at))
+		account(&vcpu->rs_stat.mmu_fault[KVM_MMU_FAULT_INVALIDATION], state->retry_since,
+			until);
+	state->retry_since = 0;
+}
+
+int kvm_rs_timed_page_fault(struct kvm_vcpu *vcpu, struct kvm_page_fault *fault)
+{
+	struct kvm_rs_vcpu_stat *stat = &vcpu->rs_stat;
+	struct kvm_rs_vcpu_fault *state = &vcpu->rs_fault;
+	u64 retries = stat->mmu_invalidate_retries;
+	u64 since = ticks(), until;
+	bool again;
+	int r;
+
+	state->held_since = 0;
+	state->split = false;
+	r = vcpu->arch.mmu->page_fault(vcpu, fault);
+	until = ticks();
+
+	/* Since it dropped the lock, this thread has done nothing that takes long. */
+	if (state->held_since)
+		account(&stat->mmu_hold, state->held_since, until);
+
+	again = state->retry_since && fault->gfn == state->retry_gfn &&
+		ns_between(state->retry_until, since) < RETRY_GAP_NS;
+	if (unlikely(state->retry_since && !again))
+		end_retries(vcpu, state->retry_until);
+
+	if (unlikely(stat->mmu_invalidate_retries != retries)) {
+		if (!again) {
+			state->retry_since = since;
+			state->retry_gfn = fault->gfn;
+		}
+		state->retry_until = until;
+	} else if (unlikely(again)) {
+		end_retries(vcpu, until);
+	} else {
+		account(&stat->mmu_fault[cause_of(vcpu, fault, r)], since, until);
+	}
+	return r;
+}
+
+/* The lock is taken. KVM_MMU_OTHER is not accounted. */
+static void begin(struct kvm *kvm, unsigned int holder, bool write, u64 now)
+{
+	struct kvm_rs_lock *lock = &kvm->rs_lock;
+
+	if (holder >= KVM_MMU_FAULT)
+		return;
+	WRITE_ONCE(lock->since[holder], now ?: ticks());
+	if (write)
+		WRITE_ONCE(lock->writer, holder + 1);
+	delay(holder);
+}
+
+static void end(struct kvm *kvm, unsigned int holder)
+{
+	u64 *since;
+
+	if (holder >= KVM_MMU_FAULT)
+		return;
+	since = &kvm->rs_lock.since[holder];
+	if (*since > READ_ONCE(enabled_at))
+		account(&kvm->rs_stat.mmu_hold[holder], *since, ticks());
+	WRITE_ONCE(*since, 0);
+}
+
+void kvm_rs_timed_read_lock(struct kvm *kvm, enum kvm_mmu_holder holder)
+{
+	read_lock(&kvm->mmu_lock);
+	begin(kvm, holder, false, 0);
+}
+
+void kvm_rs_timed_write_lock(struct kvm *kvm, enum kvm_mmu_holder holder)
+{
+	unsigned int other;
+	u64 since, now = 0;
+
+	if (!write_trylock(&kvm->mmu_lock)) {
+		other = whom(kvm);
+		since = ticks();
+		write_lock(&kvm->mmu_lock);
+		now = ticks();
+		account(&kvm->rs_stat.mmu_write_wait, since, now);
+		trace_stall(NULL, holder, other, true, ns_between(since, now));
+	}
+	begin(kvm, holder, true, now);
+}
+
+void kvm_rs_end_read(struct kvm *kvm, enum kvm_mmu_holder holder)
+{
+	end(kvm, holder);
+}
+
+/* Who holds the lock for write, or KVM_MMU_OTHER if the key was off when it was taken. */
+static unsigned int writer_of(struct kvm *kvm)
+{
+	u8 writer = kvm->rs_lock.writer;
+
+	return writer ? writer - 1 : KVM_MMU_OTHER;
+}
+
+void kvm_rs_end_write(struct kvm *kvm)
+{
+	end(kvm, writer_of(kvm));
+	WRITE_ONCE(kvm->rs_lock.writer, 0);
+}
+
+/*
+ * The holder drops the lock, and will take it again. Returns what kvm_rs_resume_hold() needs, or 0
+ * if nothing is measured.
+ */
+unsigned int kvm_rs_timed_pause_read(struct kvm *kvm, unsigned int holder)
+{
+	if (holder >= KVM_MMU_FAULT)
+		return 0;
+	end(kvm, holder);
+	return (holder + 1) << 1;
+}
+
+unsigned int kvm_rs_timed_pause_write(struct kvm *kvm)
+{
+	unsigned int holder = writer_of(kvm);
+
+	if (holder >= KVM_MMU_FAULT)
+		return 0;
+	kvm_rs_end_write(kvm);
+	return (holder + 1) << 1 | 1;
+}
+
+/* The holder has taken the lock again. */
+void kvm_rs_resume_hold(struct kvm *kvm, unsigned int paused)
+{
+	if (paused)
+		begin(kvm, (paused >> 1) - 1, paused & 1, 0);
+}
+
+int kvm_rs_timed_yield_read(struct kvm *kvm, enum kvm_mmu_holder holder)
+{
+	unsigned int paused = kvm_rs_timed_pause_read(kvm, holder);
+	int dropped = cond_resched_rwlock_read(&kvm->mmu_lock);
+
+	kvm_rs_resume_hold(kvm, paused);
+	return dropped;
+}
+
+int kvm_rs_timed_yield_write(struct kvm *kvm)
+{
+	unsigned int paused = kvm_rs_timed_pause_write(kvm);
+	int dropped = cond_resched_rwlock_write(&kvm->mmu_lock);
+
+	kvm_rs_resume_hold(kvm, paused);
+	return dropped;
+}
+
+/* --- for userspace */
+
+static void add(struct kvm_mmu_times *sum, const struct kvm_mmu_times *from)
+{
+	/* Others count meanwhile. */
+	struct kvm_mmu_times times = data_race(*from);
+	int i;
+
+	sum->ns += times.ns;
+	sum->max_ns = max(sum->max_ns, times.max_ns);
+	for (i = 0; i < KVM_MMU_HIST_COUNT; i++)
+		sum->hist[i] += times.hist[i];
+}
+
+/* What all faults of the VM held. */
+static void sum_holds_of_faults(struct kvm *kvm, struct kvm_mmu_times *sum)
+{
+	struct kvm_vcpu *vcpu;
+	unsigned long i;
+
+	memset(sum, 0, sizeof(*sum));
+	kvm_for_each_vcpu(i, vcpu, kvm)
+		add(sum, &vcpu->rs_stat.mmu_hold);
+}
+
+ssize_t kvm_rs_vm_stats_read(struct kvm *kvm, char __user *buffer, size_t size, loff_t *pos)
+{
+	struct {
+		struct kvm_vm_stat stat;
+		struct kvm_rs_vm_stat rs_stat;
+	} *stats __free(kfree) = kmalloc(sizeof(*stats), GFP_KERNEL);
+
+	BUILD_BUG_ON(offsetof(typeof(*stats), rs_stat) != sizeof(stats->stat));
+	if (!stats)
+		return -ENOMEM;
+	stats->stat = kvm->stat;
+	/* Others count meanwhile; see the head of this file. */
+	stats->rs_stat = data_race(kvm->rs_stat);
+	sum_holds_of_faults(kvm, &stats->rs_stat.mmu_hold[KVM_MMU_FAULT]);
+	return kvm_stats_read(kvm->stats_id, &kvm_vm_stats_header, &kvm_vm_stats_desc[0], stats,
+			      sizeof(*stats), buffer, size, pos);
+}
+
+ssize_t kvm_rs_vcpu_stats_read(struct kvm_vcpu *vcpu, char __user *buffer, size_t size, loff_t *pos)
+{
+	struct {
+		struct kvm_vcpu_stat stat;
+		struct kvm_rs_vcpu_stat rs_stat;
+	} *stats __free(kfree) = kmalloc(sizeof(*stats), GFP_KERNEL);
+
+	BUILD_BUG_ON(offsetof(typeof(*stats), rs_stat) != sizeof(stats->stat));
+	if (!stats)
+		return -ENOMEM;
+	stats->stat = vcpu->stat;
+	/* The vCPU counts meanwhile. */
+	stats->rs_stat = data_race(vcpu->rs_stat);
+	return kvm_stats_read(vcpu->stats_id, &kvm_vcpu_stats_header, &kvm_vcpu_stats_desc[0],
+			      stats, sizeof(*stats), buffer, size, pos);
+}
+
+static void show_times(struct seq_file *m, const char *who, const char *what,
+		       const struct kvm_mmu_times *from)
+{
+	/* Others count meanwhile. */
+	struct kvm_mmu_times times = data_race(*from);
+	u64 count = 0;
+	int i;
+
+	for (i = 0; i < KVM_MMU_HIST_COUNT; i++)
+		count += times.hist[i];
+	seq_printf(m, "%s %s count=%llu ns=%llu max_ns=%llu hist=", who, what, count, times.ns,
+		   times.max_ns);
+	for (i = 0; i < KVM_MMU_HIST_COUNT; i++) {
+		if (times.hist[i])
+			seq_printf(m, "%llu:%llu,", 1ULL << i, times.hist[i]);
+	}
+	seq_putc(m, '\n');
+}
+
+/*
+ * A line for each statistic. In a histogram, "N:COUNT" says how many times were shorter than N ns
+ * and not shorter than half of that; the last bucket has no upper bound.
+ */
+static int lock_stats_show(struct seq_file *m, void *v)
+{
+	struct kvm_mmu_times faults;
+	struct kvm *kvm = m->private;
+	struct kvm_vcpu *vcpu;
+	unsigned long i;
+	char name[32];
+	int n;
+
+	seq_printf(m, "mmu_lock_stats %c\n", static_key_enabled(&kvm_mmu_lock_stats) ? 'Y' : 'N');
+	show_times(m, "vm", "write_wait", &kvm->rs_stat.mmu_write_wait);
+	for (n = 0; n < KVM_MMU_FAULT; n++) {
+		snprintf(name, sizeof(name), "hold_%s", holders[n]);
+		show_times(m, "vm", name, &kvm->rs_stat.mmu_hold[n]);
+	}
+	sum_holds_of_faults(kvm, &faults);
+	show_times(m, "vm", "hold_fault", &faults);
+
+	kvm_for_each_vcpu(i, vcpu, kvm) {
+		const struct kvm_rs_vcpu_stat *stat = &vcpu->rs_stat;
+		char who[16];
+
+		snprintf(who, sizeof(who), "vcpu%d", vcpu->vcpu_id);
+		show_times(m, who, "lock_wait", &stat->mmu_lock_wait);
+		seq_printf(m, "%s invalidate_retries count=%llu\n", who,
+			   READ_ONCE(stat->mmu_invalidate_retries));
+		for (n = 0; n <= KVM_MMU_OTHER; n++)
+			seq_printf(m, "%s wait_for_%s ns=%llu\n", who, holders[n],
+				   READ_ONCE(stat->mmu_wait_for[n]));
+		for (n = 0; n < KVM_MMU_NR_CAUSES; n++) {
+			snprintf(name, sizeof(name), "fault_%s", causes[n]);
+			show_times(m, who, name, &stat->mmu_fault[n]);
+		}
+	}
+	return 0;
+}
+
+static int lock_stats_open(struct inode *inode, struct file *file)
+{
+	struct kvm *kvm = inode->i_private;
+	int err;
+
+	if (!kvm_get_kvm_safe(kvm))
+		return -ENOENT;
+	err = single_open(file, lock_stats_show, kvm);
+	if (err)
+		kvm_put_kvm(kvm);
+	return err;
+}
+
+static int lock_stats_release(struct inode *inode, struct file *file)
+{
+	kvm_put_kvm(inode->i_private);
+	return single_release(inode, file);
+}
+
+static const struct file_operations lock_stats_fops = {
+	.owner = THIS_MODULE,
+	.open = lock_stats_open,
+	.read = seq_read,
+	.llseek = seq_lseek,
+	.release = lock_stats_release,
+};
+
+void kvm_rs_create_debugfs(struct kvm *kvm)
+{
+	debugfs_create_file("mmu_lock_stats", 0444, kvm->debugfs_dentry, kvm, &lock_stats_fops);
+}
