@@ -126,6 +126,7 @@ touched()
 			case $f in */Kconfig) touch "$STAMP/src-kernel" ;; esac ;;
 		tools/testing/*|Documentation/*)
 			touch "$STAMP/src-selftests" ;;
+		tools/kvm/*) ;;
 		*)
 			touch "$STAMP/src-kernel" "$STAMP/src-kvm" "$STAMP/src-selftests" ;;
 		esac

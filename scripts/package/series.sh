@@ -33,7 +33,7 @@ tree()
 	git -C "$work/$1" sparse-checkout set --no-cone \
 		/rust/support/ /arch/x86/kvm/ /arch/x86/include/ /include/linux/kvm_host.h \
 		/virt/kvm/ /Documentation/virt/kvm/ /Documentation/litmus-tests/ \
-		/tools/testing/selftests/kvm/ /tools/testing/kvm-mmu-rs/
+		/tools/testing/selftests/kvm/ /tools/testing/kvm-mmu-rs/ /tools/kvm/
 	git -C "$work/$1" checkout -q
 }
 
