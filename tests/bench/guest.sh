@@ -8,11 +8,14 @@
 #   guest.sh -l RESULTS REPEATS MiB
 # RESULTS/lines gets only what mmu_bench's third mode measures; MMU is c, rust, or rust-bits, which
 # is Rust with kvm.dirty_log=dirty_bits.
+#   guest.sh -s RESULTS REPEATS MiB
+# RESULTS/lines gets only what mmu_bench's fourth mode measures; MMU is rust-stats-N or -Y, which is
+# Rust with that kvm.mmu_lock_stats.
 set -euo pipefail
 
-log=''
-if [[ ${1:-} = -l ]]; then
-	log=1
+only=''
+if [[ ${1:-} = -[ls] ]]; then
+	only=$1
 	shift
 fi
 (($# >= 3)) || {
@@ -48,7 +51,28 @@ for mib; do
 done
 echo $((largest / 2)) >/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages
 
-if [[ $log ]]; then
+stats()
+{
+	local on run
+	for on in N Y; do
+		/lab/kvm-load rust mmu_lock_stats=$on
+		for ((run = 1; run <= repeats; run++)); do
+			chrt -f 1 /build/bench/mmu_bench "$1" stats |
+				sed "s/^/rust-stats-$on $1 $run /" >>"$results/lines"
+		done
+	done
+}
+
+if [[ $only = -s ]]; then
+	: >"$results/late"
+	/lab/kvm-load rust
+	functions rust >"$results/functions"
+	stats "$1"
+	/lab/kvm-unload
+	exit
+fi
+
+if [[ $only = -l ]]; then
 	: >"$results/late"
 	for mmu in c rust rust-bits; do
 		case $mmu in
@@ -77,6 +101,10 @@ for mmu in c rust; do
 				sed "s/^/$mmu $mib $run /" >>"$results/lines"
 		done
 	done
+	if [[ $mmu = rust && -d /sys/module/kvm_amd ]]; then
+		stats "$1"
+		/lab/kvm-load rust
+	fi
 	# On Bochs' slow clock the thread that wakes up would take most of the processor.
 	if [[ -d /sys/module/kvm_amd ]]; then
 		chrt -f 1 /build/bench/mmu_bench "$1" late |

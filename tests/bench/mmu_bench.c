@@ -2,7 +2,7 @@
 /*
  * What each ioctl that concerns the page tables costs its caller, by itself.
  *
- *   mmu_bench MiB [late|late-1g|wall|log]
+ *   mmu_bench MiB [late|late-1g|wall|log|stats]
  *
  * One VM, one vCPU, one memslot of MiB megabytes. KVM_PRE_FAULT_MEMORY maps the
  * slot, and the guest, where it runs at all, writes one byte of each page; in the
@@ -16,7 +16,8 @@
  * not give way. Both threads have to be on one CPU, with SCHED_FIFO. With
  * "late-1g" it is that for a memslot of 1 GiB pages. With "wall" it is the time on the
  * clock, on a real processor, and behind it is what that has counted: " COUNTER=N" each.
- * With "log" the operations are those of logging that differ by kvm.dirty_log.
+ * With "log" the operations are those of logging that differ by kvm.dirty_log, with "stats" those
+ * that tell what kvm.mmu_lock_stats costs.
  *
  * Errors end the program with a message and status 1; nothing is retried.
  */
@@ -677,6 +678,35 @@ static void bench_log(int huge)
 	munmap(mem, size);
 }
 
+/* Clears a word of the log over and over: each time mmu_lock is held once. */
+static int clear_word(unsigned int times)
+{
+	struct kvm_clear_dirty_log log = {
+		.slot = SLOT,
+		.num_pages = 64,
+		.dirty_bitmap = bitmap,
+	};
+
+	while (times--)
+		if (ioctl(vm, KVM_CLEAR_DIRTY_LOG, &log))
+			return -1;
+	return 0;
+}
+
+/* As many times as there are pages: a fault for each, a hold for each. */
+static void bench_stats(void)
+{
+	mem = map_memory(0);
+	make_vm();
+	manual_protect(KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE);
+	TIME("stats-fault", populate());
+	set_logging(1);
+	memset(bitmap, 0xff, size / PAGE / 8);
+	TIME("stats-hold", clear_word(size / PAGE));
+	close_vm();
+	munmap(mem, size);
+}
+
 /*
  * Marks the memory idle, through an MMU notifier that ages it (page_idle needs
  * the frame numbers, and one bit for each).
@@ -854,7 +884,7 @@ static void bench_aliases(int n)
 }
 
 static const char usage[] =
-	"usage: mmu_bench MiB [late|late-1g|wall|log] (MiB even, for 1g of 1024; at most 2048)";
+	"usage: mmu_bench MiB [late|late-1g|wall|log|stats] (MiB even, for 1g of 1024; at most 2048)";
 
 int main(int argc, char **argv)
 {
@@ -862,10 +892,11 @@ int main(int argc, char **argv)
 
 	int gigantic = argc == 3 && !strcmp(argv[2], "late-1g");
 	int log = argc == 3 && !strcmp(argv[2], "log");
+	int stats = argc == 3 && !strcmp(argv[2], "stats");
 
 	late = gigantic || (argc == 3 && !strcmp(argv[2], "late"));
 	wall = argc == 3 && !strcmp(argv[2], "wall");
-	if (argc != 2 + late + wall + log || atol(argv[1]) < 2 ||
+	if (argc != 2 + late + wall + log + stats || atol(argv[1]) < 2 ||
 	    atol(argv[1]) % (gigantic ? 1024 : 2) || atol(argv[1]) > 2048)
 		errx(1, "%s", usage);
 	size = atol(argv[1]) * MIB;
@@ -890,6 +921,10 @@ int main(int argc, char **argv)
 	if (log) {
 		bench_log(1);
 		bench_log(0);
+		return 0;
+	}
+	if (stats) {
+		bench_stats();
 		return 0;
 	}
 	mem = map_memory(1);

@@ -126,6 +126,10 @@ CALLS = [
     ("list_remove", "alias-replace", "`pte_list_remove()`, a parent of a page, the oldest first",
      1.2),
 ]
+# What kvm.mmu_lock_stats=Y adds to each, in instructions: operation, title, target. A fault is
+# measured as a whole, and so is its hold of the lock.
+STATS = [("stats-fault", "a fault, and its hold of `mmu_lock`", 160),
+         ("stats-hold", "a hold of `mmu_lock` in CLEAR", 80)]
 # What the plugin counts.
 FIELDS = ["instructions", "rmws", "read_locks", "write_locks", "longest_read", "longest_write"]
 FIELDS += [f"{f}_{what}" for f in FUNCTIONS for what in ("calls", "instructions")]
@@ -318,6 +322,23 @@ def list_costs(rows):
                f"{'' if b <= target * a else 'missed: '}{number(b)} | {a / b:.1f} |")
 
 
+def stats_costs(rows):
+    """(title, target, instructions of one without, with the statistics)."""
+    for operation, title, target in STATS:
+        pair = [at(rows, operation, f"rust-stats-{on}") for on in "NY"]
+        if None in pair:
+            die(f"'{operation}' was not measured with and without mmu_lock_stats")
+        yield title, target, *(r["instructions"] / (r["mib"] * 256) for r in pair)
+
+
+def stats_table(rows):
+    yield "| what | off | on | difference | target |"
+    yield "|---|--:|--:|--:|--:|"
+    for title, target, off, on in stats_costs(rows):
+        yield (f"| {title} | {number(off)} | {number(on)} | {number(on - off)} | "
+               f"{aim(on - off, target)} |")
+
+
 def sizes(rows):
     mibs = sorted({r["mib"] for r in rows if "instructions" in r})
     yield "| operation | " + " | ".join(f"C, {mib} MiB" for mib in mibs) + " | " + \
@@ -387,6 +408,9 @@ def tap(rows):
     for title, length, target, _ran, (a, b) in calls(rows):
         tests.append((b <= target * a, f"{title}, up to {length} in the list: {number(b)} "
                       f"instructions, at most {number(target * a)}"))
+    for title, target, off, on in stats_costs(rows):
+        tests.append((on - off <= target, f"mmu_lock_stats=Y, {title}: {number(on - off)} "
+                      f"instructions more, at most {target}"))
     smallest = min(r["mib"] for r in rows)
     for name, operation, condition in IMPROVEMENTS:
         c, rust = (at(rows, operation, mmu, smallest) or at(rows, operation, mmu)
@@ -451,6 +475,9 @@ def plot(rows):
 
 def report(rows):
     runs = min(r["runs"] for r in rows)
+    if not at(rows, OPERATIONS[0][0], "rust") and at(rows, STATS[0][0], "rust-stats-Y"):
+        yield from stats_table(rows)
+        return
     if at(rows, LOGGED[0][0], "c"):
         yield (f"Instructions of the calling thread per 2 MiB, the guest's own among them, and "
                f"read-modify-writes (median of {runs}, {rows[0]['mib']} MiB):")
@@ -477,6 +504,10 @@ def report(rows):
     yield "Lists of the reverse map, by the call:"
     yield ""
     yield from list_costs(rows)
+    yield ""
+    yield "What `kvm.mmu_lock_stats=Y` costs, in instructions:"
+    yield ""
+    yield from stats_table(rows)
     yield ""
     yield "Instructions per 2 MiB by the size of the memslot:"
     yield ""

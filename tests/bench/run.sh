@@ -5,6 +5,7 @@
 #   run.sh [NAME [REPEATS [MiB]...]]      (bench 3 64 256 1024)
 # Tables on stdout; build/logs/NAME has JSON, plot and raw lines.
 #   run.sh -l [NAME [REPEATS [MiB]]]      only the ways to log writes (bench-log 3 64)
+#   run.sh -s [NAME [REPEATS [MiB]]]      only what kvm.mmu_lock_stats costs (bench-stats 3 64)
 # VENDOR=intel: on EPT with PML, in Bochs, where an instruction takes 20 ns. There is no
 # plugin, so only instructions are counted, and those of interrupts are among them
 # (bench-intel 3 64).
@@ -12,12 +13,14 @@ set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/../../scripts/lib.sh"
 
-log=''
-if [[ ${1:-} = -l ]]; then
-	log=-l
+only=''
+case ${1:-} in
+-l|-s)
+	only=$1
 	shift
-	set -- "${1:-bench-log}" "${2:-3}" "${3:-64}"
-fi
+	[[ $only = -l ]] && default='bench-log' || default='bench-stats'
+	set -- "${1:-$default}" "${2:-3}" "${3:-64}" ;;
+esac
 name=${1:-bench} repeats=${2:-3} sizes="${*:3}" bench=$BUILD/bench
 sizes=${sizes:-64 256 1024} logs=$BUILD/logs/$name
 mkdir -p "$bench"
@@ -57,7 +60,7 @@ say "bench: $sizes MiB, $repeats times each, C and Rust (log: $logs)"
 rm -rf "${logs:?}"
 "$TOP/scripts/boot.sh" --name "$name" --icount --mem 6G --append "nokaslr hugetlb_cma=1G" \
 	--timeout 1800 \
-	--plugin "$plugin" -- "/lab/tests/bench/guest.sh $log /results $repeats $sizes"
+	--plugin "$plugin" -- "/lab/tests/bench/guest.sh $only /results $repeats $sizes"
 mv "$bench/counts.$$" "$logs/counts"
 "$TOP/scripts/in-root" python3 -B "$TOP/tests/bench/report.py" "$logs"
 say "JSON and plot: $logs/bench.json $logs/bench.svg"

@@ -7,9 +7,11 @@ Prints TAP. Runs the scripts as they are run by tests/run.sh and the others.
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 TESTS = Path(__file__).resolve().parents[1]
@@ -188,17 +190,20 @@ BENCH_AMD = BENCH + tuple(f"nested-{op}" for op in NESTED) + \
 
 
 def bench_tests(tmp):
-    def case(*rust, uncounted=0):
-        """64 MiB on the C MMU, and on one that takes @rust times as much, in a run each."""
+    def case(*rust, uncounted=0, stats=70):
+        """64 MiB on the C MMU, and on one that takes @rust times as much, in a run each. With
+        statistics of mmu_lock a hold takes @stats instructions more."""
         logs = tmp / f"bench{len(list(tmp.iterdir()))}"
         logs.mkdir()
         sides = [(mmu, op, int(factor * 3200000)) for mmu, factors in (("c", (1,)), ("rust", rust))
                  for factor in factors for op in BENCH_AMD]
+        sides += [(f"rust-stats-{on}", op, 32000000 + more * 64 * 256) for on, more in
+                  (("N", 0), ("Y", stats)) for op in ("stats-fault", "stats-hold")]
         (logs / "lines").write_text("".join(f"{mmu} 64 1 {op} {n}\n" for mmu, op, n in sides))
         (logs / "counts").write_text("".join(
             f"{n} {n // 100} {0 if mmu == 'c' else 1} {100 if mmu == 'c' else 0} {n} {n}"
             + f" 1000 {n}" * 3 + "\n" for mmu, _op, n in sides[:len(sides) - uncounted]))
-        late = sides + [(mmu, op, int(factor * 3200000000))
+        late = [side for side in sides if "stats" not in side[0]] + [(mmu, op, int(factor * 3200000000))
                         for mmu, factor in (("c", 1), ("rust", rust[0])) for op in LATE]
         (logs / "late").write_text("".join(f"{mmu} 64 {y} {op} {n // 10}\n"
                                            for y in "YN" for mmu, op, n in late))
@@ -214,6 +219,7 @@ def bench_tests(tmp):
     yield "bench: what is worse in some runs only is no more", \
         bool(re.search("^ok [0-9]+ - map 2 MiB pages", noisy[1], re.M))
     yield "bench: what is worse fails", worse[2] <= same[2] and worse[3] > same[3]
+    yield "bench: statistics that cost too much fail", case(0.001, stats=81)[3] == 1
     yield "bench: refuses counts that do not belong to the lines", \
         case(0.1, uncounted=3)[0] != 0
 
@@ -236,6 +242,66 @@ def brownout_tests(tmp):
     status, out = case(("idle", "enable", "disable"))
     yield "brownout: refuses a phase that was not measured", \
         status != 0 and "'clear' was not measured" in out
+
+
+LOCK_STATS = """mmu_lock_stats Y
+vm write_wait count=2 ns=5000 max_ns=3000 hist=2048:1,4096:1,
+vm hold_clear count=1 ns=40000000 max_ns=40000000 hist=67108864:1,
+vcpu0 lock_wait count=3 ns=90 max_ns=60 hist=16:2,64:1,
+vcpu0 invalidate_retries count=7
+vcpu0 wait_for_clear ns=90
+vcpu1 lock_wait count=0 ns=0 max_ns=0 hist=
+"""
+
+
+def lock_stat_tests(tmp):
+    """tools/kvm/mmu_lock_stat, on what debugfs and QEMU say."""
+    def run(*args):
+        return tool("../tools/kvm/mmu_lock_stat/mmu_lock_stat", *args)
+
+    def serve():
+        answers = [{"QMP": {}}, {"return": {}}, {"return": [
+            {"provider": "kvm", "stats": [
+                {"name": "mmu_hold_clear_ns", "value": 40000000},
+                {"name": "mmu_hold_clear_max_ns", "value": 40000000},
+                {"name": "mmu_hold_clear_hist", "value": [0] * 26 + [1] + [0] * 5},
+                {"name": "pages_4k", "value": 3}]}]}, {"return": [
+            {"provider": "kvm", "stats": [{"name": "mmu_invalidate_retries", "value": 7},
+                                          {"name": "mmu_wait_for_clear_ns", "value": 90}]}]}]
+        connection = server.accept()[0]
+        for answer in answers:
+            connection.sendall(json.dumps(answer).encode() + b"\n")
+            if answer is not answers[-1]:
+                connection.recv(4096)
+        connection.recv(4096)
+
+    (tmp / "stats").write_text(LOCK_STATS)
+    code, out = run(tmp / "stats", "json")
+    by_file = json.loads(out)
+    yield "mmu_lock_stat: reads histograms", code == 0 and \
+        by_file["vcpu0"]["lock_wait"]["hist"][4:7] == [2, 0, 1] and \
+        by_file["vm"]["hold_clear"]["ns"] == 40000000
+    code, out = run(tmp / "stats", "prometheus")
+    yield "mmu_lock_stat: Prometheus' histograms are cumulative", code == 0 and all(
+        f"kvm_mmu_lock_wait_seconds_{line}\n" in out for line in (
+            'bucket{vcpu="0",le="1.6e-08"} 2', 'bucket{vcpu="0",le="6.4e-08"} 3',
+            'bucket{vcpu="0",le="+Inf"} 3', 'count{vcpu="0"} 3', 'sum{vcpu="0"} 0.000000090'))
+    code, out = run("-s", "0.2", tmp / "stats", "record", tmp / "vm.svg")
+    yield "mmu_lock_stat: draws what it has recorded", code == 0 and \
+        (tmp / "vm.svg").read_text().rstrip().endswith("</svg>")
+    server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    server.bind(str(tmp / "qmp"))
+    server.listen()
+    thread = threading.Thread(target=serve)
+    thread.start()
+    code, out = run("--qmp", tmp / "qmp", "json")
+    thread.join()
+    by_qmp = json.loads(out)
+    yield "mmu_lock_stat: QEMU's statistics are those of the file", code == 0 and \
+        by_qmp["vm"]["hold_clear"] == by_file["vm"]["hold_clear"] and by_qmp["vcpu0"] == {
+            name: by_file["vcpu0"][name] for name in ("invalidate_retries", "wait_for_clear")}
+    yield "mmu_lock_stat: says what it does not find", run("999999999")[0] == 1
+    yield "mmu_lock_stat: refuses what it does not know", run(tmp / "stats", "show")[0] == 2
 
 
 def matrix_tests(tmp):
@@ -378,7 +444,7 @@ def main():
     with tempfile.TemporaryDirectory() as name:
         for index, tests in enumerate((table_tests, compare_tests, summary_tests,
                                        bench_tests, brownout_tests, matrix_tests,
-                                       btf_tests, hw_check_tests)):
+                                       btf_tests, hw_check_tests, lock_stat_tests)):
             tmp = Path(name) / str(index)
             tmp.mkdir()
             for what, passed in tests(tmp):
