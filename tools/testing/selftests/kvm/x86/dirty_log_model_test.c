@@ -13,14 +13,18 @@
  * The same goes for all ways of logging, that is for write protection, for PML, and for D
  * bits (kvm.dirty_log=dirty_bits).  With the latter the test also checks that it is those
  * that were logged by.
+ *
+ * With -g there is one memslot, of one page of 1 GiB.  The guest writes to its first 8 MiB.
  */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <linux/bitmap.h>
 #include <linux/bitops.h>
+#include <linux/kernel.h>
 #include <linux/kvm.h>
 #include <linux/sizes.h>
 
@@ -35,6 +39,7 @@
 #define TEST_SIZE	(8ul * SZ_1M)
 #define TEST_PAGES	(TEST_SIZE / PAGE_SIZE)
 #define NR_SLOTS	2
+#define MAX_PAGES	(SZ_1G / PAGE_SIZE)
 #define BITS		(8 * sizeof(long))
 
 /* What the guest shall write to: pages from @base on. */
@@ -49,14 +54,16 @@ struct model {
 	u64 pages;
 	u64 base;
 	bool logged;
-	DECLARE_BITMAP(dirty, TEST_PAGES);
+	DECLARE_BITMAP(dirty, MAX_PAGES);
 };
 
 struct test {
 	struct kvm_vm *vm;
 	struct kvm_vcpu *vcpu;
 	void *mem;
-	bool huge;
+	u64 size;
+	u64 unit;
+	unsigned int nr_slots;
 	u64 caps;
 	struct model slots[NR_SLOTS];
 	unsigned int steps[8];
@@ -81,13 +88,13 @@ static u64 below(u64 n)
 	return random() % n;
 }
 
-/* A few pages, or many, of a range of random length, in a bitmap of @pages. */
-static void choose_pages(unsigned long *bitmap, u64 pages)
+/* A few pages, or many, of a range of random length, of the first @pages, in a bitmap of @max. */
+static void choose_pages(unsigned long *bitmap, u64 pages, u64 max)
 {
 	u64 first = below(pages), end = first + 1 + below(pages - first);
 	u64 stride = 1 + below(below(2) ? 3 : 200);
 
-	bitmap_zero(bitmap, TEST_PAGES);
+	bitmap_zero(bitmap, max);
 	for (; first < end; first += stride)
 		__set_bit(first, bitmap);
 }
@@ -111,7 +118,7 @@ static void set_logging(struct test *t, unsigned int n, bool logged)
 	if (t->caps & KVM_DIRTY_LOG_INITIALLY_SET)
 		bitmap_fill(slot->dirty, slot->pages);
 	else
-		bitmap_zero(slot->dirty, TEST_PAGES);
+		bitmap_zero(slot->dirty, MAX_PAGES);
 }
 
 static void write_pages(struct test *t, unsigned int n)
@@ -121,7 +128,7 @@ static void write_pages(struct test *t, unsigned int n)
 	struct ucall uc;
 	unsigned int i;
 
-	choose_pages(pages, slot->pages);
+	choose_pages(pages, min_t(u64, slot->pages, TEST_PAGES), TEST_PAGES);
 	request.base = slot->base + slot->first * PAGE_SIZE;
 	for (i = 0; i < TEST_PAGES / BITS; i++) {
 		request.pages[i] = pages[i];
@@ -135,9 +142,10 @@ static void write_pages(struct test *t, unsigned int n)
 static void get_log(struct test *t, unsigned int n)
 {
 	struct model *slot = &t->slots[n];
-	DECLARE_BITMAP(log, TEST_PAGES) = {};
+	static DECLARE_BITMAP(log, MAX_PAGES);
 	u64 page;
 
+	bitmap_zero(log, MAX_PAGES);
 	kvm_vm_get_dirty_log(t->vm, n + 1, log);
 	for (page = 0; page < slot->pages; page++)
 		TEST_ASSERT(test_bit(page, log) == test_bit(page, slot->dirty),
@@ -145,17 +153,17 @@ static void get_log(struct test *t, unsigned int n)
 			    slot->pages, test_bit(page, log) ? "" : "not ",
 			    test_bit(page, slot->dirty) ? "" : "not ");
 	if (!t->caps)
-		bitmap_zero(slot->dirty, TEST_PAGES);
+		bitmap_zero(slot->dirty, MAX_PAGES);
 }
 
 /* Clears bits whether they are set or not, and whether anybody has read them or not. */
 static void clear_log(struct test *t, unsigned int n)
 {
 	struct model *slot = &t->slots[n];
-	DECLARE_BITMAP(pages, TEST_PAGES);
+	static DECLARE_BITMAP(pages, MAX_PAGES);
 	u64 first, end;
 
-	choose_pages(pages, slot->pages);
+	choose_pages(pages, slot->pages, MAX_PAGES);
 	if (!below(3))
 		bitmap_fill(pages, slot->pages);
 	first = below(slot->pages) / BITS * BITS;
@@ -171,10 +179,10 @@ static void clear_log(struct test *t, unsigned int n)
 /* As a balloon does, or by moving the slot: the guest's page tables lose their leaves. */
 static void zap(struct test *t)
 {
-	u64 unit = t->huge ? SZ_2M : PAGE_SIZE;
-	u64 first = below(TEST_SIZE / unit), count = 1 + below(TEST_SIZE / unit - first);
+	u64 units = t->size / t->unit;
+	u64 first = below(units), count = 1 + below(units - first);
 
-	kvm_madvise(t->mem + first * unit, count * unit, MADV_DONTNEED);
+	kvm_madvise(t->mem + first * t->unit, count * t->unit, MADV_DONTNEED);
 }
 
 static void move(struct test *t)
@@ -187,7 +195,7 @@ static void move(struct test *t)
 
 static void step(struct test *t)
 {
-	unsigned int n = below(NR_SLOTS);
+	unsigned int n = below(t->nr_slots);
 	struct model *slot = &t->slots[n];
 	unsigned int what = below(8);
 
@@ -216,25 +224,31 @@ static void step(struct test *t)
 	}
 }
 
-static void run_case(const char *name, int mmap_flags, u64 caps, unsigned int seed)
+static void run_case(const char *name, u64 unit, u64 caps, unsigned int seed)
 {
+	int mmap_flags = unit == PAGE_SIZE ? 0 :
+			 MAP_HUGETLB | (unit == SZ_2M ? MAP_HUGE_2MB : MAP_HUGE_1GB);
 	struct test *t = calloc(1, sizeof(*t));
 	bool dirty_bits = logs_by_dirty_bits();
 	u64 carried = 0, tables = 0;
 	unsigned int i;
 
 	srandom(seed);
-	t->huge = mmap_flags;
+	t->unit = unit;
+	t->size = max_t(u64, unit, TEST_SIZE);
+	t->nr_slots = unit == SZ_1G ? 1 : NR_SLOTS;
 	t->caps = caps;
 	/* 5 MiB and 3 MiB: one page table maps the end of one and the beginning of the other. */
 	t->slots[0] = (struct model) { .pages = 5 * SZ_1M / PAGE_SIZE, .base = TEST_BASE };
 	t->slots[1] = (struct model) { .first = t->slots[0].pages, .base = TEST_BASE,
 				       .pages = TEST_PAGES - t->slots[0].pages };
+	if (t->nr_slots == 1)
+		t->slots[0].pages = t->size / PAGE_SIZE;
 
-	t->mem = mmap(NULL, TEST_SIZE, PROT_READ | PROT_WRITE,
+	t->mem = mmap(NULL, t->size, PROT_READ | PROT_WRITE,
 		      MAP_PRIVATE | MAP_ANONYMOUS | mmap_flags, -1, 0);
 	__TEST_REQUIRE(t->mem != MAP_FAILED, "Not enough free huge pages");
-	if (!t->huge)
+	if (unit == PAGE_SIZE)
 		kvm_madvise(t->mem, TEST_SIZE, MADV_NOHUGEPAGE);
 
 	t->vm = vm_create_with_one_vcpu(&t->vcpu, guest_code);
@@ -242,14 +256,15 @@ static void run_case(const char *name, int mmap_flags, u64 caps, unsigned int se
 		vm_enable_cap(t->vm, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, caps);
 	virt_map_level(t->vm, TEST_BASE, TEST_BASE, TEST_SIZE, PG_LEVEL_2M);
 	virt_map_level(t->vm, MOVED_BASE, MOVED_BASE, TEST_SIZE, PG_LEVEL_2M);
-	for (i = 0; i < NR_SLOTS; i++) {
+	for (i = 0; i < t->nr_slots; i++) {
 		set_slot(t, i);
 		write_pages(t, i);
 	}
 
-	for (i = 0; i < 400; i++)
+	/* A page of 1 GiB takes time to split. */
+	for (i = 0; i < (unit == SZ_1G ? 100 : 400); i++)
 		step(t);
-	for (i = 0; i < NR_SLOTS; i++) {
+	for (i = 0; i < t->nr_slots; i++) {
 		if (t->slots[i].logged)
 			get_log(t, i);
 	}
@@ -262,7 +277,7 @@ static void run_case(const char *name, int mmap_flags, u64 caps, unsigned int se
 			 "%s: the log is exact in %u readings (%lu tables looked at, %lu D bits carried)\n",
 			 name, t->steps[3] + t->steps[4], tables, carried);
 	kvm_vm_free(t->vm);
-	kvm_munmap(t->mem, TEST_SIZE);
+	kvm_munmap(t->mem, t->size);
 	free(t);
 }
 
@@ -270,27 +285,49 @@ int main(int argc, char *argv[])
 {
 	static const struct {
 		const char *name;
-		int mmap_flags;
 		u64 caps;
 	} cases[] = {
-		{ "4KiB, legacy", 0, 0 },
-		{ "4KiB, manual", 0, KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE },
-		{ "4KiB, initially set", 0,
-		  KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE | KVM_DIRTY_LOG_INITIALLY_SET },
-		{ "2MiB, legacy", MAP_HUGETLB | MAP_HUGE_2MB, 0 },
-		{ "2MiB, manual", MAP_HUGETLB | MAP_HUGE_2MB,
-		  KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE },
-		{ "2MiB, initially set", MAP_HUGETLB | MAP_HUGE_2MB,
+		{ "legacy", 0 },
+		{ "manual", KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE },
+		{ "initially set",
 		  KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE | KVM_DIRTY_LOG_INITIALLY_SET },
 	};
-	unsigned int i, seed = argc > 1 ? atoi(argv[1]) : 16;
+	static const struct {
+		const char *name;
+		u64 size;
+	} units[] = {
+		{ "4KiB", PAGE_SIZE },
+		{ "2MiB", SZ_2M },
+		{ "1GiB", SZ_1G },
+	};
+	unsigned int i, n = 0, end = 2, seed = 16;
+	char name[64];
+	int opt;
+
+	while ((opt = getopt(argc, argv, "gs:")) != -1) {
+		switch (opt) {
+		case 'g':
+			n = 2;
+			end = 3;
+			break;
+		case 's':
+			seed = atoi(optarg);
+			break;
+		default:
+			TEST_FAIL("Usage: %s [-g] [-s seed]", argv[0]);
+		}
+	}
 
 	TEST_REQUIRE(kvm_has_cap(KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2));
 
 	ksft_print_header();
-	ksft_set_plan(ARRAY_SIZE(cases));
+	ksft_set_plan((end - n) * ARRAY_SIZE(cases));
 	ksft_print_msg("Seed %u\n", seed);
-	for (i = 0; i < ARRAY_SIZE(cases); i++)
-		run_case(cases[i].name, cases[i].mmap_flags, cases[i].caps, seed + i);
+	for (; n < end; n++) {
+		for (i = 0; i < ARRAY_SIZE(cases); i++) {
+			snprintf(name, sizeof(name), "%s, %s", units[n].name, cases[i].name);
+			run_case(name, units[n].size, cases[i].caps, seed++);
+		}
+	}
 	ksft_finished();
 }
