@@ -22,6 +22,13 @@ fn format() -> impl Strategy<Value = (Masks, AdMode)> {
     ]
 }
 
+/// What is settled, for the leaves of a page with this A/D mode.
+fn settled(bit: u64, spec: &LeafSpec, masks: &Masks) -> Settled {
+    let disabled = u32::from(spec.ad == AdMode::Disabled);
+
+    Settled::new(bit, Role(disabled << 16), masks)
+}
+
 fn leaf_level() -> impl Strategy<Value = Level> {
     prop_oneof![
         Just(Level::Page4K),
@@ -156,8 +163,8 @@ proptest! {
         prop_assert_eq!(spte.is_volatile(&masks), volatile);
         // Where the log takes D away, no settled leaf is volatile, and all others that are writable are;
         // where it takes W away, D makes no difference.
-        let by_dirty = Settled::new(masks.dirty, &masks);
-        let by_write = Settled::new(spte::WRITABLE, &masks);
+        let by_dirty = settled(masks.dirty, &spec, &masks);
+        let by_write = settled(spte::WRITABLE, &spec, &masks);
         prop_assert_eq!(by_dirty.matches(spte), spte.is_writable() && !volatile);
         prop_assert_eq!(by_write.matches(spte), by_dirty.matches(Spte(spte.0 | masks.dirty)));
         for settled in [by_dirty, by_write] {
@@ -168,6 +175,25 @@ proptest! {
         prop_assert_eq!(spte.needs_atomic_update(spec.level, &masks), volatile);
         prop_assert!(spte.without(masks.dirty).is_volatile(&masks) || !spte.is_writable());
         prop_assert!(!Spte::NONPRESENT.needs_atomic_update(spec.level, &masks));
+    }
+
+    /// What is set in all of some leaves tells whether each is settled.
+    #[test]
+    fn leaves_are_settled_together_if_each_is(
+        (spec, masks) in spec(),
+        cleared in prop::collection::vec(prop_oneof![3 => Just(0), 1 => any::<u64>()], 1..9),
+        by_dirty: bool,
+    ) {
+        let bit = if by_dirty { masks.dirty } else { spte::WRITABLE };
+        let settled = settled(bit, &spec, &masks);
+        let leaf = build(&spec, &masks);
+        let sptes: Vec<Spte> = cleared.iter().map(|bits| leaf.without(*bits)).collect();
+        let (all, some) = (Spte::all(&sptes), Spte::any(&sptes));
+
+        prop_assert_eq!(settled.matches_all(&sptes), sptes.iter().all(|spte| settled.matches(*spte)));
+        for spte in &sptes {
+            prop_assert!(spte.has_all(all.0) && some.has_all(spte.0));
+        }
     }
 
     #[test]

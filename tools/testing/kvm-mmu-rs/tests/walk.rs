@@ -262,6 +262,21 @@ fn senseless_walks_are_refused() {
 }
 
 proptest! {
+    /// Stepping over some entries of a table is stepping over one after the other, up to the last.
+    #[test]
+    fn steps_over_several_entries(start in 0u64..1 << 36, count in 0usize..1100) {
+        let mut many = Position::start(Level::Page256T, Level::Page2M, Gfn(start), 0).unwrap();
+        while many.descend() {}
+        let (mut one, mut last) = (many, many);
+
+        prop_assert_eq!(many.after(), std::iter::from_fn(|| last.advance().then_some(())).count());
+        many.advance_by(count);
+        for _ in 0..count {
+            one.advance();
+        }
+        prop_assert_eq!(many, one);
+    }
+
     /// A walk that seeks a frame stands on its entry, in the lowest table on the path that has one, and
     /// goes down to it from there.
     #[test]

@@ -101,43 +101,81 @@ impl<'r> Table<'r> {
         }
     }
 
-    /// Calls `f` for the SPTE of each frame of `range`, in order. The table has 4 KiB pages, and all of the
-    /// range is in it.
+    /// The SPTEs of the frames of `range`, in order. The table has 4 KiB pages; what is beyond it is left out.
+    #[inline(always)]
+    pub(crate) fn pages(self, range: GfnRange) -> Pages<'r> {
+        let Range { start, end } = Index::of_pages(range);
+        // SAFETY: `start` is below `ENTRIES`, so the result stays in the page.
+        let next = unsafe { self.ptr.add(start) };
+
+        // INVARIANT: `end` is at most `ENTRIES`, so all of them are in the table.
+        Pages {
+            next,
+            left: end.wrapping_sub(start),
+            life: PhantomData,
+        }
+    }
+
+    /// Where to look for SPTEs that have any of `bits` set: a frame of `range` before which none has. `None` if
+    /// none of the range has. The table has 4 KiB pages, and all of the range is in it.
+    // A function of its own, so that its loop has all registers.
+    #[inline(never)]
+    pub(crate) fn find(self, range: GfnRange, bits: u64) -> Option<Gfn> {
+        let mut pages = self.pages(range);
+        let mut left = pages.left;
+
+        // As many in a row cost little more than a load each.
+        while left >= 4 * GROUP {
+            let groups: [_; 4] = core::array::from_fn(|_| pages.next_group());
+            let any = groups
+                .into_iter()
+                .flatten()
+                .fold(0, |any, group| any | Spte::any(&group.read()).raw());
+
+            if any & bits != 0 {
+                break;
+            }
+            left = pages.left;
+        }
+        // Those that are left over may have the bits or not.
+        (left != 0).then(|| Gfn(range.end.raw().wrapping_sub(left as u64)))
+    }
+
+    /// The SPTEs that come after that at `index`.
+    #[inline]
+    pub(crate) fn after(self, index: Index) -> Pages<'r> {
+        let next = index.get().wrapping_add(1);
+
+        // INVARIANT: those are in the table, if there are any.
+        Pages {
+            // SAFETY: `index` is below `ENTRIES`, so the result is in the page, or at its end.
+            next: unsafe { self.ptr.add(next) },
+            left: ENTRIES.wrapping_sub(next),
+            life: PhantomData,
+        }
+    }
+
+    /// Calls `f` for the SPTE of each frame of `range`, as [`Table::pages`] has them.
     ///
     /// Eight calls in a row, as LLVM does not unroll such a loop by itself: that takes a quarter off the cost
     /// of a loop over all of a table.
     #[inline(always)]
     pub(crate) fn for_each_page(self, range: GfnRange, mut f: impl FnMut(Sptep<'r>)) {
-        let Range { start, end } = Index::of_pages(range);
-        let mut at = start;
+        let mut pages = self.pages(range);
 
-        while end.wrapping_sub(at) >= 8 {
-            // SAFETY: `end` is at most `ENTRIES`, so the result stays in the page.
-            let group = unsafe { self.ptr.add(at) };
-            let sptep = |n| {
-                // SAFETY: `n` is below 8, and `at + 8` is at most `end`.
-                let ptr = unsafe { group.add(n) };
-                // INVARIANT: part of a table that is valid for `'r`.
-                Sptep(ptr, PhantomData)
-            };
+        while let Some(group) = pages.next_group() {
+            let [a, b, c, d, e, g, h, i] = group.spteps();
 
-            f(sptep(0));
-            f(sptep(1));
-            f(sptep(2));
-            f(sptep(3));
-            f(sptep(4));
-            f(sptep(5));
-            f(sptep(6));
-            f(sptep(7));
-            at = at.wrapping_add(8);
+            f(a);
+            f(b);
+            f(c);
+            f(d);
+            f(e);
+            f(g);
+            f(h);
+            f(i);
         }
-        while at < end {
-            // SAFETY: as above.
-            let ptr = unsafe { self.ptr.add(at) };
-            // INVARIANT: part of a table that is valid for `'r`.
-            f(Sptep(ptr, PhantomData));
-            at = at.wrapping_add(1);
-        }
+        pages.for_each(f);
     }
 
     /// The first table that an entry points to.
@@ -154,6 +192,103 @@ impl<'r> Table<'r> {
     pub(crate) fn child(self, index: Index, masks: &Masks) -> Option<Table<'r>> {
         // SAFETY: the SPTE is in a table of that level.
         unsafe { self.sptep(index).child(self.level, masks) }
+    }
+}
+
+/// SPTEs in a row, one after the other or [`GROUP`] at a time.
+///
+/// # Invariants
+///
+/// The `left` SPTEs from `next` on are part of a [`Table`] that may be read during `'r`.
+pub(crate) struct Pages<'r> {
+    next: NonNull<u64>,
+    left: usize,
+    life: PhantomData<&'r ()>,
+}
+
+impl<'r> Pages<'r> {
+    /// The next [`GROUP`] SPTEs; `None` if fewer are left.
+    #[inline(always)]
+    pub(crate) fn next_group(&mut self) -> Option<Group<'r>> {
+        if self.left < GROUP {
+            return None;
+        }
+        // INVARIANT: as many are left.
+        let group = Group(self.next, PhantomData);
+
+        // SAFETY: as many are left, so the result is in the table, or at its end.
+        self.next = unsafe { self.next.add(GROUP) };
+        // INVARIANT: those that are handed out are left out.
+        self.left = self.left.wrapping_sub(GROUP);
+        Some(group)
+    }
+}
+
+impl<'r> Iterator for Pages<'r> {
+    type Item = Sptep<'r>;
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<Sptep<'r>> {
+        if self.left == 0 {
+            return None;
+        }
+        // INVARIANT: one is left.
+        let sptep = Sptep(self.next, PhantomData);
+
+        // SAFETY: one is left, so the result is in the table, or at its end.
+        self.next = unsafe { self.next.add(1) };
+        // INVARIANT: the one that is handed out is left out.
+        self.left = self.left.wrapping_sub(1);
+        Some(sptep)
+    }
+}
+
+/// How many SPTEs fit into the registers of a loop.
+pub(crate) const GROUP: usize = 8;
+
+/// [`GROUP`] SPTEs in a row.
+///
+/// # Invariants
+///
+/// Points to as many SPTEs of a [`Table`] that may be read during `'r`.
+#[derive(Clone, Copy)]
+pub(crate) struct Group<'r>(NonNull<u64>, PhantomData<&'r ()>);
+
+impl<'r> Group<'r> {
+    /// The pointers to them, in order.
+    #[inline(always)]
+    pub(crate) fn spteps(self) -> [Sptep<'r>; GROUP] {
+        let sptep = |n| {
+            // SAFETY: `n` is below `GROUP` in all calls below, so the result is in the table.
+            let ptr = unsafe { self.0.add(n) };
+            // INVARIANT: part of a table that is valid for `'r`.
+            Sptep(ptr, PhantomData)
+        };
+
+        [
+            sptep(0),
+            sptep(1),
+            sptep(2),
+            sptep(3),
+            sptep(4),
+            sptep(5),
+            sptep(6),
+            sptep(7),
+        ]
+    }
+
+    /// Reads them, one after the other.
+    #[inline(always)]
+    pub(crate) fn read(self) -> [Spte; GROUP] {
+        self.spteps().map(|sptep| sptep.read())
+    }
+
+    /// Overwrites them, one after the other; see [`Sptep::write`].
+    #[inline(always)]
+    pub(crate) fn write(self, new: [Spte; GROUP]) {
+        for (sptep, new) in self.spteps().into_iter().zip(new) {
+            sptep.write(new);
+        }
     }
 }
 

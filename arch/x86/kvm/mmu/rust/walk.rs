@@ -28,7 +28,7 @@ use kernel::sync::rcu;
 
 use crate::{
     pte::{Table, View},
-    pure::{position::Position, Gfn, GfnRange, Index, Level, Masks},
+    pure::{position::Position, Gfn, GfnRange, Index, Level, Masks, Spte},
     sync::{need_break, MmuLock, Unlocked},
     sys::{
         stats::{self, Event, Hold},
@@ -153,6 +153,24 @@ impl<'r> TreeCursor<'r> {
             } else {
                 Motion::Ended
             };
+        }
+    }
+
+    /// Steps over the entries after the current one, in its table, that `skip` holds for, up to the one that
+    /// covers `until`.
+    #[inline]
+    fn skip_while(&mut self, until: Gfn, mut skip: impl FnMut(Spte) -> bool) {
+        let gfn = self.position.gfn().add(self.position.level().pages());
+        let most = until.saturating_since(gfn) / self.position.level().pages();
+
+        if self.motion == Motion::Step && !self.position.may_descend() {
+            let after = self.table().after(self.position.index());
+            let count = after
+                .take(most as usize)
+                .take_while(|sptep| skip(sptep.read()))
+                .count();
+
+            self.position.advance_by(count);
         }
     }
 
@@ -293,6 +311,15 @@ impl<'w, 'l, M: MmuLock<'l>> Walk<'w, 'l, M> {
     pub(crate) fn seek(&mut self, gfn: Gfn) {
         if let Some(cursor) = self.cursor.as_mut() {
             cursor.seek(gfn);
+        }
+    }
+
+    /// Makes the next step leave out the entries that follow in the same table, as long as `skip` holds for
+    /// them, up to the one that covers `until`. Does nothing above the lowest level of the walk.
+    #[inline(always)]
+    pub(crate) fn skip_while(&mut self, until: Gfn, skip: impl FnMut(Spte) -> bool) {
+        if let Some(cursor) = self.cursor.as_mut() {
+            cursor.skip_while(until, skip);
         }
     }
 

@@ -24,9 +24,12 @@ impl WordPart {
     /// The frames of the bits, which are contiguous.
     #[inline]
     pub fn range(&self) -> GfnRange {
-        let start = self.first.add(self.bits.trailing_zeros().into());
+        let end = u64::BITS.wrapping_sub(self.bits.leading_zeros());
 
-        GfnRange::new(start, start.add(self.bits.count_ones().into()))
+        GfnRange::new(
+            self.first.add(self.bits.trailing_zeros().into()),
+            self.first.add(end.into()),
+        )
     }
 }
 

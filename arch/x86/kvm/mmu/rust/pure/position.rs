@@ -6,7 +6,7 @@
 //! that it points to. The caller finds out whether there is such a table; a position only knows
 //! numbers. Corresponds to the integer half of C's `tdp_iter`.
 
-use super::addr::{Gfn, Index, Level};
+use super::addr::{Gfn, Index, Level, ENTRIES};
 
 /// A position in a page-table tree.
 ///
@@ -120,6 +120,24 @@ impl Position {
         self.gfn = self.gfn.add(self.level.pages());
         self.target = self.gfn;
         true
+    }
+
+    /// How many entries come after the current one in its table.
+    #[inline]
+    pub fn after(&self) -> usize {
+        (ENTRIES - 1).wrapping_sub(self.index().get())
+    }
+
+    /// Steps over `count` entries of the same table, as [`Position::advance`] does; at most to the last one.
+    #[inline]
+    pub fn advance_by(&mut self, count: usize) {
+        let count = count.min(self.after()) as u64;
+
+        if count != 0 {
+            // INVARIANT: some entries on, the gfn is still aligned.
+            self.gfn = self.gfn.add(self.level.pages().wrapping_mul(count));
+            self.target = self.gfn;
+        }
     }
 
     /// Steps forward to the entry that covers `gfn`, in the lowest table of the path that has one, and

@@ -18,6 +18,7 @@
 use super::{
     addr::{Hpa, Level, Pfn, PAGE_SHIFT},
     masks::Masks,
+    role::Role,
 };
 
 /// A shadow page table entry.
@@ -83,26 +84,31 @@ pub struct Settled {
 }
 
 impl Settled {
-    /// For a log that takes `bit`, W or D, away from the leaves of the format that `masks` describes.
+    /// For a log that takes `bit`, W or D, away from the leaves of pages with this role, in the format that
+    /// `masks` describes.
     #[inline]
-    pub const fn new(bit: u64, masks: &Masks) -> Self {
-        if masks.dirty == 0 {
+    pub const fn new(bit: u64, role: Role, masks: &Masks) -> Self {
+        if masks.dirty == 0 || role.ad_disabled() {
             // Without A/D bits, aging takes rights away, and faults give them back: match nothing.
             return Settled { mask: 0, value: 1 };
         }
 
         let value = MMU_PRESENT | WRITABLE | bit;
 
-        Settled {
-            mask: value | AD_DISABLED,
-            value,
-        }
+        Settled { mask: value, value }
     }
 
     /// Whether `spte`, which is a leaf if it is present, is settled.
     #[inline]
     pub const fn matches(self, spte: Spte) -> bool {
         spte.0 & self.mask == self.value
+    }
+
+    /// Whether all of `sptes` are settled: no bit need be clear in them, so it is enough to look at those that
+    /// are set in all.
+    #[inline(always)]
+    pub fn matches_all(self, sptes: &[Spte]) -> bool {
+        self.matches(Spte::all(sptes))
     }
 }
 
@@ -175,6 +181,20 @@ impl Spte {
     #[inline]
     pub const fn has_all(self, bits: u64) -> bool {
         self.0 & bits == bits
+    }
+
+    /// The bits that are set in all of some SPTEs.
+    #[inline(always)]
+    pub fn all(sptes: &[Spte]) -> Spte {
+        sptes
+            .iter()
+            .fold(Spte(u64::MAX), |all, spte| Spte(all.0 & spte.0))
+    }
+
+    /// The bits that are set in any of some SPTEs.
+    #[inline(always)]
+    pub fn any(sptes: &[Spte]) -> Spte {
+        sptes.iter().fold(Spte(0), |any, spte| Spte(any.0 | spte.0))
     }
 
     /// The bits that are set here and clear in `new`.

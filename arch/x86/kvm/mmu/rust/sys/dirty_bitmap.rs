@@ -11,7 +11,7 @@ use kernel::sync::atomic::{
 
 use crate::{
     pure::{
-        dirty::{bits_of, parts, words, WORD_PAGES},
+        dirty::{bits_of, parts, words, WordPart, WORD_PAGES},
         Gfn, GfnRange,
     },
     support::atomic::AtomicBits,
@@ -109,12 +109,14 @@ impl<'a> DirtyBitmap<'a> {
         parts(self.first, range).any(|part| self.current(part.word) & part.bits != 0)
     }
 
-    /// Sets bits of `word` in the bitmap.
+    /// Sets bits of a part of a word in the bitmap; bit 0 of `written` stands for its first frame. Returns their
+    /// number.
     #[inline]
-    pub(crate) fn set(&self, word: usize, bits: u64) {
-        if let Some(word) = self.word(word) {
-            word.fetch_or(bits);
+    pub(crate) fn enter(&self, part: &WordPart, written: u64) -> u64 {
+        if let (Some(word), true) = (self.word(part.word), written != 0) {
+            word.fetch_or(written.wrapping_shl(part.bits.trailing_zeros()));
         }
+        written.count_ones().into()
     }
 
     /// A word of the bitmap; `None` if it is not one of the run.
@@ -189,7 +191,7 @@ impl<'a> DirtyBitmap<'a> {
             || self
                 .buffer
                 .get(words)
-                .is_some_and(|words| words.iter().any(|word| *word != 0))
+                .is_some_and(|words| words.iter().fold(0, |any, word| any | word) != 0)
     }
 
     /// Moves the wanted bits of some words from the bitmap to the buffer, which is zero there or names

@@ -92,7 +92,7 @@
 //! set before the flush, and GET saw them. As long as A is clear no CPU sets another one. The only other
 //! source of D is a fault that installs a writable leaf; it sets the page's bit as well, and its vCPU sets A
 //! before it uses the leaf. GET in legacy mode clears bits, so it does not skip a closed table if one of its
-//! pages has its bit set. CLEAR and zaps never skip a table.
+//! pages has its bit set. Zaps never skip a table, and CLEAR only one of which it wants no page.
 //!
 //! The summary stays when logging ends. Code that changes an entry that points to a table has to expect that
 //! the CPU sets A at the same time ([`crate::ops::zap`]).
@@ -109,158 +109,139 @@
 
 use kernel::error::{code::EINTR, Result};
 
+use super::leaves::Leaves;
 use crate::{
-    pte::{Sptep, Table, View},
+    pte::{Table, View, GROUP},
     pure::{
-        dirty::{frames, parts},
+        dirty::{parts, WordPart},
         spte::MMU_PRESENT,
         summary::Summary,
-        Entry, Gfn, GfnRange, Index, Level, Masks, Role, Settled, Spte,
+        Entry, GfnRange, Level, Masks, Spte,
     },
     root::{Roots, Selection},
     sync::{with_shared, SlotsLock},
     sys::{
         fatal_signal_pending,
         stats::{self, Event, Holder},
-        trace, DirtyBitmap, Memslot, Vm,
+        DirtyBitmap, Memslot, Vm,
     },
     walk::Walk,
 };
 
-/// What becomes of a D bit that is found.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Found {
-    /// It stays, for a later CLEAR.
-    Keep,
-    /// It is cleared. The caller flushes before it drops `slots_lock`.
-    Clear,
-}
-
 /// The D bits of a tree, as the holder of `slots_lock` sees them.
 pub(super) struct DirtyBits<'m> {
-    as_id: u16,
-    dirty: u64,
-    settled: Settled,
     masks: &'m Masks,
 }
 
 impl<'m> DirtyBits<'m> {
-    /// For the tree of a root with this role.
-    pub(super) fn new(_slots: &SlotsLock<'_>, role: Role, masks: &'m Masks) -> Self {
-        DirtyBits {
-            as_id: role.as_id(),
-            dirty: masks.dirty,
-            settled: Settled::new(masks.dirty, masks),
-            masks,
-        }
+    /// For a tree whose entries have this format.
+    pub(super) fn new(_slots: &SlotsLock<'_>, masks: &'m Masks) -> Self {
+        DirtyBits { masks }
     }
 
-    /// Sets the bits of the pages of `within` that `table` maps with D set. Returns their number.
-    // A function of its own, so that its loops have all registers.
+    /// Sets the bits of the pages of `within` that `table` maps with D set. D stays set, for a later CLEAR.
+    /// Returns the number of these pages.
+    // A function of its own, so that its loop has all registers.
     #[inline(never)]
-    pub(super) fn harvest(
-        &self,
-        table: Table<'_>,
-        within: GfnRange,
-        log: &DirtyBitmap<'_>,
-        found: Found,
-    ) -> u64 {
+    pub(super) fn harvest(&self, table: Table<'_>, within: GfnRange, log: &DirtyBitmap<'_>) -> u64 {
         let mut pages: u64 = 0;
+        let mut rest = within;
 
-        for part in parts(log.gfn(0), within) {
-            if found == Found::Keep && log.current(part.word) & part.bits == part.bits {
-                continue;
-            }
-            let range = part.range();
-            // An MMIO SPTE may look like a leaf with D set, and is sorted out below.
-            let mut any: u64 = 0;
-            table.for_each_page(range, |sptep| any |= sptep.read().raw());
-            if any & self.dirty == 0 {
-                continue;
-            }
+        while let Some(part) = self.next_part(table, &mut rest, log) {
+            if log.current(part.word) & part.bits != part.bits {
+                let written = self.written(table, part.range());
 
-            let mut written: u64 = 0;
-            let mut bit = 1u64.wrapping_shl(part.bits.trailing_zeros());
-            let mut gfn = range.start;
-            // A loop for each, so that the one that only reads has no jump in it.
-            match found {
-                Found::Keep => table.for_each_page(range, |sptep| {
-                    let dirty = u64::from(self.is_dirty(sptep.read()));
-
-                    written |= bit.wrapping_mul(dirty);
-                    bit = bit.wrapping_shl(1);
-                }),
-                Found::Clear => table.for_each_page(range, |sptep| {
-                    if self.clear(sptep, gfn) {
-                        written |= bit;
-                    }
-                    bit = bit.wrapping_shl(1);
-                    gfn = gfn.add(1);
-                }),
-            }
-            if written != 0 {
-                log.set(part.word, written);
-                pages = pages.wrapping_add(written.count_ones().into());
+                pages = pages.wrapping_add(log.enter(&part, written));
             }
         }
         pages
     }
 
-    /// Clears D in the leaves of `table` that map pages of `within` and are requested in `log`'s buffer.
-    /// Returns whether D was set in any.
+    /// The same, but clears D. The caller flushes before it drops `slots_lock`.
     #[inline(never)]
-    pub(super) fn clear_requested(
+    pub(super) fn harvest_clearing(
         &self,
-        table: Table<'_>,
+        leaves: &Leaves<'_>,
         within: GfnRange,
         log: &DirtyBitmap<'_>,
-    ) -> bool {
-        let mut any = false;
+    ) -> u64 {
+        let mut pages: u64 = 0;
+        let mut rest = within;
 
-        for part in parts(log.gfn(0), within) {
-            for gfn in frames(part.first, log.taken(part.word) & part.bits) {
-                any |= self.clear(table.sptep(Index::of(gfn, Level::Page4K)), gfn);
-            }
+        while let Some(part) = self.next_part(leaves.table(), &mut rest, log) {
+            let written = leaves.clear_range(part.range());
+
+            pages = pages.wrapping_add(log.enter(&part, written));
         }
-        any
+        pages
     }
 
-    /// Whether an entry is a leaf with D set.
+    /// The first part of a word of the bitmap whose pages are in `rest` and may have D set. `rest` is then what
+    /// comes after it. Most of what is looked at has no D set, and is left out at little more than the cost of
+    /// reading it.
     #[inline(always)]
-    fn is_dirty(&self, spte: Spte) -> bool {
-        spte.has_all(MMU_PRESENT | self.dirty)
+    fn next_part(
+        &self,
+        table: Table<'_>,
+        rest: &mut GfnRange,
+        log: &DirtyBitmap<'_>,
+    ) -> Option<WordPart> {
+        rest.start = table.find(*rest, self.masks.dirty)?;
+        let part = parts(log.gfn(0), *rest).next()?;
+
+        rest.start = part.range().end;
+        Some(part)
     }
 
-    /// Clears D in a leaf. Returns whether it was set.
+    /// Which of the pages of `range`, 64 at most, `table` maps with D set. Bit 0 stands for the first.
     #[inline(always)]
-    fn clear(&self, sptep: Sptep<'_>, gfn: Gfn) -> bool {
-        let mut old = sptep.read();
+    fn written(&self, table: Table<'_>, range: GfnRange) -> u64 {
+        let dirty = self.masks.dirty;
+        let is_dirty = |spte: &Spte| spte.has_all(MMU_PRESENT | dirty);
+        let mut pages = table.pages(range);
+        let mut written: u64 = 0;
+        let mut at: u32 = 0;
 
-        if self.settled.matches(old) {
-            let new = old.without(self.dirty);
+        while let Some(group) = pages.next_group() {
+            let now = group.read();
 
-            sptep.write(new);
-            trace::spte_changed(self.as_id, gfn, Level::Page4K, old, new);
-            return true;
-        }
-        while self.is_dirty(old) {
-            let new = old.without(self.dirty);
+            // An MMIO SPTE may look like a leaf with D set, and is sorted out here.
+            if Spte::any(&now).has_any(dirty) {
+                let mut bits = u64::MAX >> (u64::BITS - GROUP as u32);
 
-            match sptep.compare_exchange(old, new) {
-                Ok(()) => {
-                    trace::spte_changed(self.as_id, gfn, Level::Page4K, old, new);
-                    return true;
+                if !is_dirty(&Spte::all(&now)) {
+                    bits = now
+                        .iter()
+                        .rfold(0, |bits, spte| bits << 1 | u64::from(is_dirty(spte)));
                 }
-                Err(now) => old = now,
+                written |= bits.wrapping_shl(at);
             }
+            at = at.wrapping_add(GROUP as u32);
         }
-        false
+        for sptep in pages {
+            written |= u64::from(is_dirty(&sptep.read())).wrapping_shl(at);
+            at = at.wrapping_add(1);
+        }
+        written
     }
 
     /// Whether the table that an entry points to can be skipped.
     #[inline]
     pub(super) fn is_closed(&self, view: &View<'_>) -> bool {
         Summary::of(view.spte(), self.masks) == Summary::Closed
+    }
+
+    /// Whether GET finds nothing below an entry of level 2 MiB: nothing is mapped there, or its table is
+    /// closed. A huge leaf that looks like a closed table has no D bit that counts.
+    #[inline(always)]
+    fn has_nothing(&self, spte: Spte) -> bool {
+        !spte.is_present() || Summary::of(spte, self.masks) == Summary::Closed
+    }
+
+    /// Whether an entry of level 2 MiB points to a table that CLEAR may make drain.
+    #[inline(always)]
+    pub(super) fn is_open_table(&self, spte: Spte) -> bool {
+        spte.is_present() && Summary::of(spte, self.masks) == Summary::Open
     }
 
     /// Closes the table that an entry points to, if it was draining before the leaves of `within` were
@@ -296,7 +277,7 @@ pub(crate) fn harvest(slots: &SlotsLock<'_>, slot: Memslot<'_>, log: &DirtyBitma
         let mut roots = Roots::new(vm, Selection::valid(slot.as_id()));
 
         while let Some(root) = roots.next(lock) {
-            let bits = DirtyBits::new(slots, root.role(), masks);
+            let bits = DirtyBits::new(slots, masks);
             let mut walk = Walk::new(lock, root, Level::Page2M, slot.range(), masks);
             let mut counts = Counts::default();
             let mut interrupted = false;
@@ -306,7 +287,12 @@ pub(crate) fn harvest(slots: &SlotsLock<'_>, slot: Memslot<'_>, log: &DirtyBitma
                 let Entry::Table(_) = view.entry(masks) else {
                     continue;
                 };
-                if view.level() != Level::Page2M || bits.is_closed(&view) {
+                if view.level() != Level::Page2M {
+                    continue;
+                }
+                if bits.is_closed(&view) {
+                    // Most are, in a large VM: an entry that is skipped costs an eighth of a step.
+                    walk.skip_while(slot.range().end, |spte| bits.has_nothing(spte));
                     continue;
                 }
                 if fatal_signal_pending() {
@@ -316,7 +302,7 @@ pub(crate) fn harvest(slots: &SlotsLock<'_>, slot: Memslot<'_>, log: &DirtyBitma
                 if let Some(table) = view.child(masks) {
                     let within = view.range().intersection(slot.range());
 
-                    counts.add(bits.harvest(table, within, log, Found::Keep));
+                    counts.add(bits.harvest(table, within, log));
                     bits.close(&mut view, within);
                 }
             }

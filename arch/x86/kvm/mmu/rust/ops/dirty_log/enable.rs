@@ -105,7 +105,7 @@ fn enable_in_root(
     let range = slot.range();
     let dirty = vm
         .logs_by_dirty_bits()
-        .then(|| DirtyBits::new(slots, root.role(), masks));
+        .then(|| DirtyBits::new(slots, masks));
     let mut walk = Walk::new(lock, root, Level::Page2M, range, masks);
 
     while let Some(mut step) = walk.next() {
@@ -168,5 +168,5 @@ fn enable_in_root(
 // A function of its own, so that its loop has all registers.
 #[inline(never)]
 fn protect_table(leaves: &Leaves<'_>, range: GfnRange) {
-    leaves.protect_range(range);
+    leaves.clear_range(range);
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Protecting the 4 KiB leaves of a table for the dirty log, many at a time.
+//! Clearing W or D in the 4 KiB leaves of a table for the dirty log, many at a time.
 //!
 //! Upstream holds `mmu_lock` for write when it clears W or D in single leaves, and uses an exchange for each
 //! leaf when it does so for a whole slot under the read lock. Here the lock is held for read, and a plain
@@ -9,7 +9,8 @@
 //!
 //! # Why a plain store is enough
 //!
-//! It is used for *settled* leaves only ([`Settled`]): those with W and, if the log clears D (PML), with D.
+//! It is used for *settled* leaves only ([`Settled`]): those with W and, if the log clears D (PML, or
+//! [`super::dirty_bits`]), with D. Eight leaves are loaded before the first of them is stored.
 //! The rule of the log is: *if a page may be written without being noticed, its bit is set, or will be set
 //! by somebody who is already running* ([`super::reap`]). Between our load and our store:
 //!
@@ -20,7 +21,8 @@
 //!   old, which aging tolerates. If D is lost and the log clears W, nobody reads it: KVM marks a folio dirty
 //!   when it makes the leaf, D of a leaf that is zapped is not looked at, and the log goes by W. The CPU
 //!   simply sets D again. If the log clears D itself, a settled leaf has D set, so the CPU has none left to
-//!   set (`tdp-reap-unsettled.litmus` shows what would happen otherwise).
+//!   set (`tdp-reap-unsettled.litmus` shows what would happen otherwise). It may write by what it has cached,
+//!   with D set, until the flush; that is before the ioctl returns, and userspace copies the page after that.
 //! - **Aging** (no lock) clears A by an exchange. The exchange fails, or our store reverts it and the page
 //!   seems young. Aging never uses a plain store (`tdp-reap-age-store.litmus`). Without A/D bits it clears
 //!   permissions, which faults restore; so a leaf without A/D bits is never settled.
@@ -43,16 +45,16 @@ use core::marker::PhantomData;
 
 use super::protect::bit_to_clear;
 use crate::{
-    pte::{Sptep, Table},
+    pte::{Group, Sptep, Table, GROUP},
     pure::{
         dirty::{frames, WORD_PAGES},
         Gfn, GfnRange, Index, Level, Masks, Role, Settled, Spte,
     },
-    sync::{Shared, SlotsLock},
+    sync::{MmuLock, SlotsLock},
     sys::{trace, Vm},
 };
 
-/// What protecting a page for the log clears in the leaves of a tree.
+/// What reaping the log clears in the leaves of a tree.
 #[derive(Clone, Copy)]
 pub(super) struct LeafBits<'m> {
     as_id: u16,
@@ -70,7 +72,7 @@ impl<'m> LeafBits<'m> {
         LeafBits {
             as_id: role.as_id(),
             bit,
-            settled: Settled::new(bit, masks),
+            settled: Settled::new(bit, role, masks),
             masks,
         }
     }
@@ -89,9 +91,9 @@ impl<'m> LeafBits<'m> {
 
     /// The leaves of `table`, which has 4 KiB pages and belongs to the tree.
     #[inline]
-    pub(super) fn of_table<'t>(
+    pub(super) fn of_table<'t, 'l>(
         &'t self,
-        _lock: &'t Shared<'_>,
+        _lock: &'t impl MmuLock<'l>,
         _slots: &'t SlotsLock<'_>,
         table: Table<'t>,
     ) -> Leaves<'t> {
@@ -103,17 +105,46 @@ impl<'m> LeafBits<'m> {
         }
     }
 
-    /// Clears the bit in a leaf.
+    /// Clears the bit in a leaf. Returns whether it was set.
     #[inline(always)]
-    fn clear(self, sptep: Sptep<'_>) {
+    fn clear(self, sptep: Sptep<'_>) -> bool {
         let old = sptep.read();
 
         if self.settled.matches(old) {
             kvm_mmu_warn_on!(self.bit == self.masks.dirty && old.ad_need_write_protect());
             sptep.write(old.without(self.bit));
-        } else {
-            self.exchange(sptep, old);
+            return true;
         }
+        old.has_any(self.bit) && self.exchange(sptep, old).is_some()
+    }
+
+    /// Clears the bit in eight leaves. Returns in which it was set; bit 0 stands for the first.
+    #[inline(always)]
+    fn clear_group(self, group: Group<'_>) -> u64 {
+        let now = group.read();
+
+        if !self.settled.matches_all(&now) {
+            return match Spte::any(&now).has_any(self.bit) {
+                true => self.clear_each(group),
+                false => 0,
+            };
+        }
+        for old in now {
+            kvm_mmu_warn_on!(self.bit == self.masks.dirty && old.ad_need_write_protect());
+        }
+        group.write(now.map(|old| old.without(self.bit)));
+        u64::MAX >> (u64::BITS - GROUP as u32)
+    }
+
+    /// The same, one by one.
+    #[inline(never)]
+    fn clear_each(self, group: Group<'_>) -> u64 {
+        let mut cleared: u64 = 0;
+
+        for (n, sptep) in group.spteps().into_iter().enumerate() {
+            cleared |= u64::from(self.clear(sptep)).wrapping_shl(n as u32);
+        }
+        cleared
     }
 
     /// Clears the bit in a leaf that was `old` just now, however often it changes meanwhile. Returns what was
@@ -141,48 +172,72 @@ pub(super) struct Leaves<'t> {
     held: PhantomData<&'t ()>,
 }
 
-impl Leaves<'_> {
-    /// Protects the pages of `range`, all of which are in the table.
+impl<'t> Leaves<'t> {
+    /// The table that they are in.
+    #[inline]
+    pub(super) fn table(&self) -> Table<'t> {
+        self.table
+    }
+
+    /// Clears the bit in the pages of `range`, all of which are in the table. Returns in which it was set:
+    /// bit 0 stands for the first, and for the 65th, if there are more than 64.
     #[inline(always)]
-    pub(super) fn protect_range(&self, range: GfnRange) {
+    pub(super) fn clear_range(&self, range: GfnRange) -> u64 {
         // In registers, as far as the loop is concerned.
-        let (bits, table) = (self.bits, self.table);
+        let bits = self.bits;
+        let mut cleared: u64 = 0;
+        let mut at: u32 = 0;
+        let mut pages = self.table.pages(range);
 
         if self.traced {
-            return self.protect_traced(range);
+            return self.clear_traced(range);
         }
-        table.for_each_page(range, |sptep| bits.clear(sptep));
+        while let Some(group) = pages.next_group() {
+            cleared |= bits.clear_group(group).wrapping_shl(at);
+            at = at.wrapping_add(GROUP as u32);
+        }
+        for sptep in pages {
+            cleared |= u64::from(bits.clear(sptep)).wrapping_shl(at);
+            at = at.wrapping_add(1);
+        }
+        cleared
     }
 
-    /// Protects the pages whose bits are set in `taken`, of which bit 0 is `first`. All of them are in the
-    /// table.
+    /// Clears the bit in the pages whose bits are set in `wanted`, of which bit 0 is `first`. All of them are
+    /// in the table. Returns whether it was set in any.
     #[inline(always)]
-    pub(super) fn protect_word(&self, first: Gfn, taken: u64) {
+    pub(super) fn clear_word(&self, first: Gfn, wanted: u64) -> bool {
         let (bits, table) = (self.bits, self.table);
+        let mut any = false;
 
-        if taken == u64::MAX {
-            return self.protect_range(GfnRange::new(first, first.add(WORD_PAGES)));
+        if wanted == u64::MAX {
+            return self.clear_range(GfnRange::new(first, first.add(WORD_PAGES))) != 0;
         }
-        if self.traced {
-            return frames(first, taken).for_each(|gfn| self.protect_traced(GfnRange::single(gfn)));
+        for gfn in frames(first, wanted) {
+            if self.traced {
+                any |= self.clear_traced(GfnRange::single(gfn)) != 0;
+            } else {
+                any |= bits.clear(table.sptep(Index::of(gfn, Level::Page4K)));
+            }
         }
-        for gfn in frames(first, taken) {
-            bits.clear(table.sptep(Index::of(gfn, Level::Page4K)));
-        }
+        any
     }
 
-    /// Protects one by one, so that each change can be traced exactly.
+    /// The same as [`Leaves::clear_range`] one by one, so that each change can be traced exactly.
     #[cold]
     #[inline(never)]
-    fn protect_traced(&self, range: GfnRange) {
+    fn clear_traced(&self, range: GfnRange) -> u64 {
         let bits = self.bits;
+        let mut cleared: u64 = 0;
 
-        for gfn in range.frames() {
+        for (at, gfn) in range.frames().enumerate() {
             let sptep = self.table.sptep(Index::of(gfn, Level::Page4K));
 
             if let Some(old) = bits.exchange(sptep, sptep.read()) {
+                cleared |= 1u64.wrapping_shl(at as u32);
                 trace::spte_changed(bits.as_id, gfn, Level::Page4K, old, old.without(bits.bit));
             }
         }
+        cleared
     }
 }

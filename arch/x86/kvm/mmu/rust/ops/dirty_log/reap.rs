@@ -57,14 +57,13 @@ use core::ops::Range;
 use kernel::error::{code::EINTR, Result};
 
 use super::{
-    dirty_bits::{Counts, DirtyBits, Found},
+    dirty_bits::{Counts, DirtyBits},
     leaves::{LeafBits, Leaves},
     protect,
 };
 use crate::{
     cache::TdpSplitCache,
     ops::split::{self, refill_unless_killed, HugeLeaf},
-    pte::Table,
     pure::{dirty::WORD_PAGES, spte::WRITABLE, Entry, GfnRange, Level, Protect},
     rmap::{ops as rmap, ShadowSplitCaches},
     root::{stable_roots, Roots, Selection},
@@ -257,7 +256,7 @@ impl<'a, 'l> Reap<'a, 'l> {
                 Entry::Table(_) if view.level() > Level::Page2M => continue,
                 Entry::Table(_) => {
                     if let Some(table) = view.child(masks) {
-                        self.protect_pages(&bits.of_table(step.lock, self.slots, table), within);
+                        self.clear_taken(&bits.of_table(step.lock, self.slots, table), within);
                     }
                 }
                 Entry::Leaf(pfn) if huge == HugePages::Split && log.any_taken(within) => {
@@ -330,10 +329,13 @@ impl<'a, 'l> Reap<'a, 'l> {
         let log = &self.log;
         let end = self.slot.range().end.min(log.gfn(batch.end));
         let range = GfnRange::new(log.gfn(batch.start), end);
-        let dirty = DirtyBits::new(self.slots, root.role(), masks);
+        let bits = LeafBits::new(vm, root.role(), masks);
+        let dirty = DirtyBits::new(self.slots, masks);
         let mut counts = Counts::default();
         let mut changed = false;
         let mut huge = self.huge;
+        // The first page, from where the walk is on, that is requested.
+        let mut next = range.start;
         let mut walk = Walk::new(lock, root, Level::Page2M, range, masks);
 
         while let Some(mut step) = walk.next() {
@@ -350,13 +352,23 @@ impl<'a, 'l> Reap<'a, 'l> {
                     let Some(table) = view.child(masks) else {
                         continue;
                     };
-                    changed |= self.take_dirty_bits(table, within, &dirty, &mut counts);
+                    let leaves = bits.of_table(step.lock, self.slots, table);
+
+                    changed |= self.take_dirty_bits(&leaves, within, &dirty, &mut counts);
                     if all {
                         dirty.close(&mut step.view, within);
                     }
                     // There will be a flush in any case.
                     if changed {
                         dirty.drain(&mut step.view);
+                    }
+                    if !all {
+                        let end = view.range().end;
+
+                        if next < end {
+                            next = log.next_taken(end, batch.end).unwrap_or(range.end);
+                        }
+                        walk.skip_while(next, |spte| !dirty.is_open_table(spte));
                     }
                 }
                 Entry::Leaf(pfn) if huge == HugePages::Split && log.any_taken(within) => {
@@ -406,19 +418,19 @@ impl<'a, 'l> Reap<'a, 'l> {
     /// those that are requested. Returns whether there were any.
     fn take_dirty_bits(
         &self,
-        table: Table<'_>,
+        leaves: &Leaves<'_>,
         within: GfnRange,
         dirty: &DirtyBits<'_>,
         counts: &mut Counts,
     ) -> bool {
         match self.log.wanted() {
             Wanted::All => {
-                let pages = dirty.harvest(table, within, &self.log, Found::Clear);
+                let pages = dirty.harvest_clearing(leaves, within, &self.log);
 
                 counts.add(pages);
                 pages != 0
             }
-            Wanted::Requested => dirty.clear_requested(table, within, &self.log),
+            Wanted::Requested => self.clear_taken(leaves, within),
         }
     }
 
@@ -433,7 +445,8 @@ impl<'a, 'l> Reap<'a, 'l> {
         let range = GfnRange::new(self.log.gfn(words.start), end);
 
         for root in stable_roots(lock, Selection::valid(self.slot.as_id())) {
-            let dirty = DirtyBits::new(self.slots, root.role(), masks);
+            let bits = LeafBits::new(vm, root.role(), masks);
+            let dirty = DirtyBits::new(self.slots, masks);
             let mut walk = ShortWalk::new(lock, root, Level::Page2M, range, masks);
 
             while let Some(step) = walk.next() {
@@ -442,8 +455,9 @@ impl<'a, 'l> Reap<'a, 'l> {
                 match (view.entry(masks), view.child(masks)) {
                     (Entry::Table(_), Some(table)) if view.level() == Level::Page2M => {
                         let within = view.range().intersection(range);
+                        let leaves = bits.of_table(step.lock, self.slots, table);
 
-                        changed |= self.take_dirty_bits(table, within, &dirty, &mut counts);
+                        changed |= self.take_dirty_bits(&leaves, within, &dirty, &mut counts);
                     }
                     _ => {}
                 }
@@ -453,12 +467,17 @@ impl<'a, 'l> Reap<'a, 'l> {
         changed
     }
 
-    /// Protects the leaves that map the pages of `within` whose bits were taken.
+    /// Clears W or D of the pages of `within` whose bits are in the buffer: taken, or yet to be taken. Returns
+    /// whether it was set in any.
     // A function of its own, so that its loops have all registers to themselves.
     #[inline(never)]
-    fn protect_pages(&self, leaves: &Leaves<'_>, within: GfnRange) {
-        self.log
-            .for_each_taken(within, |first, taken| leaves.protect_word(first, taken));
+    fn clear_taken(&self, leaves: &Leaves<'_>, within: GfnRange) -> bool {
+        let mut any = false;
+
+        self.log.for_each_taken(within, |first, taken| {
+            any |= leaves.clear_word(first, taken)
+        });
+        any
     }
 
     /// With shadow pages the reverse map needs the write lock. It is yielded after every 2 MiB.
