@@ -422,8 +422,7 @@ fn die(what: &str, place: &Place<'_>, gfn: Gfn, old: Spte, new: Spte) -> ! {
 }
 
 /// Zaps the 4 KiB leaves of `table` that map frames of `range`. All of the range is in the table, which is
-/// not a mirror. Returns whether there was any. Changes are not traced, and D bits are not carried into the
-/// log.
+/// not a mirror. Returns whether there was any. Changes are not traced.
 ///
 /// With `mmu_lock` held for write, nobody else makes an entry present or not present, so what is counted is
 /// what is zapped. Plain stores are enough even if the leaves are volatile, because nobody misses what they
@@ -432,8 +431,9 @@ fn die(what: &str, place: &Place<'_>, gfn: Gfn, old: Spte, new: Spte) -> ! {
 /// - A **fast page fault** (no lock) makes a leaf writable by an exchange, which fails after our store. If
 ///   it comes between our load and our store, the page's bit is set in the log, and the page is unmapped.
 /// - **Aging** (no lock) clears A by an exchange as well. Whether an unmapped page was young doesn't matter.
-/// - The **CPU** sets A and D by locked updates. D of a leaf that is zapped is not looked at: its folio was
-///   marked dirty when the leaf was made. Until the caller flushes, the CPU may use what it has cached.
+/// - The **CPU** sets A and D by locked updates. D of a leaf that is zapped is not looked at, unless the VM is
+///   logged by D bits: its folio was marked dirty when the leaf was made. Until the caller flushes, the CPU may
+///   use what it has cached.
 ///
 /// (`tdp-zap-store.litmus`; `tdp-zap-unlocked.litmus` shows what the write lock is needed for.)
 // A function of its own, so that its loop has all registers.
@@ -441,18 +441,55 @@ fn die(what: &str, place: &Place<'_>, gfn: Gfn, old: Spte, new: Spte) -> ! {
 pub(crate) fn zap_pages(lock: &Exclusive<'_>, table: Table<'_>, range: GfnRange) -> bool {
     let mut leaves: i32 = 0;
 
-    table.for_each_page(range, |sptep| {
-        if sptep.read().is_present() {
-            sptep.write(Spte::NONPRESENT);
-            leaves = leaves.wrapping_sub(1);
-        }
-    });
+    if lock.vm().logs_by_dirty_bits() {
+        leaves = zap_written_pages(lock, table, range);
+    } else {
+        table.for_each_page(range, |sptep| {
+            if sptep.read().is_present() {
+                sptep.write(Spte::NONPRESENT);
+                leaves = leaves.wrapping_sub(1);
+            }
+        });
+    }
     if leaves == 0 {
         return false;
     }
     Sp::of_sptep(table.sptep(Index::FIRST)).clear_full(lock);
     lock.vm().add_leaves(Level::Page4K, leaves);
     true
+}
+
+/// As [`zap_pages`], in a VM that is logged by D bits: sets the bits of the pages whose leaves have D set, for
+/// the whole table at once. Returns the change in the number of leaves.
+///
+/// The CPU may set D in a leaf that is writable and has D clear until the leaf is gone, so that one is zapped
+/// by an exchange. If D is set, nobody clears it: that takes `mmu_lock`.
+#[inline(never)]
+fn zap_written_pages(lock: &Exclusive<'_>, table: Table<'_>, range: GfnRange) -> i32 {
+    let vm = lock.vm();
+    let masks = vm.masks();
+    let role = Sp::of_sptep(table.sptep(Index::FIRST)).role();
+    let mut leaves: i32 = 0;
+    let mut written = [0; ENTRIES.div_ceil(WORD_PAGES as usize)];
+
+    for (at, sptep) in table.pages(range).enumerate() {
+        let mut old = sptep.read();
+
+        if !old.is_present() {
+            continue;
+        }
+        if old.is_volatile(masks) {
+            old = sptep.swap(Spte::NONPRESENT);
+        } else {
+            sptep.write(Spte::NONPRESENT);
+        }
+        leaves = leaves.wrapping_sub(1);
+        if let Some(word) = written.get_mut(at / WORD_PAGES as usize) {
+            *word |= u64::from(old.is_dirty(masks)).wrapping_shl(at as u32);
+        }
+    }
+    vm.carry_dirty(role.as_id(), range.start, &written);
+    leaves
 }
 
 impl<'l, M: Update<'l>> Step<'_, M> {

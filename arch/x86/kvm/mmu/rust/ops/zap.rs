@@ -15,8 +15,8 @@ use crate::{
 
 /// Zaps the leaves of `range` in one root. Tables stay.
 ///
-/// The 4 KiB pages of a table go in one step ([`zap_pages`]), but for mirrors, in VMs that are
-/// logged by D bits, and where each change is traced. Yields only if it may (an MMU notifier may not always).
+/// The 4 KiB pages of a table go in one step ([`zap_pages`]), but for mirrors, and where each change is
+/// traced. Yields only if it may (an MMU notifier may not always).
 fn zap_leafs_in_root(
     lock: &mut Exclusive<'_>,
     root: Sp<'_>,
@@ -28,10 +28,7 @@ fn zap_leafs_in_root(
     let range = GfnRange::new(range.start, range.end.min(max_gfn_exclusive()));
     // vCPUs flush when they load a root, so nobody can use stale entries of an invalid one.
     let needs_flush = !root.role().invalid();
-    // This holds until the end, although the walk yields: before the VM begins to log by D bits, the caller
-    // drops SRCU (notifiers, `kvm_zap_gfn_range()`) or `slots_lock` (the others).
-    let by_one =
-        root.role().mirror() || trace::spte_changed_enabled() || lock.vm().logs_by_dirty_bits();
+    let by_one = root.role().mirror() || trace::spte_changed_enabled();
     let min_level = if by_one { Level::Page4K } else { Level::Page2M };
     let mut walk = Walk::new(lock, root, min_level, range, masks);
 
