@@ -9,6 +9,7 @@
 
 struct kvm;
 struct kvm_vcpu;
+struct kvm_enable_cap;
 struct kvm_memory_slot;
 
 /* Who holds mmu_lock, or waits for it. */
@@ -132,8 +133,12 @@ struct kvm_rs_vm_stat {
 struct kvm_rs_dirty_log {
 	/* The slot that is being enabled, whose D bits may be old. Never dereferenced. */
 	const struct kvm_memory_slot *starting;
+	/* From faults to D bits: D bits of all slots may be old. */
+	bool switching;
 	/* By D bits (ops/dirty_log/dirty_bits.rs), until no slot is logged any more. */
 	bool dirty_bits;
+	/* What userspace wants: KVM_X86_DIRTY_LOG_*. Written without a lock. */
+	u8 mode;
 };
 
 /* As VM_STATS_DESC(). To userspace these statistics follow those of struct kvm_vm_stat. */
@@ -174,6 +179,8 @@ ssize_t kvm_rs_vcpu_stats_read(struct kvm_vcpu *vcpu, char __user *buffer, size_
 			       loff_t *pos);
 void kvm_rs_create_debugfs(struct kvm *kvm);
 
+int kvm_rs_dirty_log_modes(struct kvm *kvm);
+int kvm_rs_set_dirty_log_mode(struct kvm *kvm, const struct kvm_enable_cap *cap);
 int kvm_rs_harvest_dirty_log(struct kvm *kvm, const struct kvm_memory_slot *slot,
 			     unsigned long *buffer);
 int kvm_rs_get_dirty_log(struct kvm *kvm, const struct kvm_memory_slot *slot,

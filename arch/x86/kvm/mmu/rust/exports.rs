@@ -408,8 +408,9 @@ export! {
         }
     }
 
-    /// Starts to log a memslot, splitting its huge pages if `eager_page_split` is set. `slots_lock` is
-    /// held; takes `mmu_lock` and flushes. Returns false, having done nothing, if there is no TDP MMU.
+    /// Starts to log a memslot, splitting its huge pages if `eager_page_split` is set, unless logging begins
+    /// with all bits set. `slots_lock` is held; takes `mmu_lock` and flushes. Returns false, having done
+    /// nothing, if there is no TDP MMU.
     fn kvm_rs_start_dirty_log(
         kvm: *mut bindings::kvm,
         slot: *const bindings::kvm_memory_slot,
@@ -419,7 +420,13 @@ export! {
         if !vm.uses_tdp_mmu() {
             return false;
         }
-        enable::enable(&mut held!(SlotsLock, vm), wrap!(Memslot, slot));
+        if vm.dirty_log_initially_set() {
+            // Userspace sets that without `slots_lock`. If it was not set in `kvm_rs_prepare_dirty_log()`, D
+            // bits are ignored until now.
+            vm.dirty_log_started();
+        } else {
+            enable::enable(&mut held!(SlotsLock, vm), wrap!(Memslot, slot));
+        }
         true
     }
 
@@ -462,6 +469,17 @@ export! {
             Ok(()) => 0,
             Err(error) => error.to_errno(),
         }
+    }
+
+    /// Clears old D bits of a memslot that was logged by faults, when the VM goes over to D bits. `slots_lock` is
+    /// held; takes `mmu_lock`.
+    fn kvm_rs_forget_dirty_bits(
+        kvm: *mut bindings::kvm,
+        slot: *const bindings::kvm_memory_slot,
+    ) {
+        let vm = wrap!(Vm, kvm);
+
+        dirty_bits::forget(&held!(SlotsLock, vm), wrap!(Memslot, slot));
     }
 
     /// Clears the bits of a memslot's dirty bitmap that are set in `buffer`, which has `words` words, from

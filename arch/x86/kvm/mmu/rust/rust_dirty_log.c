@@ -12,19 +12,13 @@
 #include <linux/sysfs.h>
 #include <asm/kvm_rust_mmu.h>
 
-enum {
-	DIRTY_LOG_AUTO,
-	DIRTY_LOG_WRITE_PROTECT,
-	DIRTY_LOG_DIRTY_BITS,
-};
-
 static const char * const dirty_log_names[] = {
-	[DIRTY_LOG_AUTO] = "auto",
-	[DIRTY_LOG_WRITE_PROTECT] = "write_protect",
-	[DIRTY_LOG_DIRTY_BITS] = "dirty_bits",
+	[KVM_X86_DIRTY_LOG_DEFAULT] = "auto",
+	[KVM_X86_DIRTY_LOG_WRITE_PROTECT] = "write_protect",
+	[KVM_X86_DIRTY_LOG_DIRTY_BITS] = "dirty_bits",
 };
 
-static int dirty_log = DIRTY_LOG_AUTO;
+static int dirty_log = KVM_X86_DIRTY_LOG_DEFAULT;
 
 static int dirty_log_set(const char *value, const struct kernel_param *kp)
 {
@@ -51,43 +45,108 @@ MODULE_PARM_DESC(dirty_log,
 		 "How writes are found without PML: auto (write_protect), write_protect, dirty_bits");
 
 /*
- * Shadow pages must not exist yet; those that are created later are write-protected. With PML
- * the CPU logs writes itself. KVM has no D bits of mirror roots (TDX).
+ * What KVM_CHECK_EXTENSION says of KVM_CAP_X86_DIRTY_LOG_MODE: a mask of modes. Without a VM
+ * it is those that VMs may have. With PML the CPU logs writes itself, and there is no choice.
+ * KVM has no D bits of mirror roots (TDX).
  */
+int kvm_rs_dirty_log_modes(struct kvm *kvm)
+{
+	int modes = BIT(KVM_X86_DIRTY_LOG_DEFAULT);
+
+	if (kvm && kvm->arch.cpu_dirty_log_size)
+		return modes;
+	modes |= BIT(KVM_X86_DIRTY_LOG_WRITE_PROTECT);
+	if (tdp_mmu_enabled && kvm_ad_enabled && !(kvm && kvm_has_mirrored_tdp(kvm)))
+		modes |= BIT(KVM_X86_DIRTY_LOG_DIRTY_BITS);
+	return modes;
+}
+
+/* Takes effect when the next memslot begins to be logged, as a change of kvm.dirty_log does. */
+int kvm_rs_set_dirty_log_mode(struct kvm *kvm, const struct kvm_enable_cap *cap)
+{
+	u64 mode = cap->args[0];
+
+	if (mode >= ARRAY_SIZE(dirty_log_names) || !(kvm_rs_dirty_log_modes(kvm) & BIT(mode)) ||
+	    cap->args[1] || cap->args[2] || cap->args[3])
+		return -EINVAL;
+	WRITE_ONCE(kvm->rs_dirty_log.mode, mode);
+	return 0;
+}
+
+/* Shadow pages must not exist yet; those that are created later are write-protected. */
 static bool chooses_dirty_bits(struct kvm *kvm)
 {
-	return READ_ONCE(dirty_log) == DIRTY_LOG_DIRTY_BITS && tdp_mmu_enabled &&
-	       kvm_ad_enabled && !kvm->arch.cpu_dirty_log_size && !kvm->dirty_ring_size &&
-	       !kvm_has_mirrored_tdp(kvm) && !kvm_memslots_have_rmaps(kvm);
+	int mode = READ_ONCE(kvm->rs_dirty_log.mode);
+
+	if (mode == KVM_X86_DIRTY_LOG_DEFAULT)
+		mode = READ_ONCE(dirty_log);
+	return mode == KVM_X86_DIRTY_LOG_DIRTY_BITS &&
+	       kvm_rs_dirty_log_modes(kvm) & BIT(KVM_X86_DIRTY_LOG_DIRTY_BITS) &&
+	       !kvm->dirty_ring_size && !kvm_memslots_have_rmaps(kvm);
+}
+
+/* Clears D where it does not stand for a write since the page's bit was taken. */
+static void forget_dirty_bits(struct kvm *kvm)
+{
+	struct kvm_memory_slot *slot;
+	int as_id, bkt;
+
+	for (as_id = 0; as_id < kvm_arch_nr_memslot_as_ids(kvm); as_id++) {
+		kvm_for_each_memslot(slot, bkt, __kvm_memslots(kvm, as_id)) {
+			if (slot->dirty_bitmap)
+				kvm_rs_forget_dirty_bits(kvm, slot);
+		}
+	}
 }
 
 /*
- * Called before @new replaces @old; either may be NULL. Chooses how the VM is logged if @new is
- * the first slot that is logged. slots_lock is held.
+ * Called before @new replaces @old; either may be NULL. Chooses how the VM is logged if @new
+ * begins to be logged. slots_lock is held.
+ *
+ * From faults to D bits it can go while other slots are logged; see dirty_bits.rs. From D bits
+ * to faults it can't go, as leaves of other slots are writable.
  */
 void kvm_rs_prepare_dirty_log(struct kvm *kvm, const struct kvm_memory_slot *old,
 			      const struct kvm_memory_slot *new, enum kvm_mr_change change)
 {
 	struct kvm_rs_dirty_log *log = &kvm->rs_dirty_log;
+	bool is_first = !atomic_read(&kvm->nr_memslots_dirty_logging);
 	bool was_logged = old && old->flags & KVM_MEM_LOG_DIRTY_PAGES;
 
 	if (was_logged || !new || !(new->flags & KVM_MEM_LOG_DIRTY_PAGES))
 		return;
 
-	if (!atomic_read(&kvm->nr_memslots_dirty_logging))
+	if (is_first) {
 		WRITE_ONCE(log->dirty_bits, chooses_dirty_bits(kvm));
+	} else if (!log->dirty_bits && change == KVM_MR_FLAGS_ONLY && chooses_dirty_bits(kvm)) {
+		/* Before dirty_bits, which makes others look at it. Other changes may fail yet. */
+		WRITE_ONCE(log->switching, true);
+		WRITE_ONCE(log->dirty_bits, true);
+	}
 
-	/* If kvm_mmu_slot_apply_flags() will call kvm_rs_start_dirty_log(), which resets it. */
+	/* kvm_mmu_slot_apply_flags() will call kvm_rs_start_dirty_log(), which resets it. */
 	if (log->dirty_bits && change == KVM_MR_FLAGS_ONLY && !(new->flags & KVM_MEM_READONLY) &&
 	    !kvm_dirty_log_manual_protect_and_init_set(kvm))
 		WRITE_ONCE(log->starting, new);
 }
 
-/* Called after the number of logged slots may have changed. slots_lock is held. */
+/*
+ * Called after the slot was replaced, and with it the number of logged slots. slots_lock is
+ * held.
+ *
+ * All faults have ended that have not seen a change of dirty_bits: synchronize_srcu() has
+ * waited for them.
+ */
 void kvm_rs_commit_dirty_log(struct kvm *kvm)
 {
+	struct kvm_rs_dirty_log *log = &kvm->rs_dirty_log;
+
+	if (log->switching) {
+		forget_dirty_bits(kvm);
+		WRITE_ONCE(log->switching, false);
+	}
 	if (!atomic_read(&kvm->nr_memslots_dirty_logging))
-		WRITE_ONCE(kvm->rs_dirty_log.dirty_bits, false);
+		WRITE_ONCE(log->dirty_bits, false);
 }
 
 /*
@@ -96,7 +155,8 @@ void kvm_rs_commit_dirty_log(struct kvm *kvm)
  * notifier may run on a thread that has loaded a vCPU of another VM.
  *
  * The D bits of a slot that is just being enabled are ignored, because they may be old. Writes
- * before the ioctl returns don't have to be in the log.
+ * before the ioctl returns don't have to be in the log. The same goes for all slots while the
+ * VM goes over from faults to D bits.
  */
 void kvm_rs_carry_dirty(struct kvm *kvm, int as_id, gfn_t first, const u64 *written, int words)
 {
@@ -104,6 +164,9 @@ void kvm_rs_carry_dirty(struct kvm *kvm, int as_id, gfn_t first, const u64 *writ
 	unsigned long bit, nbits = words * BITS_PER_LONG;
 	u64 carried = 0;
 	gfn_t gfn;
+
+	if (READ_ONCE(kvm->rs_dirty_log.switching))
+		return;
 
 	guard(srcu)(&kvm->srcu);
 

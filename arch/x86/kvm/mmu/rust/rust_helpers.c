@@ -339,6 +339,11 @@ __kvm_rs void kvm_rs_trace_promote(gfn_t gfn, u64 spte, int level, int err)
 	trace_kvm_mmu_promote_huge_page(gfn, spte, level, err);
 }
 
+__kvm_rs void kvm_rs_trace_harvest(int as_id, gfn_t first, gfn_t end, u64 tables, u64 pages)
+{
+	trace_kvm_mmu_harvest_dirty_bits(as_id, first, end, tables, pages);
+}
+
 __kvm_rs void kvm_rs_trace_mark_mmio(u64 *sptep, gfn_t gfn, u64 spte)
 {
 	trace_mark_mmio_spte(sptep, gfn, spte);

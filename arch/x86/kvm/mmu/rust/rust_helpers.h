@@ -32,6 +32,7 @@ void kvm_rs_resume_hold(struct kvm *kvm, unsigned int paused);
 /* exports.rs: what C does not have. */
 void kvm_tdp_mmu_refresh_masks(void);
 struct kvm_mmu_page *kvm_tdp_mmu_first_to_zap(struct kvm *kvm, struct kvm_mmu_page *sp);
+void kvm_rs_forget_dirty_bits(struct kvm *kvm, const struct kvm_memory_slot *slot);
 bool kvm_rs_start_dirty_log(struct kvm *kvm, const struct kvm_memory_slot *slot);
 
 /* spte.c (hook): C's host-MMIO predicates. */
@@ -134,6 +135,7 @@ bool kvm_rs_trace_spte_changed_enabled(void);
 void kvm_rs_trace_spte_changed(int as_id, gfn_t gfn, int level, u64 old_spte, u64 new_spte);
 void kvm_rs_trace_split(gfn_t gfn, u64 spte, int level, int err);
 void kvm_rs_trace_promote(gfn_t gfn, u64 spte, int level, int err);
+void kvm_rs_trace_harvest(int as_id, gfn_t first, gfn_t end, u64 tables, u64 pages);
 void kvm_rs_trace_mark_mmio(u64 *sptep, gfn_t gfn, u64 spte);
 void kvm_rs_trace_set_spte(int level, gfn_t gfn, u64 *sptep);
 void kvm_rs_trace_spte_requested(struct kvm_page_fault *fault, u8 access);

@@ -449,10 +449,23 @@ fn memslots() -> Vec<usize> {
     places.filter(|at| !kvm().memslots[*at].is_null()).collect()
 }
 
+/// Clears the log of a memslot before anything is copied.
+fn discard_log(at: usize) {
+    let log = slots::get_dirty_log(kvm(), at);
+
+    if let (Some(log), true) = (log, kvm().manual_dirty_log_protect) {
+        slots::clear_dirty_log(kvm(), at, 0, &log);
+    }
+}
+
 fn migrate() {
     let mut since = sched::now();
 
-    for at in memslots() {
+    for (n, at) in memslots().into_iter().enumerate() {
+        if n == 1 && world().plan.dirty_bits_late {
+            next_phase();
+            discard_log(memslots()[0]);
+        }
         slots::set_log(kvm(), at, true);
     }
     next_phase();

@@ -257,6 +257,22 @@ pub const ALL: &[Scenario] = &[
         },
     },
     Scenario {
+        name: "dirty-bits-late",
+        what: "logging by faults, and by D bits since another memslot is logged",
+        adjust: |plan, rng| {
+            plan.dirty_bits = true;
+            plan.dirty_bits_late = true;
+            plan.format = Format::ALL[rng.below(2) as usize];
+            plan.initially_all_set = false;
+            plan.boundary = 1 + rng.below(plan.npages - 1);
+            plan.invalidations = rng.below(3);
+            plan.agings = rng.below(3);
+            plan.nx_huge_pages = rng.below(4) == 0;
+            plan.recoveries = rng.below(2);
+            plan.prefault = rng.below(4) == 0;
+        },
+    },
+    Scenario {
         name: "dirty-bits-idle",
         what: "few accesses in many passes over the log, by D bits",
         adjust: |plan, rng| {
@@ -352,6 +368,7 @@ impl Scenario {
             only_writes: false,
             passes: 3,
             dirty_bits: false,
+            dirty_bits_late: false,
         };
 
         (self.adjust)(&mut plan, &mut rng);

@@ -257,6 +257,7 @@ fn plan(small: &Small, format: Format) -> Plan {
         only_writes: true,
         passes: 0,
         dirty_bits: small.dirty_bits,
+        dirty_bits_late: false,
     }
 }
 

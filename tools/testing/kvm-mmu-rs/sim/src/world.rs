@@ -68,6 +68,8 @@ pub struct Plan {
     pub passes: u64,
     /// Log by D bits, if the format has D bits and no PML.
     pub dirty_bits: bool,
+    /// But log the first memslot by faults for a while.
+    pub dirty_bits_late: bool,
 }
 
 /// The VM, and what the oracle knows.
@@ -211,9 +213,11 @@ pub fn begin(plan: Plan) {
         rs_stat: Default::default(),
         rs_dirty_log: kvm_rs_dirty_log {
             starting: core::ptr::null_mut(),
+            switching: false,
             dirty_bits: false,
         },
         wants_dirty_bits: plan.dirty_bits,
+        dirty_bits_late: plan.dirty_bits_late,
         nr_memslots_dirty_logging: 0,
         mmu_lock: Default::default(),
         slots_lock: Default::default(),

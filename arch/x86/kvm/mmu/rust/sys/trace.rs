@@ -7,7 +7,7 @@
 use crate::{
     bindings,
     pte::Sptep,
-    pure::{Gfn, Level, Spte},
+    pure::{Gfn, GfnRange, Level, Spte},
     sys::{Fault, Sp},
 };
 
@@ -59,6 +59,21 @@ pub(crate) fn split_huge_page(gfn: Gfn, huge: Spte, level: Level, errno: i32) {
 pub(crate) fn promote_huge_page(gfn: Gfn, huge: Spte, level: Level, errno: i32) {
     // SAFETY: takes values only.
     unsafe { bindings::kvm_rs_trace_promote(gfn.raw(), huge.raw(), level.raw(), errno) }
+}
+
+/// GET has looked for D bits in `tables` page tables of a range, and found those of `pages` pages.
+#[inline]
+pub(crate) fn harvest_dirty_bits(as_id: u16, range: GfnRange, tables: u64, pages: u64) {
+    // SAFETY: takes values only.
+    unsafe {
+        bindings::kvm_rs_trace_harvest(
+            as_id.into(),
+            range.start.raw(),
+            range.end.raw(),
+            tables,
+            pages,
+        )
+    }
 }
 
 /// An MMIO SPTE has been installed.

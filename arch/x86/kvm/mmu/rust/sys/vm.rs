@@ -67,8 +67,8 @@ impl<'a> Vm<'a> {
         }
     }
 
-    /// Notes that no D bit of the memslot that is being enabled is old any more, so that they count as
-    /// writes. `slots_lock` is held.
+    /// Notes that the D bits of the memslot that is being enabled count as writes from now on. `slots_lock` is
+    /// held.
     pub(crate) fn dirty_log_started(self) {
         // SAFETY: the VM exists; the helper sets a field by a marked access.
         unsafe { bindings::kvm_rs_dirty_log_started(self.as_ptr()) }

@@ -87,6 +87,7 @@ extern "C" {
     );
     pub fn kvm_tdp_mmu_first_to_zap(kvm: *mut kvm, sp: *mut kvm_mmu_page) -> *mut kvm_mmu_page;
     pub fn kvm_rs_start_dirty_log(kvm: *mut kvm, slot: *const kvm_memory_slot) -> bool;
+    pub fn kvm_rs_forget_dirty_bits(kvm: *mut kvm, slot: *const kvm_memory_slot);
     pub fn kvm_rs_get_dirty_log(
         kvm: *mut kvm,
         slot: *const kvm_memory_slot,

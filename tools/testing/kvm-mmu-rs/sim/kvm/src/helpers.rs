@@ -82,6 +82,12 @@ pub unsafe fn kvm_rs_carry_dirty(
     written: *const u64,
     words: i32,
 ) {
+    let switching = &raw const *field!(kvm, rs_dirty_log.switching);
+
+    point_on(switching as usize, false);
+    if *field!(kvm, rs_dirty_log.switching) {
+        return;
+    }
     let srcu = srcu_read_lock(kvm);
 
     for bit in 0..words as u64 * 64 {
@@ -820,6 +826,11 @@ pub unsafe fn kvm_rs_trace_split(gfn: gfn_t, spte: u64, level: i32, err: i32) {}
 ///
 /// None: the arguments are not looked at. Unsafe because C's function is.
 pub unsafe fn kvm_rs_trace_promote(gfn: gfn_t, spte: u64, level: i32, err: i32) {}
+
+/// # Safety
+///
+/// None: the arguments are not looked at. Unsafe because C's function is.
+pub unsafe fn kvm_rs_trace_harvest(as_id: i32, first: gfn_t, end: gfn_t, tables: u64, pages: u64) {}
 
 /// # Safety
 ///

@@ -164,6 +164,7 @@ pub struct kvm_rs_stat {
 #[repr(C)]
 pub struct kvm_rs_dirty_log {
     pub starting: *mut kvm_memory_slot,
+    pub switching: bool,
     pub dirty_bits: bool,
 }
 
@@ -175,6 +176,8 @@ pub struct kvm {
     pub rs_dirty_log: kvm_rs_dirty_log,
     /// `kvm.dirty_log=dirty_bits`.
     pub wants_dirty_bits: bool,
+    /// Only once a memslot is logged already.
+    pub dirty_bits_late: bool,
     pub nr_memslots_dirty_logging: u32,
     pub mmu_lock: rwlock_t,
     pub slots_lock: Lock,

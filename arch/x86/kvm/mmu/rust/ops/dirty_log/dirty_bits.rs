@@ -7,8 +7,8 @@
 //! next write sets without a fault. `KVM_GET_DIRTY_LOG` looks for D bits and sets the bits of these pages in
 //! the bitmap; `KVM_CLEAR_DIRTY_LOG` clears D.
 //!
-//! The mode is chosen per VM, when the first of its memslots begins to be logged, and is kept until none is
-//! logged (`kvm_rs_prepare_dirty_log()`). A page is *in the log* if its bit is set in the bitmap, or if D is
+//! The mode is chosen per VM, when one of its memslots begins to be logged, and is kept until none is logged
+//! (`kvm_rs_prepare_dirty_log()`). A page is *in the log* if its bit is set in the bitmap, or if D is
 //! set in a leaf that maps it, in any valid root of the slot's address space.
 //!
 //! # Rules
@@ -70,6 +70,16 @@
 //! If logging begins with all bits set, CLEAR clears D of the pages it is asked to clear, *whether their bits
 //! are set or not*.
 //!
+//! # From faults to D bits
+//!
+//! A VM of which a slot is logged by faults, like that of a display always is, goes over to D bits when
+//! another slot begins to be logged. In the first one a leaf is writable only if its page's bit is set, or is
+//! going to be by the fault that has made it writable. The next write to any other page faults, and sets its
+//! bit. So the log is complete as it is. But D may be set in a leaf since before its page's bit was taken, and
+//! would be reported. [`forget`] clears D in write-protected leaves, when all faults have ended that could
+//! still split a huge page so that D is set in its parts. Until then, leaves that are zapped are not entered
+//! into the bitmap (`switching`).
+//!
 //! # The summary
 //!
 //! Reading 512 leaves in which nothing was written is wasted time. The entry at level 2 MiB that points to
@@ -123,7 +133,7 @@ use crate::{
     sys::{
         fatal_signal_pending,
         stats::{self, Event, Holder},
-        DirtyBitmap, Memslot, Vm,
+        trace, DirtyBitmap, Memslot, Vm,
     },
     walk::Walk,
 };
@@ -307,12 +317,59 @@ pub(crate) fn harvest(slots: &SlotsLock<'_>, slot: Memslot<'_>, log: &DirtyBitma
                 }
             }
             drop(walk);
-            counts.tell(vm);
+            counts.tell(vm, slot.as_id(), slot.range());
             if interrupted {
                 return Err(EINTR);
             }
         }
         Ok(())
+    })
+}
+
+/// Clears D in the write-protected leaves of `slot`, which was logged by faults, when the VM goes over to D
+/// bits: these pages were written before their bits were taken. Takes `mmu_lock` for read.
+///
+/// As long as W is clear, no CPU sets D, and none writes by what it has cached, so there is nothing to flush.
+/// Leaves that are writable keep D: the bits of their pages are set, or will be by the fault that has made the
+/// page writable.
+pub(crate) fn forget(slots: &SlotsLock<'_>, slot: Memslot<'_>) {
+    let vm = slots.vm();
+    let masks = vm.masks();
+    let is_old = |spte: Spte| spte.is_present() && !spte.is_writable() && spte.is_dirty(masks);
+
+    with_shared(vm, Holder::Get, |lock| {
+        let mut roots = Roots::new(vm, Selection::valid(slot.as_id()));
+
+        while let Some(root) = roots.next(lock) {
+            let mut walk = Walk::new(lock, root, Level::Page2M, slot.range(), masks);
+
+            while let Some(step) = walk.next() {
+                let view = step.view;
+                let is_table = matches!(view.entry(masks), Entry::Table(_));
+
+                if let (Some(table), true) =
+                    (view.child(masks), is_table && view.level() == Level::Page2M)
+                {
+                    let within = view.range().intersection(slot.range());
+
+                    for (gfn, sptep) in within.frames().zip(table.pages(within)) {
+                        let mut old = sptep.read();
+
+                        while is_old(old) {
+                            let new = old.without(masks.dirty);
+
+                            match sptep.compare_exchange(old, new) {
+                                Ok(()) => {
+                                    trace::spte_changed(slot.as_id(), gfn, Level::Page4K, old, new);
+                                    break;
+                                }
+                                Err(now) => old = now,
+                            }
+                        }
+                    }
+                }
+            }
+        }
     })
 }
 
@@ -331,9 +388,10 @@ impl Counts {
         self.pages = self.pages.wrapping_add(pages);
     }
 
-    /// Counts all that in the VM's statistics.
-    pub(super) fn tell(&self, vm: Vm<'_>) {
+    /// Counts all that in the VM's statistics, and traces it. `range` is what was walked.
+    pub(super) fn tell(&self, vm: Vm<'_>, as_id: u16, range: GfnRange) {
         stats::count_many(vm, Event::DirtyTable, self.tables);
         stats::count_many(vm, Event::DirtyPage, self.pages);
+        trace::harvest_dirty_bits(as_id, range, self.tables, self.pages);
     }
 }

@@ -410,7 +410,9 @@ impl<'a, 'l> Reap<'a, 'l> {
             }
         }
         drop(walk);
-        counts.tell(vm);
+        if log.wanted() == Wanted::All {
+            counts.tell(vm, self.slot.as_id(), range);
+        }
         changed
     }
 
@@ -463,7 +465,9 @@ impl<'a, 'l> Reap<'a, 'l> {
                 }
             }
         }
-        counts.tell(vm);
+        if self.log.wanted() == Wanted::All {
+            counts.tell(vm, self.slot.as_id(), range);
+        }
         changed
     }
 

@@ -185,6 +185,20 @@ pub fn set_log(kvm: *mut kvm, at: usize, on: bool) {
     swap(kvm, at, new);
     let logged = field!(kvm, nr_memslots_dirty_logging);
     *logged = if on { *logged + 1 } else { *logged - 1 };
+    if *field!(kvm, rs_dirty_log.switching) {
+        // `forget_dirty_bits()`
+        for slot in field!(kvm, memslots).iter().filter(|slot| !slot.is_null()) {
+            if !field!(*slot, dirty_bitmap).is_null() {
+                // SAFETY: all exist, and `slots_lock` is held.
+                unsafe { kvm_rs_forget_dirty_bits(kvm, *slot) };
+            }
+        }
+        sched::point_on(
+            (&raw const *field!(kvm, rs_dirty_log.switching)) as usize,
+            true,
+        );
+        *field!(kvm, rs_dirty_log.switching) = false;
+    }
     if *logged == 0 {
         // `kvm_rs_commit_dirty_log()`
         sched::point_on(
@@ -207,7 +221,7 @@ pub fn set_log(kvm: *mut kvm, at: usize, on: bool) {
         // SAFETY: all exist, and the lock is held.
         unsafe { kvm_tdp_mmu_recover_huge_pages(kvm, new) };
         field!(kvm, mmu_lock).read_unlock();
-    } else if !*field!(kvm, initially_all_set) {
+    } else {
         // SAFETY: all exist, and `slots_lock` is held.
         let done = killable(|| unsafe { kvm_rs_start_dirty_log(kvm, new) });
         assert!(done, "there is a TDP MMU");
@@ -378,12 +392,20 @@ fn prepare(kvm: *mut kvm, new: *mut kvm_memory_slot) {
         && !*field!(kvm, use_ring)
         && !*field!(kvm, arch.have_rmaps);
 
-    if *field!(kvm, nr_memslots_dirty_logging) == 0 {
+    let is_first = *field!(kvm, nr_memslots_dirty_logging) == 0;
+    let wants = *field!(kvm, wants_dirty_bits) && !(is_first && *field!(kvm, dirty_bits_late));
+
+    if is_first || !*field!(kvm, rs_dirty_log.dirty_bits) {
+        sched::point_on(
+            (&raw const *field!(kvm, rs_dirty_log.switching)) as usize,
+            true,
+        );
+        *field!(kvm, rs_dirty_log.switching) = can && wants && !is_first;
         sched::point_on(
             (&raw const *field!(kvm, rs_dirty_log.dirty_bits)) as usize,
             true,
         );
-        *field!(kvm, rs_dirty_log.dirty_bits) = can && *field!(kvm, wants_dirty_bits);
+        *field!(kvm, rs_dirty_log.dirty_bits) = can && wants;
     }
     if *field!(kvm, rs_dirty_log.dirty_bits) && !*field!(kvm, initially_all_set) {
         *field!(kvm, rs_dirty_log.starting) = new;

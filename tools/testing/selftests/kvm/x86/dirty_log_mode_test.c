@@ -1,0 +1,313 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * KVM_CAP_X86_DIRTY_LOG_MODE: how a VM finds the pages that its guest writes
+ *
+ * A VM that chooses D bits must be logged by them, whatever kvm.dirty_log says, from the
+ * next memslot on that begins to be logged, even if another memslot is logged already, as
+ * that of a display always is.  A VM that chooses write protection must not be.  The log
+ * has what was written in any case.
+ *
+ * Manual protection may be switched at any time, even while another thread begins to log a
+ * memslot.  Afterwards the log must still have what was written to memory that was taken
+ * away from the guest.
+ */
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include <linux/bitmap.h>
+#include <linux/kvm.h>
+#include <linux/sizes.h>
+
+#include "kvm_util.h"
+#include "mmu_stat.h"
+#include "processor.h"
+#include "test_util.h"
+#include "ucall_common.h"
+
+/* Memslots 1 and 2, one after the other. */
+#define NR_SLOTS	2
+#define SLOT_SIZE	SZ_2M
+#define SLOT_PAGES	(SLOT_SIZE / PAGE_SIZE)
+#define TEST_BASE	(8ul * SZ_1G)
+
+static struct guest_request {
+	u64 gpa;
+	u64 stride;
+} request;
+
+struct test {
+	struct kvm_vm *vm;
+	struct kvm_vcpu *vcpu;
+	void *mem;
+};
+
+static void guest_code(void)
+{
+	u64 at;
+
+	for (;;) {
+		for (at = 0; at < SLOT_SIZE; at += READ_ONCE(request.stride))
+			WRITE_ONCE(*(u64 *)(READ_ONCE(request.gpa) + at), at);
+		GUEST_SYNC(0);
+	}
+}
+
+static void set_logging(struct test *t, int slot, bool logged)
+{
+	vm_set_user_memory_region(t->vm, slot, logged ? KVM_MEM_LOG_DIRTY_PAGES : 0,
+				  TEST_BASE + (slot - 1) * SLOT_SIZE, SLOT_SIZE,
+				  t->mem + (slot - 1) * SLOT_SIZE);
+}
+
+/* The guest writes to every @stride-th page of a slot. */
+static void write_pages(struct test *t, int slot, unsigned int stride)
+{
+	struct ucall uc;
+
+	request.gpa = TEST_BASE + (slot - 1) * SLOT_SIZE;
+	request.stride = stride * PAGE_SIZE;
+	sync_global_to_guest(t->vm, request);
+	vcpu_run(t->vcpu);
+	TEST_ASSERT_EQ(get_ucall(t->vcpu, &uc), UCALL_SYNC);
+}
+
+/* How many pages of a slot are in the log. Those that @stride says must be. */
+static unsigned int get_log(struct test *t, int slot, unsigned int stride)
+{
+	DECLARE_BITMAP(log, SLOT_PAGES) = {};
+	unsigned int page, n = 0;
+
+	kvm_vm_get_dirty_log(t->vm, slot, log);
+	for (page = 0; page < SLOT_PAGES; page++) {
+		n += test_bit(page, log);
+		TEST_ASSERT(!stride || page % stride || test_bit(page, log),
+			    "Slot %d: page %u was written, and is not in the log", slot, page);
+	}
+	return n;
+}
+
+static void create(struct test *t, int mode)
+{
+	int slot;
+
+	t->mem = kvm_mmap(NR_SLOTS * SLOT_SIZE, PROT_READ | PROT_WRITE,
+			  MAP_PRIVATE | MAP_ANONYMOUS, -1);
+	kvm_madvise(t->mem, NR_SLOTS * SLOT_SIZE, MADV_NOHUGEPAGE);
+	t->vm = vm_create_with_one_vcpu(&t->vcpu, guest_code);
+	if (mode >= 0)
+		vm_enable_cap(t->vm, KVM_CAP_X86_DIRTY_LOG_MODE, mode);
+	virt_map(t->vm, TEST_BASE, TEST_BASE, NR_SLOTS * SLOT_PAGES);
+	for (slot = 1; slot <= NR_SLOTS; slot++) {
+		set_logging(t, slot, false);
+		write_pages(t, slot, 1);
+	}
+}
+
+static void destroy(struct test *t)
+{
+	kvm_vm_free(t->vm);
+	kvm_munmap(t->mem, NR_SLOTS * SLOT_SIZE);
+}
+
+static bool by_dirty_bits(struct test *t)
+{
+	return vm_get_stat(t->vm, mmu_dirty_tables);
+}
+
+static void test_values(bool has_cap)
+{
+	struct kvm_enable_cap cap = { .cap = KVM_CAP_X86_DIRTY_LOG_MODE };
+	struct kvm_vm *vm = vm_create_barebones();
+	int valid = vm_check_cap(vm, KVM_CAP_X86_DIRTY_LOG_MODE);
+	int mode, ret;
+
+	TEST_ASSERT_EQ(!!valid, has_cap);
+	for (mode = 0; mode < 34; mode++) {
+		ret = __vm_enable_cap(vm, KVM_CAP_X86_DIRTY_LOG_MODE, mode);
+		TEST_ASSERT(mode < 31 && valid & BIT(mode) ? !ret : ret == -1 && errno == EINVAL,
+			    "Mode %d of %#x: returns %d, errno %d", mode, valid, ret, errno);
+	}
+	ret = __vm_enable_cap(vm, KVM_CAP_X86_DIRTY_LOG_MODE, 1ull << 32);
+	TEST_ASSERT(ret == -1 && errno == EINVAL, "2^32 is no mode");
+	for (mode = 1; mode < (int)ARRAY_SIZE(cap.args); mode++) {
+		memset(cap.args, 0, sizeof(cap.args));
+		cap.args[mode] = 1;
+		ret = __vm_ioctl(vm, KVM_ENABLE_CAP, &cap);
+		TEST_ASSERT(ret == -1 && errno == EINVAL, "args[%d] must be 0", mode);
+	}
+	kvm_vm_free(vm);
+	ksft_test_result_pass("the capability takes the modes %#x, and nothing else\n", valid);
+}
+
+static void test_mode(int mode)
+{
+	struct test t;
+	unsigned int n;
+
+	create(&t, mode);
+	set_logging(&t, 1, true);
+	write_pages(&t, 1, 3);
+	n = get_log(&t, 1, 3);
+	ksft_test_result(n == DIV_ROUND_UP(SLOT_PAGES, 3) &&
+			 by_dirty_bits(&t) == (mode == KVM_X86_DIRTY_LOG_DIRTY_BITS),
+			 "mode %d: %u pages are logged, and %sby D bits\n", mode, n,
+			 by_dirty_bits(&t) ? "" : "not ");
+	destroy(&t);
+}
+
+static bool write_tracefs(const char *name, const char *value)
+{
+	char path[256];
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/sys/kernel/tracing/%s", name);
+	f = fopen(path, "we");
+	if (!f)
+		return false;
+	fputs(value, f);
+	return !fclose(f);
+}
+
+/* Whether the trace has a line with @event and @text. */
+static bool is_traced(const char *event, const char *text)
+{
+	FILE *f = fopen("/sys/kernel/tracing/trace", "re");
+	bool found = false;
+	char line[512];
+
+	TEST_ASSERT(f, "Cannot read the trace");
+	while (fgets(line, sizeof(line), f))
+		found |= strstr(line, event) && strstr(line, text);
+	fclose(f);
+	return found;
+}
+
+static void test_trace(void)
+{
+	const char *enable = "events/kvmmmu/kvm_mmu_harvest_dirty_bits/enable";
+	char text[128];
+	struct test t;
+	bool found;
+
+	if (!write_tracefs(enable, "1")) {
+		ksft_test_result_skip("trace: cannot enable the tracepoint\n");
+		return;
+	}
+	write_tracefs("trace", "");
+	create(&t, KVM_X86_DIRTY_LOG_DIRTY_BITS);
+	set_logging(&t, 2, true);
+	write_pages(&t, 2, 4);
+	get_log(&t, 2, 4);
+	snprintf(text, sizeof(text), " gfns %lx-%lx tables 1 pages %lu",
+		 TEST_BASE / PAGE_SIZE + SLOT_PAGES, TEST_BASE / PAGE_SIZE + 2 * SLOT_PAGES,
+		 SLOT_PAGES / 4);
+	found = is_traced("kvm_mmu_harvest_dirty_bits:", text);
+	write_tracefs(enable, "0");
+	ksft_test_result(found, "the trace has \"%s\"\n", text);
+	destroy(&t);
+}
+
+/* A display's memslot is always logged, and must not decide how the others are. */
+static void test_display(void)
+{
+	unsigned int n[NR_SLOTS];
+	bool before, after;
+	struct test t;
+
+	create(&t, KVM_X86_DIRTY_LOG_WRITE_PROTECT);
+	set_logging(&t, 1, true);
+	write_pages(&t, 1, 2);
+	get_log(&t, 1, 2);
+	before = by_dirty_bits(&t);
+
+	vm_enable_cap(t.vm, KVM_CAP_X86_DIRTY_LOG_MODE, KVM_X86_DIRTY_LOG_DIRTY_BITS);
+	set_logging(&t, 2, true);
+	write_pages(&t, 1, 5);
+	write_pages(&t, 2, 7);
+	kvm_madvise(t.mem, NR_SLOTS * SLOT_SIZE / 2, MADV_DONTNEED);
+	n[0] = get_log(&t, 1, 5);
+	n[1] = get_log(&t, 2, 7);
+	after = by_dirty_bits(&t);
+	ksft_test_result(!before && after && n[0] == DIV_ROUND_UP(SLOT_PAGES, 5) &&
+			 n[1] == DIV_ROUND_UP(SLOT_PAGES, 7),
+			 "D bits are %s, with a memslot that was logged before (%u and %u pages)\n",
+			 after ? "used" : "not used", n[0], n[1]);
+	destroy(&t);
+}
+
+static bool stop;
+
+static void *switch_manual(void *arg)
+{
+	struct kvm_vm *vm = arg;
+
+	while (!READ_ONCE(stop)) {
+		vm_enable_cap(vm, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
+			      KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE |
+			      KVM_DIRTY_LOG_INITIALLY_SET);
+		vm_enable_cap(vm, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, 0);
+	}
+	return NULL;
+}
+
+/*
+ * What was logged while manual protection was switched is anybody's guess, but it must not
+ * keep D bits from being carried into the log later.
+ */
+static void test_race(void)
+{
+	DECLARE_BITMAP(all, SLOT_PAGES);
+	pthread_t thread;
+	unsigned int i;
+	struct test t;
+
+	bitmap_fill(all, SLOT_PAGES);
+	create(&t, KVM_X86_DIRTY_LOG_DIRTY_BITS);
+	for (i = 0; i < 20; i++) {
+		WRITE_ONCE(stop, false);
+		TEST_ASSERT(!pthread_create(&thread, NULL, switch_manual, t.vm),
+			    "Cannot create a thread");
+		set_logging(&t, 1, true);
+		WRITE_ONCE(stop, true);
+		pthread_join(thread, NULL);
+
+		vm_enable_cap(t.vm, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
+			      KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE);
+		kvm_vm_clear_dirty_log(t.vm, 1, all, 0, SLOT_PAGES);
+		write_pages(&t, 1, 4);
+		kvm_madvise(t.mem, SLOT_SIZE, MADV_DONTNEED);
+		get_log(&t, 1, 4);
+		set_logging(&t, 1, false);
+	}
+	ksft_test_result_pass("manual protection is switched while logging begins, %u times\n", i);
+	destroy(&t);
+}
+
+int main(void)
+{
+	bool has_cap = has_mmu_stats();
+	struct kvm_vm *vm = vm_create_barebones();
+	int valid = vm_check_cap(vm, KVM_CAP_X86_DIRTY_LOG_MODE);
+
+	kvm_vm_free(vm);
+	ksft_print_header();
+	ksft_set_plan(6);
+	test_values(has_cap);
+	if (valid & BIT(KVM_X86_DIRTY_LOG_DIRTY_BITS)) {
+		test_mode(KVM_X86_DIRTY_LOG_WRITE_PROTECT);
+		test_mode(KVM_X86_DIRTY_LOG_DIRTY_BITS);
+		test_trace();
+		test_display();
+		test_race();
+	} else {
+		ksft_test_result_skip("write protection: this VM has no choice\n");
+		ksft_test_result_skip("D bits: this VM has no choice\n");
+		ksft_test_result_skip("trace: this VM has no choice\n");
+		ksft_test_result_skip("display: this VM has no choice\n");
+		ksft_test_result_skip("race: this VM has no choice\n");
+	}
+	ksft_finished();
+}
