@@ -496,6 +496,12 @@ impl<'l, M: Update<'l>> Step<'_, M> {
     /// Changes the entry, unless somebody else changed it first; then the view has the new value.
     #[inline]
     pub(crate) fn set(&mut self, new: Spte, masks: &Masks) -> Result<(), Lost> {
+        // Who follows an entry trusts that it points to a table, which only `OwnedSp::link` makes it do.
+        kvm_mmu_warn_on!(
+            new.child_table(self.view.level(), masks).is_some()
+                && new.child_table(self.view.level(), masks)
+                    != self.view.spte().child_table(self.view.level(), masks)
+        );
         self.lock.update(&mut self.view, new, masks)
     }
 }
@@ -580,7 +586,7 @@ impl OwnedSp {
         let table: Hpa = self.as_sp().hpa();
         let spte = leaf::table(table, !masks.ad_enabled, masks);
 
-        match step.set(spte, masks) {
+        match step.lock.update(&mut step.view, spte, masks) {
             Ok(()) => {
                 // SAFETY: the entry points to the page now. If somebody unlinks it at once, the RCU
                 // read lock of the walk that `step` belongs to keeps it from being freed.

@@ -465,6 +465,9 @@ impl<'r> Sptep<'r> {
 
     /// Overwrites the entry. Loses whatever another CPU or hardware has just set.
     ///
+    /// Neither this nor the other changes check the value, as the level is not known here:
+    /// [`crate::change`] does, with `CONFIG_KVM_PROVE_MMU=y`.
+    ///
     /// This is a store-release, so that lockless readers who follow the entry to a table see the table's
     /// contents. On x86 it is free, and only restrains the compiler.
     #[inline]

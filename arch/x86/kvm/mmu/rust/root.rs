@@ -184,6 +184,7 @@ impl<'vm> Root<'vm> {
     ///
     /// As `mmu_lock` is held for write, nobody is walking the root as a valid one.
     pub(crate) fn invalidate(lock: &Exclusive<'_>, slots: &SlotsLock<'_>, sp: Sp<'_>) {
+        slots.check_vm(lock);
         if !sp.role().invalid() {
             sp.set_scheduled_to_zap(slots, true);
             sp.mark_invalid(lock);

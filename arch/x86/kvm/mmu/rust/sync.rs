@@ -233,6 +233,13 @@ impl<'l> SlotsLock<'l> {
     pub(crate) fn vm(&self) -> Vm<'l> {
         self.0
     }
+
+    /// Warns if the other lock that is held is that of another VM (a bug), with
+    /// `CONFIG_KVM_PROVE_MMU=y`.
+    #[inline]
+    pub(crate) fn check_vm<'m>(&self, lock: &impl MmuLock<'m>) {
+        kvm_mmu_warn_on!(self.vm() != lock.vm());
+    }
 }
 
 /// `tdp_mmu_pages_lock`, held.

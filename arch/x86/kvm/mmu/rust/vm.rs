@@ -13,7 +13,7 @@ use crate::bindings;
 /// # Invariants
 ///
 /// Points to a VM that exists for `'a`.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Vm<'a>(NonNull<bindings::kvm>, PhantomData<&'a ()>);
 
 impl<'a> Vm<'a> {

@@ -44,6 +44,7 @@ pub(crate) enum RetPf {
 /// `kvm_root_reaches()` in `mmu.c`).
 pub(crate) fn map(vcpu: Vcpu<'_>, fault: Fault<'_>, lock: &Shared<'_>, root: Sp<'_>) -> RetPf {
     kvm_mmu_warn_on!(root.role().invalid());
+    kvm_mmu_warn_on!(vcpu.vm() != lock.vm());
 
     if !root.reach().contains(fault.gfn()) {
         return RetPf::Emulate;

@@ -52,6 +52,8 @@ pub(crate) fn make_leaf<'l>(
 ) -> (Spte, bool) {
     let vm = vcpu.vm();
     let role = sp.role();
+
+    kvm_mmu_warn_on!(vm != lock.vm());
     // The shadow MMU may pass PAE pages, which have the same levels 1 to 3.
     let Some(level) = role.level() else {
         warn_on_once!(true);

@@ -118,6 +118,8 @@ pub(crate) fn zap_invalidated_roots(slots: &SlotsLock<'_>, shared: bool) {
 fn zap_scheduled<'l, M: Update<'l>>(lock: &mut M, slots: &SlotsLock<'l>) {
     let vm = lock.vm();
     let masks = vm.masks();
+
+    slots.check_vm(lock);
     let selection = Selection {
         types: RootTypes::ALL,
         as_id: None,

@@ -46,6 +46,12 @@ impl<'v> ShadowSplitCaches<'v> {
         ShadowSplitCaches(lock.vm(), PhantomData)
     }
 
+    /// The VM whose they are.
+    #[inline]
+    pub(crate) fn vm(&self) -> Vm<'v> {
+        self.0
+    }
+
     fn descs(&self) -> *mut bindings::kvm_mmu_memory_cache {
         // SAFETY: the VM exists; the address of a field.
         unsafe { &raw mut (*self.0.as_ptr()).arch.split_desc_cache }

@@ -93,10 +93,11 @@ impl<'m> LeafBits<'m> {
     #[inline]
     pub(super) fn of_table<'t, 'l>(
         &'t self,
-        _lock: &'t impl MmuLock<'l>,
-        _slots: &'t SlotsLock<'_>,
+        lock: &'t impl MmuLock<'l>,
+        slots: &'t SlotsLock<'_>,
         table: Table<'t>,
     ) -> Leaves<'t> {
+        slots.check_vm(lock);
         Leaves {
             bits: *self,
             table,

@@ -33,6 +33,8 @@ use crate::{
 /// Recovers the huge pages of `slot`, in all valid roots, and makes the pages writable that stay as they are.
 pub(crate) fn recover_huge_pages(lock: &mut Shared<'_>, slots: &SlotsLock<'_>, slot: Memslot<'_>) {
     let masks = lock.vm().masks();
+
+    slots.check_vm(lock);
     let mut roots = Roots::new(lock.vm(), Selection::valid(slot.as_id()));
 
     // A huge page in a logged slot would lose writes.

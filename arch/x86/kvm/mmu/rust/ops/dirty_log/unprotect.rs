@@ -49,7 +49,7 @@ use crate::{
 #[inline(never)]
 pub(super) fn unprotect_pages(
     lock: &Shared<'_>,
-    _slots: &SlotsLock<'_>,
+    slots: &SlotsLock<'_>,
     table: Table<'_>,
     range: GfnRange,
     role: Role,
@@ -57,6 +57,7 @@ pub(super) fn unprotect_pages(
     let protected = LogProtected::new(lock.vm().masks());
     let mut any = false;
 
+    slots.check_vm(lock);
     if trace::spte_changed_enabled() {
         return unprotect_traced(table, range, role, protected);
     }

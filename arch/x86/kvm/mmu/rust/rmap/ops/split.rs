@@ -45,6 +45,8 @@ pub(crate) fn split(
     let masks = lock.vm().masks();
     let mut level = Level::MAX_LEAF;
 
+    kvm_mmu_warn_on!(caches.vm() != lock.vm());
+
     // From large to small, so that the result of one split is split again.
     while level > target {
         if split_level(lock, slot, range, level, protect, caches, masks).is_err() {
