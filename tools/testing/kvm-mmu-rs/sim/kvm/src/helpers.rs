@@ -9,7 +9,7 @@ use core::{ffi::c_void, ptr};
 use machine::{
     chance, fail,
     lock::may_sleep,
-    mem, note, point,
+    mem, note, point, rcu,
     sched::{self, facts, point_on},
 };
 
@@ -449,6 +449,15 @@ pub unsafe fn kvm_rs_free_header(sp: *mut kvm_mmu_page) {
 /// may use it any more.
 pub unsafe fn kvm_rs_free_table(spt: *mut c_void) {
     if !spt.is_null() {
+        let facts = facts();
+
+        // Who loses a race may free the one that it had. To free a cache takes long.
+        if facts.spinning != 0 && !rcu::in_callback() {
+            facts.freed += 1;
+            if facts.freed > 1 {
+                fail("frees one table after another, and holds mmu_lock".into());
+            }
+        }
         mem::free_table(spt.cast());
     }
 }

@@ -105,6 +105,7 @@ impl RwLock {
             self.readers.borrow_mut().push(me);
         }
         facts().spinning += 1;
+        facts().freed = 0;
         note(what, [0; 3]);
     }
 

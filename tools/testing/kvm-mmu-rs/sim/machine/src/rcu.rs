@@ -3,7 +3,7 @@
 //! RCU. A callback runs as soon as all who were in a read-side critical section have left it: the
 //! earliest moment at which it may.
 
-use std::cell::UnsafeCell;
+use std::cell::{Cell, UnsafeCell};
 
 use crate::sched::{block, facts, fail, me, note, parties_where, wake};
 
@@ -25,6 +25,7 @@ fn pending() -> &'static mut Vec<Pending> {
 /// Begins a run.
 pub fn begin() {
     pending().clear();
+    IN_CALLBACK.set(false);
 }
 
 /// Enters a read-side critical section.
@@ -66,9 +67,21 @@ pub fn call(callback: Box<dyn FnOnce()>) {
     run_ready();
 }
 
+thread_local! {
+    static IN_CALLBACK: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether a callback runs, on the stack of whoever was there: in the kernel it is a softirq.
+pub fn in_callback() -> bool {
+    IN_CALLBACK.get()
+}
+
 fn run_ready() {
     while let Some(n) = pending().iter().position(|p| p.readers.is_empty()) {
+        let nested = IN_CALLBACK.replace(true);
+
         (pending().remove(n).callback)();
+        IN_CALLBACK.set(nested);
     }
     if pending().is_empty() {
         wake(KEY);

@@ -91,6 +91,8 @@ pub struct Facts {
     pub rcu: u32,
     /// Spinning locks that it holds; it may not sleep then.
     pub spinning: u32,
+    /// Tables that it has freed itself since it took `mmu_lock`.
+    pub freed: u32,
     /// The scheduler wants the CPU.
     pub need_resched: bool,
     /// A fatal signal may come.
