@@ -8,25 +8,32 @@
  *
  * That can happen once in the life of a VM.  So this test makes many, one after the
  * other, each with a memslot of huge pages, all of them mapped and all bits set.  It
- * clears all bits at once.  At a random time after that has begun L1 runs L2, which
- * writes to some pages all over the memslot, over and over.  When the bits are clear
- * these pages are copied; L2 writes some more, and stops.  A page whose bit is not set
- * again has to be what its copy is.
+ * clears all bits at once, which splits the pages.  As soon as one of them is split, L1
+ * runs L2, which writes to some pages all over the memslot, and then does so over and
+ * over.  The vCPU's thread waits for the trace event of that split, and has real-time
+ * priority until the first of these rounds has ended: what clears the bits yields to
+ * it, so that it is in time even if there is only one CPU.  When the bits are clear these
+ * pages are copied; L2 writes some more, and stops.  A page whose bit is not set again has
+ * to be what its copy is.
  *
- * How late L1 does that follows from whether L2 began before the bits were clear, so
- * that it does each second time.  The test takes as long as it takes for some to do so.
+ * L2 was in time if its first round ended before the bits were clear.  If that hardly ever
+ * happens, the test fails, as it has shown nothing.
  */
+#include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
+#include <sched.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
 #include <linux/bitmap.h>
 #include <linux/kvm.h>
 #include <linux/sizes.h>
-#include <linux/time64.h>
 
 #include "kvm_util.h"
 #include "nested_l1.h"
@@ -43,8 +50,11 @@
 #define STRIDE		(16 * SZ_2M / PAGE_SIZE + 1)
 #define NR_WRITTEN	((TEST_PAGES + STRIDE - 1) / STRIDE)
 
-/* So many VMs have to have run L2 before the bits were clear. */
-#define MIN_HITS	3
+/* Of so many VMs one has to have run L2 in time. */
+#define MAX_VMS_PER_HIT	4
+
+#define INSTANCE	"/sys/kernel/tracing/instances/kvm_mmu_race_vmrun"
+#define SPLIT		INSTANCE "/events/kvmmmu/kvm_mmu_split_huge_page"
 
 /* What the host and the guest tell each other. */
 struct shared {
@@ -53,23 +63,40 @@ struct shared {
 } __aligned(PAGE_SIZE);
 
 static struct shared shared;
-/* When L1 runs L2. */
-static struct timespec start;
 static struct kvm_vm *vm;
 static struct kvm_vcpu *vcpu;
 static u8 *mem;
 static unsigned long *bits;
 static u64 copy[NR_WRITTEN];
 
+/* The events of the split for which the vCPU waits. */
+static int splits = -1;
+/* L1 is ready; the bits are clear; L2 has written to all of its pages before they were. */
+static bool ready, cleared, in_time;
+
+/* From the end, which is cleared last. */
+static u64 page_of(u64 i)
+{
+	return TEST_PAGES - 1 - i * STRIDE;
+}
+
+static void l2_write(u64 round)
+{
+	u64 i;
+
+	for (i = 0; i < NR_WRITTEN; i++)
+		WRITE_ONCE(*(u64 *)(TEST_BASE + page_of(i) * PAGE_SIZE), round);
+	WRITE_ONCE(shared.rounds, round);
+}
+
 static void l2_guest_code(void)
 {
-	u64 round, page;
+	u64 round = 1;
 
-	for (round = 1; !READ_ONCE(shared.stop); round++) {
-		for (page = 0; page < TEST_PAGES; page += STRIDE)
-			WRITE_ONCE(*(u64 *)(TEST_BASE + page * PAGE_SIZE), round);
-		WRITE_ONCE(shared.rounds, round);
-	}
+	l2_write(round);
+	GUEST_SYNC(1);
+	while (!READ_ONCE(shared.stop))
+		l2_write(++round);
 	GUEST_DONE();
 }
 
@@ -79,36 +106,44 @@ static void l1_guest_code(void *data)
 	run_l2(data, l2_guest_code);
 }
 
-static void sleep_until(const struct timespec *time)
-{
-	while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, time, NULL))
-		;
-}
-
-static void *run_vcpu(void *unused)
+static void run_until(u64 cmd)
 {
 	struct ucall uc;
 
 	vcpu_run(vcpu);
-	TEST_ASSERT(get_ucall(vcpu, &uc) == UCALL_SYNC, "L1 isn't ready");
-	sleep_until(&start);
-	vcpu_run(vcpu);
-	switch (get_ucall(vcpu, &uc)) {
-	case UCALL_DONE:
-		break;
-	case UCALL_ABORT:
+	if (get_ucall(vcpu, &uc) == UCALL_ABORT)
 		REPORT_GUEST_ASSERT(uc);
-		break;
-	default:
-		TEST_FAIL("Unexpected exit: %s", exit_reason_str(vcpu->run->exit_reason));
-	}
+	TEST_ASSERT(uc.cmd == cmd, "Exit %s, ucall %lu instead of %lu",
+		    exit_reason_str(vcpu->run->exit_reason), uc.cmd, cmd);
+}
+
+static void set_priority(int policy, int priority)
+{
+	struct sched_param param = { .sched_priority = priority };
+
+	/* Who may not do this is in time less often. */
+	(void)!pthread_setschedparam(pthread_self(), policy, &param);
+}
+
+static void *run_vcpu(void *unused)
+{
+	char event[256];
+
+	run_until(UCALL_SYNC);
+	set_priority(SCHED_FIFO, 1);
+	WRITE_ONCE(ready, true);
+	TEST_ASSERT(read(splits, event, sizeof(event)) > 0, "No page is split, errno %d", errno);
+	run_until(UCALL_SYNC);
+	in_time = !READ_ONCE(cleared);
+	set_priority(SCHED_OTHER, 0);
+	run_until(UCALL_DONE);
 	return NULL;
 }
 
 static void create_vm(void)
 {
 	struct kvm_pre_fault_memory range = { .gpa = TEST_BASE, .size = TEST_SIZE };
-	u64 page;
+	u64 i, gpa;
 	int ret;
 
 	/* More than enough for L1's page tables, one for each page that L2 writes to. */
@@ -119,8 +154,10 @@ static void create_vm(void)
 	vcpu_args_set(vcpu, 1, vcpu_alloc_nested(vm));
 	virt_map_level(vm, TEST_BASE, TEST_BASE, TEST_SIZE, PG_LEVEL_2M);
 	tdp_identity_map_default_memslots(vm);
-	for (page = 0; page < TEST_PAGES; page += STRIDE)
-		tdp_map(vm, TEST_BASE + page * PAGE_SIZE, TEST_BASE + page * PAGE_SIZE, PAGE_SIZE);
+	for (i = 0; i < NR_WRITTEN; i++) {
+		gpa = TEST_BASE + page_of(i) * PAGE_SIZE;
+		tdp_map(vm, gpa, gpa, PAGE_SIZE);
+	}
 
 	vm_set_user_memory_region(vm, TEST_SLOT, 0, TEST_BASE, TEST_SIZE, mem);
 	do
@@ -131,37 +168,74 @@ static void create_vm(void)
 				  mem);
 }
 
-static u64 *written(u64 i)
+static bool write_to(const char *path, const char *text)
 {
-	return (u64 *)(mem + i * STRIDE * PAGE_SIZE);
+	int fd = open(path, O_WRONLY | O_CLOEXEC);
+	bool ok;
+
+	if (fd < 0)
+		return false;
+	ok = write(fd, text, strlen(text)) == (ssize_t)strlen(text);
+	close(fd);
+	return ok;
 }
 
-/*
- * A VM in which L1 runs L2 @usec after the log begins to be cleared.  Adds what was lost,
- * and returns whether it did so before that was done.
- */
-static bool run_once(u64 usec, u64 *lost)
+static void stop_tracing(void)
 {
-	struct timespec clear;
+	write_to(SPLIT "/enable", "0");
+	close(splits);
+	rmdir(INSTANCE);
+}
+
+static bool start_tracing(void)
+{
+	atexit(stop_tracing);
+	/* A test that was killed may have left one. */
+	rmdir(INSTANCE);
+	if (mkdir(INSTANCE, 0700))
+		return false;
+	splits = open(INSTANCE "/trace_pipe", O_RDONLY | O_CLOEXEC);
+	return splits >= 0 && write_to(SPLIT "/filter", "gfn == 0") &&
+	       write_to(SPLIT "/enable", "1");
+}
+
+/* The event is that of the huge page that begins with @page. */
+static void wait_for_split_of(u64 page)
+{
+	u64 gfn = TEST_BASE / PAGE_SIZE + page;
+	char filter[64];
+
+	snprintf(filter, sizeof(filter), "gfn == 0x%lx", gfn);
+	TEST_ASSERT(write_to(SPLIT "/filter", filter), "The filter is not accepted");
+}
+
+static u64 *written(u64 i)
+{
+	return (u64 *)(mem + page_of(i) * PAGE_SIZE);
+}
+
+/* A VM.  Adds what was lost, and returns whether L2 was in time. */
+static bool run_once(u64 *lost)
+{
 	struct shared *view;
 	pthread_t thread;
-	u64 i, page, round;
-	bool hit;
+	u64 i, round;
 
 	create_vm();
 	view = addr_gva2hva(vm, (gva_t)&shared);
 	*view = (struct shared) {};
 	bitmap_fill(bits, TEST_PAGES);
 
-	/* Until then L1 gets ready. */
-	clock_gettime(CLOCK_MONOTONIC, &clear);
-	clear = timespec_add_ns(clear, 10 * NSEC_PER_MSEC);
-	start = timespec_add_ns(clear, usec * NSEC_PER_USEC);
-	kvm_pthread_create(&thread, NULL, run_vcpu, NULL);
-	sleep_until(&clear);
 	TEST_ASSERT(!vm_get_stat(vm, mmu_shadow_pages), "There are shadow pages before L2 runs");
+	/* In any of the first three quarters. */
+	wait_for_split_of(random() % (TEST_SIZE / SZ_2M * 3 / 4) * SZ_2M / PAGE_SIZE);
+	ready = false;
+	cleared = false;
+	kvm_pthread_create(&thread, NULL, run_vcpu, NULL);
+	while (!READ_ONCE(ready))
+		usleep(100);
 	kvm_vm_clear_dirty_log(vm, TEST_SLOT, bits, 0, TEST_PAGES);
-	hit = vm_get_stat(vm, mmu_shadow_pages);
+	WRITE_ONCE(cleared, true);
 
 	for (i = 0; i < NR_WRITTEN; i++)
 		copy[i] = READ_ONCE(*written(i));
@@ -173,15 +247,14 @@ static bool run_once(u64 usec, u64 *lost)
 
 	kvm_vm_get_dirty_log(vm, TEST_SLOT, bits);
 	for (i = 0; i < NR_WRITTEN; i++) {
-		page = i * STRIDE;
-		if (test_bit(page, bits) || *written(i) == copy[i])
+		if (test_bit(page_of(i), bits) || *written(i) == copy[i])
 			continue;
 		if (!(*lost)++)
 			ksft_print_msg("page 0x%lx: 0x%lx in memory, 0x%lx in the copy\n",
-				       page, *written(i), copy[i]);
+				       page_of(i), *written(i), copy[i]);
 	}
 	kvm_vm_free(vm);
-	return hit;
+	return in_time;
 }
 
 static double now(void)
@@ -195,8 +268,7 @@ static double now(void)
 int main(int argc, char *argv[])
 {
 	unsigned int seconds = 5, vms, hits = 0;
-	/* The latest in microseconds. */
-	u64 latest = 10000, lost = 0;
+	u64 lost = 0;
 	double begin;
 	int opt;
 
@@ -215,6 +287,7 @@ int main(int argc, char *argv[])
 	TEST_REQUIRE(kvm_has_cap(KVM_CAP_PRE_FAULT_MEMORY));
 	TEST_REQUIRE(kvm_cpu_has_tdp());
 	TEST_REQUIRE(get_kvm_param_bool("tdp_mmu"));
+	TEST_REQUIRE(get_kvm_param_bool("eager_page_split"));
 
 	bits = bitmap_zalloc(TEST_PAGES);
 	TEST_ASSERT(bits, "Out of memory");
@@ -222,19 +295,16 @@ int main(int argc, char *argv[])
 		   MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | MAP_HUGE_2MB, -1, 0);
 	__TEST_REQUIRE(mem != MAP_FAILED, "%lu free huge pages are needed", TEST_SIZE / SZ_2M);
 
+	__TEST_REQUIRE(start_tracing(), "The event of a split can't be traced");
+
 	ksft_print_header();
-	ksft_set_plan(1);
+	ksft_set_plan(2);
 	begin = now();
-	for (vms = 0; now() < begin + seconds || hits < MIN_HITS; vms++) {
-		if (run_once(random() % latest, &lost)) {
-			hits++;
-			latest += latest / 4;
-		} else {
-			latest -= latest / 4 - 1;
-		}
-	}
-	ksft_print_msg("In %u of %u VMs L2 ran before the bits were clear, up to %lu us later\n",
-		       hits, vms, latest);
+	for (vms = 0; now() < begin + seconds || vms < MAX_VMS_PER_HIT; vms++)
+		hits += run_once(&lost);
+
+	ksft_test_result(hits * MAX_VMS_PER_HIT >= vms, "L2 was in time in %u of %u VMs\n",
+			 hits, vms);
 	ksft_test_result(!lost, "%lu pages differ from their copies\n", lost);
 	ksft_finished();
 }
