@@ -11,7 +11,7 @@ set -euo pipefail
 
 (($# == 2)) || die "usage: run.sh c|rust NAME"
 mmu=$1 name=$2
-"$TOP/tests/reach/build.sh"
+"$TOP/tests/selftests/build-own.sh" "$TOP/tests/reach/gfn_reach_test.c"
 
 list="LIST=/lab/tests/reach/reach.list /lab/tests/selftests/guest.sh -o"
 case $mmu in
