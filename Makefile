@@ -72,7 +72,8 @@ test-shadow: lab
 test-debug: $(S)/selftests
 	@tests/selftests/debug.sh $(or $(WHICH),lockdep)
 
-## make test-mutants  check that the tests find the bugs planted in the MMU
+## make test-mutants  check that the tests find the bugs planted in the MMU, those that were
+##                 not checked yet; MUTANTS='BUG ...'
 test-mutants: lab
 	@tests/mutants/run.sh $(MUTANTS)
 

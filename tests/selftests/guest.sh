@@ -20,7 +20,8 @@
 # PART=K/N runs only the K-th of N parts of what is selected.
 # SMP=1 gives all processors to every test.
 # Comments in the TAP say on what it was run, for tests/selftests/matrix.py: "# mmu",
-# "# kernel", "# commit", "# date", and "# machine" wherever that changes.
+# "# modules" if these are others (load-as), "# kernel", "# commit", "# date", and
+# "# machine" wherever that changes.
 # A kernel report (WARN, BUG, lockdep, RCU, Oops) fails the test it follows,
 # and the load of the module itself is a test as well.
 set -euo pipefail
@@ -368,6 +369,7 @@ for mmu in "${mmus[@]}"; do
 	tap "TAP version 13"
 	tap "1..$((${#ids[@]} + 2))"
 	tap "# mmu $mmu"
+	[[ ! ${LOAD_AS:-} ]] || tap "# modules $LOAD_AS"
 	tap "# kernel ${lab_flavour:-lab}"
 	tap "# commit ${lab_commit:-unknown}"
 	tap "# date ${lab_date:-unknown}"

@@ -340,6 +340,8 @@ def matrix_tests(tmp):
     yield "matrix: the last run counts", "t     ok/ok a,b" in rows()
     run("bb", "rust", "# kernel lab", "# machine amd", "ok 1 - t # SKIP x", commit="later-still")
     yield "matrix: what is skipped does not hide a run", "t     ok/ok a,b" in rows()
+    run("d", "rust", "# modules plant-bug", "# kernel lab", "# machine amd", "not ok 1 - t")
+    yield "matrix: what ran with other modules is left out", "t     ok/ok a,b" in rows()
     run("c", "rust", "# kernel kasan", "# machine intel-pml", "not ok 1 - t # TODO known")
     yield "matrix: what is expected to fail is no failure", \
         "-/xfail a" in rows() and "TODO" not in rows()
