@@ -69,6 +69,29 @@ proptest! {
         }
     }
 
+    /// What only the log has write-protected: present, with A/D bits, MMU-writable, and without W.
+    #[test]
+    fn what_the_log_has_protected(word: u64, with: u8) {
+        for masks in all_masks() {
+            // Random words hardly ever have all of it.
+            let mut word = word;
+            for (n, mask) in [PRESENT, masks.mmu_writable].into_iter().enumerate() {
+                word |= if with >> n & 1 == 1 { mask } else { 0 };
+            }
+            let tracks_dirty = masks.dirty != 0 && word >> 60 & 1 == 0;
+            let is_protected = word & PRESENT != 0
+                && word & masks.mmu_writable != 0
+                && word & WRITABLE == 0;
+
+            let protected = LogProtected::new(&masks);
+            prop_assert_eq!(protected.matches(Spte(word)), tracks_dirty && is_protected);
+            prop_assert_eq!(protected.writable(Spte(word)).0, match masks.dirty {
+                0 => word,
+                dirty => word | WRITABLE | dirty,
+            });
+        }
+    }
+
     /// EPT saves R and X, bits 0, 2 and 10, in bits 52, 54 and 62.
     #[test]
     fn where_access_tracking_saves(word: u64) {
@@ -132,6 +155,13 @@ proptest! {
         // Twice is once.
         prop_assert_eq!(Gfn(gfn % alias + alias).with_alias(alias), Gfn(gfn % alias + alias));
     }
+}
+
+#[test]
+fn a_range_without_frames_is_empty() {
+    assert!(GfnRange::new(Gfn(5), Gfn(5)).is_empty());
+    assert!(GfnRange::new(Gfn(5), Gfn(4)).is_empty());
+    assert!(!GfnRange::single(Gfn(5)).is_empty());
 }
 
 #[test]

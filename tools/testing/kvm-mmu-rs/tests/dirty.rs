@@ -52,6 +52,20 @@ proptest! {
         prop_assert_eq!(found, model);
     }
 
+    /// Also if the range begins after the word, or ends before it.
+    #[test]
+    fn a_word_has_the_bits_of_its_frames(
+        first in 1u64 << 10..1 << 52, start in -200i64..200, len in 0u64..200,
+    ) {
+        let start = first.saturating_add_signed(start);
+        let range = GfnRange::new(Gfn(start), Gfn(start + len));
+        let bits = bits_of(Gfn(first), range);
+
+        for n in 0..WORD_PAGES {
+            prop_assert_eq!(bits >> n & 1 == 1, range.contains(Gfn(first + n)));
+        }
+    }
+
     /// The indices of the pages of a range, up to the end of the table of the first.
     #[test]
     fn pages_have_their_indices(start in 0u64..1 << 40, len in 0u64..1200) {
