@@ -473,10 +473,7 @@ export! {
 
     /// Clears old D bits of a memslot that was logged by faults, when the VM goes over to D bits. `slots_lock` is
     /// held; takes `mmu_lock`.
-    fn kvm_rs_forget_dirty_bits(
-        kvm: *mut bindings::kvm,
-        slot: *const bindings::kvm_memory_slot,
-    ) {
+    fn kvm_rs_forget_dirty_bits(kvm: *mut bindings::kvm, slot: *const bindings::kvm_memory_slot) {
         let vm = wrap!(Vm, kvm);
 
         dirty_bits::forget(&held!(SlotsLock, vm), wrap!(Memslot, slot));
