@@ -45,9 +45,9 @@ MODULE_PARM_DESC(dirty_log,
 		 "How writes are found without PML: auto (write_protect), write_protect, dirty_bits");
 
 /*
- * What KVM_CHECK_EXTENSION says of KVM_CAP_X86_DIRTY_LOG_MODE: a mask of modes. Without a VM
- * it is those that VMs may have. With PML the CPU logs writes itself, and there is no choice.
- * KVM has no D bits of mirror roots (TDX).
+ * What KVM_CHECK_EXTENSION says of KVM_CAP_X86_DIRTY_LOG_MODE: a mask of modes. With PML the
+ * CPU logs writes itself, and there is no choice; only a VM knows whether it uses PML. KVM has
+ * no D bits of mirror roots (TDX).
  */
 int kvm_rs_dirty_log_modes(struct kvm *kvm)
 {
@@ -119,9 +119,9 @@ void kvm_rs_prepare_dirty_log(struct kvm *kvm, const struct kvm_memory_slot *old
 	if (is_first) {
 		WRITE_ONCE(log->dirty_bits, chooses_dirty_bits(kvm));
 	} else if (!log->dirty_bits && change == KVM_MR_FLAGS_ONLY && chooses_dirty_bits(kvm)) {
-		/* Before dirty_bits, which makes others look at it. Other changes may fail yet. */
+		/* Who looks at it has seen dirty_bits set. Other changes may fail yet. */
 		WRITE_ONCE(log->switching, true);
-		WRITE_ONCE(log->dirty_bits, true);
+		smp_store_release(&log->dirty_bits, true);
 	}
 
 	/* kvm_mmu_slot_apply_flags() will call kvm_rs_start_dirty_log(), which resets it. */

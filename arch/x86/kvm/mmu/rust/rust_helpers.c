@@ -202,10 +202,15 @@ __kvm_rs bool kvm_rs_slot_dirty_track_enabled(const struct kvm_memory_slot *slot
 	return kvm_slot_dirty_track_enabled(slot);
 }
 
+/* Who sees dirty_bits set sees switching as well, if it is: kvm_rs_prepare_dirty_log(). */
 __kvm_rs bool kvm_rs_logs_by_dirty_bits(struct kvm *kvm)
 {
-	/* The ring can be enabled as long as there is no vCPU, and so no leaf. */
-	return READ_ONCE(kvm->rs_dirty_log.dirty_bits) && !kvm->dirty_ring_size;
+	return smp_load_acquire(&kvm->rs_dirty_log.dirty_bits) && !kvm->dirty_ring_size;
+}
+
+__kvm_rs bool kvm_rs_is_switching_dirty_log(struct kvm *kvm)
+{
+	return READ_ONCE(kvm->rs_dirty_log.switching);
 }
 
 __kvm_rs void kvm_rs_dirty_log_started(struct kvm *kvm)

@@ -84,6 +84,7 @@ int kvm_rs_set_external_spte(struct kvm *kvm, gfn_t gfn, u64 old_spte,
 void kvm_rs_free_external_spt(struct kvm *kvm, struct kvm_mmu_page *sp);
 bool kvm_rs_slot_dirty_track_enabled(const struct kvm_memory_slot *slot);
 bool kvm_rs_logs_by_dirty_bits(struct kvm *kvm);
+bool kvm_rs_is_switching_dirty_log(struct kvm *kvm);
 void kvm_rs_dirty_log_started(struct kvm *kvm);
 
 /* statistics, in the order of kvm_rs_vm_stat.mmu_events */

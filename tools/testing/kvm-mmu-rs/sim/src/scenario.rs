@@ -269,7 +269,9 @@ pub const ALL: &[Scenario] = &[
             plan.agings = rng.below(3);
             plan.nx_huge_pages = rng.below(4) == 0;
             plan.recoveries = rng.below(2);
-            plan.prefault = rng.below(4) == 0;
+            plan.prefault = rng.below(2) == 0;
+            plan.prefaults = rng.below(6);
+            plan.notifiers = 1 + rng.below(3);
         },
     },
     Scenario {

@@ -40,12 +40,20 @@ impl<'a> Vm<'a> {
         self.cpu_dirty_log_size() != 0
     }
 
-    /// Whether this VM is logged by D bits ([`crate::ops::dirty_log::dirty_bits`]). Set before the first
-    /// logged memslot is published, and cleared when none is logged any more.
+    /// Whether this VM is logged by D bits ([`crate::ops::dirty_log::dirty_bits`]). Set before a logged memslot
+    /// is published, and cleared when none is logged any more.
     #[inline]
     pub(crate) fn logs_by_dirty_bits(self) -> bool {
         // SAFETY: the VM exists; the helper reads a flag by a marked access.
         unsafe { bindings::kvm_rs_logs_by_dirty_bits(self.as_ptr()) }
+    }
+
+    /// Whether this VM is about to be logged by D bits, and was logged by faults. D says nothing yet. To be asked
+    /// after [`Vm::logs_by_dirty_bits`].
+    #[inline]
+    pub(crate) fn is_switching_dirty_log(self) -> bool {
+        // SAFETY: the VM exists; the helper reads a flag by a marked access.
+        unsafe { bindings::kvm_rs_is_switching_dirty_log(self.as_ptr()) }
     }
 
     /// Sets the bits of written pages in the dirty logs of an address space. Bit 0 of `written` stands for

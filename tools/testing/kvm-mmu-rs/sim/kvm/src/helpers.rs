@@ -595,6 +595,15 @@ pub unsafe fn kvm_rs_logs_by_dirty_bits(kvm: *mut kvm) -> bool {
     point_on(log as usize, false);
     *field!(kvm, rs_dirty_log.dirty_bits)
 }
+/// # Safety
+///
+/// `kvm` must exist.
+pub unsafe fn kvm_rs_is_switching_dirty_log(kvm: *mut kvm) -> bool {
+    let switching = &raw const *field!(kvm, rs_dirty_log.switching);
+
+    point_on(switching as usize, false);
+    *field!(kvm, rs_dirty_log.switching)
+}
 
 /// # Safety
 ///

@@ -42,8 +42,9 @@
 //! - A **notifier**, and everything else that zaps with `mmu_lock` held for write, runs before or after GET
 //!   looks at the leaf. If before, the bit is set (R3), and GET reads the bitmap later (R5). If after, GET has
 //!   seen D.
-//! - **Zapping invalid roots** and the **recovery of huge pages** hold `slots_lock`, as GET does. When it is
-//!   dropped, nothing is left below an invalid root; `KVM_REQ_MMU_FREE_OBSOLETE_ROOTS` has made all vCPUs
+//! - **Zapping invalid roots** and the **recovery of huge pages** hold `slots_lock`, as GET does. (Recovery
+//!   without it would have to be of tables that lie in one slot that is not logged, within an SRCU section
+//!   that keeps it so.) When it is dropped, nothing is left below an invalid root; `KVM_REQ_MMU_FREE_OBSOLETE_ROOTS` has made all vCPUs
 //!   leave the guest before the first leaf was removed, so no vCPU sets D there any more.
 //! - **NX recovery** zaps tables under the read lock without `slots_lock`, so it leaves the tables of a VM
 //!   that is logged by D bits alone. C's check of the slot is not enough: it looks at the slot of the table's
@@ -77,8 +78,9 @@
 //! going to be by the fault that has made it writable. The next write to any other page faults, and sets its
 //! bit. So the log is complete as it is. But D may be set in a leaf since before its page's bit was taken, and
 //! would be reported. [`forget`] clears D in write-protected leaves, when all faults have ended that could
-//! still split a huge page so that D is set in its parts. Until then, leaves that are zapped are not entered
-//! into the bitmap (`switching`).
+//! still split a huge page so that D is set in its parts. Until then (`switching`), leaves that are zapped are
+//! not entered into the bitmap, and write-tracking may leave a D that is taken for an old one. So nobody may
+//! make a leaf writable without setting its page's bit: a prefetch clears W as well as D.
 //!
 //! # The summary
 //!
@@ -337,7 +339,7 @@ pub(crate) fn forget(slots: &SlotsLock<'_>, slot: Memslot<'_>) {
     let masks = vm.masks();
     let is_old = |spte: Spte| spte.is_present() && !spte.is_writable() && spte.is_dirty(masks);
 
-    with_shared(vm, Holder::Get, |lock| {
+    with_shared(vm, Holder::Enable, |lock| {
         let mut roots = Roots::new(vm, Selection::valid(slot.as_id()));
 
         while let Some(root) = roots.next(lock) {

@@ -85,13 +85,17 @@ fn clear_in_root(
 }
 
 /// The bit whose clearing makes the next write to a 4 KiB page noticed. D bits do that only if the
-/// CPU has a log for them, or GET looks for them.
+/// CPU has a log for them, or GET looks for them. While the VM goes over from faults to D bits, it is W, and D
+/// is not to be set either.
 #[inline]
 pub(in crate::ops) fn bit_to_clear(vm: Vm<'_>, role: Role, masks: &Masks) -> u64 {
     if vm.has_cpu_dirty_log() {
         dirty_bit(vm, role, masks)
     } else if vm.logs_by_dirty_bits() {
-        masks.dirty
+        match vm.is_switching_dirty_log() {
+            true => WRITABLE | masks.dirty,
+            false => masks.dirty,
+        }
     } else {
         WRITABLE
     }
