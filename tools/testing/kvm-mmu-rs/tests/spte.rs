@@ -84,6 +84,27 @@ fn build(spec: &LeafSpec, masks: &Masks) -> Spte {
 
 proptest! {
     #[test]
+    fn a_leaf_is_that_of_frame_0_with_its_frame_filled_in((spec, masks) in spec()) {
+        let common = LeafSpec {
+            pfn: Pfn(0),
+            memory_type: 0,
+            encrypted: false,
+            ..spec
+        };
+
+        prop_assert_eq!(
+            leaf::for_frame(
+                build(&common, &masks),
+                spec.pfn,
+                spec.memory_type,
+                spec.encrypted,
+                &masks,
+            ),
+            build(&spec, &masks)
+        );
+    }
+
+    #[test]
     fn a_leaf_decodes_to_what_was_asked((spec, masks) in spec()) {
         let spte = build(&spec, &masks);
 

@@ -492,6 +492,54 @@ fn zap_written_pages(lock: &Exclusive<'_>, table: Table<'_>, range: GfnRange) ->
     leaves
 }
 
+/// Maps the frames of `range`, in order, by the leaves that `leaf` makes for them where none is present. All
+/// of the range is in `table`, which has 4 KiB pages and is not a mirror. An entry that has a leaf is left as
+/// it is. Ends where `leaf` makes none, and at an entry that is frozen, or that somebody else has changed
+/// meanwhile. Returns the number of frames that are mapped now, from the first on.
+///
+/// The statistics are updated for all together: first all are added, and in the end those are taken back that
+/// were not mapped. The other way round, the count could drop below zero if the table is torn down meanwhile.
+#[inline(always)]
+pub(crate) fn map_pages(
+    lock: &Shared<'_>,
+    table: Table<'_>,
+    range: GfnRange,
+    mut leaf: impl FnMut(Gfn) -> Option<Spte>,
+) -> u64 {
+    let vm = lock.vm();
+    let as_id = Sp::of_table(table).role().as_id();
+    // A table has 512 entries.
+    let mut left = range.pages() as i32;
+    let mut end = range.start;
+
+    vm.add_leaves(Level::Page4K, left);
+
+    for gfn in range.frames() {
+        let sptep = table.sptep(Index::of(gfn, Level::Page4K));
+        let old = sptep.read();
+
+        if !old.is_present() {
+            if old.is_frozen() {
+                break;
+            }
+            let Some(new) = leaf(gfn) else {
+                break;
+            };
+            if sptep.compare_exchange(old, new).is_err() {
+                break;
+            }
+            trace::spte_changed(as_id, gfn, Level::Page4K, old, new);
+            trace::set_spte(Level::Page4K, gfn, sptep);
+            left = left.wrapping_sub(1);
+        }
+        end = gfn.add(1);
+    }
+    if left != 0 {
+        vm.add_leaves(Level::Page4K, left.wrapping_neg());
+    }
+    end.since(range.start)
+}
+
 impl<'l, M: Update<'l>> Step<'_, M> {
     /// Changes the entry, unless somebody else changed it first; then the view has the new value.
     #[inline]

@@ -28,7 +28,7 @@ use crate::{
         },
         lookup,
         map::{self, RetPf},
-        roots, split,
+        prefault, roots, split,
         spte::{self, LeafRequest},
         zap,
     },
@@ -304,6 +304,21 @@ export! {
             RetPf::Spurious => bindings::RET_PF_SPURIOUS,
         };
         code as c_int
+    }
+
+    /// Maps up to `nr_pages` pages from `gfn` on that the guest has not touched yet, while that is simple. The
+    /// page before was just mapped by 4 KiB, for `KVM_PRE_FAULT_MEMORY`. Returns how many are mapped now. No
+    /// lock is held, but `kvm->srcu`.
+    fn kvm_rs_prefault(
+        vcpu: *mut bindings::kvm_vcpu,
+        gfn: bindings::gfn_t,
+        nr_pages: u64,
+    ) -> u64 {
+        let vcpu = wrap!(Vcpu, vcpu);
+        let range = GfnRange::new(Gfn(gfn), Gfn(gfn).add(nr_pages));
+
+        // SAFETY: the vCPU has loaded the root, and holds a reference to it.
+        unsafe { root::loaded(vcpu.root()) }.map_or(0, |root| prefault::prefault(vcpu, root, range))
     }
 
     /// Makes a range old, and returns whether it was young. No lock is held.

@@ -5,6 +5,7 @@
  */
 #include "rust_bindings.h"
 #include "mmu/mmutrace.h"
+#include "mmu/page_track.h"
 
 #include <linux/rculist.h>
 #include <linux/sched/clock.h>
@@ -116,6 +117,11 @@ __kvm_rs void kvm_rs_free_table(void *spt)
 	free_page((unsigned long)spt);
 }
 
+__kvm_rs kvm_pfn_t kvm_rs_page_to_pfn(struct page *page)
+{
+	return page_to_pfn(page);
+}
+
 __kvm_rs void kvm_rs_account_table(struct kvm *kvm, u64 *spt, int nr)
 {
 	kvm_account_pgtable_pages(spt, nr);
@@ -139,6 +145,11 @@ __kvm_rs u64 kvm_rs_base_addr_mask(void)
 __kvm_rs bool kvm_rs_has_shadow_pages(struct kvm *kvm)
 {
 	return !tdp_mmu_enabled || !list_empty(&kvm->arch.active_mmu_pages);
+}
+
+__kvm_rs bool kvm_rs_tracks_writes(struct kvm *kvm)
+{
+	return kvm_page_track_write_tracking_enabled(kvm);
 }
 
 __kvm_rs bool kvm_rs_memslots_have_rmaps(struct kvm *kvm)
@@ -195,6 +206,30 @@ __kvm_rs int kvm_rs_set_external_spte(struct kvm *kvm, gfn_t gfn, u64 old_spte,
 __kvm_rs void kvm_rs_free_external_spt(struct kvm *kvm, struct kvm_mmu_page *sp)
 {
 	kvm_x86_call(free_external_spt)(kvm, sp);
+}
+
+__kvm_rs bool kvm_rs_has_private_mem(struct kvm *kvm)
+{
+	return kvm_arch_has_private_mem(kvm);
+}
+
+__kvm_rs unsigned long kvm_rs_invalidate_seq(struct kvm *kvm)
+{
+	unsigned long seq = READ_ONCE(kvm->mmu_invalidate_seq);
+
+	/* Pairs with the barrier in kvm_mmu_invalidate_end(), as in kvm_mmu_faultin_pfn(). */
+	smp_rmb();
+	return seq;
+}
+
+__kvm_rs bool kvm_rs_invalidate_retry(struct kvm *kvm, unsigned long seq)
+{
+	return mmu_invalidate_retry(kvm, seq);
+}
+
+__kvm_rs bool kvm_rs_slot_is_plain(const struct kvm_memory_slot *slot)
+{
+	return slot->id != APIC_ACCESS_PAGE_PRIVATE_MEMSLOT && !kvm_slot_has_gmem(slot);
 }
 
 __kvm_rs bool kvm_rs_slot_dirty_track_enabled(const struct kvm_memory_slot *slot)

@@ -16,6 +16,7 @@ void kvm_rs_create_vm(void);
 void kvm_rs_init_vm(struct kvm *kvm);
 bool kvm_rs_other_slots_allow(struct kvm *kvm, const struct kvm_memory_slot *slot, gfn_t gfn,
 			      int level);
+void kvm_rs_release_pages(struct page **pages, int used, int nr);
 
 /* rust_dirty_log.c */
 void kvm_rs_prepare_dirty_log(struct kvm *kvm, const struct kvm_memory_slot *old,
@@ -34,6 +35,7 @@ void kvm_tdp_mmu_refresh_masks(void);
 struct kvm_mmu_page *kvm_tdp_mmu_first_to_zap(struct kvm *kvm, struct kvm_mmu_page *sp);
 void kvm_rs_forget_dirty_bits(struct kvm *kvm, const struct kvm_memory_slot *slot);
 bool kvm_rs_start_dirty_log(struct kvm *kvm, const struct kvm_memory_slot *slot);
+u64 kvm_rs_prefault(struct kvm_vcpu *vcpu, gfn_t gfn, u64 nr_pages);
 
 /* spte.c (hook): C's host-MMIO predicates. */
 bool kvm_rs_is_host_mmio_pfn(kvm_pfn_t pfn);
@@ -62,6 +64,7 @@ struct kvm_mmu_page *kvm_rs_alloc_header(void);
 u64 *kvm_rs_alloc_table(int nid);
 void kvm_rs_free_header(struct kvm_mmu_page *sp);
 void kvm_rs_free_table(void *spt);
+kvm_pfn_t kvm_rs_page_to_pfn(struct page *page);
 void kvm_rs_account_table(struct kvm *kvm, u64 *spt, int nr);
 #ifdef CONFIG_KVM_PROVE_MMU
 bool kvm_rs_has_tables(struct kvm *kvm);
@@ -70,6 +73,7 @@ u64 kvm_rs_base_addr_mask(void);
 
 /* the VM */
 bool kvm_rs_has_shadow_pages(struct kvm *kvm);
+bool kvm_rs_tracks_writes(struct kvm *kvm);
 bool kvm_rs_memslots_have_rmaps(struct kvm *kvm);
 bool kvm_rs_dirty_log_initially_set(struct kvm *kvm);
 bool kvm_rs_eager_page_split(void);
@@ -82,6 +86,10 @@ void kvm_rs_vm_bugged(struct kvm *kvm);
 int kvm_rs_set_external_spte(struct kvm *kvm, gfn_t gfn, u64 old_spte,
 			     u64 new_spte, int level);
 void kvm_rs_free_external_spt(struct kvm *kvm, struct kvm_mmu_page *sp);
+bool kvm_rs_has_private_mem(struct kvm *kvm);
+unsigned long kvm_rs_invalidate_seq(struct kvm *kvm);
+bool kvm_rs_invalidate_retry(struct kvm *kvm, unsigned long seq);
+bool kvm_rs_slot_is_plain(const struct kvm_memory_slot *slot);
 bool kvm_rs_slot_dirty_track_enabled(const struct kvm_memory_slot *slot);
 bool kvm_rs_logs_by_dirty_bits(struct kvm *kvm);
 bool kvm_rs_is_switching_dirty_log(struct kvm *kvm);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * What has to be C: what needs static storage (lock classes, the module parameter
- * that names the MMU), what iterates over memslots, and assertions on constants
+ * that names the MMU), what iterates over memslots or pages, and assertions on constants
  * that bindgen cannot express.
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
@@ -55,6 +55,30 @@ bool kvm_rs_other_slots_allow(struct kvm *kvm, const struct kvm_memory_slot *slo
 			return false;
 	}
 	return true;
+}
+
+/*
+ * Drops references to pages. The first @used may be written from now on, through SPTEs that
+ * were made of them, and mmu_lock is still held if there are any: see
+ * kvm_release_faultin_page(). The lookup has marked all of them referenced. They are not
+ * marked accessed on top of that, as nobody has accessed them; when somebody does, aging
+ * finds A in the SPTE. Neighbours are often of one folio.
+ */
+void kvm_rs_release_pages(struct page **pages, int used, int nr)
+{
+	int i, next, end;
+
+	for (i = 0; i < nr; i = next) {
+		struct folio *folio = page_folio(pages[i]);
+
+		end = i < used ? used : nr;
+		for (next = i + 1; next < end && page_folio(pages[next]) == folio; next++)
+			;
+		/* The flags of a reserved page are its owner's; see kvm_is_ad_tracked_page(). */
+		if (i < used && !folio_test_dirty(folio) && !PageReserved(pages[i]))
+			folio_set_dirty(folio);
+		folio_put_refs(folio, next - i);
+	}
 }
 
 /* pure/spte.rs */

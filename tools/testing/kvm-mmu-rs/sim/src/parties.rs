@@ -17,6 +17,9 @@ use crate::{
     world::{kvm, ranges, root_role, world, PAUSE_KEY},
 };
 
+/// How many pages are prefaulted at once, at most.
+const SOME_PAGES: u64 = 8;
+
 fn touch(gfn: u64) {
     let w = world();
 
@@ -105,7 +108,7 @@ pub fn vcpu(n: usize) {
             let gfn = hot();
             world().in_flight[n] = Some(gfn);
             if enter(vcpu, &mut cpu) {
-                prefault(vcpu, gfn);
+                prefault(vcpu, gfn, 1 + choose(SOME_PAGES));
             }
             touch(gfn);
             world().in_flight[n] = next.map(|next| next.gfn);
@@ -213,7 +216,8 @@ pub fn prefaulter() {
     for _ in 0..world().plan.prefaults {
         idle();
         let srcu = slots::srcu_read_lock(kvm());
-        if !enter(vcpu, &mut cpu) || prefault(vcpu, hot()) != Handled::Enter {
+        if !enter(vcpu, &mut cpu) || prefault(vcpu, hot(), 1 + choose(SOME_PAGES)) != Handled::Enter
+        {
             back_off();
         }
         slots::srcu_read_unlock(kvm(), srcu);

@@ -82,6 +82,15 @@ pub const ALL: &[Scenario] = &[
             plan.prefault = true;
             plan.prefaults = rng.below(8);
             plan.agings = rng.below(3);
+            plan.invalidations = rng.below(4);
+            // Neighbours of the others, which are mapped together with them.
+            let near = 1 + rng.below(4);
+            let end = plan.base_gfn + plan.npages;
+            let some = plan.hot.iter().map(|gfn| gfn + near);
+            plan.hot = some
+                .filter(|gfn| *gfn < end)
+                .chain(plan.hot.clone())
+                .collect();
         },
     },
     Scenario {

@@ -498,6 +498,9 @@ pub fn check_quiet() {
             stat.tables, census.tables
         ));
     }
+    if kvm().host.references() != 0 {
+        fail("references to the host's pages are not dropped".into());
+    }
     if !kvm().srcu.is_empty() || kvm().mmu_invalidate_in_progress != 0 {
         fail("the simulation itself has lost count".into());
     }

@@ -80,6 +80,7 @@ static bool ring_is_filling(void)
 static void *prefault(void *unused)
 {
 	struct kvm_pre_fault_memory range;
+	u64 gpa, size;
 
 	while (!READ_ONCE(stop)) {
 		if (ring_is_filling()) {
@@ -88,9 +89,13 @@ static void *prefault(void *unused)
 		}
 		/* The memory is a file's: its contents stay. */
 		kvm_madvise(mem, TEST_SIZE, MADV_DONTNEED);
-		range = (struct kvm_pre_fault_memory) { .gpa = TEST_BASE, .size = TEST_SIZE };
-		while (range.size && !__vcpu_ioctl(vcpus[1], KVM_PRE_FAULT_MEMORY, &range))
-			;
+		/* Every other time page by page: KVM may map neighbours in another way. */
+		size = nr_prefaults % 2 ? TEST_SIZE : PAGE_SIZE;
+		for (gpa = TEST_BASE; gpa < TEST_BASE + TEST_SIZE; gpa += size) {
+			range = (struct kvm_pre_fault_memory) { .gpa = gpa, .size = size };
+			while (range.size && !__vcpu_ioctl(vcpus[1], KVM_PRE_FAULT_MEMORY, &range))
+				;
+		}
 		nr_prefaults++;
 	}
 	return NULL;

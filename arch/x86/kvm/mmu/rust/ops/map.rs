@@ -10,9 +10,8 @@
 use crate::{
     change::Lost,
     ops::{
-        dirty_log::protect::bit_to_clear,
         split,
-        spte::{log_writable, make_leaf, make_mmio, LeafRequest},
+        spte::{log_writable, make_leaf, make_mmio, without_access, LeafRequest},
     },
     page::OwnedSp,
     pte::View,
@@ -187,11 +186,9 @@ fn install_leaf(
             };
             let (leaf, write_protected) = make_leaf(step.lock, vcpu, sp, &request, masks);
 
-            // Nobody writes now. So the leaf is as the log leaves one whose bit it has taken: the first
-            // write is noticed, there is no bit to set, and no moment between the leaf and its bit.
-            if fault.prefetch() && slot.dirty_track_enabled() {
-                let bit = bit_to_clear(vm, sp.role(), masks);
-                (leaf.without(bit), write_protected)
+            if fault.prefetch() {
+                let leaf = without_access(vm, slot, sp.role(), leaf, masks);
+                (leaf, write_protected)
             } else {
                 (leaf, write_protected)
             }

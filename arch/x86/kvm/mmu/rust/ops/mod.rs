@@ -6,6 +6,7 @@ pub(crate) mod age;
 pub(crate) mod dirty_log;
 pub(crate) mod lookup;
 pub(crate) mod map;
+pub(crate) mod prefault;
 pub(crate) mod roots;
 pub(crate) mod split;
 pub(crate) mod spte;

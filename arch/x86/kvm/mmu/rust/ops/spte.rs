@@ -5,12 +5,13 @@
 use core::cell::OnceCell;
 
 use crate::{
+    ops::dirty_log::protect::bit_to_clear,
     pure::{
         leaf::{self, AdMode, LeafSpec},
         Gfn, Level, Masks, Pfn, Role, Spte,
     },
     rmap::shadow,
-    sync::MmuLock,
+    sync::{MmuLock, Shared},
     sys::{self, Memslot, Sp, Vcpu, Vm},
 };
 
@@ -102,6 +103,119 @@ pub(crate) fn make_leaf<'l>(
     }
 
     (spte, may_write && !writable)
+}
+
+/// Makes leaves for pages that nobody accesses now, for one table of 4 KiB pages and one memslot. They are
+/// those of [`make_leaf`] and [`without_access`], but what they have in common is made once.
+pub(crate) struct PrefetchLeaves<'a> {
+    /// What is decided once stays right as long as this is held.
+    lock: &'a Shared<'a>,
+    vcpu: Vcpu<'a>,
+    slot: Memslot<'a>,
+    masks: &'a Masks,
+    /// The leaf, but for the frame, if it may be writable.
+    writable: Spte,
+    /// The same if it must not be.
+    protected: Spte,
+    /// Whether the guest may write at all.
+    may_write: bool,
+    /// Whether writes to a frame may be tracked, because it may hold a page table that is shadowed.
+    tracks_writes: bool,
+    needs_host_mmio_tracking: bool,
+}
+
+impl<'a> PrefetchLeaves<'a> {
+    /// For the table of `sp`, and pages that the host maps writable.
+    pub(crate) fn new(
+        lock: &'a Shared<'a>,
+        vcpu: Vcpu<'a>,
+        slot: Memslot<'a>,
+        sp: Sp<'_>,
+        masks: &'a Masks,
+    ) -> Self {
+        let vm = lock.vm();
+        let role = sp.role();
+        let spec = LeafSpec {
+            level: Level::Page4K,
+            pfn: Pfn(0),
+            access: role.access(),
+            host_writable: true,
+            ad: ad_mode(vm, role),
+            prefetch: true,
+            nx_huge_pages: false,
+            memory_type: 0,
+            encrypted: false,
+        };
+        let (protected, may_write) = spec.protected(masks);
+        let leaf = |writable| {
+            without_access(
+                vm,
+                slot,
+                role,
+                spec.finish(protected, writable, masks),
+                masks,
+            )
+        };
+
+        PrefetchLeaves {
+            lock,
+            vcpu,
+            slot,
+            masks,
+            writable: leaf(true),
+            protected: leaf(false),
+            may_write,
+            tracks_writes: Vm::tracks_writes(lock),
+            needs_host_mmio_tracking: vcpu.needs_host_mmio_tracking(),
+        }
+    }
+
+    /// The leaf that maps `pfn` at `gfn`, whose entry is not present. `None` if that takes a fault of its own,
+    /// because the page is host MMIO, which has to be recorded.
+    #[inline(always)]
+    pub(crate) fn leaf(&self, gfn: Gfn, pfn: Pfn) -> Option<Spte> {
+        // Expensive to determine, and needed up to three times, or not at all.
+        let host_mmio = OnceCell::new();
+        let is_host_mmio = || *host_mmio.get_or_init(|| sys::is_host_mmio(pfn));
+
+        if self.needs_host_mmio_tracking && is_host_mmio() {
+            return None;
+        }
+        let writable = self.may_write
+            && (!self.tracks_writes
+                || shadow::try_to_unsync(self.lock, self.slot, gfn, false, true));
+        let leaf = leaf::for_frame(
+            if writable {
+                self.writable
+            } else {
+                self.protected
+            },
+            pfn,
+            self.vcpu.memory_type(gfn, is_host_mmio),
+            self.masks.me_value != 0 && !is_host_mmio(),
+            self.masks,
+        );
+
+        kvm_mmu_warn_on!(self.vcpu.is_reserved(leaf, Level::Page4K));
+        Some(leaf)
+    }
+}
+
+/// The leaf for a page that nobody accesses now. In a logged memslot it is as the log leaves one whose bit it has
+/// taken: the first write is noticed, there is no bit to set, and no moment between the leaf and its bit.
+#[inline]
+pub(crate) fn without_access(
+    vm: Vm<'_>,
+    slot: Memslot<'_>,
+    role: Role,
+    leaf: Spte,
+    masks: &Masks,
+) -> Spte {
+    if slot.dirty_track_enabled() {
+        leaf.without(bit_to_clear(vm, role, masks))
+    } else {
+        leaf
+    }
 }
 
 /// Sets the bit of `gfn` in the dirty log if `leaf` is writable, because the first write won't be noticed.

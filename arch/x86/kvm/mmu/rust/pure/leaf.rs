@@ -142,6 +142,21 @@ impl LeafSpec {
     }
 }
 
+/// A leaf like `leaf`, but for the frame `pfn`. `leaf` was made of a [`LeafSpec`] with frame 0, no memory type
+/// and no encryption, and gets those as well.
+#[inline]
+pub const fn for_frame(
+    leaf: Spte,
+    pfn: Pfn,
+    memory_type: u64,
+    encrypted: bool,
+    masks: &Masks,
+) -> Spte {
+    let encryption = if encrypted { masks.me_value } else { 0 };
+
+    Spte(leaf.0 | pfn.0 << PAGE_SHIFT | memory_type | encryption)
+}
+
 /// Grants or revokes execute rights of a leaf, also of an access-tracked one.
 #[inline]
 const fn change_executable(spte: Spte, access: u32, masks: &Masks) -> Spte {

@@ -60,6 +60,14 @@ impl Memslot<'_> {
         unsafe { bindings::kvm_rs_slot_dirty_track_enabled(self.as_ptr()) }
     }
 
+    /// Whether the slot's pages are those that userspace has mapped, and no rule of their own decides about
+    /// mapping them. The APIC access page and memory of guest_memfd are not plain.
+    #[inline]
+    pub(crate) fn is_plain(self) -> bool {
+        // SAFETY: the slot exists; what is read is constant.
+        unsafe { bindings::kvm_rs_slot_is_plain(self.as_ptr()) }
+    }
+
     /// Marks `gfn` as dirty in the log. Warns, and does nothing, if it is not in the slot.
     pub(crate) fn mark_dirty(self, vm: Vm<'_>, gfn: Gfn) {
         if warn_on_once!(!self.range().contains(gfn)) {

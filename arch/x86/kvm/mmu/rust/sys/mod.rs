@@ -29,6 +29,7 @@ macro_rules! getters {
 mod dirty_bitmap;
 mod fault;
 mod format;
+mod host_pages;
 mod memslot;
 mod sp;
 pub(crate) mod stats;
@@ -39,6 +40,7 @@ mod vm;
 pub(crate) use dirty_bitmap::{DirtyBitmap, Wanted};
 pub(crate) use fault::Fault;
 pub(crate) use format::{refresh_masks, with_masks};
+pub(crate) use host_pages::HostPages;
 pub(crate) use memslot::{Memslot, NotifierRange};
 pub(crate) use sp::Sp;
 pub(crate) use vcpu::Vcpu;

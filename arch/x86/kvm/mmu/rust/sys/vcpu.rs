@@ -7,7 +7,7 @@ use core::{marker::PhantomData, ptr::NonNull};
 use crate::{
     bindings,
     pure::{Gfn, Hpa, Level, Role, Spte},
-    sys::Vm,
+    sys::{Memslot, Vm},
 };
 
 /// A vCPU, on whose thread the MMU runs.
@@ -119,6 +119,16 @@ impl<'a> Vcpu<'a> {
         }
         // SAFETY: the vendor has the callback, and the vCPU is loaded.
         unsafe { bindings::kvm_rs_mt_mask(self.as_ptr(), gfn.raw(), is_mmio()) }
+    }
+
+    /// The memslot that holds `gfn` in the vCPU's address space. It exists as long as the vCPU thread holds
+    /// `kvm->srcu`, and so for `'a`.
+    pub(crate) fn memslot(self, gfn: Gfn) -> Option<Memslot<'a>> {
+        // SAFETY: the vCPU thread holds `kvm->srcu`, so the memslots exist.
+        let slot = unsafe { bindings::kvm_vcpu_gfn_to_memslot(self.as_ptr(), gfn.raw()) };
+
+        // SAFETY: not null, and the vCPU thread holds `kvm->srcu`, so the slot exists.
+        (!slot.is_null()).then(|| unsafe { Memslot::from_raw(slot) })
     }
 
     /// The generation of the vCPU's memslots, for MMIO SPTEs.

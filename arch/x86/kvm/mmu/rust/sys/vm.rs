@@ -2,7 +2,10 @@
 
 //! What the MMU asks of a VM, and does to it.
 
-use kernel::error::{to_result, Result};
+use kernel::{
+    error::{to_result, Result},
+    ffi::c_ulong,
+};
 
 use crate::{
     bindings,
@@ -11,6 +14,20 @@ use crate::{
     sys::Memslot,
     vm::Vm,
 };
+
+/// How far the invalidations by MMU notifiers had come when host pages were looked up;
+/// `mmu_invalidate_seq`.
+pub(crate) struct InvalidationSequence<'a>(Vm<'a>, c_ulong);
+
+impl InvalidationSequence<'_> {
+    /// Whether no invalidation has ended since, and none is in progress, so that what was looked up may be
+    /// mapped until the lock is dropped; the opposite of `mmu_invalidate_retry()`.
+    #[inline]
+    pub(crate) fn is_current<'l>(&self, _lock: &impl MmuLock<'l>) -> bool {
+        // SAFETY: the VM exists, and its `mmu_lock` is held.
+        !unsafe { bindings::kvm_rs_invalidate_retry(self.0.as_ptr(), self.1) }
+    }
+}
 
 impl<'a> Vm<'a> {
     // Set before there is a vCPU, and constant then.
@@ -105,6 +122,23 @@ impl<'a> Vm<'a> {
         unsafe { bindings::kvm_rs_has_mirrored_tdp(self.as_ptr()) }
     }
 
+    /// Whether the guest may have private memory, so that each page has attributes of its own.
+    #[inline]
+    pub(crate) fn has_private_mem(self) -> bool {
+        // SAFETY: the VM exists; its type is constant.
+        unsafe { bindings::kvm_rs_has_private_mem(self.as_ptr()) }
+    }
+
+    /// Notes how far invalidations by MMU notifiers have come, before host pages are looked up.
+    #[inline]
+    pub(crate) fn invalidation_sequence(self) -> InvalidationSequence<'a> {
+        // SAFETY: the VM exists; the helper reads a field by a marked access, and what is read later is
+        // ordered after that.
+        InvalidationSequence(self, unsafe {
+            bindings::kvm_rs_invalidate_seq(self.as_ptr())
+        })
+    }
+
     /// Whether the guest physical byte address `gpa` belongs to a direct root.
     #[inline]
     pub(crate) fn is_addr_direct(self, gpa: u64) -> bool {
@@ -130,6 +164,14 @@ impl<'a> Vm<'a> {
     pub(crate) fn has_shadow_pages(lock: &impl MmuLock<'a>) -> bool {
         // SAFETY: the VM exists, and its `mmu_lock` is held.
         unsafe { bindings::kvm_rs_has_shadow_pages(lock.vm().as_ptr()) }
+    }
+
+    /// Whether writes to frames may be tracked, because they hold page tables that are shadowed. No frame
+    /// begins to be tracked, or to be shadowed, before the lock is dropped, which takes it for write.
+    #[inline]
+    pub(crate) fn tracks_writes(lock: &impl MmuLock<'a>) -> bool {
+        // SAFETY: the VM exists.
+        unsafe { bindings::kvm_rs_tracks_writes(lock.vm().as_ptr()) }
     }
 
     /// Whether the memslots have reverse maps, so that shadow pages may map them. Once they have, they

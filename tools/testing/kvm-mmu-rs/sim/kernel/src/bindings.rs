@@ -63,3 +63,9 @@ pub unsafe fn atomic64_fetch_and(mask: i64, word: *mut atomic64_t) -> i64 {
 pub unsafe fn atomic64_fetch_or(mask: i64, word: *mut atomic64_t) -> i64 {
     mem::update("fetch_or", word, |old| Some(old | mask as u64)).0 as i64
 }
+
+/// A page of the host, as one that was looked up; only its address is used.
+#[repr(C)]
+pub struct page {
+    _opaque: [u8; 0],
+}

@@ -13,7 +13,10 @@ use machine::{
     sched::{self, facts, point_on},
 };
 
-use kernel::bindings::rwlock_t;
+use kernel::{
+    bindings::{page, rwlock_t},
+    ffi::c_ulong,
+};
 
 use crate::{
     model::slots::{self, srcu_read_lock, srcu_read_unlock},
@@ -479,6 +482,27 @@ pub unsafe fn kvm_rs_has_tables(kvm: *mut kvm) -> bool {
 
 /// # Safety
 ///
+/// None is needed; in the kernel it is a function of C.
+pub unsafe fn kvm_rs_page_to_pfn(page: *mut page) -> kvm_pfn_t {
+    page as u64
+}
+
+/// Pages that are used are marked dirty, which `mmu_lock` has to be held for.
+///
+/// # Safety
+///
+/// None is needed; in the kernel it is a function of C.
+pub unsafe fn kvm_rs_release_pages(pages: *mut *mut page, used: i32, nr: i32) {
+    let kvm = crate::model::vm().expect("there is a VM");
+
+    if used != 0 {
+        field!(kvm, mmu_lock).assert_held();
+    }
+    field!(kvm, host).put_pages(nr as u64);
+}
+
+/// # Safety
+///
 /// None: it has no arguments. Unsafe because C's function is.
 pub unsafe fn kvm_rs_base_addr_mask() -> u64 {
     0x000f_ffff_ffff_f000
@@ -489,6 +513,13 @@ pub unsafe fn kvm_rs_base_addr_mask() -> u64 {
 /// `kvm` must point to the VM of the run.
 pub unsafe fn kvm_rs_has_shadow_pages(kvm: *mut kvm) -> bool {
     !field!(kvm, active_mmu_pages).is_empty()
+}
+
+/// # Safety
+///
+/// `kvm` must point to the VM of the run.
+pub unsafe fn kvm_rs_tracks_writes(kvm: *mut kvm) -> bool {
+    *field!(kvm, arch.have_rmaps)
 }
 
 /// # Safety
@@ -576,6 +607,44 @@ pub unsafe fn kvm_rs_set_external_spte(
 /// None: the arguments are not looked at. Unsafe because C's function is.
 pub unsafe fn kvm_rs_free_external_spt(kvm: *mut kvm, sp: *mut kvm_mmu_page) {
     fail("no VM has mirror roots".into())
+}
+
+/// # Safety
+///
+/// None is needed; in the kernel it is a function of C.
+pub unsafe fn kvm_rs_has_private_mem(kvm: *mut kvm) -> bool {
+    false
+}
+
+/// # Safety
+///
+/// `kvm` must point to the VM of the run.
+pub unsafe fn kvm_rs_invalidate_seq(kvm: *mut kvm) -> c_ulong {
+    let seq = &raw const *field!(kvm, mmu_invalidate_seq);
+
+    point_on(seq as usize, false);
+    *field!(kvm, mmu_invalidate_seq) as c_ulong
+}
+
+/// `mmu_invalidate_retry()`.
+///
+/// # Safety
+///
+/// `kvm` must point to the VM of the run.
+pub unsafe fn kvm_rs_invalidate_retry(kvm: *mut kvm, seq: c_ulong) -> bool {
+    let now = &raw const *field!(kvm, mmu_invalidate_seq);
+
+    point_on(now as usize, false);
+    *field!(kvm, mmu_invalidate_in_progress) != 0 || *field!(kvm, mmu_invalidate_seq) != seq as u64
+}
+
+/// No memslot is KVM's own, or has guest_memfd.
+///
+/// # Safety
+///
+/// None is needed; in the kernel it is a function of C.
+pub unsafe fn kvm_rs_slot_is_plain(slot: *const kvm_memory_slot) -> bool {
+    true
 }
 
 /// # Safety

@@ -30,6 +30,8 @@ pub struct Host {
     /// The pages whose attributes differ from those of the others.
     differ: Vec<u64>,
     writes: u64,
+    /// References to pages that were looked up together.
+    references: u64,
 }
 
 impl Host {
@@ -68,6 +70,24 @@ impl Host {
             Some(page) => *page,
             None => fail(format!("gfn {gfn:#x} is not in the slot")),
         }
+    }
+
+    /// Somebody gets a reference to a page.
+    pub fn get_page(&mut self) {
+        self.references += 1;
+    }
+
+    /// Somebody drops references to pages.
+    pub fn put_pages(&mut self, n: u64) {
+        match self.references.checked_sub(n) {
+            Some(left) => self.references = left,
+            None => fail("a reference to a page is dropped twice".into()),
+        }
+    }
+
+    /// How many references to pages there are.
+    pub fn references(&self) -> u64 {
+        self.references
     }
 
     /// By which size the host maps a page: where no root reaches, by huge ones.

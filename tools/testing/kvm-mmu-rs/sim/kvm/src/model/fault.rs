@@ -2,6 +2,7 @@
 
 //! Page faults.
 
+use kernel::bindings::page;
 use machine::{
     mem, note, rcu,
     sched::{self, facts},
@@ -119,24 +120,86 @@ pub fn mmio_page_fault(vcpu: *mut kvm_vcpu, gfn: u64) -> bool {
     generation == *field!(kvm, generation) & ((1 << 18) - 1)
 }
 
-/// Models `kvm_tdp_page_prefault()` for `KVM_PRE_FAULT_MEMORY`.
-pub fn prefault(vcpu: *mut kvm_vcpu, gfn: u64) -> Handled {
+/// Models `kvm_arch_vcpu_pre_fault_memory()` for a range of `npages` pages.
+pub fn prefault(vcpu: *mut kvm_vcpu, gfn: u64, npages: u64) -> Handled {
+    let (handled, level) = prefault_one(vcpu, gfn);
+
+    if handled == Handled::Enter && level == 1 {
+        // SAFETY: all exist: `kvm->srcu` is held.
+        let more = unsafe { kvm_rs_prefault(vcpu, gfn + 1, npages - 1) };
+        note("kvm_rs_prefault()", [gfn + 1, npages - 1, more]);
+        if more > npages - 1 {
+            machine::fail(format!(
+                "kvm_rs_prefault() maps {more} pages of {}",
+                npages - 1
+            ));
+        }
+    }
+    handled
+}
+
+/// Models `kvm_tdp_page_prefault()`. Returns the level as well.
+fn prefault_one(vcpu: *mut kvm_vcpu, gfn: u64) -> (Handled, u8) {
     let kvm = *field!(vcpu, kvm);
     let slot = super::slots::of(kvm, usize::from(*field!(vcpu, smm)), gfn);
     let mut fault = new(kvm, slot, gfn, 0);
 
     note("prefault", [gfn, 0, 0]);
     if slot.is_null() {
-        return Handled::Emulate;
+        return (Handled::Emulate, 1);
     }
     fault.prefetch = true;
     if fast_page_fault(vcpu, &fault) {
-        return Handled::Enter;
+        return (Handled::Enter, fault.goal_level);
     }
     if !topup_memory_caches(vcpu) {
-        return Handled::NoMemory;
+        return (Handled::NoMemory, 1);
     }
-    slow(vcpu, &mut fault)
+    (slow(vcpu, &mut fault), fault.goal_level)
+}
+
+/// Models `kvm_prefetch_pages()`: the pages from `gfn` on that the host maps writable, each as it is
+/// mapped when its turn comes.
+///
+/// # Safety
+///
+/// `slot` must point to a memslot, and `pages` to `nr_pages` elements.
+pub unsafe fn kvm_prefetch_pages(
+    slot: *mut kvm_memory_slot,
+    gfn: gfn_t,
+    pages: *mut *mut page,
+    nr_pages: i32,
+) -> i32 {
+    let kvm = super::vm().expect("there is a VM");
+    let left = *field!(slot, npages) as u64 - (gfn - *field!(slot, base_gfn));
+
+    if *field!(slot, flags) & KVM_MEMSLOT_INVALID != 0 {
+        return -1;
+    }
+    if left < nr_pages as u64 {
+        return 0;
+    }
+    for n in 0..nr_pages {
+        sched::point_on(super::HOST, false);
+        let (pfn, writable) = field!(kvm, host).lookup(gfn + n as u64);
+        if !writable {
+            return n;
+        }
+        note("host maps", [gfn + n as u64, pfn, 1]);
+        field!(kvm, host).get_page();
+        // SAFETY: the array has that many elements.
+        unsafe { pages.add(n as usize).write(pfn as *mut page) };
+    }
+    nr_pages
+}
+
+/// Models `kvm_vcpu_gfn_to_memslot()`.
+///
+/// # Safety
+///
+/// `vcpu` must point to a vCPU of the run.
+pub unsafe fn kvm_vcpu_gfn_to_memslot(vcpu: *mut kvm_vcpu, gfn: gfn_t) -> *mut kvm_memory_slot {
+    super::slots::of(*field!(vcpu, kvm), usize::from(*field!(vcpu, smm)), gfn)
 }
 
 /// The part of `kvm_tdp_mmu_page_fault()` that takes `mmu_lock`.

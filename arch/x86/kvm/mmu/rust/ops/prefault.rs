@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Mapping many 4 KiB pages at once that the guest has not touched yet; for `KVM_PRE_FAULT_MEMORY`.
+//!
+//! C maps the range one fault at a time. Each fault looks up one host page, takes `mmu_lock`, and walks down
+//! from the root. Here C still maps the first page of each 2 MiB so, and that fault settles the rest: which
+//! page size to use, whether a table is needed, and what errno the caller gets. If it has mapped 4 KiB, the
+//! neighbours are mapped by table: up to [`HostPages::MAX`] host pages are looked up together, without
+//! sleeping, and one walk under one hold of `mmu_lock` puts them into their entries.
+//!
+//! Only the simple case is handled. The first page that is anything else (a hole, a page that the host has
+//! not mapped, or maps read-only, a read-only memslot, memory of guest_memfd) ends the batch, and C takes it
+//! up with the next fault. So errno and the returned range are those of the single faults.
+//!
+//! # The protocol
+//!
+//! The invalidation sequence is read before the host pages are looked up. With `mmu_lock` held for read,
+//! nothing is mapped if the sequence has changed, or an invalidation is in progress. Entries change from not
+//! present to a leaf by an exchange that fails if somebody else was faster. The peers, one by one:
+//!
+//! - A **notifier** takes the write lock to raise the count of invalidations in progress before it looks for
+//!   leaves, and again to raise the sequence after it is done. If it has begun before we take the lock, we
+//!   see the count or the new sequence, and map nothing. Otherwise it finds our leaves. The reference on a
+//!   host page keeps the frame from being reused until then. A change of **memory attributes** does the same.
+//! - A **fault** (read lock) may install the same leaf first. Then our exchange fails, and the batch ends. It
+//!   cannot have mapped another frame, as the sequence is the same for both. Where a leaf exists, we leave it.
+//! - Who **tears down** the table (read lock: recovery, NX recovery, zapping of roots, a fault that installs
+//!   a huge page) freezes each entry that is not present, and the batch ends at the first of these. A leaf
+//!   that we install before that is found and counted by the one who freezes it. A full table has no entry
+//!   that we could use, and cannot get one under the read lock ([`crate::change`]). The RCU read lock keeps
+//!   the table from being freed.
+//! - A root that was **invalidated** is seen to be invalid, because that happens under the write lock. To map
+//!   there would do no harm, but the vCPU would not find the pages.
+//! - **Enabling, reaping and disabling the log** store plainly, but only to present leaves. Ours are made
+//!   like those whose bit the log has just taken: the first write is noticed. Whether the slot is logged,
+//!   its flags tell: before the walk that enables or disables the log begins, `synchronize_srcu()` has waited
+//!   for us, as `kvm->srcu` is held from before the lookup of the slot until after the batch. For the same
+//!   reason no slot is **deleted or moved** under us.
+//! - A **fast page fault** and **aging** (no lock) change present leaves only. The **CPU** does not see an
+//!   entry before it is a whole leaf. No TLB has anything to flush.
+//! - **Write-tracking** and shadow pages begin under the write lock; [`PrefetchLeaves`] looks at them under
+//!   the read lock, for each page.
+//! - Without the lock between two faults, the **host may have mapped 2 MiB** since C decided on 4 KiB. That
+//!   raises the sequence, and if it happened before we read that, we map 4 KiB of a huge page, which is
+//!   correct, and what a fault with a smaller goal does.
+
+use kernel::sync::rcu;
+
+use crate::{
+    change::map_pages,
+    ops::spte::PrefetchLeaves,
+    pte::Table,
+    pure::{Gfn, GfnRange, Level, Masks},
+    sync::{with_shared, MmuLock, Shared},
+    sys::{stats::Holder, HostPages, Memslot, Sp, Vcpu, Vm},
+    walk::Descent,
+};
+
+/// Maps what it can of `range` without a gap, as far as the table reaches that holds `range.start`. The
+/// frame before that was just mapped by a 4 KiB page. Returns the number of frames that are mapped now,
+/// whoever has mapped them.
+///
+/// May be called only in `KVM_PRE_FAULT_MEMORY`, with `kvm->srcu` held. Takes `mmu_lock`, for at most
+/// [`HostPages::MAX`] pages at a time. Does not sleep for I/O.
+pub(crate) fn prefault(vcpu: Vcpu<'_>, root: Sp<'_>, range: GfnRange) -> u64 {
+    let vm = vcpu.vm();
+
+    // Whether a page is private has to be asked for each, and mirrors take a different path.
+    if !vm.uses_tdp_mmu() || vm.has_private_mem() {
+        return 0;
+    }
+
+    let range = range.intersection(same_table(range.start));
+    let mut next = range.start;
+    let mut pages = HostPages::new();
+
+    while next < range.end {
+        let Some(slot) = vcpu.memslot(next).filter(|slot| slot.is_plain()) else {
+            break;
+        };
+        let wanted = GfnRange::new(next, range.end).intersection(slot.range());
+        let sequence = vm.invalidation_sequence();
+
+        pages.look_up(slot, wanted);
+        let found = GfnRange::new(next, next.add(pages.len() as u64));
+
+        if found.is_empty() {
+            break;
+        }
+        let mapped = with_shared(vm, Holder::Caller, |lock| {
+            let mapped = if sequence.is_current(lock) {
+                map_found(vcpu, lock, root, slot, &pages, found)
+            } else {
+                0
+            };
+
+            pages.release(lock, mapped as usize);
+            mapped
+        });
+
+        next = next.add(mapped);
+        if mapped < wanted.pages().min(HostPages::MAX as u64) {
+            break;
+        }
+    }
+    next.since(range.start)
+}
+
+/// The frames of the table of 4 KiB pages that holds the frame before `gfn`.
+fn same_table(gfn: Gfn) -> GfnRange {
+    let first = Gfn(gfn.raw().saturating_sub(1)).round_down(Level::Page2M);
+
+    GfnRange::new(first, first.add(Level::Page2M.pages()))
+}
+
+/// Maps host pages to the frames of `found`. Returns how many of the frames are mapped, from the first on.
+fn map_found(
+    vcpu: Vcpu<'_>,
+    lock: &Shared<'_>,
+    root: Sp<'_>,
+    slot: Memslot<'_>,
+    pages: &HostPages,
+    found: GfnRange,
+) -> u64 {
+    let vm = lock.vm();
+    let masks = vm.masks();
+    let guard = rcu::read_lock();
+
+    if root.role().invalid() {
+        return 0;
+    }
+    let Some(table) = small_table(vm, &guard, root, found.start, masks) else {
+        return 0;
+    };
+    let leaves = PrefetchLeaves::new(lock, vcpu, slot, Sp::of_table(table), masks);
+
+    map_pages(lock, table, found, |gfn| {
+        let pfn = pages.pfn(gfn.since(found.start) as usize)?;
+
+        leaves.leaf(gfn, pfn)
+    })
+}
+
+/// The table of 4 KiB pages that holds the entry of `gfn`, if there is one.
+fn small_table<'g>(
+    vm: Vm<'_>,
+    guard: &'g rcu::Guard,
+    root: Sp<'g>,
+    gfn: Gfn,
+    masks: &'g Masks,
+) -> Option<Table<'g>> {
+    let mut walk = Descent::lockless(vm, guard, root, gfn, masks);
+
+    while let Some(view) = walk.next() {
+        if view.level() == Level::Page2M {
+            return view.child(masks);
+        }
+    }
+    None
+}

@@ -1,0 +1,365 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * KVM_PRE_FAULT_MEMORY of a range does what it does page by page
+ *
+ * KVM may map many pages of a range at once. What userspace sees must be the same as
+ * if it asked for each page by itself: which pages are mapped, how far the range has
+ * come when something is in the way, and with which errno it then ends. One VM is asked
+ * for the range, and another, with the same memory, for each page. In the way are holes
+ * in the memslots, memory that the host maps read-only, not at all, or not yet, and the
+ * ends of page tables and memslots. Afterwards the guest reads and writes all pages that
+ * are there, and the dirty logs of both VMs are compared.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include <linux/bitmap.h>
+#include <linux/bitops.h>
+#include <linux/kvm.h>
+#include <linux/sizes.h>
+
+#include "kvm_util.h"
+#include "mmu_stat.h"
+#include "processor.h"
+#include "test_util.h"
+#include "ucall_common.h"
+
+#define TEST_SLOT	1
+#define TEST_BASE	(8ul * SZ_1G)
+#define TEST_PAGES	1100ul
+#define TEST_SIZE	(TEST_PAGES * PAGE_SIZE)
+#define NR_SLOTS	3
+
+/* What is in a page before the guest writes to it, where the host has written it. */
+#define CONTENT(page)	(0x5a5a0000ul + (page))
+
+struct slot {
+	u64 first, pages;
+	u32 flags;
+};
+
+/* What is done to some pages of the host before they are asked for. */
+enum change { NOTHING, DONTNEED, READ_ONLY, NO_ACCESS, UNMAP };
+
+static const struct layout {
+	const char *name;
+	struct slot slots[NR_SLOTS];
+	int mmap_flags;
+	struct {
+		enum change change;
+		u64 first, pages, stride;
+	} changes[2];
+} layouts[] = {
+	{ "all pages there", { { 0, TEST_PAGES } } },
+	{ "shared memory", { { 0, TEST_PAGES } }, MAP_SHARED },
+	{ "a logged memslot", { { 0, TEST_PAGES, KVM_MEM_LOG_DIRTY_PAGES } } },
+	{ "a read-only memslot", { { 0, TEST_PAGES, KVM_MEM_READONLY } } },
+	{ "a hole between memslots", { { 0, 700 }, { 701, TEST_PAGES - 701 } } },
+	{ "memslots that share a page table, one logged, one read-only",
+	  { { 0, 600 }, { 600, 100, KVM_MEM_LOG_DIRTY_PAGES },
+	    { 700, TEST_PAGES - 700, KVM_MEM_READONLY } } },
+	{ "a memslot that begins and ends within a page table", { { 3, TEST_PAGES - 10 } } },
+	{ "pages that are not there yet", { { 0, TEST_PAGES } }, 0, { { DONTNEED, 5, 1, 97 } } },
+	{ "nothing there yet", { { 0, TEST_PAGES } }, 0,
+	  { { DONTNEED, 0, TEST_PAGES, TEST_PAGES } } },
+	{ "shared pages that are not there yet", { { 0, TEST_PAGES } }, MAP_SHARED,
+	  { { DONTNEED, 5, 3, 131 } } },
+	{ "pages that the host maps read-only", { { 0, TEST_PAGES } }, 0,
+	  { { READ_ONLY, 63, 2, 129 } } },
+	{ "read-only pages in a logged memslot", { { 0, TEST_PAGES, KVM_MEM_LOG_DIRTY_PAGES } }, 0,
+	  { { READ_ONLY, 64, 1, 64 }, { DONTNEED, 90, 2, 200 } } },
+	{ "pages without access", { { 0, TEST_PAGES } }, 0, { { NO_ACCESS, 127, 1, 400 } } },
+	{ "pages that are not mapped", { { 0, TEST_PAGES } }, 0, { { UNMAP, 128, 1, 512 } } },
+	{ "the last page of each table not mapped", { { 0, TEST_PAGES } }, 0,
+	  { { UNMAP, 511, 1, 512 } } },
+	{ "the first page of each table not mapped", { { 0, TEST_PAGES } }, 0,
+	  { { UNMAP, 0, 1, 512 } } },
+};
+
+/*
+ * Ranges that are asked for, in pages: all, within a table, and over its end. Most layouts are
+ * only asked for the first two.
+ */
+#define FEW_RANGES	2
+
+static const struct {
+	u64 first, pages;
+} ranges[] = {
+	{ 0, TEST_PAGES }, { 511, 514 }, { 1, 1 }, { 10, 64 }, { 10, 65 }, { 0, 128 }, { 0, 129 },
+	{ 0, 130 }, { 500, 12 }, { 500, 13 }, { 511, 1 }, { 511, 2 },
+};
+
+struct test_vm {
+	struct kvm_vm *vm;
+	struct kvm_vcpu *vcpu;
+	char *mem;
+};
+
+/* The pages that the guest reads and writes, and what it has read. */
+static u64 wanted[TEST_PAGES / 64 + 1], writable[TEST_PAGES / 64 + 1];
+static u64 seen[TEST_PAGES];
+
+static void guest_code(void)
+{
+	u64 page;
+
+	for (page = 0; page < TEST_PAGES; page++) {
+		u64 *at = (u64 *)(TEST_BASE + page * PAGE_SIZE);
+
+		if (READ_ONCE(wanted[page / 64]) >> (page % 64) & 1)
+			WRITE_ONCE(seen[page], READ_ONCE(*at));
+		if (READ_ONCE(writable[page / 64]) >> (page % 64) & 1)
+			WRITE_ONCE(*at, page);
+	}
+	GUEST_SYNC(0);
+}
+
+static struct test_vm make_vm(const struct layout *layout)
+{
+	struct test_vm t;
+	unsigned int i;
+	u64 page;
+
+	t.mem = kvm_mmap(TEST_SIZE, PROT_READ | PROT_WRITE,
+			 MAP_ANONYMOUS | (layout->mmap_flags ?: MAP_PRIVATE), -1);
+	kvm_madvise(t.mem, TEST_SIZE, MADV_NOHUGEPAGE);
+	for (page = 0; page < TEST_PAGES; page++)
+		*(u64 *)(t.mem + page * PAGE_SIZE) = CONTENT(page);
+
+	t.vm = vm_create_with_one_vcpu(&t.vcpu, guest_code);
+	for (i = 0; i < NR_SLOTS; i++) {
+		const struct slot *slot = &layout->slots[i];
+
+		if (slot->pages)
+			vm_set_user_memory_region(t.vm, TEST_SLOT + i, slot->flags,
+						  TEST_BASE + slot->first * PAGE_SIZE,
+						  slot->pages * PAGE_SIZE,
+						  t.mem + slot->first * PAGE_SIZE);
+	}
+	virt_map_level(t.vm, TEST_BASE, TEST_BASE, align_up(TEST_SIZE, SZ_2M), PG_LEVEL_2M);
+
+	for (i = 0; i < ARRAY_SIZE(layout->changes); i++) {
+		if (layout->changes[i].change == NOTHING)
+			continue;
+		for (page = layout->changes[i].first; page < TEST_PAGES;
+		     page += layout->changes[i].stride) {
+			u64 pages = min(layout->changes[i].pages, TEST_PAGES - page);
+			size_t size = pages * PAGE_SIZE;
+			char *at = t.mem + page * PAGE_SIZE;
+			int ret = 0;
+
+			switch (layout->changes[i].change) {
+			case DONTNEED:
+				ret = madvise(at, size, layout->mmap_flags == MAP_SHARED ?
+					      MADV_REMOVE : MADV_DONTNEED);
+				break;
+			case READ_ONLY:
+				ret = mprotect(at, size, PROT_READ);
+				break;
+			case NO_ACCESS:
+				ret = mprotect(at, size, PROT_NONE);
+				break;
+			case UNMAP:
+				ret = munmap(at, size);
+				break;
+			default:
+				break;
+			}
+			TEST_ASSERT(!ret, "The memory cannot be laid out: errno %d", errno);
+		}
+	}
+	return t;
+}
+
+static void free_vm(struct test_vm *t)
+{
+	kvm_vm_free(t->vm);
+	kvm_munmap(t->mem, TEST_SIZE);
+}
+
+/* Asks once. Returns 0 or the errno, and how many pages are done. */
+static int pre_fault(struct test_vm *t, u64 first, u64 pages, u64 *done)
+{
+	struct kvm_pre_fault_memory range = {
+		.gpa = TEST_BASE + first * PAGE_SIZE,
+		.size = pages * PAGE_SIZE,
+	};
+	int ret, err;
+
+	do {
+		ret = __vcpu_ioctl(t->vcpu, KVM_PRE_FAULT_MEMORY, &range);
+		err = ret ? errno : 0;
+	} while (err == EINTR && range.size == pages * PAGE_SIZE);
+
+	*done = pages - range.size / PAGE_SIZE;
+	TEST_ASSERT(range.gpa == TEST_BASE + (first + *done) * PAGE_SIZE,
+		    "%lu pages are done, and the address is %#llx", *done, range.gpa);
+	TEST_ASSERT(!err == !!*done, "%lu of %lu pages are done, errno %d", *done, pages, err);
+	return err;
+}
+
+/*
+ * Asks one VM for the range, and after each error for what is behind the page in the way; and
+ * the other for each page. errs has what the second has said of each page.
+ */
+static void compare_ranges(const struct layout *layout, u64 first, u64 pages)
+{
+	struct test_vm whole = make_vm(layout), single = make_vm(layout);
+	int errs[TEST_PAGES];
+	u64 page, done, end = first + pages;
+	int err;
+
+	for (page = first; page < end; page++)
+		errs[page] = pre_fault(&single, page, 1, &done);
+
+	for (page = first; page < end;) {
+		u64 expected = 0;
+
+		while (page + expected < end && !errs[page + expected])
+			expected++;
+		err = pre_fault(&whole, page, end - page, &done);
+		/* A signal may come at any time. */
+		while (!err && done < expected && page + done < end) {
+			page += done;
+			expected -= done;
+			err = pre_fault(&whole, page, end - page, &done);
+		}
+		TEST_ASSERT(done == expected && err == (expected ? 0 : errs[page]),
+			    "%s, %lu pages from %lu on: %lu pages from %lu on are done, errno %d; by single pages %lu, errno %d",
+			    layout->name, pages, first, done, page, err, expected,
+			    expected ? 0 : errs[page]);
+		page += expected ?: 1;
+	}
+	assert_page_stats(get_page_stats(whole.vm), get_page_stats(single.vm), layout->name);
+
+	free_vm(&whole);
+	free_vm(&single);
+}
+
+static bool is_in(const struct layout *layout, enum change change, u64 page)
+{
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(layout->changes); i++)
+		if (layout->changes[i].change == change && page >= layout->changes[i].first &&
+		    (page - layout->changes[i].first) % layout->changes[i].stride <
+		    layout->changes[i].pages)
+			return true;
+	return false;
+}
+
+static const struct slot *slot_of(const struct layout *layout, u64 page)
+{
+	unsigned int i;
+
+	for (i = 0; i < NR_SLOTS; i++)
+		if (page - layout->slots[i].first < layout->slots[i].pages)
+			return &layout->slots[i];
+	return NULL;
+}
+
+/* The guest reads what is there, and writes where it may; returns its log in bitmap. */
+static void use_memory(const struct layout *layout, struct test_vm *t, unsigned long *bitmap)
+{
+	unsigned long *part = bitmap_zalloc(TEST_PAGES);
+	struct ucall uc;
+	unsigned int i;
+	u64 page;
+
+	memset(wanted, 0, sizeof(wanted));
+	memset(writable, 0, sizeof(writable));
+	for (page = 0; page < TEST_PAGES; page++) {
+		const struct slot *slot = slot_of(layout, page);
+
+		if (!slot || is_in(layout, UNMAP, page) || is_in(layout, NO_ACCESS, page))
+			continue;
+		wanted[page / 64] |= 1ul << (page % 64);
+		/* One in three, so that the log has something to miss. */
+		if (page % 3 == 0 && !(slot->flags & KVM_MEM_READONLY) &&
+		    !is_in(layout, READ_ONLY, page))
+			writable[page / 64] |= 1ul << (page % 64);
+	}
+	sync_global_to_guest(t->vm, wanted);
+	sync_global_to_guest(t->vm, writable);
+	vcpu_run(t->vcpu);
+	TEST_ASSERT_EQ(get_ucall(t->vcpu, &uc), UCALL_SYNC);
+	sync_global_from_guest(t->vm, seen);
+
+	for (page = 0; page < TEST_PAGES; page++) {
+		u64 content = is_in(layout, DONTNEED, page) ? 0 : CONTENT(page);
+
+		if (wanted[page / 64] >> (page % 64) & 1)
+			TEST_ASSERT(seen[page] == content,
+				    "%s: the guest reads %#lx from page %lu, not %#lx",
+				    layout->name, seen[page], page, content);
+		if (writable[page / 64] >> (page % 64) & 1)
+			TEST_ASSERT(*(u64 *)(t->mem + page * PAGE_SIZE) == page,
+				    "%s: what the guest writes to page %lu is lost",
+				    layout->name, page);
+	}
+
+	bitmap_zero(bitmap, TEST_PAGES);
+	for (i = 0; i < NR_SLOTS; i++) {
+		const struct slot *slot = &layout->slots[i];
+
+		if (!(slot->flags & KVM_MEM_LOG_DIRTY_PAGES))
+			continue;
+		bitmap_zero(part, TEST_PAGES);
+		kvm_vm_get_dirty_log(t->vm, TEST_SLOT + i, part);
+		for (page = 0; page < slot->pages; page++) {
+			bool logged = test_bit(page, part);
+			bool written = writable[(slot->first + page) / 64] >>
+				       ((slot->first + page) % 64) & 1;
+
+			TEST_ASSERT(logged || !written,
+				    "%s: page %lu is written, and not in the log",
+				    layout->name, slot->first + page);
+			if (logged)
+				set_bit(slot->first + page, bitmap);
+		}
+	}
+	free(part);
+}
+
+static void compare_use(const struct layout *layout)
+{
+	struct test_vm whole = make_vm(layout), single = make_vm(layout);
+	unsigned long *log = bitmap_zalloc(TEST_PAGES), *other = bitmap_zalloc(TEST_PAGES);
+	u64 page, done;
+
+	for (page = 0; page < TEST_PAGES; page++)
+		pre_fault(&single, page, 1, &done);
+	for (page = 0; page < TEST_PAGES; page += done ?: 1)
+		pre_fault(&whole, page, TEST_PAGES - page, &done);
+
+	use_memory(layout, &whole, log);
+	use_memory(layout, &single, other);
+	TEST_ASSERT(!memcmp(log, other, BITS_TO_LONGS(TEST_PAGES) * sizeof(*log)),
+		    "%s: the logs differ", layout->name);
+
+	free(log);
+	free(other);
+	free_vm(&whole);
+	free_vm(&single);
+}
+
+int main(void)
+{
+	unsigned int i, j;
+
+	TEST_REQUIRE(kvm_has_cap(KVM_CAP_PRE_FAULT_MEMORY));
+	TEST_REQUIRE(kvm_has_cap(KVM_CAP_READONLY_MEM));
+
+	ksft_print_header();
+	ksft_set_plan(ARRAY_SIZE(layouts));
+
+	for (i = 0; i < ARRAY_SIZE(layouts); i++) {
+		for (j = 0; j < (i ? FEW_RANGES : ARRAY_SIZE(ranges)); j++)
+			compare_ranges(&layouts[i], ranges[j].first, ranges[j].pages);
+		compare_use(&layouts[i]);
+		ksft_test_result_pass("%s\n", layouts[i].name);
+	}
+	ksft_finished();
+}
