@@ -7,7 +7,8 @@
  * a step for whoever waits for mmu_lock, so none should tear down another 512.
  *
  * The guest runs code in each 2 MiB of a page of 1 GiB: that makes 513 tables.  Then
- * they have to go one by one.  kvm.nx_huge_pages has to be set, and
+ * they have to go one by one, and the rest of them with the memslot: what is torn down by
+ * somebody else must not stay in the worker's list.  kvm.nx_huge_pages has to be set, and
  * kvm.nx_huge_pages_recovery_ratio such that the worker zaps one in a period.
  */
 #include <string.h>
@@ -92,6 +93,11 @@ int main(void)
 		start += passed;
 		steps++;
 	}
+
+	/* Deleting a memslot zaps all page tables.  None is left that the worker could zap. */
+	vm_set_user_memory_region(vm, TEST_SLOT, 0, TEST_BASE, 0, NULL);
+	tables = vm_get_stat(vm, nx_lpage_splits);
+	TEST_ASSERT(!tables, "%lu tables are listed that are gone", tables);
 
 	kvm_vm_free(vm);
 	return 0;
