@@ -201,23 +201,6 @@ pub const ALL: &[Scenario] = &[
         },
     },
     Scenario {
-        name: "nested-smm",
-        what:
-            "a nested guest, and SMIs that end it: two address spaces with lists of the reverse map",
-        adjust: |plan, rng| {
-            plan.nested = true;
-            plan.smm = true;
-            plan.zaps = rng.below(2);
-            plan.agings = rng.below(6);
-            plan.invalidations = rng.below(3);
-            plan.ring = rng.below(4) == 0;
-            if plan.ring {
-                plan.manual = false;
-                plan.initially_all_set = false;
-            }
-        },
-    },
-    Scenario {
         name: "ring",
         what: "the log is a ring",
         adjust: |plan, rng| {
