@@ -140,7 +140,7 @@ pub const ALL: &[Scenario] = &[
         name: "moves",
         what: "slots that are moved elsewhere and back while they are logged",
         adjust: |plan, rng| {
-            // Upstream loses what is in the log of a CPU when the slot goes.
+            // Without PML: KVM drops what a CPU has logged of a slot that is away, as it finds no slot then.
             plan.format = [Format::Npt, Format::EptAd, Format::Ept][rng.below(3) as usize];
             plan.relocates = true;
             plan.dirty_bits = rng.below(2) == 0;
