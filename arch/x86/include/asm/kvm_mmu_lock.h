@@ -21,7 +21,8 @@ DECLARE_STATIC_KEY_FALSE(kvm_mmu_lock_stats);
 /* rust_lock_stats.c. But for the first, only called while the key is on. */
 void kvm_rs_fault_read_lock(struct kvm_vcpu *vcpu);
 void kvm_rs_fault_write_lock(struct kvm_vcpu *vcpu);
-void kvm_rs_fault_write_unlock(struct kvm_vcpu *vcpu);
+void kvm_rs_fault_end_read(struct kvm_vcpu *vcpu);
+void kvm_rs_fault_end_write(struct kvm_vcpu *vcpu);
 int kvm_rs_timed_page_fault(struct kvm_vcpu *vcpu, struct kvm_page_fault *fault);
 void kvm_rs_timed_read_lock(struct kvm *kvm, enum kvm_mmu_holder holder);
 void kvm_rs_timed_write_lock(struct kvm *kvm, enum kvm_mmu_holder holder);
@@ -53,6 +54,13 @@ static __always_inline void kvm_mmu_fault_read_lock(struct kvm_vcpu *vcpu)
 		read_lock(&vcpu->kvm->mmu_lock);
 }
 
+static __always_inline void kvm_mmu_fault_read_unlock(struct kvm_vcpu *vcpu)
+{
+	if (kvm_mmu_lock_is_timed())
+		kvm_rs_fault_end_read(vcpu);
+	read_unlock(&vcpu->kvm->mmu_lock);
+}
+
 /* For a fault of the shadow MMU, whose wait is measured with the key on only. */
 static __always_inline void kvm_mmu_fault_write_lock(struct kvm_vcpu *vcpu)
 {
@@ -65,7 +73,7 @@ static __always_inline void kvm_mmu_fault_write_lock(struct kvm_vcpu *vcpu)
 static __always_inline void kvm_mmu_fault_write_unlock(struct kvm_vcpu *vcpu)
 {
 	if (kvm_mmu_lock_is_timed())
-		kvm_rs_fault_write_unlock(vcpu);
+		kvm_rs_fault_end_write(vcpu);
 	write_unlock(&vcpu->kvm->mmu_lock);
 }
 

@@ -25,7 +25,7 @@ enum kvm_mmu_holder {
 	/* Deleting memslots, zapping roots and ranges. */
 	KVM_MMU_ZAP,
 	KVM_MMU_NX_RECOVERY,
-	/* Page faults of vCPUs, with pre-faulting. */
+	/* Page faults of vCPUs, with pre-faulting; and looking for a root. */
 	KVM_MMU_FAULT,
 	/* Nobody of the above. Not measured. */
 	KVM_MMU_OTHER,
@@ -81,8 +81,9 @@ struct kvm_rs_vcpu_stat {
 
 /* What a vCPU's fault is about to account for. */
 struct kvm_rs_vcpu_fault {
-	/* When mmu_lock was acquired, or 0. */
+	/* When mmu_lock was acquired, or 0; and whether this fault did. */
 	u64 held_since;
+	bool locked;
 	/* When the first of the retries for an invalidation began, or 0, and the last one ended. */
 	u64 retry_since;
 	u64 retry_until;
@@ -92,10 +93,16 @@ struct kvm_rs_vcpu_fault {
 
 /* Who holds mmu_lock now, with kvm.mmu_lock_stats=Y. */
 struct kvm_rs_lock {
-	/* Since when, or 0. Written by the holder, of which there is one at a time of each kind. */
+	/*
+	 * Since when, or 0, with the generation of the key (rust_lock_stats.c). Written by the
+	 * holder, of which there is one at a time of each kind. KVM_MMU_FAULT only for write.
+	 */
 	u64 since[KVM_MMU_NR_HOLDERS];
-	/* Of the holder for write, plus 1, or 0. Written under the lock. */
+	/* Of the holder for write, plus 1, or 0. Written under the lock, like the next two. */
 	u8 writer;
+	/* The last one, plus 1, and since when it had the lock. */
+	u8 last_writer;
+	u64 last_since;
 };
 
 /*

@@ -35,11 +35,8 @@ use crate::{
     pte,
     pure::{dirty::WORD_PAGES, leaf, Age, Gfn, GfnRange, Hpa, Level, Pfn, Protect, Role, Spte},
     root::{self, Root, RootTypes},
-    sync::{Exclusive, Lock, Shared, SlotsLock},
-    sys::{
-        self, stats::Holder, with_masks, DirtyBitmap, Fault, Memslot, NotifierRange, Sp, Vcpu, Vm,
-        Wanted,
-    },
+    sync::{Exclusive, Holder, Lock, Shared, SlotsLock},
+    sys::{self, with_masks, DirtyBitmap, Fault, Memslot, NotifierRange, Sp, Vcpu, Vm, Wanted},
     tlb::Flush,
 };
 
@@ -92,7 +89,7 @@ macro_rules! held {
         held!($type, $vm, Caller)
     };
     ($type:ident, $vm:expr, $holder:ident) => {{
-        let lock = crate::sync::Lock::new($vm, crate::sys::stats::Holder::$holder);
+        let lock = crate::sync::Lock::new($vm, crate::sync::Holder::$holder);
         // SAFETY: the prototype says so, lockdep checks it, and the token ends with the call.
         unsafe { $type::assume_held(lock) }
     }};

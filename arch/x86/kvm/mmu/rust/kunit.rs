@@ -19,8 +19,8 @@ use crate::{
     ops::spte::{self as make, LeafRequest},
     pte,
     pure::{leaf, spte, Gfn, Hpa, Level, Masks, Pfn, Role, Spte},
-    sync::{Exclusive, Lock},
-    sys::{is_host_mmio, stats::Holder, Memslot, Sp, Vcpu, Vm},
+    sync::{Exclusive, Holder, Lock},
+    sys::{is_host_mmio, Memslot, Sp, Vcpu, Vm},
 };
 
 /// In how many settings a format is compared, and how many random inputs there are in each: 20,000 in all.

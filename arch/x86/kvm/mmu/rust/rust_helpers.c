@@ -283,6 +283,16 @@ __kvm_rs void kvm_rs_write_unlock(struct kvm *kvm)
 	kvm_mmu_write_unlock(kvm);
 }
 
+__kvm_rs void kvm_rs_vcpu_read_lock(struct kvm_vcpu *vcpu)
+{
+	kvm_mmu_fault_read_lock(vcpu);
+}
+
+__kvm_rs void kvm_rs_vcpu_read_unlock(struct kvm_vcpu *vcpu)
+{
+	kvm_mmu_fault_read_unlock(vcpu);
+}
+
 __kvm_rs unsigned int kvm_rs_pause_read(struct kvm *kvm, unsigned int holder)
 {
 	if (static_branch_unlikely(&kvm_mmu_lock_stats))

@@ -117,6 +117,8 @@ void kvm_rs_read_lock(struct kvm *kvm, unsigned int holder);
 void kvm_rs_read_unlock(struct kvm *kvm, unsigned int holder);
 void kvm_rs_write_lock(struct kvm *kvm, unsigned int holder);
 void kvm_rs_write_unlock(struct kvm *kvm);
+void kvm_rs_vcpu_read_lock(struct kvm_vcpu *vcpu);
+void kvm_rs_vcpu_read_unlock(struct kvm_vcpu *vcpu);
 unsigned int kvm_rs_pause_read(struct kvm *kvm, unsigned int holder);
 unsigned int kvm_rs_pause_write(struct kvm *kvm);
 void kvm_rs_note_fault_split(struct kvm_vcpu *vcpu);

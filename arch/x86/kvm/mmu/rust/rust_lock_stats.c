@@ -62,8 +62,24 @@ static u64 ns_between(u64 since, u64 until)
 	return (s64)(until - since) > 0 ? mul_u64_u32_shr(until - since, ns_per_tick, NS_SHIFT) : 0;
 }
 
-/* In ticks, when the key was last switched on. What began earlier is not accounted. */
-static u64 enabled_at;
+/*
+ * What began while the key was on before, and ended while it was off, is still noted as if it went
+ * on. So each beginning has the number of the time that the key was on in its lowest bits, from 1
+ * to GENERATIONS, and counts as long as the key has been on since. That does without comparing
+ * times, which sleeping to RAM may set back.
+ */
+#define GENERATIONS 7
+static u64 generation = 1;
+
+static u64 stamp(u64 now)
+{
+	return (now & ~(u64)GENERATIONS) | READ_ONCE(generation);
+}
+
+static bool counts(u64 since)
+{
+	return (since & GENERATIONS) == READ_ONCE(generation);
+}
 
 /* A wait of this many ns or more is traced. */
 static ulong mmu_lock_stall_ns = 1000000;
@@ -78,7 +94,7 @@ static int lock_stats_set(const char *value, const struct kernel_param *kp)
 	if (err)
 		return err;
 	if (on && !static_key_enabled(&kvm_mmu_lock_stats))
-		WRITE_ONCE(enabled_at, ticks());
+		WRITE_ONCE(generation, generation % GENERATIONS + 1);
 	if (on)
 		static_branch_enable(&kvm_mmu_lock_stats);
 	else
@@ -191,7 +207,10 @@ static unsigned int whom(struct kvm *kvm)
 	if (!static_key_enabled(&kvm_mmu_lock_stats))
 		return KVM_MMU_OTHER;
 
+	/* A number that was noted in an earlier generation is nobody's. */
 	writer = READ_ONCE(lock->writer);
+	if (writer && !counts(READ_ONCE(lock->since[writer - 1])))
+		writer = 0;
 #if defined(CONFIG_QUEUED_RWLOCKS) && defined(CONFIG_SMP) && !defined(CONFIG_PREEMPT_RT)
 	if ((atomic_read(&kvm->mmu_lock.raw_lock.cnts) & _QW_LOCKED) == _QW_LOCKED)
 		return writer ? writer - 1 : KVM_MMU_OTHER;
@@ -200,7 +219,7 @@ static unsigned int whom(struct kvm *kvm)
 		return writer - 1;
 #endif
 	for (holder = 0; holder < KVM_MMU_NR_HOLDERS; holder++) {
-		if (READ_ONCE(lock->since[holder]) > READ_ONCE(enabled_at))
+		if (counts(READ_ONCE(lock->since[holder])))
 			return holder;
 	}
 	return KVM_MMU_FAULT;
@@ -213,21 +232,45 @@ static void trace_stall(struct kvm_vcpu *vcpu, unsigned int waiter, unsigned int
 		trace_kvm_mmu_lock_stall(vcpu ? vcpu->vcpu_id : -1, waiter, holder, write, ns);
 }
 
+/* A fault has waited, first for @holder, and has the lock. */
 static void vcpu_waited(struct kvm_vcpu *vcpu, unsigned int holder, bool write, u64 since,
 			u64 until)
 {
+	const struct kvm_rs_lock *lock = &vcpu->kvm->rs_lock;
 	struct kvm_rs_vcpu_stat *stat = &vcpu->rs_stat;
-	u64 ns = ns_between(since, until);
+	u64 last_since = lock->last_since, ns;
 
 	account(&stat->mmu_lock_wait, since, until);
-	stat->mmu_wait_for[holder] += ns;
-	trace_stall(vcpu, KVM_MMU_FAULT, holder, write, ns);
+
+	/* If a writer took the lock meanwhile, it has been waited for since then. */
+	if (last_since > since && last_since < until) {
+		ns = ns_between(since, last_since);
+		stat->mmu_wait_for[holder] += ns;
+		if (ns < ns_between(last_since, until))
+			holder = lock->last_writer - 1;
+		stat->mmu_wait_for[lock->last_writer - 1] += ns_between(last_since, until);
+	} else {
+		stat->mmu_wait_for[holder] += ns_between(since, until);
+	}
+	trace_stall(vcpu, KVM_MMU_FAULT, holder, write, ns_between(since, until));
+}
+
+/* @holder has the lock for write now. */
+static void set_writer(struct kvm *kvm, unsigned int holder, u64 now)
+{
+	struct kvm_rs_lock *lock = &kvm->rs_lock;
+
+	WRITE_ONCE(lock->since[holder], stamp(now));
+	WRITE_ONCE(lock->writer, holder + 1);
+	lock->last_writer = holder + 1;
+	lock->last_since = now;
 }
 
 /* The lock is taken, by a fault. */
 static void begin_fault(struct kvm_vcpu *vcpu, u64 now)
 {
-	vcpu->rs_fault.held_since = now ?: ticks();
+	vcpu->rs_fault.held_since = stamp(now ?: ticks());
+	vcpu->rs_fault.locked = true;
 	delay(KVM_MMU_FAULT);
 }
 
@@ -261,14 +304,28 @@ void kvm_rs_fault_write_lock(struct kvm_vcpu *vcpu)
 		now = ticks();
 		vcpu_waited(vcpu, holder, true, since, now);
 	}
-	WRITE_ONCE(kvm->rs_lock.writer, KVM_MMU_FAULT + 1);
+	now = now ?: ticks();
+	set_writer(kvm, KVM_MMU_FAULT, now);
 	begin_fault(vcpu, now);
 }
 
-/* The hold is accounted at the end of the fault. */
-void kvm_rs_fault_write_unlock(struct kvm_vcpu *vcpu)
+/* Before the lock is dropped, which may mean to be scheduled. */
+void kvm_rs_fault_end_read(struct kvm_vcpu *vcpu)
 {
-	WRITE_ONCE(vcpu->kvm->rs_lock.writer, 0);
+	u64 *since = &vcpu->rs_fault.held_since;
+
+	if (counts(*since))
+		account(&vcpu->rs_stat.mmu_hold, *since, ticks());
+	*since = 0;
+}
+
+void kvm_rs_fault_end_write(struct kvm_vcpu *vcpu)
+{
+	struct kvm_rs_lock *lock = &vcpu->kvm->rs_lock;
+
+	kvm_rs_fault_end_read(vcpu);
+	WRITE_ONCE(lock->since[KVM_MMU_FAULT], 0);
+	WRITE_ONCE(lock->writer, 0);
 }
 
 static enum kvm_mmu_fault_cause cause_of(struct kvm_vcpu *vcpu,
@@ -278,6 +335,8 @@ static enum kvm_mmu_fault_cause cause_of(struct kvm_vcpu *vcpu,
 	case RET_PF_FIXED:
 		break;
 	case RET_PF_RETRY:
+		/* Without the lock nobody can win a race: the page has to be waited for, or so. */
+		return vcpu->rs_fault.locked ? KVM_MMU_FAULT_SPURIOUS : KVM_MMU_FAULT_OTHER;
 	case RET_PF_SPURIOUS:
 		return KVM_MMU_FAULT_SPURIOUS;
 	default:
@@ -292,15 +351,18 @@ static enum kvm_mmu_fault_cause cause_of(struct kvm_vcpu *vcpu,
 	return KVM_MMU_FAULT_LOGGED;
 }
 
-/* A vCPU that retries faults again at once. If it doesn't for so long, it had given up. */
-#define RETRY_GAP_NS (10 * NSEC_PER_MSEC)
+/*
+ * A vCPU that retries faults again at once, if it is not preempted. If it doesn't for so long, or
+ * faults on another page, it had given up.
+ */
+#define RETRY_GAP_NS (NSEC_PER_SEC / 4)
 
 /* Ends a series of retries for an invalidation. */
 static void end_retries(struct kvm_vcpu *vcpu, u64 until)
 {
 	struct kvm_rs_vcpu_fault *state = &vcpu->rs_fault;
 
-	if (state->retry_since > READ_ONCE(enabled_at))
+	if (counts(state->retry_since))
 		account(&vcpu->rs_stat.mmu_fault[KVM_MMU_FAULT_INVALIDATION], state->retry_since,
 			until);
 	state->retry_since = 0;
@@ -315,14 +377,10 @@ int kvm_rs_timed_page_fault(struct kvm_vcpu *vcpu, struct kvm_page_fault *fault)
 	bool again;
 	int r;
 
-	state->held_since = 0;
+	state->locked = false;
 	state->split = false;
 	r = vcpu->arch.mmu->page_fault(vcpu, fault);
 	until = ticks();
-
-	/* Since it dropped the lock, this thread has done nothing that takes long. */
-	if (state->held_since)
-		account(&stat->mmu_hold, state->held_since, until);
 
 	again = state->retry_since && fault->gfn == state->retry_gfn &&
 		ns_between(state->retry_until, since) < RETRY_GAP_NS;
@@ -331,7 +389,7 @@ int kvm_rs_timed_page_fault(struct kvm_vcpu *vcpu, struct kvm_page_fault *fault)
 
 	if (unlikely(stat->mmu_invalidate_retries != retries)) {
 		if (!again) {
-			state->retry_since = since;
+			state->retry_since = stamp(since);
 			state->retry_gfn = fault->gfn;
 		}
 		state->retry_until = until;
@@ -350,9 +408,11 @@ static void begin(struct kvm *kvm, unsigned int holder, bool write, u64 now)
 
 	if (holder >= KVM_MMU_FAULT)
 		return;
-	WRITE_ONCE(lock->since[holder], now ?: ticks());
+	now = now ?: ticks();
 	if (write)
-		WRITE_ONCE(lock->writer, holder + 1);
+		set_writer(kvm, holder, now);
+	else
+		WRITE_ONCE(lock->since[holder], stamp(now));
 	delay(holder);
 }
 
@@ -363,7 +423,7 @@ static void end(struct kvm *kvm, unsigned int holder)
 	if (holder >= KVM_MMU_FAULT)
 		return;
 	since = &kvm->rs_lock.since[holder];
-	if (*since > READ_ONCE(enabled_at))
+	if (counts(*since))
 		account(&kvm->rs_stat.mmu_hold[holder], *since, ticks());
 	WRITE_ONCE(*since, 0);
 }
@@ -438,20 +498,32 @@ void kvm_rs_resume_hold(struct kvm *kvm, unsigned int paused)
 		begin(kvm, (paused >> 1) - 1, paused & 1, 0);
 }
 
+/* Whether cond_resched_rwlock_*() drops the lock, unless that changes meanwhile. */
+static bool would_yield(struct kvm *kvm)
+{
+	return need_resched() || rwlock_needbreak(&kvm->mmu_lock);
+}
+
 int kvm_rs_timed_yield_read(struct kvm *kvm, enum kvm_mmu_holder holder)
 {
-	unsigned int paused = kvm_rs_timed_pause_read(kvm, holder);
-	int dropped = cond_resched_rwlock_read(&kvm->mmu_lock);
+	unsigned int paused = 0;
+	int dropped;
 
+	if (would_yield(kvm))
+		paused = kvm_rs_timed_pause_read(kvm, holder);
+	dropped = cond_resched_rwlock_read(&kvm->mmu_lock);
 	kvm_rs_resume_hold(kvm, paused);
 	return dropped;
 }
 
 int kvm_rs_timed_yield_write(struct kvm *kvm)
 {
-	unsigned int paused = kvm_rs_timed_pause_write(kvm);
-	int dropped = cond_resched_rwlock_write(&kvm->mmu_lock);
+	unsigned int paused = 0;
+	int dropped;
 
+	if (would_yield(kvm))
+		paused = kvm_rs_timed_pause_write(kvm);
+	dropped = cond_resched_rwlock_write(&kvm->mmu_lock);
 	kvm_rs_resume_hold(kvm, paused);
 	return dropped;
 }

@@ -47,6 +47,7 @@ mod change;
 #[macro_use]
 mod exports;
 mod exports_rmap;
+mod holder;
 #[cfg(CONFIG_KVM_RUST_MMU_KUNIT_TEST)]
 mod kunit;
 mod ops;

@@ -45,11 +45,10 @@ use kernel::{
 use crate::{
     bindings,
     support::rwlock::{self, Held, Mode, Read, RwLocked, Write},
-    sys::stats::Holder,
     vm::Vm,
 };
 
-pub(crate) use crate::support::rwlock::Unlocked;
+pub(crate) use crate::{holder::Holder, support::rwlock::Unlocked};
 
 // SAFETY: `mmu_lock` is part of the VM, and is initialised before anybody gets a handle on it.
 unsafe impl RwLocked for Vm<'_> {
@@ -140,10 +139,16 @@ impl<'l, M: Accounted> MmuLock<'l> for Held<Lock<'l>, M> {
 
     #[inline]
     fn cond_resched(&mut self) {
-        let paused = M::pause(self.object());
+        let lock = self.object();
+        // A hold that is not dropped goes on.
+        let paused = if need_break(lock.vm) {
+            M::pause(lock)
+        } else {
+            0
+        };
 
         Held::cond_resched(self);
-        resume(self.object(), paused);
+        resume(lock, paused);
     }
 
     #[inline]

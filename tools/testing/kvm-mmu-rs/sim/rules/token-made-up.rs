@@ -5,8 +5,8 @@
 use kernel::types::NotThreadSafe;
 
 use crate::{
-    sync::{with_shared, Shared},
-    sys::{stats::Holder, Vm},
+    sync::{with_shared, Holder, Shared},
+    sys::Vm,
 };
 
 fn program(vm: Vm<'_>) {

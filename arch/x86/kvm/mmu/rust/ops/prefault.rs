@@ -51,8 +51,8 @@ use crate::{
     ops::spte::PrefetchLeaves,
     pte::Table,
     pure::{Gfn, GfnRange, Level, Masks},
-    sync::{with_shared, MmuLock, Shared},
-    sys::{stats::Holder, HostPages, Memslot, Sp, Vcpu, Vm},
+    sync::{MmuLock, Shared},
+    sys::{HostPages, Memslot, Sp, Vcpu, Vm},
     walk::Descent,
 };
 
@@ -87,7 +87,7 @@ pub(crate) fn prefault(vcpu: Vcpu<'_>, root: Sp<'_>, range: GfnRange) -> u64 {
         if found.is_empty() {
             break;
         }
-        let mapped = with_shared(vm, Holder::Caller, |lock| {
+        let mapped = vcpu.with_shared(|lock| {
             let mapped = if sequence.is_current(lock) {
                 map_found(vcpu, lock, root, slot, &pages, found)
             } else {

@@ -6,8 +6,8 @@ use crate::{
     page::OwnedSp,
     pure::Role,
     root::{find_locked, stable_roots, Root, RootTypes, Roots, Selection},
-    sync::{with_shared, Exclusive, PagesLock, SlotsLock},
-    sys::{stats::Holder, Vcpu},
+    sync::{Exclusive, PagesLock, SlotsLock},
+    sys::Vcpu,
 };
 
 /// A root for the vCPU: an existing one, or a new one.
@@ -17,7 +17,7 @@ use crate::{
 pub(crate) fn get_or_create<'vm>(vcpu: Vcpu<'vm>, role: Role) -> Root<'vm> {
     let vm = vcpu.vm();
 
-    with_shared(vm, Holder::Caller, |lock| {
+    vcpu.with_shared(|lock| {
         let mut roots = Roots::new(vm, Selection::valid(role.as_id()));
 
         while let Some(root) = roots.next(lock) {

@@ -7,8 +7,8 @@ use crate::{
     pte::View,
     pure::{Entry, GfnRange, Level, Masks, Spte},
     root::{self, Root, RootTypes, Roots, Selection},
-    sync::{with_exclusive, with_shared, Exclusive, MmuLock, Shared, SlotsLock},
-    sys::{max_gfn_exclusive, stats::Holder, trace, NotifierRange, Sp},
+    sync::{with_exclusive, with_shared, Exclusive, Holder, MmuLock, Shared, SlotsLock},
+    sys::{max_gfn_exclusive, trace, NotifierRange, Sp},
     tlb::Flush,
     walk::{Step, Walk},
 };

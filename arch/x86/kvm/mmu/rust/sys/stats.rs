@@ -56,41 +56,6 @@ pub(crate) fn count_many(vm: Vm<'_>, event: Event, n: u64) {
     unsafe { bindings::kvm_rs_count_events(vm.as_ptr(), event, n) }
 }
 
-/// What `mmu_lock` is held for (`enum kvm_mmu_holder`).
-#[derive(Clone, Copy)]
-pub(crate) enum Holder {
-    /// Dirty logging is enabled. `slots_lock` is held, as for the next three.
-    Enable,
-    /// `KVM_CLEAR_DIRTY_LOG`.
-    Clear,
-    /// `KVM_GET_DIRTY_LOG`.
-    Get,
-    /// Dirty logging is disabled.
-    Disable,
-    /// Dirty logging walks the reverse map, under the write lock.
-    Rmap,
-    /// Roots are zapped. `slots_lock` is held, or `mmu_lock` for write.
-    Zap,
-    /// The holder is not accounted, or it is C that took the lock, for write, and has said what for.
-    Caller,
-}
-
-impl Holder {
-    /// C's number.
-    #[inline]
-    pub(crate) fn raw(self) -> u32 {
-        match self {
-            Holder::Enable => bindings::kvm_mmu_holder_KVM_MMU_ENABLE,
-            Holder::Clear => bindings::kvm_mmu_holder_KVM_MMU_CLEAR,
-            Holder::Get => bindings::kvm_mmu_holder_KVM_MMU_GET,
-            Holder::Disable => bindings::kvm_mmu_holder_KVM_MMU_DISABLE,
-            Holder::Rmap => bindings::kvm_mmu_holder_KVM_MMU_RMAP,
-            Holder::Zap => bindings::kvm_mmu_holder_KVM_MMU_ZAP,
-            Holder::Caller => bindings::kvm_mmu_holder_KVM_MMU_OTHER,
-        }
-    }
-}
-
 /// The time for which a walk holds `mmu_lock`.
 pub(crate) struct Hold<'a> {
     vm: Vm<'a>,

@@ -7,6 +7,7 @@ use core::{marker::PhantomData, ptr::NonNull};
 use crate::{
     bindings,
     pure::{Gfn, Hpa, Level, Role, Spte},
+    sync::{Holder, Lock, Shared},
     sys::{Memslot, Vm},
 };
 
@@ -45,6 +46,20 @@ impl<'a> Vcpu<'a> {
         let kvm = unsafe { (*self.as_ptr()).kvm };
         // SAFETY: a VM outlives its vCPUs.
         unsafe { Vm::from_raw(kvm) }
+    }
+
+    /// Takes `mmu_lock` for read and runs `f`, which does not yield, under it. Wait and hold are accounted
+    /// like those of a fault.
+    #[inline]
+    pub(crate) fn with_shared<R>(self, f: impl FnOnce(&mut Shared<'a>) -> R) -> R {
+        // SAFETY: the vCPU exists and is loaded on this thread, and its VM's lock exists.
+        unsafe { bindings::kvm_rs_vcpu_read_lock(self.as_ptr()) };
+        let lock = Lock::new(self.vm(), Holder::Caller);
+        // SAFETY: just taken, and dropped only after the proof is gone.
+        let result = f(&mut unsafe { Shared::assume_held(lock) });
+        // SAFETY: taken above.
+        unsafe { bindings::kvm_rs_vcpu_read_unlock(self.as_ptr()) };
+        result
     }
 
     /// Notes that the fault that is being handled splits a huge page, for the statistics.

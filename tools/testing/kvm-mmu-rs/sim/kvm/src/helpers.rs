@@ -716,6 +716,24 @@ pub unsafe fn kvm_rs_write_unlock(kvm: *mut kvm) {
     field!(kvm, mmu_lock).write_unlock();
 }
 
+/// # Safety
+///
+/// `vcpu` must point to a vCPU of the run.
+pub unsafe fn kvm_rs_vcpu_read_lock(vcpu: *mut kvm_vcpu) {
+    let kvm = *field!(vcpu, kvm);
+
+    field!(kvm, mmu_lock).read_lock();
+}
+
+/// # Safety
+///
+/// `vcpu` must point to a vCPU of the run.
+pub unsafe fn kvm_rs_vcpu_read_unlock(vcpu: *mut kvm_vcpu) {
+    let kvm = *field!(vcpu, kvm);
+
+    field!(kvm, mmu_lock).read_unlock();
+}
+
 /// `kvm.mmu_lock_stats=N`.
 ///
 /// # Safety

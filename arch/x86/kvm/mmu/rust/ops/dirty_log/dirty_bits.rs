@@ -131,10 +131,10 @@ use crate::{
         Entry, GfnRange, Level, Masks, Spte,
     },
     root::{Roots, Selection},
-    sync::{with_shared, SlotsLock},
+    sync::{with_shared, Holder, SlotsLock},
     sys::{
         fatal_signal_pending,
-        stats::{self, Event, Holder},
+        stats::{self, Event},
         trace, DirtyBitmap, Memslot, Vm,
     },
     walk::Walk,

@@ -46,12 +46,8 @@ use crate::{
     pure::{spte::WRITABLE, Entry, GfnRange, Level, Masks, Protect},
     rmap::{ops as rmap, ShadowSplitCaches},
     root::{Roots, Selection},
-    sync::{with_exclusive, with_shared, MmuLock, Shared, SlotsLock},
-    sys::{
-        eager_page_split,
-        stats::{Event, Holder},
-        Memslot, Node, Sp,
-    },
+    sync::{with_exclusive, with_shared, Holder, MmuLock, Shared, SlotsLock},
+    sys::{eager_page_split, stats::Event, Memslot, Node, Sp},
     walk::Walk,
 };
 

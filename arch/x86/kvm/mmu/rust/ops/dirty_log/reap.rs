@@ -67,11 +67,10 @@ use crate::{
     pure::{dirty::WORD_PAGES, spte::WRITABLE, Entry, GfnRange, Level, Protect},
     rmap::{ops as rmap, ShadowSplitCaches},
     root::{stable_roots, Roots, Selection},
-    sync::{with_exclusive, with_shared, Exclusive, MmuLock, Shared, SlotsLock},
+    sync::{with_exclusive, with_shared, Exclusive, Holder, MmuLock, Shared, SlotsLock},
     sys::{
-        eager_page_split, fatal_signal_pending,
-        stats::{Event, Holder},
-        DirtyBitmap, Memslot, Node, Sp, Vm, Wanted,
+        eager_page_split, fatal_signal_pending, stats::Event, DirtyBitmap, Memslot, Node, Sp, Vm,
+        Wanted,
     },
     walk::{ShortWalk, Walk},
 };
