@@ -11,6 +11,7 @@ use core::marker::PhantomData;
 
 use kernel::{bindings::rwlock_t, types::NotThreadSafe};
 
+use super::rcu::{Batch, RcuFree};
 use crate::bindings;
 
 /// A handle on an object that has a `rwlock_t`.
@@ -105,7 +106,7 @@ mode! {
 ///
 /// This thread holds the lock in this mode for as long as the value exists, except while
 /// [`Held::unlocked`] or [`Held::cond_resched`] borrows it; or no other thread can take the lock.
-pub(crate) struct Held<T, M>(T, PhantomData<M>, NotThreadSafe);
+pub(crate) struct Held<T, M>(T, Batch, PhantomData<M>, NotThreadSafe);
 
 /// Proof that this thread does not hold the lock of which there was a [`Held`], and so may sleep.
 pub(crate) struct Unlocked(NotThreadSafe);
@@ -121,7 +122,7 @@ impl<T: RwLocked, M: Mode> Held<T, M> {
         // SAFETY: by the contract of `RwLocked`.
         unsafe { M::assert_held(object.rwlock()) };
         // INVARIANT: by this function's safety requirement.
-        Held(object, PhantomData, NotThreadSafe)
+        Held(object, Batch::new(), PhantomData, NotThreadSafe)
     }
 
     /// The object whose lock is held.
@@ -130,11 +131,19 @@ impl<T: RwLocked, M: Mode> Held<T, M> {
         self.0
     }
 
+    /// Frees an object after a grace period, which begins when the lock is dropped or the proof is gone, or
+    /// earlier.
+    #[inline]
+    pub(crate) fn free_later(&self, object: impl RcuFree) {
+        self.1.add(object);
+    }
+
     /// Drops the lock and retakes it, if somebody waits for it or the scheduler wants the CPU. The caller
     /// holds no other spinning lock and is in no RCU read-side critical section, which
     /// `CONFIG_DEBUG_ATOMIC_SLEEP` checks.
     #[inline]
     pub(crate) fn cond_resched(&mut self) {
+        self.1.submit();
         // SAFETY: held by the type invariant; the exclusive borrow shows that nothing relies on the lock
         // being held.
         unsafe { M::cond_resched(self.0.rwlock()) }
@@ -143,6 +152,7 @@ impl<T: RwLocked, M: Mode> Held<T, M> {
     /// Runs `f` without the lock.
     #[inline]
     pub(crate) fn unlocked<R>(&mut self, f: impl FnOnce(&Unlocked) -> R) -> R {
+        self.1.submit();
         // SAFETY: held by the type invariant; the exclusive borrow shows that nothing relies on the lock
         // being held.
         unsafe { M::unlock(self.0.rwlock()) };
@@ -162,7 +172,7 @@ impl<T: RwLocked> Held<T, Write> {
     #[inline]
     pub(crate) unsafe fn assume_unreachable(object: T) -> Self {
         // INVARIANT: by this function's safety requirement.
-        Held(object, PhantomData, NotThreadSafe)
+        Held(object, Batch::new(), PhantomData, NotThreadSafe)
     }
 }
 

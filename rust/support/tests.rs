@@ -23,6 +23,7 @@ static SUM: Atomic<u64> = Atomic::new(0);
 #[repr(C)]
 struct Object {
     value: u64,
+    next: *mut callback_head,
     head: callback_head,
 }
 
@@ -39,14 +40,24 @@ unsafe impl rcu::RcuFree for Owned {
         unsafe { NonNull::new_unchecked(head) }
     }
 
-    unsafe fn free(head: NonNull<callback_head>) {
+    unsafe fn link(head: NonNull<callback_head>) -> *mut *mut callback_head {
         // SAFETY: by this function's safety requirement, `head` is part of an object.
         let object = unsafe { kernel::container_of!(head.as_ptr(), Object, head) };
-        // SAFETY: it comes from `into_raw`, and nobody else has it.
-        let object = unsafe { KBox::from_raw(object) };
 
-        FREED.add(1u64, Relaxed);
-        SUM.add(object.value, Relaxed);
+        // SAFETY: the object exists; the address of a field.
+        unsafe { &raw mut (*object).next }
+    }
+
+    unsafe fn free(heads: &[NonNull<callback_head>]) {
+        for head in heads {
+            // SAFETY: by this function's safety requirement, `head` is part of an object.
+            let object = unsafe { kernel::container_of!(head.as_ptr(), Object, head) };
+            // SAFETY: it comes from `into_raw`, and nobody else has it.
+            let object = unsafe { KBox::from_raw(object) };
+
+            FREED.add(1u64, Relaxed);
+            SUM.add(object.value, Relaxed);
+        }
     }
 }
 
@@ -66,6 +77,8 @@ mod suite {
 
     #[test]
     fn objects_are_freed_once_and_by_the_end_of_rcu_barrier() -> Result {
+        let batch = rcu::Batch::new();
+
         FREED.store(0, Relaxed);
         SUM.store(0, Relaxed);
         for value in 1..=100u64 {
@@ -74,8 +87,17 @@ mod suite {
                 func: None,
             };
 
-            rcu::call_rcu(Owned(KBox::new(Object { value, head }, GFP_KERNEL)?));
+            let next = core::ptr::null_mut();
+            let object = Owned(KBox::new(Object { value, next, head }, GFP_KERNEL)?);
+
+            // Some alone, and the others together.
+            if value % 10 == 0 {
+                rcu::call_rcu(object);
+            } else {
+                batch.add(object);
+            }
         }
+        drop(batch);
         rcu_barrier();
         assert_eq!(FREED.load(Relaxed), 100);
         assert_eq!(SUM.load(Relaxed), 5050);

@@ -18,8 +18,8 @@
  *
  * the two longest in instructions. The pairs are calls of the functions whose
  * addresses stand in the file functions=FILE, hexadecimal and one a line, and the
- * instructions from entering them to leaving them; what one of them calls counts
- * for it alone. A third no-op has the file read: modules are at an address only once
+ * instructions from entering them to leaving them, whichever thread they interrupt;
+ * what one of them calls counts for it alone. A third no-op has the file read: modules are at an address only once
  * they are loaded. The profile has a line "ADDRESS INSTRUCTIONS" for
  * each block of code that ran in any of the stretches, or in the Nth.
  */
@@ -116,9 +116,9 @@ static uint64_t self;
 static struct qemu_plugin_register *arguments[2];
 static struct glib_array *bytes;
 static long stretch, only;
-static uint64_t insns, rmws, acquired[2], longest[2], since[2];
+static uint64_t insns, all_insns, rmws, acquired[2], longest[2], since[2];
 
-/* insns has those of the block already. */
+/* all_insns, those of all threads, has those of the block already. */
 static void follow(const struct block *block)
 {
 	int i;
@@ -127,14 +127,14 @@ static void follow(const struct block *block)
 		if (block->addr == functions[i].addr) {
 			running = &functions[i];
 			running->calls++;
-			since_call = insns - block->insns;
+			since_call = all_insns - block->insns;
 			depth = 0;
 		}
 	}
 	if (running && block->flow == CALL) {
 		depth++;
 	} else if (running && block->flow == RETURN && !depth--) {
-		running->insns += insns - since_call;
+		running->insns += all_insns - since_call;
 		running = NULL;
 	}
 }
@@ -148,6 +148,9 @@ static void on_block(unsigned int cpu, void *data)
 		insns += block->insns;
 		if (!only || only == stretch)
 			block->ran += block->insns;
+	}
+	if (armed) {
+		all_insns += block->insns;
 		follow(block);
 	}
 }

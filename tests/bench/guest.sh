@@ -33,11 +33,12 @@ echo -1 >/proc/sys/kernel/sched_rt_runtime_us
 # Where the functions are that are measured by the call; the plugin reads it.
 functions()
 {
-	local -A names=([c]='__rmap_add pte_list_add pte_list_remove'
-			[rust]='kvm_rs_rmap_add kvm_rs_pte_list_add kvm_rs_pte_list_remove')
+	local -A names=([c]='__rmap_add pte_list_add pte_list_remove tdp_mmu_free_sp_rcu_callback'
+			[rust]='kvm_rs_rmap_add kvm_rs_pte_list_add kvm_rs_pte_list_remove
+				_R.*support3rcu8callback.*RemovedSp.*')
 	local name
 	for name in ${names[$1]}; do
-		awk -v name="$name" '$3 == name && $4 == "[kvm]" { print $1; n++ }
+		awk -v name="^$name\$" '$3 ~ name && $4 == "[kvm]" { print $1; n++ }
 			END { exit n != 1 }' /proc/kallsyms || {
 			echo "error: MMU $1 has no $name" >&2
 			return 1
@@ -101,6 +102,16 @@ for mmu in c rust; do
 				sed "s/^/$mmu $mib $run /" >>"$results/lines"
 		done
 	done
+	# Page tables are charged to the memory cgroup of the VMM, and uncharged when they are freed.
+	(
+		echo +memory >/sys/fs/cgroup/cgroup.subtree_control
+		mkdir -p /sys/fs/cgroup/bench
+		echo $BASHPID >/sys/fs/cgroup/bench/cgroup.procs
+		for ((run = 1; run <= repeats; run++)); do
+			chrt -f 1 /build/bench/mmu_bench "$1" free |
+				sed "s/^/$mmu $1 $run /" >>"$results/lines"
+		done
+	)
 	if [[ $mmu = rust && -d /sys/module/kvm_amd ]]; then
 		stats "$1"
 		/lab/kvm-load rust

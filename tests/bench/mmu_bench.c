@@ -2,7 +2,7 @@
 /*
  * What each ioctl that concerns the page tables costs its caller, by itself.
  *
- *   mmu_bench MiB [late|late-1g|wall|log|stats]
+ *   mmu_bench MiB [late|late-1g|wall|log|stats|free]
  *
  * One VM, one vCPU, one memslot of MiB megabytes. KVM_PRE_FAULT_MEMORY maps the
  * slot, and the guest, where it runs at all, writes one byte of each page; in the
@@ -17,7 +17,8 @@
  * "late-1g" it is that for a memslot of 1 GiB pages. With "wall" it is the time on the
  * clock, on a real processor, and behind it is what that has counted: " COUNTER=N" each.
  * With "log" the operations are those of logging that differ by kvm.dirty_log, with "stats" those
- * that tell what kvm.mmu_lock_stats costs.
+ * that tell what kvm.mmu_lock_stats costs. With "free" it is the freeing of
+ * page tables.
  *
  * Errors end the program with a message and status 1; nothing is retried.
  */
@@ -583,6 +584,21 @@ static void bench_manual(void)
 	close_vm();
 }
 
+/* Longer than the grace periods that it takes to free page tables. */
+#define FREE_US	200000
+
+/* The tables that huge pages have replaced are freed, while this thread sleeps. */
+static void bench_free(void)
+{
+	make_vm();
+	populate();
+	set_logging(1);
+	usleep(FREE_US);
+	set_logging(0);
+	TIME("free-recovered", usleep(FREE_US));
+	close_vm();
+}
+
 static void bench_sparse(void)
 {
 	unsigned long written;
@@ -884,7 +900,8 @@ static void bench_aliases(int n)
 }
 
 static const char usage[] =
-	"usage: mmu_bench MiB [late|late-1g|wall|log|stats] (MiB even, for 1g of 1024, <= 2048)";
+	"usage: mmu_bench MiB [late|late-1g|wall|log|stats|free] "
+	"(MiB even, for 1g of 1024; at most 2048)";
 
 int main(int argc, char **argv)
 {
@@ -893,10 +910,11 @@ int main(int argc, char **argv)
 	int gigantic = argc == 3 && !strcmp(argv[2], "late-1g");
 	int log = argc == 3 && !strcmp(argv[2], "log");
 	int stats = argc == 3 && !strcmp(argv[2], "stats");
+	int only_free = argc == 3 && !strcmp(argv[2], "free");
 
 	late = gigantic || (argc == 3 && !strcmp(argv[2], "late"));
 	wall = argc == 3 && !strcmp(argv[2], "wall");
-	if (argc != 2 + late + wall + log + stats || atol(argv[1]) < 2 ||
+	if (argc != 2 + late + wall + log + stats + only_free || atol(argv[1]) < 2 ||
 	    atol(argv[1]) % (gigantic ? 1024 : 2) || atol(argv[1]) > 2048)
 		errx(1, "%s", usage);
 	size = atol(argv[1]) * MIB;
@@ -928,6 +946,10 @@ int main(int argc, char **argv)
 		return 0;
 	}
 	mem = map_memory(1);
+	if (only_free) {
+		bench_free();
+		return 0;
+	}
 	bench_legacy();
 	bench_manual();
 	if (!late)

@@ -334,7 +334,7 @@ fn tear_down<'l, M: Update<'l>>(lock: &M, removed: RemovedSp, masks: &Masks) {
     if role.mirror() {
         removed.free_external_table(vm);
     }
-    removed.retire();
+    removed.retire(lock);
 }
 
 /// Freezes all entries of a table of 4 KiB pages that is not a mirror, and returns the change in the

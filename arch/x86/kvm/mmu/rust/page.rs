@@ -18,8 +18,8 @@ use crate::{
     bindings,
     pte::View,
     pure::{leaf, Gfn, Hpa, Index, Level, Role, Spte},
-    support::rcu::{call_rcu, RcuFree},
-    sync::{PagesLock, Unlocked},
+    support::rcu::{call_rcu, Batch, RcuFree},
+    sync::{MmuLock, PagesLock, Unlocked},
     sys::{trace, Node, Sp, Vcpu, Vm},
 };
 
@@ -247,14 +247,20 @@ impl RemovedSp {
         unsafe { bindings::kvm_rs_free_external_spt(vm.as_ptr(), self.0.as_ptr()) }
     }
 
-    /// Frees the page once all readers are gone.
-    pub(crate) fn retire(self) {
+    /// Frees the page once all readers are gone, together with others that are retired under the same lock.
+    #[inline]
+    pub(crate) fn retire<'l>(self, lock: &impl MmuLock<'l>) {
+        lock.free_later(self);
+    }
+
+    /// Frees a root once all readers are gone. Its last reference may be dropped without a lock.
+    pub(crate) fn retire_alone(self) {
         call_rcu(self);
     }
 }
 
-// SAFETY: the head is part of the page, which by the type invariant nobody else frees, and is used for
-// nothing else. Headers and tables are of no CPU.
+// SAFETY: head and link are part of the page, which by the type invariant nobody else frees. Nobody uses the
+// head for anything else, nor the link once the page was unlinked. Headers and tables are of no CPU.
 unsafe impl RcuFree for RemovedSp {
     #[inline]
     fn into_head(self) -> NonNull<callback_head> {
@@ -264,21 +270,51 @@ unsafe impl RcuFree for RemovedSp {
         unsafe { NonNull::new_unchecked(head) }
     }
 
-    unsafe fn free(head: NonNull<callback_head>) {
+    #[inline]
+    unsafe fn link(head: NonNull<callback_head>) -> *mut *mut callback_head {
         // SAFETY: by this function's safety requirement, `head` is part of a page header.
-        let sp =
-            unsafe { kernel::container_of!(head.as_ptr(), bindings::kvm_mmu_page, callback_head) };
-        // SAFETY: the page exists until it is freed below.
-        let external = unsafe { *(*sp).__bindgen_anon_3.external_spt };
+        let sp = unsafe { of_head(head) };
+        // SAFETY: the page exists; the address of a field, which pages of the TDP MMU do not use, except for
+        // its first word ([`Sp::full_word`]).
+        let bitmap = unsafe { &raw mut (*sp).unsync_child_bitmap };
+        // CAST: an array of `unsigned long`, which is as large as a pointer.
+        let words = bitmap.cast::<*mut callback_head>();
 
-        // The vendor code took the external table when the page was torn down.
-        warn_on_once!(!external.is_null());
-
-        // SAFETY: not null, as it holds `head`.
-        let ptr = unsafe { NonNull::new_unchecked(sp) };
-        // SAFETY: the page was unlinked before the grace period, so no one can reach it.
-        unsafe { free(ptr) };
+        // SAFETY: it has 512 bits, that is eight words.
+        unsafe { words.add(1) }
     }
+
+    unsafe fn free(heads: &[NonNull<callback_head>]) {
+        let mut pages = [core::ptr::null_mut(); Batch::MAX];
+        let mut len: i32 = 0;
+
+        for (head, place) in heads.iter().zip(pages.iter_mut()) {
+            // SAFETY: by this function's safety requirement, `head` is part of a page header.
+            *place = unsafe { of_head(*head) };
+            len = len.wrapping_add(1);
+            // SAFETY: the page exists until it is freed below.
+            let external = unsafe { *(**place).__bindgen_anon_3.external_spt };
+
+            // The vendor code took the external table when the page was torn down.
+            warn_on_once!(!external.is_null());
+        }
+        // SAFETY: the pages were unlinked before the grace period, so no one can reach them.
+        unsafe { bindings::kvm_rs_free_pages(pages.as_mut_ptr(), len) };
+    }
+}
+
+// The most that C takes at once.
+const _: () = assert!(Batch::MAX <= bindings::KVM_RS_FREE_PAGES as usize);
+
+/// The header that `head` is part of.
+///
+/// # Safety
+///
+/// `head` must be part of the header of a page.
+#[inline]
+unsafe fn of_head(head: NonNull<callback_head>) -> *mut bindings::kvm_mmu_page {
+    // SAFETY: by this function's safety requirement.
+    unsafe { kernel::container_of!(head.as_ptr(), bindings::kvm_mmu_page, callback_head) }
 }
 
 /// Frees a header and its table.

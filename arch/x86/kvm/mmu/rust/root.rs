@@ -239,7 +239,7 @@ impl Drop for Root<'_> {
         unsafe { bindings::kvm_rs_roots_del(self.sp.as_ptr()) };
         drop(lock);
         // SAFETY: the last reference is gone, and so is the list's pointer.
-        unsafe { RemovedSp::from_root(self.sp) }.retire();
+        unsafe { RemovedSp::from_root(self.sp) }.retire_alone();
     }
 }
 

@@ -11,12 +11,16 @@
 struct kvm_mmu_page;
 struct kvm_page_fault;
 
+/* The most pages that kvm_rs_free_pages() takes. */
+#define KVM_RS_FREE_PAGES	8
+
 /* rust_shim.c: out of line, because C calls it, or it needs static storage. */
 void kvm_rs_create_vm(void);
 void kvm_rs_init_vm(struct kvm *kvm);
 bool kvm_rs_other_slots_allow(struct kvm *kvm, const struct kvm_memory_slot *slot, gfn_t gfn,
 			      int level);
 void kvm_rs_release_pages(struct page **pages, int used, int nr);
+void kvm_rs_free_pages(struct kvm_mmu_page **pages, int nr);
 
 /* rust_dirty_log.c */
 void kvm_rs_prepare_dirty_log(struct kvm *kvm, const struct kvm_memory_slot *old,

@@ -9,8 +9,11 @@
 #include "rust_bindings.h"
 #include "mmu/page_track.h"
 
+#include <linux/mm.h>
 #include <linux/moduleparam.h>
 #include <linux/mutex.h>
+#include <linux/pagemap.h>
+#include <linux/slab.h>
 #include <asm/kvm_rust_mmu.h>
 
 static char *mmu_engine = "rust";
@@ -79,6 +82,21 @@ void kvm_rs_release_pages(struct page **pages, int used, int nr)
 			folio_set_dirty(folio);
 		folio_put_refs(folio, next - i);
 	}
+}
+
+/*
+ * Frees up to KVM_RS_FREE_PAGES shadow pages, headers and tables. To uncharge them and to give
+ * them back together costs less than one by one.
+ */
+void kvm_rs_free_pages(struct kvm_mmu_page **pages, int nr)
+{
+	struct page *tables[KVM_RS_FREE_PAGES];
+	int i;
+
+	for (i = 0; i < nr; i++)
+		tables[i] = virt_to_page(pages[i]->spt);
+	release_pages(tables, nr);
+	kmem_cache_free_bulk(mmu_page_header_cache, nr, (void **)pages);
 }
 
 /* pure/spte.rs */

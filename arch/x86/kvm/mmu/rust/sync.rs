@@ -44,7 +44,10 @@ use kernel::{
 
 use crate::{
     bindings,
-    support::rwlock::{self, Held, Mode, Read, RwLocked, Write},
+    support::{
+        rcu::RcuFree,
+        rwlock::{self, Held, Mode, Read, RwLocked, Write},
+    },
     vm::Vm,
 };
 
@@ -124,6 +127,10 @@ pub(crate) trait MmuLock<'l> {
     /// The VM whose lock it is.
     fn vm(&self) -> Vm<'l>;
 
+    /// Frees an object after a grace period, which begins at the latest when the lock is dropped, or C's
+    /// caller, who has taken it, goes on.
+    fn free_later(&self, object: impl RcuFree);
+
     /// Drops the lock and retakes it, if somebody waits for it or the scheduler wants the CPU.
     fn cond_resched(&mut self);
 
@@ -135,6 +142,11 @@ impl<'l, M: Accounted> MmuLock<'l> for Held<Lock<'l>, M> {
     #[inline]
     fn vm(&self) -> Vm<'l> {
         self.object().vm
+    }
+
+    #[inline]
+    fn free_later(&self, object: impl RcuFree) {
+        Held::free_later(self, object);
     }
 
     #[inline]

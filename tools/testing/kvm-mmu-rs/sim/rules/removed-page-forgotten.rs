@@ -8,5 +8,5 @@ use crate::page::RemovedSp;
 
 fn program(unlink: fn() -> RemovedSp) {
     unlink(); //~ FAILS
-    unlink().retire(); //~ TWIN
+    unlink().retire_alone(); //~ TWIN
 }

@@ -6,7 +6,7 @@ use crate::page::RemovedSp;
 
 fn program(removed: RemovedSp) {
     removed.as_sp().role();
-    removed.retire();
+    removed.retire_alone();
     removed.as_sp().role(); //~ FAILS
     (); //~ TWIN
 }

@@ -7,5 +7,5 @@ use crate::page::RemovedSp;
 fn program(root: crate::sys::Sp<'_>, make: fn(crate::sys::Sp<'_>) -> RemovedSp) {
     let removed = unsafe { RemovedSp::from_root(root) }; //~ FAILS
     let removed = make(root); //~ TWIN
-    removed.retire();
+    removed.retire_alone();
 }

@@ -139,8 +139,8 @@ impl<'a> Sp<'a> {
         let level = self.role().level().and_then(Level::up)?;
         // SAFETY: the page exists; the field is constant once it is linked.
         let ptep = NonNull::new(unsafe { *(*self.as_ptr()).__bindgen_anon_4.ptep })?;
-        // SAFETY: a parent is freed after its children, because tearing it down unlinks them first
-        // and their grace periods start before its own.
+        // SAFETY: the page was found before it was torn down, in a critical section that lasts for `'a`. Its
+        // parent is torn down later, so the parent's grace period starts later and waits for that section.
         let sptep = unsafe { Sptep::from_raw(ptep) };
         // SAFETY: `OwnedSp::link` links a page where its header says, one level below.
         Some(unsafe { View::new(sptep, level, self.gfn()) })

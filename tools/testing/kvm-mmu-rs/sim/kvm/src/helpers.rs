@@ -465,6 +465,24 @@ pub unsafe fn kvm_rs_free_table(spt: *mut c_void) {
     }
 }
 
+/// `rust_shim.c`.
+pub const KVM_RS_FREE_PAGES: u32 = 8;
+
+/// `rust_shim.c`.
+///
+/// # Safety
+///
+/// `pages` must have `nr` elements, each of which points to the header of a page that nobody uses.
+pub unsafe fn kvm_rs_free_pages(pages: *mut *mut kvm_mmu_page, nr: i32) {
+    for n in 0..nr as usize {
+        // SAFETY: there are as many elements.
+        let sp = unsafe { *pages.add(n) };
+
+        mem::free_table(*field!(sp, spt));
+        mem::free_header(sp.cast());
+    }
+}
+
 /// # Safety
 ///
 /// `kvm` must point to the VM of the run.
