@@ -35,7 +35,8 @@
 //!   like those whose bit the log has just taken: the first write is noticed. Whether the slot is logged,
 //!   its flags tell: before the walk that enables or disables the log begins, `synchronize_srcu()` has waited
 //!   for us, as `kvm->srcu` is held from before the lookup of the slot until after the batch. For the same
-//!   reason no slot is **deleted or moved** under us.
+//!   reason no slot is **deleted or moved** under us, and a VM that **goes over to D bits** does not look for
+//!   old ones before the batch is done ([`crate::ops::dirty_log::dirty_bits`]).
 //! - A **fast page fault** and **aging** (no lock) change present leaves only. The **CPU** does not see an
 //!   entry before it is a whole leaf. No TLB has anything to flush.
 //! - **Write-tracking** and shadow pages begin under the write lock; [`PrefetchLeaves`] looks at them under
