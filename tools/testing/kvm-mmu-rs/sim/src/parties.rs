@@ -2,6 +2,8 @@
 
 //! Those who run at the same time: vCPUs, userspace, and the peers.
 
+use std::ops::Range;
+
 use kvm_c::{
     bindings::*,
     host::Host,
@@ -469,12 +471,15 @@ fn migrate() {
         if n == 1 && world().plan.dirty_bits_late {
             next_phase();
             discard_log(memslots()[0]);
+            copy_all(0..world().plan.boundary);
         }
         slots::set_log(kvm(), at, true);
     }
     next_phase();
-    if !world().plan.initially_all_set {
-        copy_all();
+    if world().plan.dirty_bits_late {
+        copy_all(world().plan.boundary..world().plan.npages);
+    } else if !world().plan.initially_all_set {
+        copy_all(0..world().plan.npages);
     }
     for _ in 0..choose(world().plan.passes) {
         if world().plan.relocates {
@@ -546,12 +551,11 @@ pub fn copy(gfn: u64) {
     w.copied[(gfn - w.plan.base_gfn) as usize] = version;
 }
 
-fn copy_all() {
-    let (base, npages) = (world().plan.base_gfn, world().plan.npages);
-
+/// Copies some pages, counted from the first.
+fn copy_all(pages: Range<u64>) {
     note("copies all", [0; 3]);
-    for gfn in base..base + npages {
-        copy(gfn);
+    for page in pages {
+        copy(world().plan.base_gfn + page);
     }
 }
 

@@ -262,8 +262,13 @@ pub const ALL: &[Scenario] = &[
             plan.nx_huge_pages = rng.below(4) == 0;
             plan.recoveries = rng.below(2);
             plan.prefault = rng.below(2) == 0;
-            plan.prefaults = rng.below(6);
+            plan.prefaults = rng.below(12);
             plan.notifiers = 1 + rng.below(3);
+            if rng.below(2) == 0 {
+                // All happens in the memslot that is logged by faults at first.
+                let range = (plan.base_gfn, plan.boundary);
+                plan.hot = (0..2).map(|_| range.0 + rng.below(range.1)).collect();
+            }
         },
     },
     Scenario {

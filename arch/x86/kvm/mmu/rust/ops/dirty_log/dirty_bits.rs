@@ -111,7 +111,7 @@
 //!
 //! Clearing W instead of A would keep regions closed that are only read, but the first write to each closed
 //! region would fault. Only A has been built and measured. A fault takes some 1,400 instructions and an exit;
-//! reading the leaves of a table takes 1,700 if none has D set, and 4,500 if 1 % have.
+//! reading the leaves of a table takes 1,000 if none has D set, and 2,500 if 1 % have.
 //!
 //! # Shadow pages
 //!

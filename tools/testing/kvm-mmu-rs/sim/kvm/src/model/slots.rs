@@ -186,6 +186,10 @@ pub fn set_log(kvm: *mut kvm, at: usize, on: bool) {
     let logged = field!(kvm, nr_memslots_dirty_logging);
     *logged = if on { *logged + 1 } else { *logged - 1 };
     if *field!(kvm, rs_dirty_log.switching) {
+        // A grace period takes long. Others get far meanwhile.
+        for _ in 0..sched::choose(1 << sched::choose(8)) {
+            sched::spin();
+        }
         // `forget_dirty_bits()`
         for slot in field!(kvm, memslots).iter().filter(|slot| !slot.is_null()) {
             if !field!(*slot, dirty_bitmap).is_null() {
