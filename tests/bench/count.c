@@ -19,9 +19,10 @@
  * the two longest in instructions. The pairs are calls of the functions whose
  * addresses stand in the file functions=FILE, hexadecimal and one a line, and the
  * instructions from entering them to leaving them, whichever thread they interrupt;
- * what one of them calls counts for it alone. A third no-op has the file read: modules are at an address only once
- * they are loaded. The profile has a line "ADDRESS INSTRUCTIONS" for
- * each block of code that ran in any of the stretches, or in the Nth.
+ * what one of them calls counts for it alone. A third no-op has the file read, because
+ * modules are at an address only once they are loaded. The profile has a line
+ * "ADDRESS INSTRUCTIONS" for each block of code that ran in any of the stretches, or in
+ * the Nth.
  */
 #include <stdbool.h>
 #include <stdint.h>

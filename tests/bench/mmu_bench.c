@@ -900,8 +900,7 @@ static void bench_aliases(int n)
 }
 
 static const char usage[] =
-	"usage: mmu_bench MiB [late|late-1g|wall|log|stats|free] "
-	"(MiB even, for 1g of 1024; at most 2048)";
+	"usage: mmu_bench MiB [late|late-1g|wall|log|stats|free]; MiB: even, for 1g n*1024, <= 2048";
 
 int main(int argc, char **argv)
 {

@@ -306,11 +306,7 @@ export! {
     /// Maps up to `nr_pages` pages from `gfn` on that the guest has not touched yet, while that is simple. The
     /// page before was just mapped by 4 KiB, for `KVM_PRE_FAULT_MEMORY`. Returns how many are mapped now. No
     /// lock is held, but `kvm->srcu`.
-    fn kvm_rs_prefault(
-        vcpu: *mut bindings::kvm_vcpu,
-        gfn: bindings::gfn_t,
-        nr_pages: u64,
-    ) -> u64 {
+    fn kvm_rs_prefault(vcpu: *mut bindings::kvm_vcpu, gfn: bindings::gfn_t, nr_pages: u64) -> u64 {
         let vcpu = wrap!(Vcpu, vcpu);
         let range = GfnRange::new(Gfn(gfn), Gfn(gfn).add(nr_pages));
 

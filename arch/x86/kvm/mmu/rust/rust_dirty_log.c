@@ -119,8 +119,9 @@ void kvm_rs_prepare_dirty_log(struct kvm *kvm, const struct kvm_memory_slot *old
 	if (is_first) {
 		WRITE_ONCE(log->dirty_bits, chooses_dirty_bits(kvm));
 	} else if (!log->dirty_bits && change == KVM_MR_FLAGS_ONLY && chooses_dirty_bits(kvm)) {
-		/* Who looks at it has seen dirty_bits set. Other changes may fail yet. */
+		/* Other changes may fail yet. */
 		WRITE_ONCE(log->switching, true);
+		/* Pairs with kvm_rs_logs_by_dirty_bits(): who sees it set sees switching, too. */
 		smp_store_release(&log->dirty_bits, true);
 	}
 

@@ -237,9 +237,9 @@ __kvm_rs bool kvm_rs_slot_dirty_track_enabled(const struct kvm_memory_slot *slot
 	return kvm_slot_dirty_track_enabled(slot);
 }
 
-/* Who sees dirty_bits set sees switching as well, if it is: kvm_rs_prepare_dirty_log(). */
 __kvm_rs bool kvm_rs_logs_by_dirty_bits(struct kvm *kvm)
 {
+	/* Pairs with kvm_rs_prepare_dirty_log(): who sees it set sees switching, too. */
 	return smp_load_acquire(&kvm->rs_dirty_log.dirty_bits) && !kvm->dirty_ring_size;
 }
 

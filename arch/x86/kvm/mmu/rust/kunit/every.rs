@@ -40,7 +40,7 @@ fn bit(number: u64, n: u32) -> bool {
 }
 
 /// Calls `f` for all values of `bits` bits.
-fn for_all(bits: u32, mut f: impl FnMut(u64) -> Result) -> Result {
+fn for_all(bits: u32, f: impl FnMut(u64) -> Result) -> Result {
     (0..1u64 << bits).try_for_each(f)
 }
 
