@@ -124,7 +124,7 @@ touched()
 			touch "$STAMP/src-kvm"
 			# Kconfig and tracing headers reach vmlinux as well.
 			case $f in */Kconfig) touch "$STAMP/src-kernel" ;; esac ;;
-		tools/testing/*|Documentation/*)
+		tools/*|Documentation/*)
 			touch "$STAMP/src-selftests" ;;
 		tools/kvm/*) ;;
 		*)

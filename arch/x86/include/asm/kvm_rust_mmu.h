@@ -146,7 +146,20 @@ struct kvm_rs_dirty_log {
 	bool dirty_bits;
 	/* What userspace wants: KVM_X86_DIRTY_LOG_*. Written without a lock. */
 	u8 mode;
+	/* KVM_CAP_EAGER_SPLIT_CHUNK_SIZE, in bytes; 0: kvm.eager_page_split counts. */
+	u64 eager_split_chunk;
 };
+
+#define KVM_RS_NO_EAGER_SPLIT	U64_MAX
+/* As many tables as the cache for splitting holds (cache.rs). */
+#define KVM_RS_MAX_SPLIT_CHUNK	(64ULL << 21)
+
+/*
+ * In disallow_lpage, beside KVM_LPAGE_MIXED_FLAG and a count that stays far below: userspace
+ * wants no page of this size (KVM_SPLIT_FLAG_KEEP). As the rest of the word it changes with
+ * mmu_lock held for write only, and is gone with the memslot.
+ */
+#define KVM_RS_LPAGE_KEPT	BIT(30)
 
 /* As VM_STATS_DESC(). To userspace these statistics follow those of struct kvm_vm_stat. */
 #define RS_VM_STATS_DESC(stat, type, unit, base, exp, sz, bsz)		\
@@ -188,6 +201,12 @@ void kvm_rs_create_debugfs(struct kvm *kvm);
 
 int kvm_rs_dirty_log_modes(struct kvm *kvm);
 int kvm_rs_set_dirty_log_mode(struct kvm *kvm, const struct kvm_enable_cap *cap);
+
+/* rust_split.c */
+int kvm_rs_split_huge_pages(struct kvm *kvm, void __user *argp);
+int kvm_rs_split_extension(struct kvm *kvm, u32 cap);
+int kvm_rs_set_eager_split_chunk(struct kvm *kvm, const struct kvm_enable_cap *cap);
+
 int kvm_rs_harvest_dirty_log(struct kvm *kvm, const struct kvm_memory_slot *slot,
 			     unsigned long *buffer);
 int kvm_rs_get_dirty_log(struct kvm *kvm, const struct kvm_memory_slot *slot,

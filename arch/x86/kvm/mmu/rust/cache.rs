@@ -12,7 +12,7 @@
 use crate::{
     page::BlankSp,
     sync::{MmuLock, Unlocked},
-    sys::Node,
+    sys::{Node, Vm},
 };
 
 /// How many tables a cache holds at most: enough to make dropping the lock cheap, and no more than
@@ -30,16 +30,21 @@ pub(crate) struct TdpSplitCache {
     /// The node that each was requested for. It may be on another node if that one had no memory.
     nodes: [Node; CAPACITY],
     len: usize,
+    /// How many places are used, at least one.
+    limit: usize,
 }
 
 impl TdpSplitCache {
-    /// An empty cache.
-    pub(crate) fn new() -> Self {
+    /// An empty cache for splitting in `vm`, which may be told how many tables to allocate at a time.
+    pub(crate) fn new(vm: Vm<'_>) -> Self {
+        let limit = vm.eager_split().unwrap_or(CAPACITY);
+
         // INVARIANT: no place is taken.
         TdpSplitCache {
             pages: [const { None }; CAPACITY],
             nodes: [Node::ANY; CAPACITY],
             len: 0,
+            limit: limit.clamp(1, CAPACITY),
         }
     }
 
@@ -81,15 +86,15 @@ impl TdpSplitCache {
     /// Allocates up to `want` tables for `node`, as far as there is room. If the tables of other nodes
     /// leave no room, half of those are freed. Returns whether there is any table for `node`.
     pub(crate) fn fill(&mut self, unlocked: &Unlocked, want: u64, node: Node) -> bool {
-        if self.len == CAPACITY {
+        if self.len >= self.limit {
             // INVARIANT: the places from there on are freed.
-            self.len = CAPACITY / 2;
+            self.len = self.limit / 2;
             for place in self.pages.iter_mut().skip(self.len) {
                 *place = None;
             }
         }
 
-        let room = CAPACITY - self.len;
+        let room = self.limit - self.len;
         let want = usize::try_from(want).map_or(room, |want| want.min(room));
 
         for n in 0..want {

@@ -15,12 +15,19 @@
 
 use core::{mem::MaybeUninit, ptr::NonNull};
 
-use kernel::{ffi::c_int, ffi::c_uint, ffi::c_ulong, sync::rcu};
+use kernel::{
+    error::{code::EINVAL, Result},
+    ffi::c_int,
+    ffi::c_uint,
+    ffi::c_ulong,
+    sync::rcu,
+};
 
 use crate::{
     bindings,
     ops::{
         age::age,
+        ahead,
         dirty_log::{
             dirty_bits, enable, protect,
             reap::{HugePages, Reap},
@@ -35,7 +42,7 @@ use crate::{
     pte,
     pure::{dirty::WORD_PAGES, leaf, Age, Gfn, GfnRange, Hpa, Level, Pfn, Protect, Role, Spte},
     root::{self, Root, RootTypes},
-    sync::{Exclusive, Holder, Lock, Shared, SlotsLock},
+    sync::{Exclusive, Holder, Lock, Shared, SlotsLock, Srcu},
     sys::{self, with_masks, DirtyBitmap, Fault, Memslot, NotifierRange, Sp, Vcpu, Vm, Wanted},
     tlb::Flush,
 };
@@ -84,6 +91,11 @@ macro_rules! held {
         let vm = $vm;
         // SAFETY: the prototype says so, lockdep checks it, and the token ends with the call.
         unsafe { SlotsLock::assume_held(vm) }
+    }};
+    (Srcu, $vm:expr) => {{
+        let vm = $vm;
+        // SAFETY: the prototype says so, lockdep checks it, and the token ends with the call.
+        unsafe { Srcu::assume_held(vm) }
     }};
     ($type:ident, $vm:expr) => {
         held!($type, $vm, Caller)
@@ -137,7 +149,12 @@ fn reap(
 ) -> c_int {
     let mut slots = held!(SlotsLock, wrap!(Vm, kvm));
 
-    match Reap::new(&mut slots, slot, log, huge).run() {
+    errno(Reap::new(&mut slots, slot, log, huge).run())
+}
+
+/// What C returns for a result: 0, or a negative error.
+fn errno(result: Result) -> c_int {
+    match result {
         Ok(()) => 0,
         Err(error) => error.to_errno(),
     }
@@ -473,10 +490,7 @@ export! {
         // SAFETY: C passes a buffer that is as long as the slot's bitmap.
         let log = unsafe { dirty_bitmap(slot, 0, words as usize, buffer, Wanted::All) };
 
-        match dirty_bits::harvest(&held!(SlotsLock, vm), slot, &log) {
-            Ok(()) => 0,
-            Err(error) => error.to_errno(),
-        }
+        errno(dirty_bits::harvest(&held!(SlotsLock, vm), slot, &log))
     }
 
     /// Clears old D bits of a memslot that was logged by faults, when the VM goes over to D bits. `slots_lock` is
@@ -520,6 +534,40 @@ export! {
             &slots,
             wrap!(Memslot, slot),
         );
+    }
+
+    /// Splits the huge pages of part of a memslot, before it is logged. `kvm->srcu` is held, and the memslot
+    /// was looked up under it; takes `mmu_lock`. Returns 0, `-ENOMEM` or `-EINTR`.
+    fn kvm_rs_split_range(
+        kvm: *mut bindings::kvm,
+        slot: *const bindings::kvm_memory_slot,
+        start: bindings::gfn_t,
+        end: bindings::gfn_t,
+        target_level: c_int,
+    ) -> c_int {
+        let vm = wrap!(Vm, kvm);
+        let srcu = held!(Srcu, vm);
+        let range = GfnRange::new(Gfn(start), Gfn(end));
+        let target = level(target_level).ok_or(EINVAL);
+
+        errno(
+            target.and_then(|target| ahead::split(vm, &srcu, wrap!(Memslot, slot), range, target)),
+        )
+    }
+
+    /// Recovers the huge pages of part of a memslot. `kvm->srcu` is held, and the memslot was looked up under
+    /// it; takes `mmu_lock` and flushes. Returns 0, or `-EBUSY` if the memslot is logged.
+    fn kvm_rs_recover_range(
+        kvm: *mut bindings::kvm,
+        slot: *const bindings::kvm_memory_slot,
+        start: bindings::gfn_t,
+        end: bindings::gfn_t,
+    ) -> c_int {
+        let vm = wrap!(Vm, kvm);
+        let srcu = held!(Srcu, vm);
+        let range = GfnRange::new(Gfn(start), Gfn(end));
+
+        errno(ahead::recover(vm, &srcu, wrap!(Memslot, slot), range))
     }
 
     /// Records the SPTEs on the path to a byte address in `sptes`, an array of at least six elements

@@ -38,6 +38,12 @@ impl RootTypes {
     };
     /// All roots.
     pub(crate) const ALL: RootTypes = RootTypes::VALID.or_invalid();
+    /// All valid direct roots.
+    pub(crate) const DIRECT: RootTypes = RootTypes {
+        direct: true,
+        mirror: false,
+        invalid: false,
+    };
     /// All direct roots, including invalid ones.
     pub(crate) const DIRECT_OR_INVALID: RootTypes = RootTypes {
         direct: true,
@@ -124,6 +130,14 @@ impl Selection {
     pub(crate) fn valid(as_id: u16) -> Self {
         Selection {
             types: RootTypes::VALID,
+            as_id: Some(as_id),
+        }
+    }
+
+    /// The valid direct roots of an address space.
+    pub(crate) fn valid_direct(as_id: u16) -> Self {
+        Selection {
+            types: RootTypes::DIRECT,
             as_id: Some(as_id),
         }
     }

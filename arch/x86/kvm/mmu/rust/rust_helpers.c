@@ -167,6 +167,27 @@ __kvm_rs bool kvm_rs_eager_page_split(void)
 	return READ_ONCE(eager_page_split);
 }
 
+__kvm_rs u64 kvm_rs_eager_split_chunk(struct kvm *kvm)
+{
+	return READ_ONCE(kvm->rs_dirty_log.eager_split_chunk);
+}
+
+__kvm_rs void kvm_rs_assert_srcu_held(struct kvm *kvm)
+{
+	RCU_LOCKDEP_WARN(!srcu_read_lock_held(&kvm->srcu), "kvm->srcu is not held");
+}
+
+__kvm_rs bool kvm_rs_is_guest_memfd(struct kvm *kvm, const struct kvm_memory_slot *slot, gfn_t gfn)
+{
+	return kvm_memslot_is_gmem_only(slot) || kvm_mem_is_private(kvm, gfn);
+}
+
+__kvm_rs bool kvm_rs_is_invalidating(struct kvm *kvm, gfn_t start, gfn_t end)
+{
+	return kvm->mmu_invalidate_in_progress && start < kvm->mmu_invalidate_range_end &&
+	       end > kvm->mmu_invalidate_range_start;
+}
+
 __kvm_rs void kvm_rs_update_page_stats(struct kvm *kvm, int level, int count)
 {
 	kvm_update_page_stats(kvm, level, count);

@@ -40,6 +40,10 @@ struct kvm_mmu_page *kvm_tdp_mmu_first_to_zap(struct kvm *kvm, struct kvm_mmu_pa
 void kvm_rs_forget_dirty_bits(struct kvm *kvm, const struct kvm_memory_slot *slot);
 bool kvm_rs_start_dirty_log(struct kvm *kvm, const struct kvm_memory_slot *slot);
 u64 kvm_rs_prefault(struct kvm_vcpu *vcpu, gfn_t gfn, u64 nr_pages);
+int kvm_rs_split_range(struct kvm *kvm, const struct kvm_memory_slot *slot, gfn_t start,
+		       gfn_t end, int target_level);
+int kvm_rs_recover_range(struct kvm *kvm, const struct kvm_memory_slot *slot, gfn_t start,
+			 gfn_t end);
 
 /* spte.c (hook): C's host-MMIO predicates. */
 bool kvm_rs_is_host_mmio_pfn(kvm_pfn_t pfn);
@@ -81,6 +85,10 @@ bool kvm_rs_tracks_writes(struct kvm *kvm);
 bool kvm_rs_memslots_have_rmaps(struct kvm *kvm);
 bool kvm_rs_dirty_log_initially_set(struct kvm *kvm);
 bool kvm_rs_eager_page_split(void);
+u64 kvm_rs_eager_split_chunk(struct kvm *kvm);
+void kvm_rs_assert_srcu_held(struct kvm *kvm);
+bool kvm_rs_is_guest_memfd(struct kvm *kvm, const struct kvm_memory_slot *slot, gfn_t gfn);
+bool kvm_rs_is_invalidating(struct kvm *kvm, gfn_t start, gfn_t end);
 void kvm_rs_update_page_stats(struct kvm *kvm, int level, int count);
 bool kvm_rs_nx_huge_pages(struct kvm *kvm);
 bool kvm_rs_has_mirrored_tdp(struct kvm *kvm);

@@ -39,8 +39,8 @@ void kvm_rs_init_vm(struct kvm *kvm)
 /*
  * Whether the other address space (SMM, or not) allows a page of @level at @gfn, which
  * is in @slot. A frame of which writes are tracked there forbids it, as it does in its
- * own address space; see kvm_gfn_is_lpage_allowed(). slots_lock or kvm->srcu is held,
- * and mmu_lock.
+ * own address space; see kvm_gfn_is_lpage_allowed(). That pages have to stay small there
+ * says nothing of this one. slots_lock or kvm->srcu is held, and mmu_lock.
  */
 bool kvm_rs_other_slots_allow(struct kvm *kvm, const struct kvm_memory_slot *slot, gfn_t gfn,
 			      int level)
@@ -54,7 +54,8 @@ bool kvm_rs_other_slots_allow(struct kvm *kvm, const struct kvm_memory_slot *slo
 	kvm_for_each_memslot_in_gfn_range(&iter, __kvm_memslots(kvm, slot->as_id ^ 1), gfn, end) {
 		base = iter.slot->base_gfn;
 		at = gfn_to_index(max(gfn, base), base, level);
-		if (iter.slot->arch.lpage_info[level - PG_LEVEL_2M][at].disallow_lpage)
+		if (iter.slot->arch.lpage_info[level - PG_LEVEL_2M][at].disallow_lpage &
+		    ~KVM_RS_LPAGE_KEPT)
 			return false;
 	}
 	return true;

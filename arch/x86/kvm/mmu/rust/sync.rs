@@ -32,6 +32,8 @@
 
 #![expect(unsafe_code)]
 
+use core::marker::PhantomData;
+
 use kernel::{
     bindings::{rwlock_t, spinlock_t},
     sync::lock::{
@@ -256,6 +258,29 @@ impl<'l> SlotsLock<'l> {
     #[inline]
     pub(crate) fn check_vm<'m>(&self, lock: &impl MmuLock<'m>) {
         kvm_mmu_warn_on!(self.vm() != lock.vm());
+    }
+}
+
+/// `kvm->srcu` is held for read: memslots that are looked up now stay, and whoever replaces one waits, after
+/// the new one is published, until this is gone.
+///
+/// # Invariants
+///
+/// The calling thread is in a read-side critical section of the VM's `srcu` for as long as the value exists.
+pub(crate) struct Srcu<'l>(PhantomData<Vm<'l>>, NotThreadSafe);
+
+impl<'l> Srcu<'l> {
+    /// Makes the token where C has entered the section. Lockdep checks the claim.
+    ///
+    /// # Safety
+    ///
+    /// The calling thread must be in a read-side critical section of `vm`'s `srcu` until the token is gone.
+    #[inline]
+    pub(crate) unsafe fn assume_held(vm: Vm<'l>) -> Self {
+        // SAFETY: the VM exists.
+        unsafe { bindings::kvm_rs_assert_srcu_held(vm.as_ptr()) };
+        // INVARIANT: by this function's safety requirement.
+        Srcu(PhantomData, NotThreadSafe)
     }
 }
 

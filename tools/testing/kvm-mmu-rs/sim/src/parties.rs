@@ -9,10 +9,15 @@ use kvm_c::{
     host::Host,
     model::{
         fault::{back_off, mmio_page_fault, page_fault, prefault, Handled},
-        notifier, nx, roots, shadow, slots, track, HOST, HUGE_PAGES,
+        notifier, nx, roots, shadow, slots,
+        split::{self, Request},
+        track, HOST, HUGE_PAGES,
     },
 };
-use machine::{chance, choose, fail, note, point, sched};
+use machine::{
+    chance, choose, fail, note, point,
+    sched::{self, facts},
+};
 
 use crate::{
     hw::{Access, Cpu},
@@ -723,6 +728,25 @@ pub fn ager() {
             let region = Host::region(gfn);
             notifier::clear_young(kvm(), region, region + HUGE_PAGES);
         }
+    }
+}
+
+/// Userspace splits ahead, keeps it so, and recovers.
+pub fn splitter() {
+    for _ in 0..world().plan.splits {
+        idle();
+        let as_id = usize::from(world().plan.smm && chance(2));
+        let request = match choose(4) {
+            0 => Request::Split,
+            1..=2 => Request::Keep,
+            _ => Request::Recover,
+        };
+
+        facts().killable = true;
+        split::split_step(kvm(), as_id, hot(), request);
+        facts().killable = false;
+        facts().killed = false;
+        crate::world::check_small();
     }
 }
 

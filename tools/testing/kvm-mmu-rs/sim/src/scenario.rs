@@ -289,9 +289,32 @@ pub const ALL: &[Scenario] = &[
         },
     },
     Scenario {
+        name: "ahead",
+        what: "userspace splits ahead and recovers, against faults, notifiers, zaps and the log",
+        adjust: |plan, rng| {
+            plan.splits = 2 + rng.below(6);
+            plan.agings = rng.below(3);
+            plan.invalidations = rng.below(4);
+            plan.zaps = rng.below(3);
+            plan.nx_huge_pages = rng.below(4) == 0;
+            plan.recoveries = rng.below(3);
+            plan.smm = rng.below(4) == 0;
+            plan.prefault = rng.below(4) == 0;
+            plan.attributes = rng.below(2);
+            plan.migrations = rng.below(3);
+            plan.dirty_bits = rng.below(4) == 0;
+            plan.moves = rng.below(4) == 0;
+            if rng.below(4) == 0 {
+                // Two slots share a table.
+                plan.boundary = 1 + rng.below(plan.npages - 1);
+            }
+        },
+    },
+    Scenario {
         name: "all",
         what: "everybody at once",
         adjust: |plan, rng| {
+            plan.splits = rng.below(3);
             plan.agings = 1 + rng.below(4);
             plan.invalidations = 1 + rng.below(3);
             plan.zaps = rng.below(3);
@@ -364,6 +387,8 @@ impl Scenario {
             attributes: 0,
             trackings: 0,
             read_only: false,
+            splits: 0,
+            splitters: 1 + rng.below(2),
             only_writes: false,
             passes: 3,
             dirty_bits: false,

@@ -254,6 +254,8 @@ fn plan(small: &Small, format: Format) -> Plan {
         attributes: 0,
         trackings: 0,
         read_only: false,
+        splits: 0,
+        splitters: 0,
         only_writes: true,
         passes: 0,
         dirty_bits: small.dirty_bits,

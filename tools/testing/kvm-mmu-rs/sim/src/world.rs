@@ -62,6 +62,9 @@ pub struct Plan {
     /// How often writes to a page are tracked for a while.
     pub trackings: u64,
     pub read_only: bool,
+    /// How often each of `splitters` splits ahead or recovers.
+    pub splits: u64,
+    pub splitters: u64,
     /// All accesses are writes.
     pub only_writes: bool,
     /// At most so many passes over the log, less one, come before the stop of a migration.
@@ -215,6 +218,7 @@ pub fn begin(plan: Plan) {
             starting: core::ptr::null_mut(),
             switching: false,
             dirty_bits: false,
+            eager_split_chunk: 0,
         },
         wants_dirty_bits: plan.dirty_bits,
         dirty_bits_late: plan.dirty_bits_late,
@@ -408,6 +412,46 @@ fn check_table_unmapped(table: u64, level: u32, gfn: u64, range: core::ops::Rang
     }
 }
 
+/// Fails if a huge page is mapped that userspace wants to stay small, and that was split.
+pub fn check_small() {
+    let mut root = kvm().arch.tdp_mmu_roots;
+
+    while !root.is_null() {
+        // SAFETY: the list's pages exist.
+        let (spt, role, next) = unsafe { ((*root).spt, *(*root).role.word, (*root).next) };
+
+        if role & INVALID == 0 {
+            let as_id = usize::from(role & SMM != 0);
+            check_table_small(mem::pa(spt), role & 0xf, 0, as_id);
+        }
+        root = next;
+    }
+}
+
+fn check_table_small(table: u64, level: u32, gfn: u64, as_id: usize) {
+    for n in 0..model::HUGE_PAGES {
+        // SAFETY: within a table that is linked.
+        let entry = unsafe { mem::va(table).add(n as usize).read() };
+        let first = gfn + n * model::HUGE_PAGES.pow(level - 1);
+
+        if entry & MMU_PRESENT == 0 || level == 1 {
+            continue;
+        }
+        if entry & LARGE == 0 {
+            check_table_small(entry & FRAME, level - 1, first, as_id);
+            continue;
+        }
+        // The slot may begin in the middle.
+        for gfn in [first, first + model::HUGE_PAGES - 1] {
+            if model::split::must_be_small(world().kvm, as_id, gfn) {
+                fail(format!(
+                    "gfn {first:#x} is mapped by a huge page, and is to stay small"
+                ));
+            }
+        }
+    }
+}
+
 /// Fails if a leaf is write-protected for a log that has ended, and no slot is logged now. Without A/D bits a
 /// fault makes it writable.
 pub fn check_writable() {
@@ -448,6 +492,7 @@ fn check_table_writable(table: u64, level: u32, gfn: u64) {
 
 /// Checks what must hold when all is quiet.
 pub fn check_quiet() {
+    check_small();
     let mut census = Census::default();
     let mut root = kvm().arch.tdp_mmu_roots;
     let mut valid = Vec::new();

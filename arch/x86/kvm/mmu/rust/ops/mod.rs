@@ -3,6 +3,7 @@
 //! The operations of the TDP MMU, one algorithm per file.
 
 pub(crate) mod age;
+pub(crate) mod ahead;
 pub(crate) mod dirty_log;
 pub(crate) mod lookup;
 pub(crate) mod map;

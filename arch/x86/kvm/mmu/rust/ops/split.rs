@@ -6,8 +6,13 @@
 //! make a vCPU do so. Eager splitting moves that work to the thread that enables logging. It is best
 //! effort: a page that can't be split for lack of memory stays huge, is write-protected in any case,
 //! and is split by the first write.
+//!
+//! Userspace may also have huge pages split ahead of the log: [`super::ahead`].
 
-use kernel::error::{code::ENOMEM, Result};
+use kernel::error::{
+    code::{EINTR, ENOMEM},
+    Result,
+};
 
 use crate::{
     cache::TdpSplitCache,
@@ -136,27 +141,45 @@ pub(in crate::ops) fn refill_unless_killed<'l, M: Update<'l>>(
     filled
 }
 
-/// Splits the huge pages of `range` in `slot` down to `target`, in all valid roots. Stops at the
-/// first root for which there is no memory.
+/// Splits the huge pages of `range` in `slot` down to `target`, in all valid roots, as far as there is
+/// memory.
 pub(crate) fn try_split_huge_pages<'l, M: Update<'l>>(
     lock: &mut M,
     slot: Memslot<'_>,
     range: GfnRange,
     target: Level,
 ) {
+    let _ = split_huge_pages(lock, Selection::valid(slot.as_id()), range, target);
+}
+
+/// Splits the huge pages of `range` down to `target`, in the roots of `selection`. Fails with `ENOMEM` in the
+/// first root for which there is no memory, and with `EINTR` instead of allocating more if the current task is
+/// being killed; then some of the pages are split.
+///
+/// If nobody holds `slots_lock`, roots may become invalid whenever the walk yields. What is left of them is not
+/// split.
+pub(in crate::ops) fn split_huge_pages<'l, M: Update<'l>>(
+    lock: &mut M,
+    selection: Selection,
+    range: GfnRange,
+    target: Level,
+) -> Result {
     let masks = lock.vm().masks();
-    let mut roots = Roots::new(lock.vm(), Selection::valid(slot.as_id()));
+    let mut roots = Roots::new(lock.vm(), selection);
     // CLEAR_DIRTY_LOG gets here for every 64 pages, and usually there is nothing to split.
     let mut cache = None;
+    let mut result = Ok(());
 
     while let Some(root) = roots.next(lock) {
-        if split_root(lock, root, range, target, &mut cache, masks).is_err() {
+        result = split_root(lock, root, range, target, &mut cache, masks);
+        if result.is_err() {
             break;
         }
     }
     if let Some(cache) = cache {
         cache.free(lock);
     }
+    result
 }
 
 /// Splits in one root.
@@ -174,17 +197,24 @@ fn split_root<'l, M: Update<'l>>(
     let Some(min_level) = target.up() else {
         return Ok(());
     };
+    let vm = lock.vm();
     let mut walk = Walk::new(lock, root, min_level, range, masks);
 
     while let Some(mut step) = walk.next() {
+        if root.role().invalid() {
+            break;
+        }
         let Entry::Leaf(pfn) = step.view.entry(masks) else {
             continue;
         };
         let node = Node::of(pfn);
-        let cache = cache.get_or_insert_with(TdpSplitCache::new);
+        let cache = cache.get_or_insert_with(|| TdpSplitCache::new(vm));
         let Some(page) = cache.take(node) else {
             let huge = HugeLeaf::of(&step.view, node);
 
+            if fatal_signal_pending() {
+                return Err(EINTR);
+            }
             if !refill(&mut walk, cache, &huge, range.end, min_level) {
                 return Err(ENOMEM);
             }

@@ -7,6 +7,7 @@ use core::{marker::PhantomData, ptr::NonNull};
 use crate::{
     bindings,
     pure::{Gfn, GfnRange},
+    sync::{SlotsLock, Srcu},
     sys::Vm,
 };
 
@@ -75,6 +76,49 @@ impl Memslot<'_> {
         }
         // SAFETY: the VM and its slot exist, and `gfn` is in the slot.
         unsafe { bindings::mark_page_dirty_in_slot(vm.as_ptr(), self.as_ptr(), gfn.raw()) }
+    }
+}
+
+/// Proof that writes to a memslot are not logged, and that no page of it is protected for a log as long as
+/// the value exists.
+///
+/// # Invariants
+///
+/// The slot is published as not logged, or it was when it was looked up. Whoever enables its log holds
+/// `slots_lock`, and between publishing it as logged and protecting the first page waits for the readers of
+/// `kvm->srcu`. One of the two keeps that from happening for `'p`.
+#[derive(Clone, Copy)]
+pub(crate) struct Unlogged<'p> {
+    slots_locked: bool,
+    held: PhantomData<&'p ()>,
+}
+
+impl<'p> Unlogged<'p> {
+    /// For a slot that is not logged, while `slots_lock` keeps it as it is.
+    pub(crate) fn under_slots_lock(slot: Memslot<'p>, _slots: &'p SlotsLock<'_>) -> Option<Self> {
+        // INVARIANT: nobody else has `slots_lock`.
+        Unlogged::new(slot, true)
+    }
+
+    fn new(slot: Memslot<'p>, slots_locked: bool) -> Option<Self> {
+        (!slot.dirty_track_enabled()).then_some(Unlogged {
+            slots_locked,
+            held: PhantomData,
+        })
+    }
+
+    /// Whether it is `slots_lock` that is held, so that nobody changes attributes of the memory
+    /// (`KVM_SET_MEMORY_ATTRIBUTES`) either.
+    #[inline]
+    pub(crate) fn is_under_slots_lock(self) -> bool {
+        self.slots_locked
+    }
+
+    /// For a slot that is not logged, in the SRCU section in which it was looked up: without `slots_lock`, it
+    /// need not exist in any other, so that `'p` is part of this one.
+    pub(crate) fn in_srcu(slot: Memslot<'p>, _srcu: &'p Srcu<'_>) -> Option<Self> {
+        // INVARIANT: who replaces the slot waits for the end of the section.
+        Unlogged::new(slot, false)
     }
 }
 

@@ -41,7 +41,7 @@ pub(crate) use dirty_bitmap::{DirtyBitmap, Wanted};
 pub(crate) use fault::Fault;
 pub(crate) use format::{refresh_masks, with_masks};
 pub(crate) use host_pages::HostPages;
-pub(crate) use memslot::{Memslot, NotifierRange};
+pub(crate) use memslot::{Memslot, NotifierRange, Unlogged};
 pub(crate) use sp::Sp;
 pub(crate) use vcpu::Vcpu;
 
@@ -89,12 +89,4 @@ impl Node {
 pub(crate) fn is_host_mmio(pfn: Pfn) -> bool {
     // SAFETY: looks the frame up, whether it exists or not.
     unsafe { bindings::kvm_rs_is_host_mmio_pfn(pfn.raw()) }
-}
-
-/// Whether huge pages are split when logging begins, rather than by the first write;
-/// `kvm.eager_page_split`.
-#[inline]
-pub(crate) fn eager_page_split() -> bool {
-    // SAFETY: a marked read of the module's parameter.
-    unsafe { bindings::kvm_rs_eager_page_split() }
 }

@@ -9,11 +9,17 @@ use kernel::{
 
 use crate::{
     bindings,
-    pure::{Gfn, GfnRange, Level, Role, Spte},
+    pure::{
+        addr::{ENTRIES, PAGE_SHIFT},
+        Gfn, GfnRange, Level, Role, Spte,
+    },
     sync::MmuLock,
     sys::Memslot,
     vm::Vm,
 };
+
+/// `KVM_RS_NO_EAGER_SPLIT`.
+const NO_EAGER_SPLIT: u64 = u64::MAX;
 
 /// How far the invalidations by MMU notifiers had come when host pages were looked up;
 /// `mmu_invalidate_seq`.
@@ -190,6 +196,22 @@ impl<'a> Vm<'a> {
         unsafe { bindings::kvm_rs_dirty_log_initially_set(self.as_ptr()) }
     }
 
+    /// How many tables may be allocated at a time to split huge pages when logging begins, rather than by the
+    /// first write; `None` if they are not to be split. What userspace has set for this VM
+    /// (`KVM_CAP_EAGER_SPLIT_CHUNK_SIZE`) overrides `kvm.eager_page_split`. Either may change at any time.
+    #[inline]
+    pub(crate) fn eager_split(self) -> Option<usize> {
+        // SAFETY: the VM exists; the helper reads the field by a marked access.
+        match unsafe { bindings::kvm_rs_eager_split_chunk(self.as_ptr()) } {
+            0 => {
+                // SAFETY: a marked read of the module's parameter.
+                unsafe { bindings::kvm_rs_eager_page_split() }.then_some(usize::MAX)
+            }
+            NO_EAGER_SPLIT => None,
+            chunk => Some((chunk >> PAGE_SHIFT) as usize / ENTRIES),
+        }
+    }
+
     /// Adds `count` leaves of `level` to the page statistics.
     #[inline]
     pub(crate) fn add_leaves(self, level: Level, count: i32) {
@@ -289,6 +311,22 @@ impl<'a> Vm<'a> {
         };
 
         u32::try_from(level).ok().and_then(Level::from_raw)
+    }
+
+    /// Whether what maps `gfn`, a frame of `slot`, is guest_memfd, which KVM asks for the size of a page only in
+    /// a fault.
+    pub(crate) fn is_guest_memfd(lock: &impl MmuLock<'a>, slot: Memslot<'_>, gfn: Gfn) -> bool {
+        // SAFETY: both exist, and `mmu_lock` is held, under which attributes may be looked up.
+        unsafe { bindings::kvm_rs_is_guest_memfd(lock.vm().as_ptr(), slot.as_ptr(), gfn.raw()) }
+    }
+
+    /// Whether the host's mapping or the attributes of a frame of `range` are just being changed, as far as a
+    /// fault would have to wait for that; `mmu_invalidate_retry_gfn()`, for what was looked up under the lock.
+    pub(crate) fn is_invalidating(lock: &impl MmuLock<'a>, range: GfnRange) -> bool {
+        // SAFETY: the VM exists, and its `mmu_lock` is held, without which the fields do not change.
+        unsafe {
+            bindings::kvm_rs_is_invalidating(lock.vm().as_ptr(), range.start.raw(), range.end.raw())
+        }
     }
 
     /// Propagates a change of a mirror SPTE to the external (TDX) page table.

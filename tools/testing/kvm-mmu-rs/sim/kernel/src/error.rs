@@ -26,6 +26,7 @@ pub mod code {
     pub const ENOSPC: Error = Error(-28);
     pub const ENOMEM: Error = Error(-12);
     pub const EBUSY: Error = Error(-16);
+    pub const EINVAL: Error = Error(-22);
 }
 
 /// Converts C's return value.

@@ -107,6 +107,19 @@ extern "C" {
         buffer: *mut c_ulong,
     ) -> c_int;
     pub fn kvm_tdp_mmu_recover_huge_pages(kvm: *mut kvm, slot: *const kvm_memory_slot);
+    pub fn kvm_rs_split_range(
+        kvm: *mut kvm,
+        slot: *const kvm_memory_slot,
+        start: gfn_t,
+        end: gfn_t,
+        target_level: c_int,
+    ) -> c_int;
+    pub fn kvm_rs_recover_range(
+        kvm: *mut kvm,
+        slot: *const kvm_memory_slot,
+        start: gfn_t,
+        end: gfn_t,
+    ) -> c_int;
     pub fn kvm_tdp_mmu_get_walk(
         vcpu: *mut kvm_vcpu,
         addr: u64,

@@ -566,6 +566,45 @@ pub unsafe fn kvm_rs_eager_page_split() -> bool {
 
 /// # Safety
 ///
+/// `kvm` must point to the VM of the run.
+pub unsafe fn kvm_rs_eager_split_chunk(kvm: *mut kvm) -> u64 {
+    point();
+    *field!(kvm, rs_dirty_log.eager_split_chunk)
+}
+
+/// No memory is of guest_memfd.
+///
+/// # Safety
+///
+/// None is needed; in the kernel it is a function of C.
+pub unsafe fn kvm_rs_is_guest_memfd(
+    kvm: *mut kvm,
+    slot: *const kvm_memory_slot,
+    gfn: gfn_t,
+) -> bool {
+    false
+}
+
+/// # Safety
+///
+/// `kvm` must point to the VM of the run.
+pub unsafe fn kvm_rs_is_invalidating(kvm: *mut kvm, start: gfn_t, end: gfn_t) -> bool {
+    let range = *field!(kvm, mmu_invalidate_range);
+
+    *field!(kvm, mmu_invalidate_in_progress) != 0 && start < range.1 && end > range.0
+}
+
+/// # Safety
+///
+/// `kvm` must point to the VM of the run.
+pub unsafe fn kvm_rs_assert_srcu_held(kvm: *mut kvm) {
+    if !crate::model::slots::srcu_is_held(kvm) {
+        fail("kvm->srcu is not held".into());
+    }
+}
+
+/// # Safety
+///
 /// `kvm` must point to the VM of the run, and `level` must be 1, 2 or 3.
 pub unsafe fn kvm_rs_update_page_stats(kvm: *mut kvm, level: i32, count: i32) {
     field!(kvm, stat.pages)[level as usize - 1] += i64::from(count);

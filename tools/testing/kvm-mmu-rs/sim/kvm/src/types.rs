@@ -166,6 +166,7 @@ pub struct kvm_rs_dirty_log {
     pub starting: *mut kvm_memory_slot,
     pub switching: bool,
     pub dirty_bits: bool,
+    pub eager_split_chunk: u64,
 }
 
 #[repr(C)]
@@ -299,6 +300,8 @@ pub struct kvm_rmap_head {
 #[derive(Clone, Copy)]
 pub struct kvm_arch_memory_slot {
     pub rmap: [*mut kvm_rmap_head; 3],
+    /// What stands for `KVM_RS_LPAGE_KEPT`: see `model::split`.
+    pub kept: *mut usize,
 }
 
 #[repr(C)]

@@ -47,15 +47,15 @@ use crate::{
     rmap::{ops as rmap, ShadowSplitCaches},
     root::{Roots, Selection},
     sync::{with_exclusive, with_shared, Holder, MmuLock, Shared, SlotsLock},
-    sys::{eager_page_split, stats::Event, Memslot, Node, Sp},
+    sys::{stats::Event, Memslot, Node, Sp},
     walk::Walk,
 };
 
 /// Makes sure that every write to `slot` is noticed from now on, and splits its huge pages to 4 KiB if
-/// `eager_page_split` is set. Takes `mmu_lock`, and flushes the TLBs.
+/// eager splitting is on for the VM. Takes `mmu_lock`, and flushes the TLBs.
 pub(crate) fn enable(slots: &mut SlotsLock<'_>, slot: Memslot<'_>) {
     let vm = slots.vm();
-    let split = eager_page_split();
+    let split = vm.eager_split().is_some();
 
     if vm.memslots_have_rmaps() {
         let mut caches = split.then(|| ShadowSplitCaches::new(slots));
@@ -79,7 +79,7 @@ pub(crate) fn enable(slots: &mut SlotsLock<'_>, slot: Memslot<'_>) {
 fn enable_in_tdp_mmu(lock: &mut Shared<'_>, slots: &SlotsLock<'_>, slot: Memslot<'_>, split: bool) {
     let masks = lock.vm().masks();
     let mut roots = Roots::new(lock.vm(), Selection::valid(slot.as_id()));
-    let mut cache = TdpSplitCache::new();
+    let mut cache = TdpSplitCache::new(lock.vm());
 
     while let Some(root) = roots.next(lock) {
         enable_in_root(lock, slots, root, slot, split, &mut cache, masks);

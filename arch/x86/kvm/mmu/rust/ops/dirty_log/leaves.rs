@@ -30,7 +30,8 @@
 //!   else (an instruction fetch while the NX mitigation is being switched), the fault replaces it by an
 //!   exchange, with the same frame, and sets the bit. Our store reverts that, and the guest faults again.
 //! - Apart from these nobody clears or sets W or D: **reaping**, **enabling and disabling** the log hold `slots_lock`;
-//!   **write-tracking** and **notifiers** hold `mmu_lock` for write.
+//!   **recovery** that userspace asks for leaves logged slots alone; **write-tracking** and **notifiers** hold
+//!   `mmu_lock` for write.
 //! - **NX recovery** and **zapping** (read lock) may unlink the table, and freeze its entries or leave them
 //!   as they are ([`crate::change`]). Under the read lock 4 KiB leaves are only zapped with their table. Our
 //!   store then leaves a leaf in a table that nobody can reach any more, except those who are in it already.

@@ -68,10 +68,7 @@ use crate::{
     rmap::{ops as rmap, ShadowSplitCaches},
     root::{stable_roots, Roots, Selection},
     sync::{with_exclusive, with_shared, Exclusive, Holder, MmuLock, Shared, SlotsLock},
-    sys::{
-        eager_page_split, fatal_signal_pending, stats::Event, DirtyBitmap, Memslot, Node, Sp, Vm,
-        Wanted,
-    },
+    sys::{fatal_signal_pending, stats::Event, DirtyBitmap, Memslot, Node, Sp, Vm, Wanted},
     walk::{ShortWalk, Walk},
 };
 
@@ -94,10 +91,10 @@ pub(crate) enum HugePages {
 impl HugePages {
     /// How `KVM_CLEAR_DIRTY_LOG` treats those of a VM.
     pub(crate) fn of(vm: Vm<'_>) -> Self {
-        match (vm.dirty_log_initially_set(), eager_page_split()) {
+        match (vm.dirty_log_initially_set(), vm.eager_split()) {
             (false, _) => HugePages::Protected,
-            (true, false) => HugePages::Protect,
-            (true, true) => HugePages::Split,
+            (true, None) => HugePages::Protect,
+            (true, Some(_)) => HugePages::Split,
         }
     }
 }
@@ -236,8 +233,9 @@ impl<'a, 'l> Reap<'a, 'l> {
         batch: Range<usize>,
         cache: &mut Option<TdpSplitCache>,
     ) {
-        let masks = lock.vm().masks();
-        let bits = LeafBits::new(lock.vm(), root.role(), masks);
+        let vm = lock.vm();
+        let masks = vm.masks();
+        let bits = LeafBits::new(vm, root.role(), masks);
         let log = &self.log;
         let Some(first) = log.next_taken(log.gfn(batch.start), batch.end) else {
             return;
@@ -259,7 +257,7 @@ impl<'a, 'l> Reap<'a, 'l> {
                     }
                 }
                 Entry::Leaf(pfn) if huge == HugePages::Split && log.any_taken(within) => {
-                    let cache = cache.get_or_insert_with(TdpSplitCache::new);
+                    let cache = cache.get_or_insert_with(|| TdpSplitCache::new(vm));
                     let node = Node::of(pfn);
                     let Some(page) = cache.take(node) else {
                         let leaf = HugeLeaf::of(&view, node);
@@ -371,7 +369,7 @@ impl<'a, 'l> Reap<'a, 'l> {
                     }
                 }
                 Entry::Leaf(pfn) if huge == HugePages::Split && log.any_taken(within) => {
-                    let cache = cache.get_or_insert_with(TdpSplitCache::new);
+                    let cache = cache.get_or_insert_with(|| TdpSplitCache::new(vm));
                     let node = Node::of(pfn);
                     let Some(page) = cache.take(node) else {
                         let leaf = HugeLeaf::of(&view, node);

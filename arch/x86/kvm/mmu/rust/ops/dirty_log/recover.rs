@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Recovering huge pages, in place, when dirty logging ends.
+//! Recovering huge pages, in place, when dirty logging ends, or when userspace asks for it ([`super::super::ahead`]).
 //!
 //! The huge leaf replaces the table in one exchange. The memory stays mapped all the time, so no vCPU
 //! faults; zapping instead would make the vCPUs fault on each page. A page that was only
@@ -18,32 +18,49 @@ use crate::{
     change::lost_errno,
     ops::spte::make_huge,
     pte::Table,
-    pure::{leaf::unprotected, Entry, Gfn, Index, Level, Masks, Spte},
+    pure::{leaf::unprotected, Entry, Gfn, GfnRange, Index, Level, Masks, Spte},
     root::{Roots, Selection},
     sync::{MmuLock, Shared, SlotsLock},
     sys::{
         fatal_signal_pending,
         stats::{self, Event},
-        trace, Memslot, Sp, Vm,
+        trace, Memslot, Sp, Unlogged, Vm,
     },
     tlb::Flush,
     walk::{Step, Walk},
 };
 
-/// Recovers the huge pages of `slot`, in all valid roots, and makes the pages writable that stay as they are.
+/// Recovers the huge pages of a slot whose log has ended, and makes the pages writable that stay as they are.
 pub(crate) fn recover_huge_pages(lock: &mut Shared<'_>, slots: &SlotsLock<'_>, slot: Memslot<'_>) {
-    let masks = lock.vm().masks();
-
     slots.check_vm(lock);
-    let mut roots = Roots::new(lock.vm(), Selection::valid(slot.as_id()));
-
     // A huge page in a logged slot would lose writes.
-    if warn_on_once!(slot.dirty_track_enabled()) {
+    let Some(unlogged) = Unlogged::under_slots_lock(slot, slots) else {
+        warn_on_once!(true);
         return;
-    }
+    };
+
+    let roots = Selection::valid(slot.as_id());
+
+    recover_range(lock, unlogged, roots, slot, slot.range());
+}
+
+/// Recovers the huge pages of `slot` of which `range` has a part, in the roots of `selection`, and makes the
+/// pages of `range` writable that stay as they are. Stops early if the current task is being killed.
+///
+/// If nobody holds `slots_lock`, roots may become invalid whenever the walk yields. They are left as they are.
+pub(in crate::ops) fn recover_range(
+    lock: &mut Shared<'_>,
+    unlogged: Unlogged<'_>,
+    selection: Selection,
+    slot: Memslot<'_>,
+    range: GfnRange,
+) {
+    let masks = lock.vm().masks();
+    let mut roots = Roots::new(lock.vm(), selection);
+
     while let Some(root) = roots.next(lock) {
         for to in [Level::Page2M, Level::Page1G] {
-            recover_level(lock, slots, root, slot, to, masks);
+            recover_level(lock, unlogged, root, slot, range, to, masks);
         }
     }
 }
@@ -61,21 +78,21 @@ enum Outcome {
 /// Recovers pages of level `to` in one root, where nothing smaller than the level below is left.
 fn recover_level(
     lock: &mut Shared<'_>,
-    slots: &SlotsLock<'_>,
+    unlogged: Unlogged<'_>,
     root: Sp<'_>,
     slot: Memslot<'_>,
+    range: GfnRange,
     to: Level,
     masks: &Masks,
 ) {
     let vm = lock.vm();
     let role = root.role();
-    let range = slot.range();
     let mut flush = Flush::new(false);
     let mut walk = Walk::new(lock, root, to, range, masks);
 
     while let Some(mut step) = walk.next_flushing(&mut flush) {
-        // Don't bother recovering huge pages for a dying VM.
-        if fatal_signal_pending() {
+        // Don't bother recovering huge pages for a dying VM, or in a root that is being zapped.
+        if fatal_signal_pending() || root.role().invalid() {
             break;
         }
         let view = step.view;
@@ -100,13 +117,13 @@ fn recover_level(
                 let Some(table) = view.child(masks) else {
                     continue;
                 };
-                match recover(&mut step, table, slot, masks) {
+                match recover(&mut step, table, slot, unlogged, masks) {
                     Outcome::Gone => flush.note(),
                     Outcome::Lost => walk.revisit(),
                     Outcome::Stays if to == Level::Page2M && !role.mirror() => {
                         let within = view.range().intersection(range);
 
-                        if unprotect_pages(step.lock, slots, table, within, role) {
+                        if unprotect_pages(step.lock, unlogged, table, within, role) {
                             flush.note();
                         }
                     }
@@ -120,7 +137,9 @@ fn recover_level(
     // Before the walk ends, and with it the RCU critical section: CPUs may have cached entries of
     // the tables that are about to be freed.
     if flush.defer() {
-        vm.flush_tlbs_memslot(slot);
+        let (first, last) = (range.start.round_down(to), range.last().round_down(to));
+
+        vm.flush_tlbs_range(GfnRange::new(first, last.add(to.pages())));
     }
     drop(walk);
 }
@@ -130,6 +149,7 @@ fn recover(
     step: &mut Step<'_, Shared<'_>>,
     table: Table<'_>,
     slot: Memslot<'_>,
+    unlogged: Unlogged<'_>,
     masks: &Masks,
 ) -> Outcome {
     let vm = step.lock.vm();
@@ -143,8 +163,11 @@ fn recover(
     // The host is asked about a frame that is mapped. Others may be private by now, and then it
     // has no answer; if the host maps all of the page at once, any frame of it will do.
     let Some((mapped, first)) = first_leaf(table, gfn, masks) else {
-        // An empty table is of no use, and would be in the way of a 1 GiB page.
-        let useless = level == Level::Page2M && !step.view.sp().role().mirror();
+        // An empty table is of no use, and would be in the way of a 1 GiB page. Another slot, which may be
+        // logged, has no part in it: GET does not expect a table to go away.
+        let useless = level == Level::Page2M
+            && step.view.range().end <= slot.range().end
+            && !step.view.sp().role().mirror();
 
         return if useless && step.set(Spte::NONPRESENT, masks).is_ok() {
             Outcome::Gone
@@ -152,9 +175,18 @@ fn recover(
             Outcome::Stays
         };
     };
+    // Memory of guest_memfd is never logged, so it gets here only if userspace asks; and it has no huge pages.
+    if !unlogged.is_under_slots_lock() && Vm::is_guest_memfd(step.lock, slot, mapped) {
+        return Outcome::Stays;
+    }
     if Vm::max_mapping_level(step.lock, slot, mapped) < Some(level)
         || !Vm::other_slots_allow(step.lock, slot, gfn, level)
     {
+        return Outcome::Stays;
+    }
+    // Who changes attributes zaps the pages concerned, drops the lock, and only then forbids a huge page of
+    // which they are a part. Faults wait meanwhile; so does recovery, unless `slots_lock` keeps it out.
+    if !unlogged.is_under_slots_lock() && Vm::is_invalidating(step.lock, step.view.range()) {
         return Outcome::Stays;
     }
     // If a table was added since, somebody wants small pages there.

@@ -14,9 +14,10 @@
 //! fault holds no lock, so it needs an exchange: a leaf that was zapped meanwhile must not come back. Here
 //! `mmu_lock` is held, and nothing that matters can happen between the load and the store:
 //!
-//! - The **log** has ended: the slot was published as not logged, and all faults that had seen it logged
-//!   have ended (`synchronize_srcu()`), before this runs. `slots_lock` keeps it from being enabled again. So
-//!   writes need not be noticed.
+//! - The **log** has ended: the slot was published as not logged, so writes need not be noticed. It may begin
+//!   again, but nobody protects a page before this has ended ([`Unlogged`]). A fault that has seen the slot
+//!   logged may still be running if userspace recovers pages just as the log ends: its leaves are no less than
+//!   ours, or a later fault replaces them.
 //! - **Notifiers**, **write-tracking**, and everybody who removes single leaves or takes MMU-writable back hold
 //!   the lock for write: none of them runs between our load and our store. So no leaf comes back that was
 //!   zapped, and no frame becomes writable that is tracked (`tdp-unprotect-zapped.litmus` shows what would
@@ -27,19 +28,19 @@
 //! - **Aging** (no lock) and the **CPU** clear or set A by locked updates. Either may be lost, which aging
 //!   tolerates. The CPU sets no D, as W is clear. Without A/D bits aging clears permissions and saves them
 //!   elsewhere, so such leaves are left to the next fault.
-//! - **NX recovery** (read lock) may unlink the table, and freeze its entries. Our store may then put a leaf
+//! - **NX recovery** or **another recovery** (read lock) may unlink the table, and freeze its entries. Our store may then put a leaf
 //!   where a frozen entry was, in a table that nobody can reach but those who are in it already. The leaf
 //!   was counted as one that goes, by what the freezing saw; a fault that meets ours replaces a leaf by a
 //!   leaf, which counts nothing. A CPU that uses the table by a cached upper-level entry writes to a page
-//!   that is the guest's: until the flush, before which NX recovery does not drop the lock, so no notifier
+//!   that is the guest's: until the flush, before which neither drops the lock, so no notifier
 //!   has run. Should our store come after that flush, then no CPU gets to the table any more.
-//! - **Roots** are zapped under `slots_lock`, or under `mmu_lock` held for write.
+//! - **Roots** are zapped under `mmu_lock` held for write, or once they are invalid, and then nobody gets here.
 
 use crate::{
     pte::Table,
     pure::{GfnRange, Index, Level, LogProtected, Role},
-    sync::{MmuLock, Shared, SlotsLock},
-    sys::trace,
+    sync::{MmuLock, Shared},
+    sys::{trace, Unlogged},
 };
 
 /// Makes the 4 KiB pages of `range` writable again that only the log kept from being written. All of them
@@ -49,7 +50,7 @@ use crate::{
 #[inline(never)]
 pub(super) fn unprotect_pages(
     lock: &Shared<'_>,
-    slots: &SlotsLock<'_>,
+    _unlogged: Unlogged<'_>,
     table: Table<'_>,
     range: GfnRange,
     role: Role,
@@ -57,7 +58,6 @@ pub(super) fn unprotect_pages(
     let protected = LogProtected::new(lock.vm().masks());
     let mut any = false;
 
-    slots.check_vm(lock);
     if trace::spte_changed_enabled() {
         return unprotect_traced(table, range, role, protected);
     }

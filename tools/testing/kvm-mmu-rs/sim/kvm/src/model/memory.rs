@@ -191,9 +191,11 @@ pub unsafe fn kvm_mmu_max_mapping_level(
     if super::track::disallows_huge(kvm, unsafe { (*slot).as_id }, gfn) {
         return 1;
     }
+    // SAFETY: the slot exists.
+    let kept = unsafe { super::split::is_kept(slot, gfn) };
     machine::sched::point_on(super::HOST, false);
     let host = field!(kvm, host);
-    let level = if host.is_mixed(gfn) {
+    let level = if kept || host.is_mixed(gfn) {
         1
     } else {
         host.level(gfn)

@@ -16,6 +16,7 @@ pub mod nx;
 pub mod roots;
 pub mod shadow;
 pub mod slots;
+pub mod split;
 pub mod track;
 
 use std::cell::Cell;

@@ -31,6 +31,11 @@ pub fn srcu_read_unlock(kvm: *mut kvm, entry: u64) {
     sched::wake(SRCU_KEY);
 }
 
+/// Whether this thread is in a section of `kvm->srcu`.
+pub fn srcu_is_held(kvm: *mut kvm) -> bool {
+    field!(kvm, srcu).iter().any(|(who, _)| *who == me())
+}
+
 /// Models `synchronize_srcu_expedited(&kvm->srcu)`.
 pub fn synchronize_srcu(kvm: *mut kvm) {
     let last = *field!(kvm, srcu_entries);
@@ -49,6 +54,7 @@ pub fn new_slot(as_id: u16, base_gfn: u64, npages: usize) -> *mut kvm_memory_slo
         dirty_bitmap: core::ptr::null_mut(),
         arch: kvm_arch_memory_slot {
             rmap: [core::ptr::null_mut(); 3],
+            kept: machine::mem::alloc_words(npages / super::HUGE_PAGES as usize + 2),
         },
         flags: 0,
         as_id,

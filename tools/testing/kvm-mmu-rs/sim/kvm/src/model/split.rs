@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `KVM_SPLIT_HUGE_PAGES`: models `rust_split.c`.
+
+use machine::{lock::may_sleep, note, point, sched};
+
+use super::{field, slots};
+use crate::bindings::*;
+
+/// What is asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Request {
+    /// Split to 4 KiB.
+    Split,
+    /// The same, and keep it so.
+    Keep,
+    /// Recover.
+    Recover,
+}
+
+/// Where the word of the huge page is that holds `gfn`. It is 0 if the page need not stay small. Otherwise
+/// it tells who has said so last, and in bit 0 whether that one is done with splitting.
+///
+/// # Safety
+///
+/// `slot` must point to a memslot.
+unsafe fn word(slot: *const kvm_memory_slot, gfn: u64) -> *mut usize {
+    let base = *field!(slot.cast_mut(), base_gfn);
+    let index = gfn / super::HUGE_PAGES - base / super::HUGE_PAGES;
+
+    // SAFETY: a slot has a word for each huge page of which it has a part.
+    unsafe { (*field!(slot.cast_mut(), arch.kept)).add(index as usize) }
+}
+
+/// Whether the huge page that holds `gfn` has to stay small.
+///
+/// # Safety
+///
+/// `slot` must point to a memslot that has `gfn`.
+pub unsafe fn is_kept(slot: *const kvm_memory_slot, gfn: u64) -> bool {
+    // SAFETY: by this function's safety requirement.
+    let word = unsafe { word(slot, gfn) };
+
+    sched::point_on(word as usize, false);
+    // SAFETY: the word exists.
+    unsafe { *word != 0 }
+}
+
+/// Models `keep_small()` and `need_not_be_small()`.
+fn set(kvm: *mut kvm, slot: *mut kvm_memory_slot, range: (u64, u64), value: usize) {
+    field!(kvm, mmu_lock).write_lock();
+    for gfn in (range.0..range.1).step_by(super::HUGE_PAGES as usize) {
+        // SAFETY: `kvm->srcu` is held, so the slot exists.
+        let word = unsafe { word(slot, gfn) };
+
+        sched::point_on(word as usize, true);
+        // SAFETY: the word exists.
+        unsafe { *word = value };
+    }
+    field!(kvm, mmu_lock).write_unlock();
+}
+
+/// Models `split_step()` for the huge page that holds `gfn`. Returns an error number, or 0.
+pub fn split_step(kvm: *mut kvm, as_id: usize, gfn: u64, request: Request) -> i32 {
+    may_sleep("KVM_SPLIT_HUGE_PAGES");
+    note("KVM_SPLIT_HUGE_PAGES", [gfn, request as u64, 0]);
+    let srcu = slots::srcu_read_lock(kvm);
+    let result = in_slot(kvm, as_id, gfn, request, srcu);
+
+    slots::srcu_read_unlock(kvm, srcu);
+    result
+}
+
+/// Models `split_in_slot()`.
+fn in_slot(kvm: *mut kvm, as_id: usize, gfn: u64, request: Request, srcu: u64) -> i32 {
+    const EAGAIN: i32 = -11;
+    const EBUSY: i32 = -16;
+    point();
+    let slot = slots::of(kvm, as_id, gfn);
+    if slot.is_null() {
+        return 0;
+    }
+    if *field!(slot, flags) & KVM_MEMSLOT_INVALID != 0 {
+        return EAGAIN;
+    }
+    let (base, npages) = (*field!(slot, base_gfn), *field!(slot, npages) as u64);
+    let region = crate::host::Host::region(gfn);
+    let range = (
+        region.max(base),
+        (region + super::HUGE_PAGES).min(base + npages),
+    );
+
+    match request {
+        Request::Recover if *field!(slot, flags) & KVM_MEM_LOG_DIRTY_PAGES != 0 => return EBUSY,
+        Request::Recover => {
+            set(kvm, slot, range, 0);
+            // SAFETY: all exist, and `kvm->srcu` is held.
+            return unsafe { kvm_rs_recover_range(kvm, slot, range.0, range.1) };
+        }
+        Request::Keep => set(kvm, slot, range, srcu as usize * 2),
+        Request::Split => {}
+    }
+    // SAFETY: all exist, and `kvm->srcu` is held.
+    let result = unsafe { kvm_rs_split_range(kvm, slot, range.0, range.1, 1) };
+
+    if request == Request::Keep && result == 0 {
+        // SAFETY: `kvm->srcu` is held.
+        let word = unsafe { word(slot, range.0) };
+
+        // Somebody else may have said something else meanwhile.
+        // SAFETY: the word exists; one OS thread.
+        unsafe {
+            if *word == srcu as usize * 2 {
+                *word |= 1;
+            }
+        }
+    }
+    result
+}
+
+/// Whether nobody may map the huge page that holds `gfn` as such: it is to stay small, and was split.
+pub fn must_be_small(kvm: *mut kvm, as_id: usize, gfn: u64) -> bool {
+    let slot = slots::of(kvm, as_id, gfn);
+
+    // SAFETY: a slot that is found exists.
+    !slot.is_null() && unsafe { *word(slot, gfn) & 1 != 0 }
+}
