@@ -11,7 +11,9 @@
  *  - the host's mapping of the third is changed, taken away, and made huge again
  *    (MMU notifiers), and its pages are made idle (aging, which takes no lock),
  *  - the fourth is deleted, added elsewhere and moved back (all page tables are
- *    zapped), so that writes to it are MMIO at times.
+ *    zapped), so that writes to it are MMIO at times,
+ *  - the pages of all four, and of SMM's, are split, have to stay small, or are
+ *    recovered, as userspace wants it, if KVM has KVM_SPLIT_HUGE_PAGES.
  *
  * Every fourth time it is a process of its own that switches the log or takes it,
  * which is killed in the middle; but not KVM_RESET_DIRTY_RINGS, which forgets pages
@@ -47,6 +49,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <asm/kvm_split.h>
 #include <linux/bitmap.h>
 #include <linux/kvm.h>
 #include <linux/sizes.h>
@@ -409,6 +412,35 @@ static void move(void)
 	usleep(10000);
 }
 
+static void split(void)
+{
+	static const u64 flags[] = { 0, KVM_SPLIT_FLAG_KEEP, KVM_SPLIT_FLAG_RECOVER };
+	static unsigned int rounds;
+	unsigned int round = rounds++;
+	struct kvm_split_huge_pages request = {
+		.gpa = has_smm && round / 3 % 2 ? 0 : BASE(SLOT_TOGGLED),
+		.size = 8 * SZ_1G,
+		.page_size = round % 3 < 2 ? PAGE_SIZE : 0,
+		.flags = flags[round % 3],
+		.budget = 3 * SZ_2M,
+		.address_space = has_smm && round / 3 % 2,
+	};
+
+	if (!kvm_has_cap(KVM_CAP_SPLIT_HUGE_PAGES)) {
+		usleep(10000);
+		return;
+	}
+	while (request.size) {
+		if (!__vm_ioctl(vm, KVM_SPLIT_HUGE_PAGES, &request))
+			continue;
+		/* It is logged: go on behind it. Or it is being moved. */
+		TEST_ASSERT(errno == EBUSY || errno == EAGAIN, "errno %d", errno);
+		request.gpa += SZ_2M;
+		request.size -= SZ_2M;
+	}
+	usleep(1000);
+}
+
 static struct party {
 	const char *name;
 	void (*once)(void);
@@ -420,6 +452,7 @@ static struct party {
 	{ "remap",	remap },
 	{ "age",	age },
 	{ "move",	move },
+	{ "split",	split },
 };
 
 static void *run_party(void *arg)
