@@ -77,6 +77,11 @@ test-debug: $(S)/selftests
 test-mutants: lab
 	@tests/mutants/run.sh $(MUTANTS)
 
+## make test-cargo-mutants  check that the host tests and the simulation notice what
+##                 cargo-mutants breaks; hours, resumable; SAMPLE=n (200), SEED=n
+test-cargo-mutants: root
+	@SAMPLE='$(or $(SAMPLE),200)' SEED='$(or $(SEED),15)' tests/cargo-mutants/run.sh
+
 ## make test-upstream  check that patches/upstream/ fix what fails on upstream's modules
 test-upstream: lab pristine
 	@tests/upstream/run.sh
@@ -231,4 +236,4 @@ $(S)/selftests: $(S)/src-selftests scripts/selftests.sh
 	shell series paths clean distclean lab debug pristine modules selftests preflight root source \
 	alloc-sites test-debug test-mutants test-upstream test-other try host kasan kcsan matrix deb deb-config test-deb modules-deb test-modules build-matrix \
 	hw-check hw-check-machine \
-	sim sim-coverage sim-every sim-mutants
+	sim sim-coverage sim-every sim-mutants test-cargo-mutants
