@@ -37,6 +37,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <asm/kvm_split.h>
 #include <linux/kvm.h>
 
 #include "../flat_mode.h"
@@ -599,6 +600,35 @@ static void bench_free(void)
 	close_vm();
 }
 
+/* A thread of the VMM's, before the log begins, and after it; the Rust MMU only. */
+static int split_ahead(unsigned long page_size, unsigned long flags)
+{
+	struct kvm_split_huge_pages request = {
+		.gpa = SLOT_GPA, .size = size, .page_size = page_size, .flags = flags,
+	};
+	int ret;
+
+	do
+		ret = ioctl(vm, KVM_SPLIT_HUGE_PAGES, &request);
+	while (request.size && (!ret || errno == EINTR));
+	return ret;
+}
+
+static void bench_ahead(void)
+{
+	if (ioctl(kvm, KVM_CHECK_EXTENSION, KVM_CAP_SPLIT_HUGE_PAGES) <= 0)
+		return;
+	make_vm();
+	populate();
+	TIME("ahead-split", split_ahead(PAGE, KVM_SPLIT_FLAG_KEEP));
+	TIME("ahead-again", split_ahead(PAGE, KVM_SPLIT_FLAG_KEEP));
+	TIME("ahead-enable", set_logging(1));
+	dirty_all();
+	TIME("ahead-disable", set_logging(0));
+	TIME("ahead-recover", split_ahead(0, KVM_SPLIT_FLAG_RECOVER));
+	close_vm();
+}
+
 static void bench_sparse(void)
 {
 	unsigned long written;
@@ -951,6 +981,8 @@ int main(int argc, char **argv)
 	}
 	bench_legacy();
 	bench_manual();
+	if (!late)
+		bench_ahead();
 	if (!late)
 		bench_sparse();
 	/* It costs two orders more, and shows nothing new where there is more of it. */
