@@ -157,6 +157,8 @@ pub const ALL: &[Scenario] = &[
         what: "pages whose writes are tracked, and emulated, for a while",
         adjust: |plan, rng| {
             plan.trackings = 1 + rng.below(6);
+            plan.prefault = rng.below(3) == 0;
+            plan.prefaults = rng.below(4);
             plan.nested = rng.below(3) == 0;
             plan.aliases = 1 + rng.below(2);
             plan.smm = rng.below(4) == 0;

@@ -241,6 +241,7 @@ pub fn begin(plan: Plan) {
         use_ring: plan.ring,
         ring: Vec::new(),
         tracked: Vec::new(),
+        tracks_writes: plan.trackings != 0,
         generation: 0,
         mmu_invalidate_seq: 0,
         mmu_invalidate_in_progress: 0,

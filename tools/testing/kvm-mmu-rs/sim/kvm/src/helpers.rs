@@ -500,7 +500,7 @@ pub unsafe fn kvm_rs_has_tables(kvm: *mut kvm) -> bool {
 
 /// # Safety
 ///
-/// None is needed; in the kernel it is a function of C.
+/// None: the pointer is not followed. Unsafe because C's function is.
 pub unsafe fn kvm_rs_page_to_pfn(page: *mut page) -> kvm_pfn_t {
     page as u64
 }
@@ -509,7 +509,7 @@ pub unsafe fn kvm_rs_page_to_pfn(page: *mut page) -> kvm_pfn_t {
 ///
 /// # Safety
 ///
-/// None is needed; in the kernel it is a function of C.
+/// None: the pointer is not followed. Unsafe because C's function is.
 pub unsafe fn kvm_rs_release_pages(pages: *mut *mut page, used: i32, nr: i32) {
     let kvm = crate::model::vm().expect("there is a VM");
 
@@ -537,7 +537,7 @@ pub unsafe fn kvm_rs_has_shadow_pages(kvm: *mut kvm) -> bool {
 ///
 /// `kvm` must point to the VM of the run.
 pub unsafe fn kvm_rs_tracks_writes(kvm: *mut kvm) -> bool {
-    *field!(kvm, arch.have_rmaps)
+    *field!(kvm, arch.have_rmaps) || *field!(kvm, tracks_writes)
 }
 
 /// # Safety
@@ -668,7 +668,7 @@ pub unsafe fn kvm_rs_free_external_spt(kvm: *mut kvm, sp: *mut kvm_mmu_page) {
 
 /// # Safety
 ///
-/// None is needed; in the kernel it is a function of C.
+/// None: the arguments are not looked at. Unsafe because C's function is.
 pub unsafe fn kvm_rs_has_private_mem(kvm: *mut kvm) -> bool {
     false
 }
@@ -699,7 +699,7 @@ pub unsafe fn kvm_rs_invalidate_retry(kvm: *mut kvm, seq: c_ulong) -> bool {
 ///
 /// # Safety
 ///
-/// None is needed; in the kernel it is a function of C.
+/// None: the arguments are not looked at. Unsafe because C's function is.
 pub unsafe fn kvm_rs_slot_is_plain(slot: *const kvm_memory_slot) -> bool {
     true
 }
@@ -723,7 +723,7 @@ pub unsafe fn kvm_rs_logs_by_dirty_bits(kvm: *mut kvm) -> bool {
 }
 /// # Safety
 ///
-/// `kvm` must exist.
+/// `kvm` must point to the VM of the run.
 pub unsafe fn kvm_rs_is_switching_dirty_log(kvm: *mut kvm) -> bool {
     let switching = &raw const *field!(kvm, rs_dirty_log.switching);
 
@@ -795,7 +795,7 @@ pub unsafe fn kvm_rs_vcpu_read_unlock(vcpu: *mut kvm_vcpu) {
 ///
 /// # Safety
 ///
-/// None is needed; in the kernel it is a function of C.
+/// None: the arguments are not looked at. Unsafe because C's function is.
 pub unsafe fn kvm_rs_pause_read(kvm: *mut kvm, holder: u32) -> u32 {
     0
 }
@@ -804,21 +804,21 @@ pub unsafe fn kvm_rs_pause_read(kvm: *mut kvm, holder: u32) -> u32 {
 ///
 /// # Safety
 ///
-/// None is needed; in the kernel it is a function of C.
+/// None: the arguments are not looked at. Unsafe because C's function is.
 pub unsafe fn kvm_rs_pause_write(kvm: *mut kvm) -> u32 {
     0
 }
 
 /// # Safety
 ///
-/// None is needed; in the kernel it is a function of C.
+/// None: nothing is ever paused, so a call fails the run. Unsafe because C's function is.
 pub unsafe fn kvm_rs_resume_hold(kvm: *mut kvm, paused: u32) {
     unreachable!("nothing is paused");
 }
 
 /// # Safety
 ///
-/// None is needed; in the kernel it is a function of C.
+/// None: the arguments are not looked at. Unsafe because C's function is.
 pub unsafe fn kvm_rs_note_fault_split(vcpu: *mut kvm_vcpu) {}
 
 /// # Safety

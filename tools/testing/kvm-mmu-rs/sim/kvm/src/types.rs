@@ -199,6 +199,8 @@ pub struct kvm {
     pub ring: Vec<(usize, gfn_t)>,
     /// `gfn_write_track` of all slots: the address space and the frame of each page that is tracked.
     pub tracked: Vec<(u16, gfn_t)>,
+    /// A device may track writes: `kvm->arch.external_write_tracking_enabled`.
+    pub tracks_writes: bool,
     pub generation: u64,
     pub mmu_invalidate_seq: u64,
     pub mmu_invalidate_in_progress: i64,
