@@ -124,9 +124,10 @@ touched()
 			touch "$STAMP/src-kvm"
 			# Kconfig and tracing headers reach vmlinux as well.
 			case $f in */Kconfig) touch "$STAMP/src-kernel" ;; esac ;;
+		# Not built here.
+		tools/kvm/*) ;;
 		tools/*|Documentation/*)
 			touch "$STAMP/src-selftests" ;;
-		tools/kvm/*) ;;
 		*)
 			touch "$STAMP/src-kernel" "$STAMP/src-kvm" "$STAMP/src-selftests" ;;
 		esac

@@ -930,7 +930,7 @@ static void bench_aliases(int n)
 }
 
 static const char usage[] =
-	"usage: mmu_bench MiB [late|late-1g|wall|log|stats|free]; MiB: even, for 1g n*1024, <= 2048";
+	"usage: mmu_bench MiB [late|late-1g|wall|log|stats|free]; MiB: even, <= 2048; 1g: n*1024";
 
 int main(int argc, char **argv)
 {
