@@ -219,7 +219,7 @@ def bench_tests(tmp):
     yield "bench: what is worse in some runs only is no more", \
         bool(re.search("^ok [0-9]+ - map 2 MiB pages", noisy[1], re.M))
     yield "bench: what is worse fails", worse[2] <= same[2] and worse[3] > same[3]
-    yield "bench: statistics that cost too much fail", case(0.001, stats=81)[3] == 1
+    yield "bench: statistics that cost too much fail", case(0.001, stats=91)[3] == 1
     yield "bench: refuses counts that do not belong to the lines", \
         case(0.1, uncounted=3)[0] != 0
 

@@ -185,7 +185,7 @@ static void delay(unsigned int holder)
 }
 #endif
 
-static void account(struct kvm_mmu_times *times, u64 since, u64 until)
+static __always_inline void account(struct kvm_mmu_times *times, u64 since, u64 until)
 {
 	u64 ns = ns_between(since, until);
 
@@ -402,7 +402,7 @@ int kvm_rs_timed_page_fault(struct kvm_vcpu *vcpu, struct kvm_page_fault *fault)
 }
 
 /* The lock is taken. KVM_MMU_OTHER is not accounted. */
-static void begin(struct kvm *kvm, unsigned int holder, bool write, u64 now)
+static __always_inline void begin(struct kvm *kvm, unsigned int holder, bool write, u64 now)
 {
 	struct kvm_rs_lock *lock = &kvm->rs_lock;
 
@@ -416,7 +416,7 @@ static void begin(struct kvm *kvm, unsigned int holder, bool write, u64 now)
 	delay(holder);
 }
 
-static void end(struct kvm *kvm, unsigned int holder)
+static __always_inline void end(struct kvm *kvm, unsigned int holder)
 {
 	u64 *since;
 
