@@ -176,7 +176,7 @@ def summary_tests(tmp):
 BENCH = ("enable", "enable-again", "clear-first", "clear-all-dirty", "get-all-dirty", "get-clean",
          "disable", "disable-again", "write-recovered", "map-2m", "map-4k", "enable-4k",
          "disable-4k", "write-unlogged-4k", "age-4k", "zap-notifier-4k", "teardown-4k",
-         "clear-empty") + \
+         "clear-empty", "free-recovered") + \
     tuple(f"{op}-{log}" for op in ("get", "get-manual", "clear")
           for log in ("four", "tenth", "random"))
 # Of these it is measured only how long somebody waits.
@@ -185,6 +185,8 @@ LATE = ("map-1g", "enable-1g", "disable-1g")
 NESTED = ("map-2m", "enable", "enable-both", "clear-first", "clear-all-dirty", "get-all-dirty",
           "disable", "gone-clear-first", "gone-clear-all-dirty", "map-4k", "enable-4k", "age-4k",
           "zap-notifier-4k", "teardown-4k")
+# What C does not have.
+AHEAD = tuple(f"ahead-{op}" for op in ("split", "again", "enable", "disable", "recover"))
 BENCH_AMD = BENCH + tuple(f"nested-{op}" for op in NESTED) + \
     tuple(f"alias-{op}-{n}" for op in ("map", "split", "replace") for n in (1, 14, 200))
 
@@ -196,13 +198,13 @@ def bench_tests(tmp):
         logs = tmp / f"bench{len(list(tmp.iterdir()))}"
         logs.mkdir()
         sides = [(mmu, op, int(factor * 3200000)) for mmu, factors in (("c", (1,)), ("rust", rust))
-                 for factor in factors for op in BENCH_AMD]
+                 for factor in factors for op in BENCH_AMD + (AHEAD if mmu == "rust" else ())]
         sides += [(f"rust-stats-{on}", op, 32000000 + more * 64 * 256) for on, more in
                   (("N", 0), ("Y", stats)) for op in ("stats-fault", "stats-hold")]
         (logs / "lines").write_text("".join(f"{mmu} 64 1 {op} {n}\n" for mmu, op, n in sides))
         (logs / "counts").write_text("".join(
             f"{n} {n // 100} {0 if mmu == 'c' else 1} {100 if mmu == 'c' else 0} {n} {n}"
-            + f" 1000 {n}" * 3 + "\n" for mmu, _op, n in sides[:len(sides) - uncounted]))
+            + f" 1000 {n}" * 3 + f" {1000 if mmu == 'c' else 200} {n}\n" for mmu, _op, n in sides[:len(sides) - uncounted]))
         late = [side for side in sides if "stats" not in side[0]] + [(mmu, op, int(factor * 3200000000))
                         for mmu, factor in (("c", 1), ("rust", rust[0])) for op in LATE]
         (logs / "late").write_text("".join(f"{mmu} 64 {y} {op} {n // 10}\n"
