@@ -121,6 +121,11 @@ def compare_tests(tmp):
     yield "compare: Rust is better, as expected, passes", compare(better, ok)[0] == 0
     yield "compare: Rust should be better and is not: fails", compare(better, better)[0] == 1
     yield "compare: Rust should be better and is worse: fails", compare(ok, better)[0] == 1
+    only = "ok 1 - t # SKIP is for the Rust MMU only: why (what it said)"
+    yield "compare: Rust passes what C skips, as expected: passes, and is told", \
+        compare(only, ok)[0] == 0 and "only: why" in compare(only, ok)[1]
+    for name, c, rust in (("Rust skips, too", only, only), ("C passes", ok, only)):
+        yield f"compare: a test for Rust only, {name}: fails", compare(c, rust)[0] == 1
     again = ("--rerun", tap_file(tmp, ok), tap_file(tmp, ok))
     status, out = compare(ok, bad, *again)
     yield "compare: a flake that is the same again passes, and is told", \
@@ -204,7 +209,8 @@ def bench_tests(tmp):
         (logs / "lines").write_text("".join(f"{mmu} 64 1 {op} {n}\n" for mmu, op, n in sides))
         (logs / "counts").write_text("".join(
             f"{n} {n // 100} {0 if mmu == 'c' else 1} {100 if mmu == 'c' else 0} {n} {n}"
-            + f" 1000 {n}" * 3 + f" {1000 if mmu == 'c' else 200} {n}\n" for mmu, _op, n in sides[:len(sides) - uncounted]))
+            + f" 1000 {n}" * 3 + f" {1000 if mmu == 'c' else 200} {n}\n"
+            for mmu, _op, n in sides[:len(sides) - uncounted]))
         late = [side for side in sides if "stats" not in side[0]] + [(mmu, op, int(factor * 3200000000))
                         for mmu, factor in (("c", 1), ("rust", rust[0])) for op in LATE]
         (logs / "late").write_text("".join(f"{mmu} 64 {y} {op} {n // 10}\n"
