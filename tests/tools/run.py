@@ -208,7 +208,7 @@ def bench_tests(tmp):
                   (("N", 0), ("Y", stats)) for op in ("stats-fault", "stats-hold")]
         (logs / "lines").write_text("".join(f"{mmu} 64 1 {op} {n}\n" for mmu, op, n in sides))
         (logs / "counts").write_text("".join(
-            f"{n} {n // 100} {0 if mmu == 'c' else 1} {100 if mmu == 'c' else 0} {n} {n}"
+            f"{n} {n // (10 if mmu == 'c' else 100)} {'1000 100' if mmu == 'c' else '1 0'} {n} {n}"
             + f" 1000 {n}" * 3 + f" {1000 if mmu == 'c' else 200} {n}\n"
             for mmu, _op, n in sides[:len(sides) - uncounted]))
         late = [side for side in sides if "stats" not in side[0]] + [(mmu, op, int(factor * 3200000000))
