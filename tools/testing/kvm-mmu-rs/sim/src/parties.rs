@@ -415,7 +415,11 @@ pub fn tracker() {
 /// From the return of this on the frames of a range may go to others.
 pub fn invalidate(start: u64, end: u64) {
     notifier::invalidate_range_start(kvm(), start, end);
-    crate::world::check_unmapped(start, end);
+    // If another has made a huge page around the page meanwhile, no frame of that goes away, and it
+    // may be mapped: a fault elsewhere in it is not one in this range.
+    if end - start > 1 || kvm().host.level(start) == 1 {
+        crate::world::check_unmapped(start, end);
+    }
 }
 
 /// The host makes the page writable on behalf of a write: in place, if nobody else has it, or by a
