@@ -33,7 +33,9 @@ static RUNS: AtomicU64 = AtomicU64::new(0);
 fn usage(why: &str) -> ! {
     let names: Vec<_> = scenario::ALL.iter().map(|s| s.name).collect();
 
-    eprintln!("error: {why}; usage: kvm-mmu-sim [--minutes N] [--scenario NAME] [--seed SEED]");
+    eprintln!(
+        "error: {why}; usage: kvm-mmu-sim [--minutes N] [--scenario NAME] [--seed SEED | --from SEED]"
+    );
     eprintln!("scenarios: {}", names.join(" "));
     exit(2)
 }
@@ -111,9 +113,18 @@ fn headline() -> String {
     )
 }
 
-/// The program.
+/// The seed that an option names.
+fn seed_of(value: &str) -> u64 {
+    let digits = value.strip_prefix("0x");
+    let number = digits.map_or_else(|| value.parse(), |d| u64::from_str_radix(d, 16));
+
+    number.unwrap_or_else(|_| usage(&format!("'{value}' is no seed")))
+}
+
+/// The program. The schedules are those of the seeds from `--from` on, or from one that the clock gives.
 pub fn main() {
     let mut seed = None;
+    let mut from = None;
     let mut minutes = 2.0;
     let mut only = None;
     #[cfg(feature = "small")]
@@ -125,11 +136,8 @@ pub fn main() {
             usage(&format!("'{arg}' needs a value"));
         };
         match arg.as_str() {
-            "--seed" => {
-                let digits = value.strip_prefix("0x");
-                let number = digits.map_or_else(|| value.parse(), |d| u64::from_str_radix(d, 16));
-                seed = Some(number.unwrap_or_else(|_| usage(&format!("'{value}' is no seed"))));
-            }
+            "--seed" => seed = Some(seed_of(&value)),
+            "--from" => from = Some(seed_of(&value)),
             "--minutes" => match value.parse() {
                 Ok(n) if n > 0.0 => minutes = n,
                 _ => usage(&format!("'{value}' is no number of minutes")),
@@ -171,11 +179,12 @@ pub fn main() {
     let all: Vec<&Scenario> = only.map_or_else(|| scenario::ALL.iter().collect(), |s| vec![s]);
     let slice = Duration::from_secs_f64(minutes * 60.0 / all.len() as f64);
     let clock = SystemTime::now().duration_since(UNIX_EPOCH);
-    let mut next = clock.map_or(0, |t| t.as_nanos() as u64) << 16;
+    let first = from.unwrap_or_else(|| clock.map_or(0, |t| t.as_nanos() as u64) << 16);
 
     for scenario in all {
         set_scenario(scenario);
         let start = cpu_time();
+        let mut next = first;
         let (mut runs, mut steps, mut shown) = (0u64, 0u64, start);
 
         while cpu_time() - start < slice {
