@@ -468,7 +468,7 @@ pub(crate) fn zap_pages(lock: &Exclusive<'_>, table: Table<'_>, range: GfnRange)
 fn zap_written_pages(lock: &Exclusive<'_>, table: Table<'_>, range: GfnRange) -> i32 {
     let vm = lock.vm();
     let masks = vm.masks();
-    let role = Sp::of_sptep(table.sptep(Index::FIRST)).role();
+    let as_id = Sp::of_table(table).role().as_id();
     let mut leaves: i32 = 0;
     let mut written = [0; ENTRIES.div_ceil(WORD_PAGES as usize)];
 
@@ -488,7 +488,7 @@ fn zap_written_pages(lock: &Exclusive<'_>, table: Table<'_>, range: GfnRange) ->
             *word |= u64::from(old.is_dirty(masks)).wrapping_shl(at as u32);
         }
     }
-    vm.carry_dirty(role.as_id(), range.start, &written);
+    vm.carry_dirty(as_id, range.start, &written);
     leaves
 }
 

@@ -87,24 +87,23 @@ macro_rules! export {
 /// Makes the token for a lock that C's caller holds. If it is `mmu_lock` held for read, and may be
 /// yielded, the holder is what the statistics account it to.
 macro_rules! held {
-    (SlotsLock, $vm:expr) => {{
-        let vm = $vm;
+    (SlotsLock, $vm:expr) => {
+        held!(@of SlotsLock, $vm)
+    };
+    (Srcu, $vm:expr) => {
+        held!(@of Srcu, $vm)
+    };
+    (@of $type:ident, $object:expr) => {{
+        let object = $object;
         // SAFETY: the prototype says so, lockdep checks it, and the token ends with the call.
-        unsafe { SlotsLock::assume_held(vm) }
-    }};
-    (Srcu, $vm:expr) => {{
-        let vm = $vm;
-        // SAFETY: the prototype says so, lockdep checks it, and the token ends with the call.
-        unsafe { Srcu::assume_held(vm) }
+        unsafe { $type::assume_held(object) }
     }};
     ($type:ident, $vm:expr) => {
         held!($type, $vm, Caller)
     };
-    ($type:ident, $vm:expr, $holder:ident) => {{
-        let lock = crate::sync::Lock::new($vm, crate::sync::Holder::$holder);
-        // SAFETY: the prototype says so, lockdep checks it, and the token ends with the call.
-        unsafe { $type::assume_held(lock) }
-    }};
+    ($type:ident, $vm:expr, $holder:ident) => {
+        held!(@of $type, crate::sync::Lock::new($vm, crate::sync::Holder::$holder))
+    };
 }
 
 /// The elements of the array that [`kvm_tdp_mmu_get_walk`] fills: one for each level, from 1 on.

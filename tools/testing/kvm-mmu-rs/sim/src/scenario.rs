@@ -129,10 +129,8 @@ pub const ALL: &[Scenario] = &[
             }
             plan.invalidations = rng.below(3);
             plan.aliases = [1, 1, 2, 5][rng.below(4) as usize];
-            plan.ring = rng.below(4) == 0;
-            if plan.ring {
-                plan.manual = false;
-                plan.initially_all_set = false;
+            if rng.below(4) == 0 {
+                plan.log_to_ring();
             }
         },
     },
@@ -195,10 +193,8 @@ pub const ALL: &[Scenario] = &[
             plan.zaps = rng.below(2);
             plan.agings = rng.below(6);
             plan.invalidations = rng.below(3);
-            plan.ring = rng.below(4) == 0;
-            if plan.ring {
-                plan.manual = false;
-                plan.initially_all_set = false;
+            if rng.below(4) == 0 {
+                plan.log_to_ring();
             }
         },
     },
@@ -206,9 +202,7 @@ pub const ALL: &[Scenario] = &[
         name: "ring",
         what: "the log is a ring",
         adjust: |plan, rng| {
-            plan.ring = true;
-            plan.manual = false;
-            plan.initially_all_set = false;
+            plan.log_to_ring();
             plan.agings = rng.below(3);
             plan.nx_huge_pages = rng.below(4) == 0;
             plan.recoveries = rng.below(2);
@@ -333,6 +327,15 @@ pub const ALL: &[Scenario] = &[
 /// The scenario of a name.
 pub fn find(name: &str) -> Option<&'static Scenario> {
     ALL.iter().find(|scenario| scenario.name == name)
+}
+
+impl Plan {
+    /// The log is a ring, which has neither manual protection nor bits that are set initially.
+    fn log_to_ring(&mut self) {
+        self.ring = true;
+        self.manual = false;
+        self.initially_all_set = false;
+    }
 }
 
 impl Scenario {

@@ -42,10 +42,11 @@
 //! - A **notifier**, and everything else that zaps with `mmu_lock` held for write, runs before or after GET
 //!   looks at the leaf. If before, the bit is set (R3), and GET reads the bitmap later (R5). If after, GET has
 //!   seen D.
-//! - **Zapping invalid roots** and the **recovery of huge pages** hold `slots_lock`, as GET does. (Recovery
-//!   without it would have to be of tables that lie in one slot that is not logged, within an SRCU section
-//!   that keeps it so.) When it is dropped, nothing is left below an invalid root; `KVM_REQ_MMU_FREE_OBSOLETE_ROOTS` has made all vCPUs
+//! - **Zapping invalid roots** and **recovery when a log ends** hold `slots_lock`, as GET does. When it is
+//!   dropped, nothing is left below an invalid root; `KVM_REQ_MMU_FREE_OBSOLETE_ROOTS` has made all vCPUs
 //!   leave the guest before the first leaf was removed, so no vCPU sets D there any more.
+//! - **Recovery that userspace asks for** ([`crate::ops::ahead`]) does not hold it. It replaces or removes a table
+//!   only if all of it lies in one slot that is not logged, within an SRCU section that keeps it so.
 //! - **NX recovery** zaps tables under the read lock without `slots_lock`, so it leaves the tables of a VM
 //!   that is logged by D bits alone. C's check of the slot is not enough: it looks at the slot of the table's
 //!   first page only, and a table may outlive the slot that it was made for.
@@ -337,7 +338,6 @@ pub(crate) fn harvest(slots: &SlotsLock<'_>, slot: Memslot<'_>, log: &DirtyBitma
 pub(crate) fn forget(slots: &SlotsLock<'_>, slot: Memslot<'_>) {
     let vm = slots.vm();
     let masks = vm.masks();
-    let is_old = |spte: Spte| spte.is_present() && !spte.is_writable() && spte.is_dirty(masks);
 
     with_shared(vm, Holder::Enable, |lock| {
         let mut roots = Roots::new(vm, Selection::valid(slot.as_id()));
@@ -347,32 +347,41 @@ pub(crate) fn forget(slots: &SlotsLock<'_>, slot: Memslot<'_>) {
 
             while let Some(step) = walk.next() {
                 let view = step.view;
-                let is_table = matches!(view.entry(masks), Entry::Table(_));
-
-                if let (Some(table), true) =
-                    (view.child(masks), is_table && view.level() == Level::Page2M)
-                {
+                let Entry::Table(_) = view.entry(masks) else {
+                    continue;
+                };
+                if view.level() != Level::Page2M {
+                    continue;
+                }
+                if let Some(table) = view.child(masks) {
                     let within = view.range().intersection(slot.range());
 
-                    for (gfn, sptep) in within.frames().zip(table.pages(within)) {
-                        let mut old = sptep.read();
-
-                        while is_old(old) {
-                            let new = old.without(masks.dirty);
-
-                            match sptep.compare_exchange(old, new) {
-                                Ok(()) => {
-                                    trace::spte_changed(slot.as_id(), gfn, Level::Page4K, old, new);
-                                    break;
-                                }
-                                Err(now) => old = now,
-                            }
-                        }
-                    }
+                    forget_in_table(table, within, slot.as_id(), masks);
                 }
             }
         }
     })
+}
+
+/// Clears D in the write-protected leaves of `table` that map pages of `within`.
+fn forget_in_table(table: Table<'_>, within: GfnRange, as_id: u16, masks: &Masks) {
+    let is_old = |spte: Spte| spte.is_present() && !spte.is_writable() && spte.is_dirty(masks);
+
+    for (gfn, sptep) in within.frames().zip(table.pages(within)) {
+        let mut old = sptep.read();
+
+        while is_old(old) {
+            let new = old.without(masks.dirty);
+
+            match sptep.compare_exchange(old, new) {
+                Ok(()) => {
+                    trace::spte_changed(as_id, gfn, Level::Page4K, old, new);
+                    break;
+                }
+                Err(now) => old = now,
+            }
+        }
+    }
 }
 
 /// What the statistics say of a walk.
