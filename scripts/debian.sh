@@ -34,6 +34,19 @@ find_mirror()
 	fi
 }
 
+# with_std_files COMMAND...: exec COMMAND without what the caller has open beyond stderr; for
+# subshells. mmdebstrap hands descriptors to sh by number, and dash takes one digit only: with
+# many files open, ">&11" is a syntax error there.
+with_std_files()
+{
+	local fd
+	for fd in /proc/self/fd/*; do
+		fd=${fd##*/}
+		((fd <= 2)) || eval "exec $fd>&-"
+	done
+	exec "$@"
+}
+
 # debian_tree WHAT DIR LOG PACKAGES [MMDEBSTRAP-OPTION]...: a minimal Debian with
 # PACKAGES (by commas) in the new directory DIR. Fails with one error about WHAT.
 debian_tree()
@@ -92,7 +105,7 @@ debian_tree()
 		# shellcheck disable=SC2016
 		args+=(--setup-hook='sed -n "/^deb .* main/{s/ '"$SUITE"' / '"$SUITE"'-backports /p;q}" "$1/etc/apt/sources.list" >"$1/etc/apt/sources.list.d/backports.list"')
 	fi
-	TMPDIR=$tmp "${run[@]}" mmdebstrap "${args[@]}" "$SUITE" - "${lines[@]}" 2>"$log" |
+	TMPDIR=$tmp with_std_files "${run[@]}" mmdebstrap "${args[@]}" "$SUITE" - "${lines[@]}" 2>"$log" |
 		tar -C "$dir" -xp --no-same-owner --exclude='./dev/*' \
 			--exclude='./var/cache/apt/archives/*.deb' && return
 	tail -n 15 "$log" >&2

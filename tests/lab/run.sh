@@ -62,6 +62,13 @@ for d in /usr/local/bin /usr/bin /bin /usr/sbin /sbin; do
 done
 expect "no mmdebstrap and no way to install it" "mmdebstrap is missing.*apt-get install" \
 	fresh PATH="$bin" "$copy/scripts/root.sh"
+# A caller may have files open: make's jobserver, a lock.
+mkdir "$tmp/fake"
+printf '#!/bin/sh\nexec ls /proc/self/fd >%s\n' "$tmp/fds" >"$tmp/fake/mmdebstrap"
+chmod +x "$tmp/fake/mmdebstrap"
+expect "a mmdebstrap that makes nothing" "the toolchain root could not be made" \
+	fresh PATH="$tmp/fake:$PATH" "$copy/scripts/root.sh" 7</dev/null 12</dev/null
+check "which got no other files than the standard ones" test "$(xargs <"$tmp/fds")" = "0 1 2 3"
 expect "no network" "cannot be reached.*MIRROR=" \
 	fresh MIRROR=http://127.0.0.1:9/debian "$copy/scripts/root.sh"
 expect "too little disk" "free disk.*are needed; free some" \
