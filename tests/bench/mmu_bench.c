@@ -41,6 +41,7 @@
 #include <linux/kvm.h>
 
 #include "../flat_mode.h"
+#include "../vm.h"
 #include "pmu.h"
 
 #define PAGE		4096ul
@@ -184,22 +185,9 @@ static long watch_end(void)
 	putchar('\n');							\
 } while (0)
 
-static int set_slot(int slot, unsigned long gpa, void *hva, size_t bytes, int flags)
-{
-	struct kvm_userspace_memory_region region = {
-		.slot = slot,
-		.flags = flags,
-		.guest_phys_addr = gpa,
-		.memory_size = bytes,
-		.userspace_addr = (uintptr_t)hva,
-	};
-
-	return ioctl(vm, KVM_SET_USER_MEMORY_REGION, &region);
-}
-
 static int set_logging(int on)
 {
-	return set_slot(SLOT, SLOT_GPA, mem, size, on ? KVM_MEM_LOG_DIRTY_PAGES : 0);
+	return set_memslot(vm, SLOT, SLOT_GPA, mem, size, on ? KVM_MEM_LOG_DIRTY_PAGES : 0);
 }
 
 /* Maps the slot as the guest's reads would. */
@@ -354,20 +342,9 @@ static void make_vm(void)
 		[READ_ALL] = 0x8a, 0x18, 0x01, 0xd0, 0xe2, 0xfa, 0xf4,
 	};
 
-	vm = ioctl(kvm, KVM_CREATE_VM, 0);
-	if (vm < 0)
-		err(1, "KVM_CREATE_VM");
-	if (ioctl(vm, KVM_SET_TSS_ADDR, 0xfffbd000ul))
-		err(1, "KVM_SET_TSS_ADDR");
-	vcpu = ioctl(vm, KVM_CREATE_VCPU, 0);
-	if (vcpu < 0)
-		err(1, "KVM_CREATE_VCPU");
-	run = mmap(NULL, ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE, 0), PROT_READ | PROT_WRITE, MAP_SHARED,
-		   vcpu, 0);
-	if (run == MAP_FAILED)
-		err(1, "mmap of the vCPU");
+	vm = open_vm(kvm, &vcpu, &run, 1);
 	memcpy(code, write_all, sizeof(write_all));
-	if (set_slot(CODE_SLOT, CODE_GPA, code, CODE_PAGES * PAGE, 0))
+	if (set_memslot(vm, CODE_SLOT, CODE_GPA, code, CODE_PAGES * PAGE, 0))
 		err(1, "the code's memslot");
 	if (set_logging(0))
 		err(1, "the memslot");
@@ -859,8 +836,8 @@ static void bench_after_nested(void)
 	manual_protect(KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE | KVM_DIRTY_LOG_INITIALLY_SET);
 	dirty_all();
 	leave_nested();
-	if (set_slot(SLOT + 1, ALIAS_GPA, mem, HUGE_PAGE, 0) ||
-	    set_slot(SLOT + 1, ALIAS_GPA, mem, 0, 0))
+	if (set_memslot(vm, SLOT + 1, ALIAS_GPA, mem, HUGE_PAGE, 0) ||
+	    set_memslot(vm, SLOT + 1, ALIAS_GPA, mem, 0, 0))
 		err(1, "another memslot");
 	if (populate())
 		err(1, "KVM_PRE_FAULT_MEMORY after L2");

@@ -40,6 +40,7 @@
 #include <linux/kvm.h>
 
 #include "../flat_mode.h"
+#include "../vm.h"
 
 #define PAGE		4096ul
 #define MIB		(1ul << 20)
@@ -158,15 +159,7 @@ static void *map_memory(size_t bytes, int flags)
 
 static void set_slot(int slot, unsigned long gpa, void *hva, size_t bytes, int flags)
 {
-	struct kvm_userspace_memory_region region = {
-		.slot = slot,
-		.flags = flags,
-		.guest_phys_addr = gpa,
-		.memory_size = bytes,
-		.userspace_addr = (uintptr_t)hva,
-	};
-
-	if (ioctl(vm, KVM_SET_USER_MEMORY_REGION, &region))
+	if (set_memslot(vm, slot, gpa, hva, bytes, flags))
 		err(1, "slot %d", slot);
 }
 
@@ -208,20 +201,9 @@ static void make_vm(int features)
 		.addr = (uintptr_t)&tsc_offset,
 	};
 
-	vm = ioctl(kvm, KVM_CREATE_VM, 0);
-	if (vm < 0)
-		err(1, "KVM_CREATE_VM");
-	if (ioctl(vm, KVM_SET_TSS_ADDR, 0xfffbd000ul))
-		err(1, "KVM_SET_TSS_ADDR");
+	vm = open_vm(kvm, &vcpu, &run, 1);
 	if (features && ioctl(vm, KVM_ENABLE_CAP, &cap))
 		err(1, "KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2");
-	vcpu = ioctl(vm, KVM_CREATE_VCPU, 0);
-	if (vcpu < 0)
-		err(1, "KVM_CREATE_VCPU");
-	run = mmap(NULL, ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE, 0), PROT_READ | PROT_WRITE, MAP_SHARED,
-		   vcpu, 0);
-	if (run == MAP_FAILED)
-		err(1, "mmap of the vCPU");
 	tsc_khz = ioctl(vcpu, KVM_GET_TSC_KHZ, 0);
 	if ((int)tsc_khz <= 0)
 		err(1, "KVM_GET_TSC_KHZ");

@@ -32,6 +32,7 @@
 
 #include <linux/kvm.h>
 
+#include "../vm.h"
 #include "tlb.h"
 
 #define HUGE_PAGE	(2 * MIB)
@@ -85,15 +86,7 @@ static void skip(const char *name, const char *text)
 
 static void set_slot(int slot, unsigned long gpa, void *hva, size_t bytes, int flags)
 {
-	struct kvm_userspace_memory_region region = {
-		.slot = slot,
-		.flags = flags,
-		.guest_phys_addr = gpa,
-		.memory_size = bytes,
-		.userspace_addr = (uintptr_t)hva,
-	};
-
-	if (ioctl(vm, KVM_SET_USER_MEMORY_REGION, &region))
+	if (set_memslot(vm, slot, gpa, hva, bytes, flags))
 		err(2, "KVM_SET_USER_MEMORY_REGION");
 }
 
@@ -187,20 +180,9 @@ static void make_vm(int manual)
 		.args = { KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE | KVM_DIRTY_LOG_INITIALLY_SET },
 	};
 
-	vm = ioctl(kvm, KVM_CREATE_VM, 0);
-	if (vm < 0)
-		err(2, "KVM_CREATE_VM");
-	if (ioctl(vm, KVM_SET_TSS_ADDR, 0xfffbd000ul))
-		err(2, "KVM_SET_TSS_ADDR");
+	vm = open_vm(kvm, &vcpu, &run, 2);
 	if (manual && ioctl(vm, KVM_ENABLE_CAP, &cap))
 		err(2, "KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2");
-	vcpu = ioctl(vm, KVM_CREATE_VCPU, 0);
-	if (vcpu < 0)
-		err(2, "KVM_CREATE_VCPU");
-	run = mmap(NULL, ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE, 0), PROT_READ | PROT_WRITE, MAP_SHARED,
-		   vcpu, 0);
-	if (run == MAP_FAILED)
-		err(2, "mmap of the vCPU");
 	memset(own, 0, OWN_BYTES);
 	memcpy(own + PROGRAM_GPA, program, program_end - program);
 	set_slot(OWN_SLOT, 0, own, OWN_BYTES, 0);
