@@ -2,26 +2,26 @@
 /*
  * Arguments of the dirty logging ioctls, good and bad
  *
- * Drives the ioctls that set up, read and clear the dirty log, and those that
- * change what is logged, with boundary and random values of every argument,
- * and lets the guest write in between.  Every call leaves a record: which call
- * it was, what it returned, errno, and a hash of all that it gave back (a range,
- * the dirty ring), or a bitmap as it is.  The sequence depends on the seed only.
+ * Call the ioctls that set up, read and clear the dirty log, and those that change what
+ * is logged, with boundary and random values for every argument, while the guest writes
+ * in between.  Each call leaves a record: the call, its return value, errno, and either
+ * a hash of what it returned (a range, the dirty ring) or the bitmap itself.  The
+ * sequence depends only on the seed.
  *
- * With -f FILE the records are written to FILE or, if it exists, compared with
- * it, call by call.  Thus two implementations can be compared:
+ * With -f FILE, write the records to FILE or, if FILE exists, compare each call with it.
+ * That compares two implementations:
  *
  *   load one; dirty_log_args_test -f FILE; load the other; the same again
  *
- * Everything has to be the same, with one exception.  Upstream sets the bit of a page that
- * is pre-faulted in a logged slot, because it maps it writable; the Rust MMU maps it
- * write-protected, and sets the bit when it is written.  So if Rust comes second, a
- * bit may be missing whose page was pre-faulted and not written, and in a run of the
- * default length some are.  A VM with a dirty ring does not pre-fault logged slots.
+ * All records must match, with one exception.  Upstream maps a pre-faulted page of a
+ * logged slot writable and sets its bit; the Rust MMU maps it write-protected and sets
+ * the bit on the first write.  So when Rust runs second, bits of pages that were
+ * pre-faulted but not written may be missing, and a run of the default length has some
+ * of them.  A VM with a dirty ring doesn't pre-fault logged slots.
  *
- * On its own, the test shows that nothing crashes, that a slot's log has every
- * page that the guest wrote since it was last cleared, and that every error
- * that can be provoked was: see want_errors[].
+ * On its own, the test shows that nothing crashes, that a slot's log contains every page
+ * that the guest wrote since the log was last cleared, and that every error that can be
+ * provoked was provoked: see want_errors[].
  */
 #include <errno.h>
 #include <fcntl.h>

@@ -1,20 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A thread that is killed while it toggles or reaps the dirty log
+ * A thread is killed while it toggles or reads the dirty log
  *
- * To enable dirty logging for a big memslot, to reap its log or to disable it
- * takes long.  A fatal signal should end that early, but must not leave the log
- * in a state in which writes go unnoticed: another process may share the VM, if
- * it shares the memory (CLONE_VM).  This test has such a process killed in the
- * middle of each operation, and checks
+ * Enabling dirty logging for a big memslot, clearing its log and disabling it take long.
+ * A fatal signal should end them early, but must not leave the log in a state in which
+ * writes go unnoticed, because another process may share the VM and its memory (CLONE_VM).
+ * Kill such a process in the middle of each operation, and check that
  *
- *  - that what the guest writes from then on is in the log,
- *  - that what was in the log and was not handed out is still there,
+ *  - the log contains what the guest writes from then on,
+ *  - the log still contains what it had and had not yet returned.
  *
- * The signal comes at points that are found by trying, or (-r) at random.  It also
- * checks whether the operation ended early.  Upstream's MMU always works to the
- * end, so that is reported, and fails the test only with -e.  GET is
- * over too soon to be caught each time, and never fails for that.
+ * The test finds the right moment for the signal by trying, or takes random ones (-r).  It
+ * also checks whether the operation ended early.  Upstream's MMU always runs to completion,
+ * so this is only reported, and fails the test only with -e.  GET is too short to be caught
+ * every time, and never fails for that reason.
  */
 #include <sched.h>
 #include <signal.h>
@@ -30,6 +29,7 @@
 
 #include "kvm_util.h"
 #include "processor.h"
+#include "run_vcpu.h"
 #include "test_util.h"
 #include "ucall_common.h"
 
@@ -86,14 +86,10 @@ static void guest_code(void)
 
 static void guest_write(u64 first)
 {
-	struct ucall uc;
-
 	first_page = first;
 	sync_global_to_guest(vm, first_page);
 	sync_global_to_guest(vm, stride);
-	vcpu_run(vcpu);
-	TEST_ASSERT(get_ucall(vcpu, &uc) == UCALL_SYNC, "Unexpected exit: %s",
-		    exit_reason_str(vcpu->run->exit_reason));
+	run_until_ucall(vcpu, UCALL_SYNC);
 }
 
 static int set_dirty_logging(bool enable)

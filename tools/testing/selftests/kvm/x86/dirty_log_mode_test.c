@@ -2,14 +2,14 @@
 /*
  * KVM_CAP_X86_DIRTY_LOG_MODE: how a VM finds the pages that its guest writes
  *
- * A VM that chooses D bits must be logged by them, whatever kvm.dirty_log says, from the
- * next memslot on that begins to be logged, even if another memslot is logged already, as
- * that of a display always is.  A VM that chooses write protection must not be.  The log
- * has what was written in any case.
+ * A VM that chooses D bits must use them, whatever kvm.dirty_log says, from the next memslot
+ * that starts logging, even if another memslot, e.g. that of a display, is logged all the
+ * time.  A VM that chooses write protection must not use them.  Either way, the log must
+ * contain every page that was written.
  *
- * Manual protection may be switched at any time, even while another thread begins to log a
- * memslot.  Afterwards the log must still have what was written to memory that was taken
- * away from the guest.
+ * Manual protection may be toggled at any time, even while another thread starts logging a
+ * memslot.  The log must then still contain the writes to memory that has been unmapped from
+ * the guest.
  */
 #include <pthread.h>
 #include <stdio.h>
@@ -24,6 +24,7 @@
 #include "kvm_util.h"
 #include "mmu_stat.h"
 #include "processor.h"
+#include "run_vcpu.h"
 #include "test_util.h"
 #include "ucall_common.h"
 
@@ -65,13 +66,10 @@ static void set_logging(struct test *t, int slot, bool logged)
 /* The guest writes to every @stride-th page of a slot. */
 static void write_pages(struct test *t, int slot, unsigned int stride)
 {
-	struct ucall uc;
-
 	request.gpa = TEST_BASE + (slot - 1) * SLOT_SIZE;
 	request.stride = stride * PAGE_SIZE;
 	sync_global_to_guest(t->vm, request);
-	vcpu_run(t->vcpu);
-	TEST_ASSERT_EQ(get_ucall(t->vcpu, &uc), UCALL_SYNC);
+	run_until_ucall(t->vcpu, UCALL_SYNC);
 }
 
 /* How many pages of a slot are in the log. Those that @stride says must be. */

@@ -2,19 +2,17 @@
 /*
  * The dirty log against a model
  *
- * Two memslots lie side by side, and their border is in the middle of a page table.  The
- * guest writes to some pages of them, the log of each is read, read again, cleared in part,
- * cleared where nothing was read, and begun and ended anew; memory is taken away from the
- * guest between a write and the reading of the log, and a slot is moved.  What is done next is
- * random.  Each time that a log is read it must be what a model says: the pages that were
- * written since they were last cleared, or since the log began, and no other.  Memory that
- * was written before the log begins is part of that.
+ * Two adjacent memslots share a page table.  In random order, the guest writes to some of
+ * their pages; the log of each slot is read, read again, cleared in part, cleared where
+ * nothing was read, and logging is stopped and restarted; the host unmaps memory between a
+ * write and the next read of the log; a slot is moved.  Every log that is read must equal
+ * the model: exactly the pages written since they were last cleared or since logging
+ * started.  Some memory is written before logging starts.
  *
- * The same goes for all ways of logging, that is for write protection, for PML, and for D
- * bits (kvm.dirty_log=dirty_bits).  With the latter the test also checks that it is those
- * that were logged by.
+ * This must hold for every way of logging: write protection, PML and D bits
+ * (kvm.dirty_log=dirty_bits).  With the latter, also check that D bits were in use.
  *
- * With -g there is one memslot, of one page of 1 GiB.  The guest writes to its first 8 MiB.
+ * With -g, use one memslot that is backed by a 1GiB page.  The guest writes to its first 8MiB.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -31,6 +29,7 @@
 #include "kvm_util.h"
 #include "mmu_stat.h"
 #include "processor.h"
+#include "run_vcpu.h"
 #include "test_util.h"
 #include "ucall_common.h"
 
@@ -125,7 +124,6 @@ static void write_pages(struct test *t, unsigned int n)
 {
 	struct model *slot = &t->slots[n];
 	DECLARE_BITMAP(pages, TEST_PAGES);
-	struct ucall uc;
 	unsigned int i;
 
 	choose_pages(pages, min_t(u64, slot->pages, TEST_PAGES), TEST_PAGES);
@@ -135,8 +133,7 @@ static void write_pages(struct test *t, unsigned int n)
 		slot->dirty[i] |= pages[i];
 	}
 	sync_global_to_guest(t->vm, request);
-	vcpu_run(t->vcpu);
-	TEST_ASSERT_EQ(get_ucall(t->vcpu, &uc), UCALL_SYNC);
+	run_until_ucall(t->vcpu, UCALL_SYNC);
 }
 
 static void get_log(struct test *t, unsigned int n)

@@ -2,30 +2,28 @@
 /*
  * Recovery of huge pages when dirty logging is disabled
  *
- * Dirty logging splits the huge pages of a memslot.  Disabling it must put the
- * huge mappings back at once and in place: not by zapping the small mappings
- * and letting vCPUs fault the memory back in.  This test toggles dirty logging
- * on one memslot, leaving the mappings in each of the states that logging can
- * leave them in, and after every toggle, before any vCPU has run again, checks
+ * Dirty logging splits the huge pages of a memslot.  Disabling it must restore the huge
+ * mappings immediately and in place, i.e. not by zapping the small mappings and letting
+ * vCPUs fault the memory back in.  Toggle dirty logging on one memslot, with the mappings
+ * in each of the states that logging can leave behind.  After every toggle, before any vCPU
+ * runs again, check that
  *
- *  - that pages_4k, pages_2m and pages_1g are what they were before,
- *  - that the memory, as the host sees it, holds what the guest wrote.
+ *  - pages_4k, pages_2m and pages_1g are what they were before,
+ *  - the host still sees in the memory what the guest wrote.
  *
- * Then the guest reads the whole slot and must neither fault once (a recovered
- * page is mapped, not merely mappable) nor see other content than the host.
+ * Then the guest reads the whole slot.  It must not fault once (a recovered page is mapped,
+ * not merely mappable) and must see the same content as the host.
  *
- * Last, the guest writes the part of the slot that is mapped by huge pages.  A
- * recovered mapping can be left write-protected, in which case every huge page
- * costs a fault.  That is a lost opportunity and not a violation of any
- * contract, thus it is reported, and fails the test only with -w.
+ * Finally, the guest writes the part of the slot that is mapped by huge pages.  If recovered
+ * mappings are write-protected, every huge page costs a fault.  That's a lost opportunity
+ * but violates no contract, so it is only reported, and fails the test only with -w.
  *
- * Slots that start and end inside a huge page are covered (the parts that
- * aren't a whole huge page must stay 4KiB mappings), and so are slots whose
- * host and guest addresses are out of step, for which KVM must never make a
- * mapping as big as the page that backs it.
+ * Also cover slots that start or end inside a huge page (the incomplete huge pages must stay
+ * 4KiB mappings), and slots whose host and guest addresses are misaligned relative to each
+ * other, where KVM must never create a mapping as large as the page that backs it.
  *
- * The Rust MMU (CONFIG_KVM_RUST_MMU) counts what it splits and promotes: so many
- * of each as there were, ahead or in faults.
+ * The Rust MMU (CONFIG_KVM_RUST_MMU) counts splits and promotions, ahead of and in faults.
+ * The counts must be exact.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -40,6 +38,7 @@
 #include "kvm_util.h"
 #include "mmu_stat.h"
 #include "processor.h"
+#include "run_vcpu.h"
 #include "test_util.h"
 #include "ucall_common.h"
 
@@ -246,24 +245,9 @@ static void guest_code(void)
 
 static void run_guest(struct test_vm *t, enum guest_op op)
 {
-	struct ucall uc;
-
 	request.op = op;
 	sync_global_to_guest(t->vm, request);
-
-	vcpu_run(t->vcpu);
-
-	switch (get_ucall(t->vcpu, &uc)) {
-	case UCALL_SYNC:
-		break;
-	case UCALL_ABORT:
-		REPORT_GUEST_ASSERT(uc);
-		break;
-	default:
-		TEST_FAIL("Unexpected exit: %s",
-			  exit_reason_str(t->vcpu->run->exit_reason));
-	}
-
+	run_until_ucall(t->vcpu, UCALL_SYNC);
 	sync_global_from_guest(t->vm, request);
 }
 

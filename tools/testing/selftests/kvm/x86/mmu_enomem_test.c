@@ -2,29 +2,27 @@
 /*
  * Every allocation of the MMU fails once
  *
- * With the kernel's fault injection (failslab, fail_page_alloc), let the n-th
- * allocation of an operation on the page tables fail, for n = 1, 2, 3... until
- * the operation runs to its end without a failure.  The operations are making
- * the memslot, enabling dirty logging (which splits huge pages), clearing the log
- * (the same), mapping (ahead, and by the guest's faults), and disabling dirty
- * logging (which promotes).  Then the same in a memory cgroup that is at its
- * limit, or will be n pages later.  Whether the operation failed or did less than
- * it could, after it
+ * Using fault injection (failslab, fail_page_alloc), fail the n-th allocation of an operation
+ * on the page tables, for n = 1, 2, 3... until the operation succeeds without a failure.  The
+ * operations are creating the memslot, enabling dirty logging (which splits huge pages),
+ * clearing the log (ditto), mapping (by pre-faulting and by guest faults), and disabling dirty
+ * logging (which promotes).  Repeat in a memory cgroup that is at its limit, or that reaches
+ * it n pages later.  Whether the operation failed or merely did less than it could, check
+ * afterwards that
  *
- *  - the mappings of the slot add up to its size,
- *  - the dirty log has the pages that the guest writes, and no other, so what
- *    was not split has to be write-protected,
- *  - the memory holds what the guest wrote,
- *  - the memory of page tables is given back with the VM.
+ *  - the slot's mappings add up to its size,
+ *  - the dirty log contains exactly the pages that the guest writes, i.e. whatever was not
+ *    split is write-protected,
+ *  - the memory contains what the guest wrote,
+ *  - the memory of page tables is freed along with the VM.
  *
- * With -2 it is a guest's guest that writes, so that the slot is mapped by shadow
- * pages as well, and splitting takes descriptors, page headers and page tables from
- * three caches.  L1 maps each huge page twice, and a page of each once more.  What
- * is mapped then depends on what failed; instead, the leaves in the lists of the
- * reverse map are compared with those that KVM accounts for.  To count them is to
- * walk all lists.
+ * With -2, the writer is a nested guest.  The slot is then mapped by shadow pages as well, and
+ * splitting takes descriptors, page headers and page tables from three caches.  L1 maps each
+ * huge page twice, and one page of each once more.  What remains mapped then depends on what
+ * failed, so compare the number of leaves in the reverse map with the number that KVM accounts
+ * for.  Counting them walks all lists.
  *
- * With -v the kernel logs the call trace of each failure.
+ * With -v, the kernel logs the call trace of each failure.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -44,6 +42,7 @@
 #include "mmu_stat.h"
 #include "nested_l1.h"
 #include "processor.h"
+#include "run_vcpu.h"
 #include "test_util.h"
 #include "ucall_common.h"
 
@@ -176,19 +175,9 @@ static void begin_round(struct kvm_vm *vm)
 
 static void check_round(struct kvm_vcpu *vcpu)
 {
-	struct ucall uc;
 	u64 page;
 
-	switch (get_ucall(vcpu, &uc)) {
-	case UCALL_SYNC:
-		break;
-	case UCALL_ABORT:
-		REPORT_GUEST_ASSERT(uc);
-		break;
-	default:
-		TEST_FAIL("Unexpected ucall %lu, exit %s", uc.cmd,
-			  exit_reason_str(vcpu->run->exit_reason));
-	}
+	assert_ucall(vcpu, UCALL_SYNC);
 	for (page = 0; page < TEST_PAGES; page += STRIDE)
 		TEST_ASSERT_EQ(*(u64 *)(mem + page * PAGE_SIZE), page + generation);
 }

@@ -2,25 +2,23 @@
 /*
  * Fairness of mmu_lock
  *
- * Several parties want the lock at the same time:
+ * Several parties contend for the lock:
  *
- *  - vCPUs write to a memslot, and fault on what is write-protected or split,
- *  - a thread switches dirty logging of that slot on and off, or collects and
- *    clears its log in chunks,
- *  - a thread changes the host's mapping of a part of the slot (mprotect,
- *    madvise, mremap), so that MMU notifiers hit the slot,
- *  - a thread does the same to memory that is in no slot.
+ *  - vCPUs write to a memslot and fault on write-protected or split pages,
+ *  - a thread toggles dirty logging of that slot, or reads and clears its log in chunks,
+ *  - a thread changes the host's mapping of a part of the slot (mprotect, madvise, mremap), so
+ *    that MMU notifiers hit the slot,
+ *  - a thread does the same to memory outside of any slot.
  *
- * The test reports how long each of them waits, and fails if one waits longer
- * than a bound (-b), or makes no progress for several seconds while another
- * does.  Each wait includes the work itself, and the scheduler: where the
- * processors are fewer than the threads, that is most of it.
+ * Report how long each of them waits.  Fail if one waits longer than a bound (-b), or makes no
+ * progress for several seconds while another does.  Each wait includes the work itself and
+ * scheduling delays, which dominate if there are fewer CPUs than threads.
  *
- * Of the thread that logs, ftrace also tells how long it holds the lock without
- * dropping it, once it has it, while all the others want it.
+ * For the logging thread, use ftrace to also measure how long it holds the lock without
+ * dropping it while all the others want it.
  *
- * Then, with all of that at rest, it counts by ftrace how often notifiers take
- * the lock.  One that hits no slot must never.
+ * Finally, with everything else idle, use ftrace to count how often notifiers take the lock.
+ * A notifier that hits no slot must never take it.
  */
 #include <fcntl.h>
 #include <limits.h>
@@ -40,6 +38,7 @@
 
 #include "kvm_util.h"
 #include "processor.h"
+#include "run_vcpu.h"
 #include "test_util.h"
 #include "ucall_common.h"
 
@@ -190,19 +189,7 @@ static void progress(struct party *party)
 
 static void *run_vcpu(void *arg)
 {
-	struct kvm_vcpu *vcpu = arg;
-	struct ucall uc;
-
-	vcpu_run(vcpu);
-	switch (get_ucall(vcpu, &uc)) {
-	case UCALL_DONE:
-		break;
-	case UCALL_ABORT:
-		REPORT_GUEST_ASSERT(uc);
-		break;
-	default:
-		TEST_FAIL("Unexpected exit: %s", exit_reason_str(vcpu->run->exit_reason));
-	}
+	run_until_ucall(arg, UCALL_DONE);
 	return NULL;
 }
 

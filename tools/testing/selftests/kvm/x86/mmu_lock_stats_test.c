@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Who waits for mmu_lock, for how long, because of whom
+ * Who waits for mmu_lock, for how long, and because of whom
  *
- * Stalls of known length and cause are injected, with kvm.mmu_lock_delay, and by mprotect() of
- * a large range, which takes long between the two calls of KVM's MMU notifier.  The test
- * measures by itself how long KVM_RUN, madvise() and KVM_CLEAR_DIRTY_LOG take.  The statistics
- * have to account for 95% of what was injected, and for no more than was measured, in the right
- * place.  While nothing happens, nothing is accounted.
+ * Inject stalls of known length and cause, with kvm.mmu_lock_delay, and with mprotect() of a
+ * large range, which takes long between the two calls of KVM's MMU notifier.  Measure how long
+ * KVM_RUN, madvise() and KVM_CLEAR_DIRTY_LOG take.  The statistics must account for 95% of what
+ * was injected, and for no more than was measured, in the right place.  While nothing happens,
+ * nothing may be accounted.
  */
 #include <fcntl.h>
 #include <pthread.h>
@@ -25,6 +25,7 @@
 #include "kvm_util.h"
 #include "mmu_stat.h"
 #include "processor.h"
+#include "run_vcpu.h"
 #include "test_util.h"
 #include "ucall_common.h"
 
@@ -196,12 +197,10 @@ static void guest_code(void)
 static u64 run_vcpu(void)
 {
 	u64 start = now_ns(), ns;
-	struct ucall uc;
 
 	vcpu_run(vcpu);
 	ns = now_ns() - start;
-	TEST_ASSERT(get_ucall(vcpu, &uc) == UCALL_SYNC, "Unexpected exit: %s",
-		    exit_reason_str(vcpu->run->exit_reason));
+	assert_ucall(vcpu, UCALL_SYNC);
 	return ns;
 }
 

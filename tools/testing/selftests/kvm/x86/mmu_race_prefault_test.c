@@ -1,19 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The end of a migration, while memory is being prefaulted
+ * The end of a migration while memory is being pre-faulted
  *
- * A VMM stops the vCPUs before it collects the dirty log for the last time, but not a
- * thread that is in KVM_PRE_FAULT_MEMORY.  That must not make a page writable whose bit
- * it sets afterwards: what a vCPU writes in between would not be copied.
+ * A VMM stops the vCPUs before it reads the dirty log for the last time, but doesn't stop a
+ * thread in KVM_PRE_FAULT_MEMORY.  Pre-faulting must not make a page writable and set its bit
+ * only afterwards: a vCPU's write in between would not be copied.
  *
- * This test migrates a few pages to the end, over and over: a vCPU writes to all of
- * them and stops, the log is collected, and copy and memory are compared.  Meanwhile a
- * thread takes the host's mapping of the pages away, so that KVM has to forget them,
- * and prefaults them.
+ * Migrate a few pages to the end, over and over: a vCPU writes to all of them and stops, the
+ * log is read, and the copy is compared with the memory.  Meanwhile, another thread unmaps the
+ * pages from the host, so that KVM zaps them, and pre-faults them.
  *
- * Between the two steps there are some hundred instructions.  To make that longer
- * (not with -w 0), the function that sets the bit writes its stack trace to several trace
- * buffers before it does anything.
+ * The window is only some hundred instructions wide.  To widen it (unless -w 0), have the
+ * function that sets the bit write its stack trace to several trace buffers first.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -32,6 +30,7 @@
 #include "dirty_log_copy.h"
 #include "kvm_util.h"
 #include "processor.h"
+#include "run_vcpu.h"
 #include "test_util.h"
 #include "ucall_common.h"
 
@@ -193,7 +192,6 @@ static void run(enum log_kind kind, unsigned int seconds)
 	double start = now(), end = start + seconds;
 	u64 rounds, lost = 0;
 	pthread_t thread;
-	struct ucall uc;
 
 	create_vm(kind);
 	WRITE_ONCE(stop, false);
@@ -204,8 +202,7 @@ static void run(enum log_kind kind, unsigned int seconds)
 		vcpu_run(vcpus[0]);
 		/* Collecting empties it. */
 		if (vcpus[0]->run->exit_reason != KVM_EXIT_DIRTY_RING_FULL)
-			TEST_ASSERT(get_ucall(vcpus[0], &uc) == UCALL_SYNC, "Unexpected exit: %s",
-				    exit_reason_str(vcpus[0]->run->exit_reason));
+			assert_ucall(vcpus[0], UCALL_SYNC);
 		collect_log(&log);
 		lost = count_lost(&log);
 	}

@@ -2,40 +2,38 @@
 /*
  * Everybody who changes a VM's page tables, at once
  *
- * vCPUs write to four memslots, and read back what they wrote.  Meanwhile, each
- * in a thread of its own,
+ * vCPUs write to four memslots and read back what they wrote.  Meanwhile, each in a thread of
+ * its own,
  *
- *  - dirty logging of the first is switched on and off (split, promote),
- *  - the log of the second is collected and cleared, and the pages in it are
- *    copied, as for a migration (split, write-protect),
- *  - the host's mapping of the third is changed, taken away, and made huge again
- *    (MMU notifiers), and its pages are made idle (aging, which takes no lock),
- *  - the fourth is deleted, added elsewhere and moved back (all page tables are
- *    zapped), so that writes to it are MMIO at times,
- *  - the pages of all four, and of SMM's, are split, have to stay small, or are
- *    recovered, as userspace wants it, if KVM has KVM_SPLIT_HUGE_PAGES.
+ *  - dirty logging of the first slot is toggled (split, promote),
+ *  - the log of the second is read and cleared, and its dirty pages are copied, as in a
+ *    migration (split, write-protect),
+ *  - the host's mapping of the third is changed, unmapped and made huge again (MMU notifiers),
+ *    and its pages are marked idle (aging, which takes no lock),
+ *  - the fourth is deleted, created elsewhere and moved back (all page tables are zapped), so
+ *    that writes to it are MMIO at times,
+ *  - the pages of all four, and of SMM, are split, kept small and recovered by userspace, if
+ *    KVM has KVM_SPLIT_HUGE_PAGES.
  *
- * Every fourth time it is a process of its own that switches the log or takes it,
- * which is killed in the middle; but not KVM_RESET_DIRTY_RINGS, which forgets pages
- * when a signal comes (with -k that as well, to test a fix).
+ * Every fourth time, a process of its own toggles or reads the log, and is killed in the
+ * middle; except in KVM_RESET_DIRTY_RINGS, which forgets pages when a signal arrives (-k kills
+ * it there, too, to test a fix).
  *
- * The vCPUs also call functions in the first and the third.  Where kvm.nx_huge_pages is
- * set, that splits huge pages, which KVM's worker then recovers, every
- * kvm.nx_huge_pages_recovery_period_ms.  And they enter SMM, which has memslots of its
- * own with the memory of the first two, and writes to all of it; these are logged,
- * switched and collected as well.
+ * The vCPUs also call functions in the first and the third slot.  With kvm.nx_huge_pages, that
+ * splits huge pages, which KVM's worker recovers every kvm.nx_huge_pages_recovery_period_ms.
+ * And they enter SMM, which has memslots of its own for the memory of the first two slots, and
+ * writes to all of it; those slots are logged, toggled and read as well.
  *
- * That is done with each kind of dirty log: bits that KVM_GET_DIRTY_LOG takes; bits
- * that KVM_CLEAR_DIRTY_LOG takes, which are clear at first, so that enabling splits
- * huge pages, or set, so that clearing does; and the dirty ring.
+ * Repeat for each kind of dirty log: bits that KVM_GET_DIRTY_LOG clears; bits that
+ * KVM_CLEAR_DIRTY_LOG clears, and that are initially clear, so that enabling splits huge pages,
+ * or initially set, so that clearing splits them; and the dirty ring.
  *
- * In the end the copy of the second has to be the same as its memory: no write
- * was lost.  Apart from that it is for the kernel's own checks to complain: this
- * test is what to run where there are lockdep, KASAN or KCSAN.
+ * In the end, the copy of the second slot must equal its memory: no write was lost.  Everything
+ * else is left to the kernel's own checks: run this test with lockdep, KASAN or KCSAN.
  *
- * With -2 it is guests of the guest that write, each at addresses of its own, so
- * that the slots are mapped by shadow pages, and each frame more than once.  One
- * more vCPU writes to the same frames from L1, and SMM is not entered.
+ * With -2, the writers are nested guests, each at addresses of its own, so that the slots are
+ * mapped by shadow pages, and each frame more than once.  One more vCPU writes to the same
+ * frames from L1, and SMM isn't entered.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -59,6 +57,7 @@
 #include "kvm_util.h"
 #include "nested_l1.h"
 #include "processor.h"
+#include "run_vcpu.h"
 #include "smm.h"
 #include "test_util.h"
 #include "ucall_common.h"
@@ -246,7 +245,6 @@ static void l1_writer_code(u64 index)
 static void *run_vcpu(void *arg)
 {
 	struct kvm_vcpu *vcpu = arg;
-	struct ucall uc;
 
 	for (;;) {
 		vcpu_run(vcpu);
@@ -258,16 +256,8 @@ static void *run_vcpu(void *arg)
 			usleep(100);
 			continue;
 		}
-		switch (get_ucall(vcpu, &uc)) {
-		case UCALL_DONE:
-			return NULL;
-		case UCALL_ABORT:
-			REPORT_GUEST_ASSERT(uc);
-			break;
-		default:
-			TEST_FAIL("Unexpected exit: %s",
-				  exit_reason_str(vcpu->run->exit_reason));
-		}
+		assert_ucall(vcpu, UCALL_DONE);
+		return NULL;
 	}
 }
 

@@ -1,23 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The first VMRUN of a VM, in the middle of a long KVM_CLEAR_DIRTY_LOG
+ * The first VMRUN of a VM in the middle of a long KVM_CLEAR_DIRTY_LOG
  *
- * While a VM has no shadow pages, its dirty log can be cleared without a look at them.
- * They may come into being while that is done: what L2 has mapped by then has to be
- * protected as well, in the part of the memslot that is still to be cleared.
+ * As long as a VM has no shadow pages, KVM can clear its dirty log without looking at them.
+ * Shadow pages may appear in the meantime: what L2 has mapped by then must be protected as
+ * well, in the part of the memslot that is still to be cleared.
  *
- * That can happen once in the life of a VM.  So this test makes many, one after the
- * other, each with a memslot of huge pages, all of them mapped and all bits set.  It
- * clears all bits at once, which splits the pages.  As soon as one of them is split, L1
- * runs L2, which writes to some pages all over the memslot, and then does so over and
- * over.  The vCPU's thread waits for the trace event of that split, and has real-time
- * priority until the first of these rounds has ended: what clears the bits yields to
- * it, so that it is in time even if there is only one CPU.  When the bits are clear these
- * pages are copied; L2 writes some more, and stops.  A page whose bit is not set again has
- * to be what its copy is.
+ * A VM can hit this only once, so create many VMs, one after the other, each with a memslot
+ * of huge pages that are all mapped and all dirty.  Clear all bits at once, which splits the
+ * pages.  As soon as the first page is split, L1 runs L2, which writes to pages all over the
+ * memslot again and again.  The vCPU's thread waits for the trace event of that split, and has
+ * real-time priority until L2's first round is complete: the thread that clears the log yields
+ * to it, so it is in time even with a single CPU.  When the bits are clear, copy these pages,
+ * let L2 write some more, and stop it.  Every page whose bit isn't set again must equal its copy.
  *
- * L2 was in time if its first round ended before the bits were clear.  If that hardly ever
- * happens, the test fails, as it has shown nothing.
+ * L2 was in time if its first round ended before the bits were clear.  The test fails if that
+ * hardly ever happens, because it has shown nothing.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -38,6 +36,7 @@
 #include "kvm_util.h"
 #include "nested_l1.h"
 #include "processor.h"
+#include "run_vcpu.h"
 #include "test_util.h"
 #include "ucall_common.h"
 
@@ -106,17 +105,6 @@ static void l1_guest_code(void *data)
 	run_l2(data, l2_guest_code);
 }
 
-static void run_until(u64 cmd)
-{
-	struct ucall uc;
-
-	vcpu_run(vcpu);
-	if (get_ucall(vcpu, &uc) == UCALL_ABORT)
-		REPORT_GUEST_ASSERT(uc);
-	TEST_ASSERT(uc.cmd == cmd, "Exit %s, ucall %lu instead of %lu",
-		    exit_reason_str(vcpu->run->exit_reason), uc.cmd, cmd);
-}
-
 static void set_priority(int policy, int priority)
 {
 	struct sched_param param = { .sched_priority = priority };
@@ -129,14 +117,14 @@ static void *run_vcpu(void *unused)
 {
 	char event[256];
 
-	run_until(UCALL_SYNC);
+	run_until_ucall(vcpu, UCALL_SYNC);
 	set_priority(SCHED_FIFO, 1);
 	WRITE_ONCE(ready, true);
 	TEST_ASSERT(read(splits, event, sizeof(event)) > 0, "No page is split, errno %d", errno);
-	run_until(UCALL_SYNC);
+	run_until_ucall(vcpu, UCALL_SYNC);
 	in_time = !READ_ONCE(cleared);
 	set_priority(SCHED_OTHER, 0);
-	run_until(UCALL_DONE);
+	run_until_ucall(vcpu, UCALL_DONE);
 	return NULL;
 }
 

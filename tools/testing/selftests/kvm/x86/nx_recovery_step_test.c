@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * NX recovery of a 1 GiB page, a step at a time
+ * NX recovery of a 1GiB page, one step at a time
  *
- * Where executable huge pages are forbidden, code in a page of 1 GiB has KVM map that by
- * a table of tables.  KVM's worker zaps such tables again, so many in a period.  Each is
- * a step for whoever waits for mmu_lock, so none should tear down another 512.
+ * Where executable huge pages are forbidden, executing from a 1GiB page makes KVM map it with
+ * a table of tables.  KVM's worker zaps such tables again, a limited number per period.  Each
+ * is one step for everyone who waits for mmu_lock, so none should tear down 512 others.
  *
- * The guest runs code in each 2 MiB of a page of 1 GiB: that makes 513 tables.  Then
- * they have to go one by one, and the rest of them with the memslot: what is torn down by
- * somebody else must not stay in the worker's list.  kvm.nx_huge_pages has to be set, and
- * kvm.nx_huge_pages_recovery_ratio such that the worker zaps one in a period.
+ * The guest executes from every 2MiB of a 1GiB page, which creates 513 tables.  They must go one
+ * by one, and the rest must go with the memslot: a table that someone else tears down must not
+ * stay on the worker's list.  Requires kvm.nx_huge_pages, and a value of
+ * kvm.nx_huge_pages_recovery_ratio such that the worker zaps one table per period.
  */
 #include <string.h>
 #include <sys/mman.h>
@@ -21,6 +21,7 @@
 
 #include "kvm_util.h"
 #include "processor.h"
+#include "run_vcpu.h"
 #include "test_util.h"
 
 #define TEST_SLOT	1
@@ -74,9 +75,7 @@ int main(void)
 	virt_map_level(vm, TEST_BASE, TEST_BASE, TEST_SIZE, PG_LEVEL_1G);
 
 	start = now();
-	vcpu_run(vcpu);
-	TEST_ASSERT(get_ucall(vcpu, NULL) == UCALL_DONE, "Unexpected exit: %s",
-		    exit_reason_str(vcpu->run->exit_reason));
+	run_until_ucall(vcpu, UCALL_DONE);
 
 	/* Not each period may have passed unseen, and one more may have begun. */
 	last = NR_TABLES;

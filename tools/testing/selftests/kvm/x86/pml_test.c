@@ -1,22 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Dirty logging without faults: Page-Modification Logging, and D bits
+ * Dirty logging without faults: Page-Modification Logging and D bits
  *
- * With PML, enabling dirty logging must not write-protect: it clears the D bits
- * of the SPTEs, and the CPU logs each page of which it sets the bit.  Then a
- * page is in the dirty log although no write to it faulted.  This test has the
- * guest write to a slot in which everything is mapped, and checks after each
- * round that
+ * With PML, enabling dirty logging must not write-protect.  It clears the D bits of the SPTEs,
+ * and the CPU logs each page whose D bit it sets, so pages get into the dirty log although no
+ * write to them faulted.  The guest writes to a slot in which everything is mapped.  After each
+ * round, check that
  *
- *  - the dirty log has the pages that were written, and no other,
+ *  - the dirty log contains exactly the pages that were written,
  *  - no vCPU took a page fault.
  *
- * The same goes for what is mapped by pre-faulting while it is logged, and for the
- * log in the D bits themselves (kvm.dirty_log=dirty_bits).
+ * The same must hold for pages that are pre-faulted while the slot is logged, and for logging
+ * by D bits without PML (kvm.dirty_log=dirty_bits).
  *
- * The memory is mapped by 4KiB pages, and by 2MiB pages that are split when
- * logging is enabled (eager_page_split): the small pages of a split must be left
- * writable, and clean, as well.
+ * The memory is mapped by 4KiB pages, and by 2MiB pages that are split when logging is enabled
+ * (eager_page_split): the small pages of a split must be writable and clean as well.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -31,6 +29,7 @@
 #include "kvm_util.h"
 #include "mmu_stat.h"
 #include "processor.h"
+#include "run_vcpu.h"
 #include "test_util.h"
 #include "ucall_common.h"
 
@@ -60,13 +59,10 @@ static void guest_code(void)
 
 static void write_pages(struct kvm_vcpu *vcpu, u64 first, u64 stride)
 {
-	struct ucall uc;
-
 	request.first = first;
 	request.stride = stride;
 	sync_global_to_guest(vcpu->vm, request);
-	vcpu_run(vcpu);
-	TEST_ASSERT_EQ(get_ucall(vcpu, &uc), UCALL_SYNC);
+	run_until_ucall(vcpu, UCALL_SYNC);
 }
 
 static void set_dirty_logging(struct kvm_vm *vm, void *mem, bool enable)

@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * KVM_PRE_FAULT_MEMORY of a range does what it does page by page
+ * KVM_PRE_FAULT_MEMORY of a range does the same as page by page
  *
- * KVM may map many pages of a range at once. What userspace sees must be the same as
- * if it asked for each page by itself: which pages are mapped, how far the range has
- * come when something is in the way, and with which errno it then ends. One VM is asked
- * for the range, and another, with the same memory, for each page. In the way are holes
- * in the memslots, memory that the host maps read-only, not at all, or not yet, and the
- * ends of page tables and memslots. Afterwards the guest reads and writes all pages that
- * are there, and the dirty logs of both VMs are compared.
+ * KVM may map many pages of a range at once.  Userspace must see the same as if it asked for
+ * each page on its own: which pages are mapped, how far the range has advanced when something
+ * is in the way, and the errno in that case.  Ask one VM for the range, and another VM with the
+ * same memory for each page.  In the way are holes between memslots, memory that the host maps
+ * read-only, not at all or not yet, and the ends of page tables and memslots.  Afterwards the
+ * guest reads and writes all pages that exist, and the dirty logs of both VMs are compared.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -23,6 +22,7 @@
 #include "kvm_util.h"
 #include "mmu_stat.h"
 #include "processor.h"
+#include "run_vcpu.h"
 #include "test_util.h"
 #include "ucall_common.h"
 
@@ -264,7 +264,6 @@ static const struct slot *slot_of(const struct layout *layout, u64 page)
 static void use_memory(const struct layout *layout, struct test_vm *t, unsigned long *bitmap)
 {
 	unsigned long *part = bitmap_zalloc(TEST_PAGES);
-	struct ucall uc;
 	unsigned int i;
 	u64 page;
 
@@ -283,8 +282,7 @@ static void use_memory(const struct layout *layout, struct test_vm *t, unsigned 
 	}
 	sync_global_to_guest(t->vm, wanted);
 	sync_global_to_guest(t->vm, writable);
-	vcpu_run(t->vcpu);
-	TEST_ASSERT_EQ(get_ucall(t->vcpu, &uc), UCALL_SYNC);
+	run_until_ucall(t->vcpu, UCALL_SYNC);
 	sync_global_from_guest(t->vm, seen);
 
 	for (page = 0; page < TEST_PAGES; page++) {

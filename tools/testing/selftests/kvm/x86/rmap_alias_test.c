@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Test of the shadow MMU's reverse map with aliased guest frames.
+ * The shadow MMU's reverse map with aliased guest frames
  *
- * L1 maps one of its frames for L2 many times over, so that KVM keeps that many
- * SPTEs in the lists of the frame: in lists with one entry, in those with one
- * descriptor (up to 14 entries) and in chains of them. Then dirty logging is
- * switched on and off, which splits the huge pages that have aliases as well,
- * and lets L2 use all aliases after each step. Checked are the page statistics,
- * the lengths of the lists (debugfs), the dirty log, and the memory.
+ * L1 maps one of its frames for L2 many times, so that KVM keeps that many SPTEs in the frame's
+ * rmap lists: lists of one entry, of one descriptor (up to 14 entries), and of chained
+ * descriptors.  Then toggle dirty logging, which splits the huge pages with aliases as well, and
+ * let L2 use all aliases after each step.  Check the page statistics, the lengths of the lists
+ * (debugfs), the dirty log and the memory.
  *
  * The Rust MMU (CONFIG_KVM_RUST_MMU) counts what it splits.
  */
@@ -18,6 +17,7 @@
 #include <linux/bitmap.h>
 #include <linux/sizes.h>
 
+#include "run_vcpu.h"
 #include "test_util.h"
 #include "kvm_util.h"
 #include "mmu_stat.h"
@@ -80,23 +80,6 @@ static void l1_guest_code(void *data)
 	run_l2(data, l2_guest_code);
 }
 
-static void run(struct kvm_vcpu *vcpu)
-{
-	struct ucall uc;
-
-	vcpu_run(vcpu);
-	switch (get_ucall(vcpu, &uc)) {
-	case UCALL_SYNC:
-		return;
-	case UCALL_ABORT:
-		REPORT_GUEST_ASSERT(uc);
-		return;
-	default:
-		TEST_FAIL("Unexpected ucall %lu, exit %s", uc.cmd,
-			  exit_reason_str(vcpu->run->exit_reason));
-	}
-}
-
 static void l2_access(struct kvm_vcpu *vcpu, u64 first, u64 count, u64 stride, u64 value,
 		      u64 expected)
 {
@@ -108,7 +91,7 @@ static void l2_access(struct kvm_vcpu *vcpu, u64 first, u64 count, u64 stride, u
 		.expected = expected,
 	};
 	sync_global_to_guest(vcpu->vm, command);
-	run(vcpu);
+	run_until_ucall(vcpu, UCALL_SYNC);
 }
 
 static void l2_write(struct kvm_vcpu *vcpu, u64 first, u64 count, u64 stride, u64 value)
@@ -240,7 +223,7 @@ static void test_aliases(unsigned int n)
 		tdp_map(vm, SMALL_ALIAS + i * PAGE_SIZE, SMALL_GPA, PAGE_SIZE);
 	}
 
-	run(vcpu);
+	run_until_ucall(vcpu, UCALL_SYNC);
 	small_lists = nr_lists(vm, PG_LEVEL_4K, n);
 	huge_lists = nr_lists(vm, PG_LEVEL_2M, n);
 	before = page_stats(vm);

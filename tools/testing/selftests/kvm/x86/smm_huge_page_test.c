@@ -2,15 +2,14 @@
 /*
  * Huge pages where the other address space tracks writes
  *
- * SMM has memslots of its own, through which it sees the same memory.  Where KVM
- * shadows a page table of L1's, it must notice all writes to it, also those of SMM.
- * So a frame that is tracked in one address space forbids a huge page in both.
+ * SMM has memslots of its own, through which it accesses the same memory.  If KVM shadows one
+ * of L1's page tables, it must notice all writes to it, including those from SMM.  So a frame
+ * that is tracked in one address space forbids a huge page in both.
  *
- * The root of L1's page tables for L2 lies in the first 2MiB page of a region that
- * both address spaces have.  L2 runs, so KVM tracks that frame.  Then the vCPU enters
- * SMM, and the region is mapped there, by pre-faulting; and logged meanwhile, and
- * recovered.  The first page has to stay small either time, and the second, in which
- * nothing is tracked, becomes huge.
+ * The root of L1's page tables for L2 is in the first 2MiB page of a region that both address
+ * spaces contain.  L2 runs, so KVM tracks that frame.  Then the vCPU enters SMM, and the region
+ * is mapped there by pre-faulting, logged, and recovered.  Both times, the first page must stay
+ * small, and the second one, in which nothing is tracked, must become huge.
  */
 #include <errno.h>
 #include <stdlib.h>

@@ -2,21 +2,19 @@
 /*
  * Splitting huge pages ahead of dirty logging (KVM_SPLIT_HUGE_PAGES)
  *
- * A guest uses a memslot that is backed by huge pages.  Userspace splits them, has
- * them stay small, and recovers them, and after each step checks
+ * A guest uses a memslot that is backed by huge pages.  Userspace splits them, keeps them
+ * small, and recovers them.  After each step, check that
  *
- *  - that pages_4k, pages_2m and pages_1g, and the number of splits and of recovered
- *    pages, are exactly what they have to be,
- *  - that the guest finds in every page what the host has put there, and the
- *    host what the guest has.
+ *  - pages_4k, pages_2m and pages_1g, and the numbers of splits and of recovered pages, are
+ *    exact,
+ *  - the guest finds in every page what the host wrote, and the host what the guest wrote.
  *
- * That is done with each kind of argument, good and bad, a part of the range at a
- * time, across a host that takes mappings away, across dirty logging and across slots
- * that are deleted and moved; by several threads at once, on the same range, while the guest
- * runs; and by processes that are killed.
+ * Do so with each kind of argument, good and bad; for a part of the range at a time; while the
+ * host unmaps memory; across dirty logging; across slots that are deleted and moved; with
+ * several threads at once on the same range, while the guest runs; and with processes that are
+ * killed.
  *
- * With -g the slot is one page of 1GiB.  Where KVM does not have the ioctl, it has to
- * say so.
+ * With -g, the slot is a single 1GiB page.  If KVM doesn't have the ioctl, it must say so.
  */
 #include <errno.h>
 #include <pthread.h>
@@ -38,6 +36,7 @@
 #include "kvm_util.h"
 #include "mmu_stat.h"
 #include "processor.h"
+#include "run_vcpu.h"
 #include "test_util.h"
 #include "ucall_common.h"
 
@@ -91,21 +90,11 @@ static void guest_code(void)
 /* The guest uses all pages. */
 static void run_guest(void)
 {
-	struct ucall uc;
 	u64 page, *word;
 
 	guest_round = ++round_nr << 32;
 	sync_global_to_guest(vm, guest_round);
-	vcpu_run(vcpu);
-	switch (get_ucall(vcpu, &uc)) {
-	case UCALL_SYNC:
-		break;
-	case UCALL_ABORT:
-		REPORT_GUEST_ASSERT(uc);
-		break;
-	default:
-		TEST_FAIL("Unexpected exit: %s", exit_reason_str(vcpu->run->exit_reason));
-	}
+	run_until_ucall(vcpu, UCALL_SYNC);
 	for (page = 0; page < size / PAGE_SIZE; page += stride) {
 		word = (u64 *)(mem + page * PAGE_SIZE);
 		TEST_ASSERT(word[0] == host_word(page) && word[1] == guest_round + page,
