@@ -6,7 +6,7 @@ use kvm_mmu_rs::{
     formats,
     pure::{
         leaf::{self, AdMode, LeafSpec},
-        spte, Entry, Gfn, Hpa, Index, Level, Masks, Pfn, Role, Settled, Spte,
+        spte, Entry, Gfn, Hpa, Index, Level, Masks, Pfn, Protect, Role, Settled, Spte, WriteBits,
     },
 };
 use proptest::prelude::*;
@@ -23,7 +23,7 @@ fn format() -> impl Strategy<Value = (Masks, AdMode)> {
 }
 
 /// What is settled, for the leaves of a page with this A/D mode.
-fn settled(bit: u64, spec: &LeafSpec, masks: &Masks) -> Settled {
+fn settled(bit: WriteBits, spec: &LeafSpec, masks: &Masks) -> Settled {
     let disabled = u32::from(spec.ad == AdMode::Disabled);
 
     Settled::new(bit, Role(disabled << 16), masks)
@@ -184,8 +184,8 @@ proptest! {
         prop_assert_eq!(spte.is_volatile(&masks), volatile);
         // Where the log takes D away, no settled leaf is volatile, and all others that are writable are;
         // where it takes W away, D makes no difference.
-        let by_dirty = settled(masks.dirty, &spec, &masks);
-        let by_write = settled(spte::WRITABLE, &spec, &masks);
+        let by_dirty = settled(WriteBits::dirty(&masks), &spec, &masks);
+        let by_write = settled(WriteBits::W, &spec, &masks);
         prop_assert_eq!(by_dirty.matches(spte), spte.is_writable() && !volatile);
         prop_assert_eq!(by_write.matches(spte), by_dirty.matches(Spte(spte.0 | masks.dirty)));
         for settled in [by_dirty, by_write] {
@@ -205,7 +205,7 @@ proptest! {
         cleared in prop::collection::vec(prop_oneof![3 => Just(0), 1 => any::<u64>()], 1..9),
         by_dirty: bool,
     ) {
-        let bit = if by_dirty { masks.dirty } else { spte::WRITABLE };
+        let bit = if by_dirty { WriteBits::dirty(&masks) } else { WriteBits::W };
         let settled = settled(bit, &spec, &masks);
         let leaf = build(&spec, &masks);
         let sptes: Vec<Spte> = cleared.iter().map(|bits| leaf.without(*bits)).collect();
@@ -275,6 +275,39 @@ proptest! {
         let frame = Masks { base_addr: masks.base_addr & !masks.me_value, ..masks };
         prop_assert_eq!(small.decode(below, &frame), Entry::Leaf(Pfn(spec.pfn.0 + pages)));
         prop_assert_eq!(leaf::recovered(small, spec.level, spec.nx_huge_pages, &masks), huge);
+    }
+
+    /// [`WriteBits`] are none of those that say where an entry points, whatever it is and however it is protected;
+    /// and a split makes no tables, whatever it splits.
+    #[test]
+    fn what_no_change_for_the_log_can_make_of_an_entry(word: u64, how in 0usize..4) {
+        for masks in [formats::npt(), formats::ept(true), formats::ept(false)] {
+            let all = WriteBits::W
+                .and(WriteBits::dirty(&masks))
+                .and(WriteBits::mmu_writable(&masks));
+            let bits = [
+                Protect::Log.bits(Spte(word), &masks),
+                Protect::Tracking.bits(Spte(word), &masks),
+                Protect::ClearDirty.bits(Spte(word), &masks),
+                all,
+            ][how];
+
+            prop_assert_eq!(bits.and(all), all);
+            prop_assert_eq!(Spte(word).cleared(bits).0, word & !bits.raw());
+            for level in [Level::Page4K, Level::Page2M, Level::Page1G] {
+                let (old, new) = (Spte(word), Spte(word).cleared(bits));
+
+                if old.is_present() {
+                    prop_assert_eq!(old.decode(level, &masks), new.decode(level, &masks));
+                }
+                if let Some(below) = level.down() {
+                    let role = Role(0).at_level(below);
+                    let small = leaf::split_child(old, role, below, Index::FIRST, false, &masks);
+
+                    prop_assert_eq!(small.child_table(below, &masks), None);
+                }
+            }
+        }
     }
 
     #[test]

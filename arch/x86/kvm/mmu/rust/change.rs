@@ -57,17 +57,19 @@
 
 #![expect(unsafe_code)]
 
+use core::marker::PhantomData;
+
 use kernel::{error::code::EBUSY, prelude::*, processor::cpu_relax, sync::rcu};
 
 use crate::{
-    page::{OwnedSp, RemovedSp},
-    pte::{mark_access_track, Sptep, Table, View},
+    page::{BlankSp, OwnedSp, RemovedSp},
+    pte::{mark_access_track, SmallGroup, SmallSptep, SmallTable, Sptep, View, GROUP},
     pure::{
-        addr::ENTRIES, dirty::WORD_PAGES, leaf, transition::Transition, Gfn, GfnRange, Hpa, Index,
-        Level, Masks, Role, Spte,
+        addr::ENTRIES, dirty::WORD_PAGES, leaf, summary::Summary, transition::Transition, Gfn,
+        GfnRange, Hpa, Index, Level, LogProtected, Masks, Role, Settled, Spte, WriteBits,
     },
-    sync::{Exclusive, MmuLock, Shared},
-    sys::{trace, Sp, Vm},
+    sync::{Exclusive, MmuLock, Shared, SlotsLock},
+    sys::{trace, Sp, Unlogged, Vm},
     walk::Step,
 };
 
@@ -80,16 +82,25 @@ pub(crate) trait Update<'l>: MmuLock<'l> + Sized {
     /// Changes the entry from the value in `view` to `new`, and does the bookkeeping.
     ///
     /// Afterwards the view has the value that was replaced or, on failure, the current value.
-    fn update(&self, view: &mut View<'_>, new: Spte, masks: &Masks) -> Result<(), Lost>;
+    ///
+    /// # Safety
+    ///
+    /// If `new` is present and not a leaf at the entry's level, it must point to a table of the next lower
+    /// level, which is freed by RCU once the entry no longer points to it.
+    unsafe fn update(&self, view: &mut View<'_>, new: Spte, masks: &Masks) -> Result<(), Lost>;
 
     /// Freezes an entry of a table that is being torn down, and returns what it was; `None` if
     /// nothing has to be accounted.
-    fn freeze(&self, sptep: Sptep<'_>, level: Level, masks: &Masks) -> Option<Spte>;
+    ///
+    /// # Safety
+    ///
+    /// The caller must have unlinked the table, and must tear down what the entry pointed to.
+    unsafe fn freeze(&self, sptep: Sptep<'_>, level: Level, masks: &Masks) -> Option<Spte>;
 }
 
 impl<'l> Update<'l> for Shared<'l> {
     #[inline]
-    fn update(&self, view: &mut View<'_>, new: Spte, masks: &Masks) -> Result<(), Lost> {
+    unsafe fn update(&self, view: &mut View<'_>, new: Spte, masks: &Masks) -> Result<(), Lost> {
         let role = view.sp().role();
         let mirror = role.mirror();
 
@@ -108,7 +119,9 @@ impl<'l> Update<'l> for Shared<'l> {
         // install a child in a table that the external side doesn't have yet.
         let first = if mirror { Spte::FROZEN } else { new };
         kvm_mmu_warn_on!(first.is_ve_possible(masks));
-        if !view.compare_exchange(first) {
+        // SAFETY: `mmu_lock` is held. The frozen value is not present, and `new` points to a table only as this
+        // function requires.
+        if !unsafe { view.compare_exchange(first) } {
             return Err(Lost);
         }
 
@@ -117,7 +130,9 @@ impl<'l> Update<'l> for Shared<'l> {
         if mirror {
             // Unfreeze, with the old value if the external table could not be updated.
             let last = if result.is_ok() { new } else { view.spte() };
-            view.write(last);
+            // SAFETY: `mmu_lock` is held, and the entry is frozen by us. The old value was in it before, and what
+            // it points to was not torn down, as the change has failed; for `new` as above.
+            unsafe { view.write(last) };
         } else if result.is_err() {
             // Only external tables can fail.
             self.vm().bugged();
@@ -126,28 +141,32 @@ impl<'l> Update<'l> for Shared<'l> {
     }
 
     #[inline]
-    fn freeze(&self, sptep: Sptep<'_>, _level: Level, _masks: &Masks) -> Option<Spte> {
-        let old = sptep.swap(Spte::FROZEN);
+    unsafe fn freeze(&self, sptep: Sptep<'_>, _level: Level, _masks: &Masks) -> Option<Spte> {
+        // SAFETY: the table was just unlinked by the caller. The frozen value is not present.
+        let old = unsafe { sptep.swap(Spte::FROZEN) };
 
         if old.is_present() {
             Some(old)
         } else {
-            Some(wait_for_thaw(sptep, old))
+            // SAFETY: the table was just unlinked by the caller.
+            Some(unsafe { wait_for_thaw(sptep, old) })
         }
     }
 }
 
 impl<'l> Update<'l> for Exclusive<'l> {
     #[inline]
-    fn update(&self, view: &mut View<'_>, new: Spte, masks: &Masks) -> Result<(), Lost> {
+    unsafe fn update(&self, view: &mut View<'_>, new: Spte, masks: &Masks) -> Result<(), Lost> {
         // With the lock held for write there is no reason to freeze an entry.
         warn_on_once!(view.spte().is_frozen() || new.is_frozen());
         kvm_mmu_warn_on!(new.is_ve_possible(masks));
 
         if view.spte().needs_atomic_update(view.level(), masks) {
-            view.swap(new);
+            // SAFETY: `mmu_lock` is held for write. `new` points to a table only as this function requires.
+            unsafe { view.swap(new) };
         } else {
-            view.write(new);
+            // SAFETY: as above.
+            unsafe { view.write(new) };
         }
         if view.level() == Level::Page4K && !new.is_present() {
             view.sp().clear_full(self);
@@ -160,7 +179,7 @@ impl<'l> Update<'l> for Exclusive<'l> {
     }
 
     #[inline]
-    fn freeze(&self, sptep: Sptep<'_>, level: Level, masks: &Masks) -> Option<Spte> {
+    unsafe fn freeze(&self, sptep: Sptep<'_>, level: Level, masks: &Masks) -> Option<Spte> {
         // An entry that isn't present maps nothing, and can't become present. MMIO entries are
         // invalidated by the memslot generation, not by being unreachable.
         let old = sptep.read();
@@ -172,9 +191,11 @@ impl<'l> Update<'l> for Exclusive<'l> {
         // cached upper-level entry, and a fast page fault may have made the leaf writable since it
         // was read. Frozen rather than empty only so that one `commit` serves both modes.
         if old.needs_atomic_update(level, masks) {
-            return Some(sptep.swap(Spte::FROZEN));
+            // SAFETY: the table was just unlinked by the caller. The frozen value is not present.
+            return Some(unsafe { sptep.swap(Spte::FROZEN) });
         }
-        sptep.write(Spte::FROZEN);
+        // SAFETY: as above.
+        unsafe { sptep.write(Spte::FROZEN) };
         Some(old)
     }
 }
@@ -182,11 +203,16 @@ impl<'l> Update<'l> for Exclusive<'l> {
 /// Waits for an entry that was already frozen when it was frozen here, and returns its last value. It was
 /// frozen by a fault in the middle of a change that ends with a plain store, which would undo the
 /// freezing.
+///
+/// # Safety
+///
+/// The caller must have unlinked the table.
 #[cold]
-fn wait_for_thaw(sptep: Sptep<'_>, mut old: Spte) -> Spte {
+unsafe fn wait_for_thaw(sptep: Sptep<'_>, mut old: Spte) -> Spte {
     while old.is_frozen() {
         cpu_relax();
-        old = sptep.swap(Spte::FROZEN);
+        // SAFETY: the table was unlinked by the caller. The frozen value is not present.
+        old = unsafe { sptep.swap(Spte::FROZEN) };
     }
     old
 }
@@ -312,9 +338,9 @@ fn tear_down<'l, M: Update<'l>>(lock: &M, removed: RemovedSp, masks: &Masks) {
         // Nearly all tables are of the last level and not mirrors. There is next to nothing to do for
         // their entries, unless the tracepoint is enabled.
         let leaves = if level != Level::Page4K || role.mirror() || trace::spte_changed_enabled() {
-            freeze_all(lock, &Place::new(vm, level, role), sp, masks)
+            freeze_all(lock, &Place::new(vm, level, role), &removed, masks)
         } else if vm.logs_by_dirty_bits() {
-            freeze_written_leaves(lock, sp, masks)
+            freeze_written_leaves(lock, &removed, masks)
         } else if sp.is_full(lock) {
             kvm_mmu_warn_on!(!Index::all().all(|index| sp
                 .table()
@@ -323,7 +349,7 @@ fn tear_down<'l, M: Update<'l>>(lock: &M, removed: RemovedSp, masks: &Masks) {
                 .is_present()));
             -(ENTRIES as i32)
         } else {
-            freeze_leaves(lock, sp, masks)
+            freeze_leaves(lock, &removed, masks)
         };
 
         if leaves != 0 {
@@ -339,13 +365,14 @@ fn tear_down<'l, M: Update<'l>>(lock: &M, removed: RemovedSp, masks: &Masks) {
 
 /// Freezes all entries of a table of 4 KiB pages that is not a mirror, and returns the change in the
 /// number of leaves. [`Place::apply`] would do nothing else for them, except to trace the change.
-fn freeze_leaves<'l, M: Update<'l>>(lock: &M, sp: Sp<'_>, masks: &Masks) -> i32 {
-    let table = sp.table();
+fn freeze_leaves<'l, M: Update<'l>>(lock: &M, removed: &RemovedSp, masks: &Masks) -> i32 {
+    let table = removed.as_sp().table();
     let mut absent: i32 = 0;
 
     for group in Index::groups() {
         for index in group {
-            let old = lock.freeze(table.sptep(index), Level::Page4K, masks);
+            // SAFETY: the page was unlinked, and its entries are leaves.
+            let old = unsafe { lock.freeze(table.sptep(index), Level::Page4K, masks) };
 
             if !old.is_some_and(Spte::is_present) {
                 absent = absent.wrapping_add(1);
@@ -357,13 +384,15 @@ fn freeze_leaves<'l, M: Update<'l>>(lock: &M, sp: Sp<'_>, masks: &Masks) -> i32 
 
 /// As [`freeze_leaves`], in a VM that is logged by D bits: sets the bits of the pages whose leaves have D
 /// set, for the whole table at once.
-fn freeze_written_leaves<'l, M: Update<'l>>(lock: &M, sp: Sp<'_>, masks: &Masks) -> i32 {
+fn freeze_written_leaves<'l, M: Update<'l>>(lock: &M, removed: &RemovedSp, masks: &Masks) -> i32 {
+    let sp = removed.as_sp();
     let table = sp.table();
     let mut absent: i32 = 0;
     let mut written = [0; ENTRIES.div_ceil(WORD_PAGES as usize)];
 
     for index in Index::all() {
-        match lock.freeze(table.sptep(index), Level::Page4K, masks) {
+        // SAFETY: the page was unlinked, and its entries are leaves.
+        match unsafe { lock.freeze(table.sptep(index), Level::Page4K, masks) } {
             Some(old) if old.is_present() => {
                 let bit = u64::from(old.is_dirty(masks));
 
@@ -378,15 +407,21 @@ fn freeze_written_leaves<'l, M: Update<'l>>(lock: &M, sp: Sp<'_>, masks: &Masks)
     absent.wrapping_sub(ENTRIES as i32)
 }
 
-/// Freezes all entries of the table of `sp`, does their bookkeeping, and returns the change in the number
-/// of leaves.
-fn freeze_all<'l, M: Update<'l>>(lock: &M, place: &Place<'_>, sp: Sp<'_>, masks: &Masks) -> i32 {
+/// Freezes all entries of a table, does their bookkeeping, and returns the change in the number of leaves.
+fn freeze_all<'l, M: Update<'l>>(
+    lock: &M,
+    place: &Place<'_>,
+    removed: &RemovedSp,
+    masks: &Masks,
+) -> i32 {
+    let sp = removed.as_sp();
     let table = sp.table();
     let mut gfn = sp.gfn();
     let mut leaves: i32 = 0;
 
     for index in Index::all() {
-        if let Some(old) = lock.freeze(table.sptep(index), place.level, masks) {
+        // SAFETY: the page was unlinked, and `apply` tears down what is below it.
+        if let Some(old) = unsafe { lock.freeze(table.sptep(index), place.level, masks) } {
             match place.apply(lock, gfn, old, Spte::FROZEN, masks) {
                 Ok(change) => leaves = leaves.wrapping_add(change),
                 // Removing a mapping cannot be refused.
@@ -421,8 +456,8 @@ fn die(what: &str, place: &Place<'_>, gfn: Gfn, old: Spte, new: Spte) -> ! {
     unsafe { kernel::bindings::BUG() }
 }
 
-/// Zaps the 4 KiB leaves of `table` that map frames of `range`. All of the range is in the table, which is
-/// not a mirror. Returns whether there was any. Changes are not traced.
+/// Zaps the leaves of `table` that map frames of `range`. What is beyond the table is left out. Mirrors are not
+/// zapped so (a bug in the caller). Returns whether there was any leaf. Changes are not traced.
 ///
 /// With `mmu_lock` held for write, nobody else makes an entry present or not present, so what is counted is
 /// what is zapped. Plain stores are enough even if the leaves are volatile, because nobody misses what they
@@ -438,15 +473,18 @@ fn die(what: &str, place: &Place<'_>, gfn: Gfn, old: Spte, new: Spte) -> ! {
 /// (`tdp-zap-store.litmus`; `tdp-zap-unlocked.litmus` shows what the write lock is needed for.)
 // A function of its own, so that its loop has all registers.
 #[inline(never)]
-pub(crate) fn zap_pages(lock: &Exclusive<'_>, table: Table<'_>, range: GfnRange) -> bool {
+pub(crate) fn zap_pages(lock: &Exclusive<'_>, table: SmallTable<'_>, range: GfnRange) -> bool {
+    let sp = Sp::of_table(table.table());
     let mut leaves: i32 = 0;
 
+    kvm_mmu_warn_on!(sp.role().mirror());
     if lock.vm().logs_by_dirty_bits() {
         leaves = zap_written_pages(lock, table, range);
     } else {
         table.for_each_page(range, |sptep| {
             if sptep.read().is_present() {
-                sptep.write(Spte::NONPRESENT);
+                // SAFETY: `mmu_lock` is held for write. The value is not present.
+                unsafe { sptep.sptep().write(Spte::NONPRESENT) };
                 leaves = leaves.wrapping_sub(1);
             }
         });
@@ -454,7 +492,7 @@ pub(crate) fn zap_pages(lock: &Exclusive<'_>, table: Table<'_>, range: GfnRange)
     if leaves == 0 {
         return false;
     }
-    Sp::of_sptep(table.sptep(Index::FIRST)).clear_full(lock);
+    sp.clear_full(lock);
     lock.vm().add_leaves(Level::Page4K, leaves);
     true
 }
@@ -465,10 +503,10 @@ pub(crate) fn zap_pages(lock: &Exclusive<'_>, table: Table<'_>, range: GfnRange)
 /// The CPU may set D in a leaf that is writable and has D clear until the leaf is gone, so that one is zapped
 /// by an exchange. If D is set, nobody clears it: that takes `mmu_lock`.
 #[inline(never)]
-fn zap_written_pages(lock: &Exclusive<'_>, table: Table<'_>, range: GfnRange) -> i32 {
+fn zap_written_pages(lock: &Exclusive<'_>, table: SmallTable<'_>, range: GfnRange) -> i32 {
     let vm = lock.vm();
     let masks = vm.masks();
-    let as_id = Sp::of_table(table).role().as_id();
+    let as_id = Sp::of_table(table.table()).role().as_id();
     let mut leaves: i32 = 0;
     let mut written = [0; ENTRIES.div_ceil(WORD_PAGES as usize)];
 
@@ -479,9 +517,11 @@ fn zap_written_pages(lock: &Exclusive<'_>, table: Table<'_>, range: GfnRange) ->
             continue;
         }
         if old.is_volatile(masks) {
-            old = sptep.swap(Spte::NONPRESENT);
+            // SAFETY: `mmu_lock` is held for write. The value is not present.
+            old = unsafe { sptep.sptep().swap(Spte::NONPRESENT) };
         } else {
-            sptep.write(Spte::NONPRESENT);
+            // SAFETY: as above.
+            unsafe { sptep.sptep().write(Spte::NONPRESENT) };
         }
         leaves = leaves.wrapping_sub(1);
         if let Some(word) = written.get_mut(at / WORD_PAGES as usize) {
@@ -492,9 +532,9 @@ fn zap_written_pages(lock: &Exclusive<'_>, table: Table<'_>, range: GfnRange) ->
     leaves
 }
 
-/// Maps the frames of `range`, in order, by the leaves that `leaf` makes for them where none is present. All
-/// of the range is in `table`, which has 4 KiB pages and is not a mirror. An entry that has a leaf is left as
-/// it is. Ends where `leaf` makes none, and at an entry that is frozen, or that somebody else has changed
+/// Maps the frames of `range`, in order, by the leaves that `leaf` makes for them where none is present. What is
+/// beyond `table` is left out. Mirrors are not mapped so (a bug in the caller). An entry that has a leaf is left
+/// as it is. Ends where `leaf` makes none, and at an entry that is frozen, or that somebody else has changed
 /// meanwhile. Returns the number of frames that are mapped now, from the first on.
 ///
 /// The statistics are updated for all together: first all are added, and in the end those are taken back that
@@ -502,16 +542,20 @@ fn zap_written_pages(lock: &Exclusive<'_>, table: Table<'_>, range: GfnRange) ->
 #[inline(always)]
 pub(crate) fn map_pages(
     lock: &Shared<'_>,
-    table: Table<'_>,
+    table: SmallTable<'_>,
     range: GfnRange,
     mut leaf: impl FnMut(Gfn) -> Option<Spte>,
 ) -> u64 {
     let vm = lock.vm();
-    let as_id = Sp::of_table(table).role().as_id();
+    let role = Sp::of_table(table.table()).role();
+    let as_id = role.as_id();
     // A table has 512 entries.
-    let mut left = range.pages() as i32;
+    let pages = Index::of_pages(range).len();
+    let range = GfnRange::new(range.start, range.start.add(pages as u64));
+    let mut left = pages as i32;
     let mut end = range.start;
 
+    kvm_mmu_warn_on!(role.mirror());
     vm.add_leaves(Level::Page4K, left);
 
     for gfn in range.frames() {
@@ -525,11 +569,12 @@ pub(crate) fn map_pages(
             let Some(new) = leaf(gfn) else {
                 break;
             };
-            if sptep.compare_exchange(old, new).is_err() {
+            // SAFETY: `mmu_lock` is held. No entry of the table points to a table.
+            if unsafe { sptep.sptep().compare_exchange(old, new) }.is_err() {
                 break;
             }
             trace::spte_changed(as_id, gfn, Level::Page4K, old, new);
-            trace::set_spte(Level::Page4K, gfn, sptep);
+            trace::set_spte(Level::Page4K, gfn, sptep.sptep());
             left = left.wrapping_sub(1);
         }
         end = gfn.add(1);
@@ -542,28 +587,58 @@ pub(crate) fn map_pages(
 
 impl<'l, M: Update<'l>> Step<'_, M> {
     /// Changes the entry, unless somebody else changed it first; then the view has the new value.
+    ///
+    /// `new` is a leaf or not present. Anything else is a bug, which ends the VM: who follows an entry trusts
+    /// that it points to a table, which only [`OwnedSp::link`] makes it do.
     #[inline]
     pub(crate) fn set(&mut self, new: Spte, masks: &Masks) -> Result<(), Lost> {
-        // Who follows an entry trusts that it points to a table, which only `OwnedSp::link` makes it do.
-        kvm_mmu_warn_on!(
-            new.child_table(self.view.level(), masks).is_some()
-                && new.child_table(self.view.level(), masks)
-                    != self.view.spte().child_table(self.view.level(), masks)
-        );
-        self.lock.update(&mut self.view, new, masks)
+        if new.is_present() && !new.is_leaf(self.view.level()) {
+            self.lock.vm().bugged();
+            return Ok(());
+        }
+        // SAFETY: `new` points to no table.
+        unsafe { self.lock.update(&mut self.view, new, masks) }
+    }
+
+    /// The entry as it is now.
+    #[inline]
+    pub(crate) fn again(&self) -> Self {
+        Step {
+            view: self.view.again(),
+            lock: self.lock,
+        }
+    }
+
+    /// Has the table that the entry points to drain, for [`crate::ops::dirty_log::dirty_bits`], unless somebody
+    /// else changed the entry first; then the view has the new value.
+    #[inline]
+    pub(crate) fn try_drain(&mut self, _slots: &SlotsLock<'_>, masks: &Masks) {
+        let new = Summary::draining(self.view.spte(), masks);
+
+        // SAFETY: `mmu_lock` is held. The summary is A and a software bit: the entry points where it did.
+        unsafe { self.view.compare_exchange(new) };
+    }
+
+    /// Closes that table, unless somebody else changed the entry first.
+    #[inline]
+    pub(crate) fn try_close(&mut self, _slots: &SlotsLock<'_>, masks: &Masks) {
+        let new = Summary::closed(self.view.spte(), masks);
+
+        // SAFETY: as in `try_drain`.
+        unsafe { self.view.compare_exchange(new) };
     }
 }
 
 impl Step<'_, Shared<'_>> {
-    /// Clears bits of a leaf that is no mirror, without bookkeeping, but for the trace: for bits whose loss
-    /// nobody counts (W and D, when the dirty log has them). Fails if somebody else was faster; then the
-    /// view has the new value.
+    /// Clears bits of a leaf, without bookkeeping, but for the trace: the loss of these bits is not counted. Fails
+    /// if somebody else was faster; then the view has the new value.
     #[inline]
-    pub(crate) fn try_clear_bits(&mut self, bits: u64, as_id: u16) -> Result<(), Lost> {
+    pub(crate) fn try_clear_bits(&mut self, bits: WriteBits, as_id: u16) -> Result<(), Lost> {
         let view = &mut self.view;
-        let (old, new) = (view.spte(), view.spte().without(bits));
+        let (old, new) = (view.spte(), view.spte().cleared(bits));
 
-        if !view.compare_exchange(new) {
+        // SAFETY: `mmu_lock` is held. The entry points where it did.
+        if !unsafe { view.compare_exchange(new) } {
             return Err(Lost);
         }
         trace::spte_changed(as_id, view.gfn(), view.level(), old, new);
@@ -580,19 +655,20 @@ impl<'l> Step<'_, Exclusive<'l>> {
         warn_on_once!(result.is_err());
     }
 
-    /// Clears bits of a leaf, with no bookkeeping except for the trace: for bits that are not accounted
-    /// (W and D, once the dirty log has them).
+    /// Clears bits of a leaf, with no bookkeeping except for the trace: these bits are not accounted.
     #[inline]
-    pub(crate) fn clear_bits(&mut self, bits: u64, as_id: u16, masks: &Masks) {
+    pub(crate) fn clear_bits(&mut self, bits: WriteBits, as_id: u16, masks: &Masks) {
         let view = &mut self.view;
 
         if view.spte().needs_atomic_update(view.level(), masks) {
-            view.fetch_clear(bits);
+            // SAFETY: `mmu_lock` is held for write.
+            unsafe { view.fetch_clear(bits) };
         } else {
-            view.write(view.spte().without(bits));
+            // SAFETY: `mmu_lock` is held for write. The entry points where it did, as nobody else changes that.
+            unsafe { view.write(view.spte().cleared(bits)) };
         }
         let old = view.spte();
-        trace::spte_changed(as_id, view.gfn(), view.level(), old, old.without(bits));
+        trace::spte_changed(as_id, view.gfn(), view.level(), old, old.cleared(bits));
     }
 }
 
@@ -609,10 +685,125 @@ impl View<'_> {
         }
 
         let old = self.spte();
-        let new = mark_access_track(old, masks);
-        if self.sptep().compare_exchange(old, new).is_ok() {
+        if let Some(new) = mark_old(self.sptep(), old, masks) {
             trace::spte_changed(role.as_id(), self.gfn(), self.level(), old, new);
         }
+    }
+}
+
+/// Marks a leaf that was `old` as not accessed, without `mmu_lock`, and returns the new value; `None` if somebody
+/// else changed the entry first.
+#[inline]
+pub(crate) fn mark_old(sptep: Sptep<'_>, old: Spte, masks: &Masks) -> Option<Spte> {
+    let new = mark_access_track(old, masks);
+
+    // SAFETY: an exchange, of the bits that aging changes. None of them says where an entry points.
+    unsafe { sptep.compare_exchange(old, new) }
+        .is_ok()
+        .then_some(new)
+}
+
+/// `mmu_lock` and `slots_lock` are held, which it takes to clear W and D in 4 KiB leaves for the dirty log, also by
+/// plain stores. `ops/dirty_log/leaves.rs` says why they are enough.
+#[derive(Clone, Copy)]
+pub(crate) struct LogLocks<'t>(PhantomData<&'t ()>);
+
+impl<'t> LogLocks<'t> {
+    /// Both are those of one VM.
+    #[inline]
+    pub(crate) fn new<'l>(lock: &'t impl MmuLock<'l>, slots: &'t SlotsLock<'_>) -> Self {
+        slots.check_vm(lock);
+        LogLocks(PhantomData)
+    }
+}
+
+impl SmallSptep<'_> {
+    /// Clears the log's bit by a plain store, if the leaf is settled. Returns what was read, as an error if it is
+    /// not settled.
+    #[inline(always)]
+    pub(crate) fn clear_settled(
+        self,
+        _locks: LogLocks<'_>,
+        settled: Settled,
+    ) -> Result<Spte, Spte> {
+        let old = self.read();
+
+        if !settled.matches(old) {
+            return Err(old);
+        }
+        // SAFETY: `mmu_lock` is held. No entry of the table points to a table.
+        unsafe { self.sptep().write(settled.cleared(old)) };
+        Ok(old)
+    }
+
+    /// Clears `bits` in a leaf that was `old`, unless somebody else changed it first; then returns what it is.
+    #[inline(always)]
+    pub(crate) fn try_clear(
+        self,
+        _locks: LogLocks<'_>,
+        old: Spte,
+        bits: WriteBits,
+    ) -> Result<(), Spte> {
+        // SAFETY: `mmu_lock` is held. No entry of the table points to a table.
+        unsafe { self.sptep().compare_exchange(old, old.cleared(bits)) }
+    }
+
+    /// Makes a leaf writable by a plain store if only the log has protected it. `ops/dirty_log/unprotect.rs` says
+    /// why that is enough. Returns whether it was.
+    #[inline(always)]
+    pub(crate) fn unprotect(
+        self,
+        _lock: &Shared<'_>,
+        _unlogged: Unlogged<'_>,
+        protected: LogProtected,
+    ) -> bool {
+        let old = self.read();
+
+        if !protected.matches(old) {
+            return false;
+        }
+        // SAFETY: `mmu_lock` is held. No entry of the table points to a table.
+        unsafe { self.sptep().write(protected.writable(old)) };
+        true
+    }
+
+    /// The same by an exchange. Returns the old and the new value if the leaf was changed.
+    #[inline]
+    pub(crate) fn try_unprotect(
+        self,
+        _lock: &Shared<'_>,
+        _unlogged: Unlogged<'_>,
+        protected: LogProtected,
+    ) -> Option<(Spte, Spte)> {
+        let old = self.read();
+        let new = protected.writable(old);
+
+        if !protected.matches(old) {
+            return None;
+        }
+        // SAFETY: `mmu_lock` is held. No entry of the table points to a table.
+        unsafe { self.sptep().compare_exchange(old, new) }.ok()?;
+        Some((old, new))
+    }
+}
+
+impl SmallGroup<'_> {
+    /// Clears the log's bit in all leaves by plain stores, if all of them are settled. Returns what was read, as an
+    /// error if they are not.
+    #[inline(always)]
+    pub(crate) fn clear_settled(
+        self,
+        _locks: LogLocks<'_>,
+        settled: Settled,
+    ) -> Result<[Spte; GROUP], [Spte; GROUP]> {
+        let now = self.read();
+
+        if !settled.matches_all(&now) {
+            return Err(now);
+        }
+        // SAFETY: `mmu_lock` is held.
+        unsafe { self.write(now.map(|old| settled.cleared(old))) };
+        Ok(now)
     }
 }
 
@@ -628,13 +819,19 @@ impl OwnedSp {
         masks: &Masks,
     ) -> Result<Sp<'s>, OwnedSp> {
         let vm: Vm<'_> = step.lock.vm();
+        let Some(level) = step.view.level().down() else {
+            // An entry of 4 KiB has no child: a bug in the caller.
+            vm.bugged();
+            return Err(self);
+        };
 
-        self.init_child(&step.view);
+        self.init_child(&step.view, level);
 
         let table: Hpa = self.as_sp().hpa();
         let spte = leaf::table(table, !masks.ad_enabled, masks);
 
-        match step.lock.update(&mut step.view, spte, masks) {
+        // SAFETY: the table is ours, of the level below the entry's, and RCU frees it when it was unlinked.
+        match unsafe { step.lock.update(&mut step.view, spte, masks) } {
             Ok(()) => {
                 // SAFETY: the entry points to the page now. If somebody unlinks it at once, the RCU
                 // read lock of the walk that `step` belongs to keeps it from being freed.
@@ -644,6 +841,33 @@ impl OwnedSp {
             }
             Err(Lost) => Err(self),
         }
+    }
+}
+
+impl BlankSp {
+    /// Fills the page with leaves that map what the huge leaf `like` maps, and links it as [`OwnedSp::link`] does.
+    /// Corresponds to the loop of `tdp_mmu_split_huge_page()`.
+    #[inline]
+    pub(crate) fn link_split<'s, 'l, M: Update<'l>>(
+        self,
+        step: &mut Step<'s, M>,
+        like: Spte,
+        masks: &Masks,
+    ) -> Result<Sp<'s>, BlankSp> {
+        let vm: Vm<'_> = step.lock.vm();
+        let Some(level) = step.view.level().down() else {
+            // A page of 4 KiB can't be split: a bug in the caller.
+            vm.bugged();
+            return Err(self);
+        };
+        let role = step.view.sp().role().at_level(level);
+        let nx_huge_pages = vm.nx_huge_pages();
+        let first = leaf::split_child(like, role, level, Index::FIRST, nx_huge_pages, masks);
+        // SAFETY: `split_child` makes leaves of `level` only. The page is linked below an entry that is one above
+        // that, and is blank again if that fails.
+        let page = unsafe { self.fill(first, level) };
+
+        page.link(step, masks).map_err(OwnedSp::into_blank)
     }
 }
 

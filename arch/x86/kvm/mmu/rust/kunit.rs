@@ -610,9 +610,9 @@ mod tests {
             // SAFETY: the oracle is set up.
             unsafe { bindings::kvm_rs_oracle_prepare(&input) };
             let sp = oracle.sp().ok_or(EINVAL)?;
+            let lock = Lock::new(oracle.vm(), Holder::Caller);
             // SAFETY: nobody else can reach the fake VM.
-            let lock =
-                unsafe { Exclusive::assume_unreachable(Lock::new(oracle.vm(), Holder::Caller)) };
+            let lock = unsafe { Exclusive::assume_unreachable(lock) };
             let (leaf, protected) =
                 make::make_leaf(&lock, oracle.vcpu(), sp, &request, &oracle.masks);
             assert!(protected && !leaf.is_writable() && !leaf.is_mmu_writable(&oracle.masks));

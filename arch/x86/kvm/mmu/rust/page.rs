@@ -62,11 +62,8 @@ impl OwnedSp {
         self.init(core::ptr::null_mut(), Gfn(0), role);
     }
 
-    /// Prepares the page to be linked as the child of the entry at `view`.
-    pub(crate) fn init_child(&mut self, view: &View<'_>) {
-        // An entry that can have a child is above the last level.
-        let level = view.level().down().unwrap_or(Level::Page4K);
-
+    /// Prepares the page to be linked as the child of the entry at `view`, which is one above `level`.
+    pub(crate) fn init_child(&mut self, view: &View<'_>, level: Level) {
         self.init(
             view.sptep().as_ptr(),
             view.gfn(),
@@ -160,8 +157,13 @@ impl BlankSp {
     ///
     /// A table of 4 KiB pages is full then. One of 2 MiB pages is not: faults replace its leaves by tables,
     /// which have to be torn down one by one.
+    ///
+    /// # Safety
+    ///
+    /// If `first` is present, it must be a leaf at `level`. The page must be linked as a table of that level, or
+    /// not at all.
     #[inline]
-    pub(crate) fn fill(self, first: Spte, level: Level) -> OwnedSp {
+    pub(crate) unsafe fn fill(self, first: Spte, level: Level) -> OwnedSp {
         let stride = leaf::child_stride(level);
         let table = self.0.as_sp().spt();
         let mut offset = 0u64;
@@ -174,7 +176,7 @@ impl BlankSp {
             offset = offset.wrapping_add(stride);
         }
         self.0.set_full(level == Level::Page4K);
-        // INVARIANT: now the table holds SPTEs.
+        // INVARIANT: now the table holds SPTEs, none of which points to a table, by the safety requirement.
         self.0
     }
 }

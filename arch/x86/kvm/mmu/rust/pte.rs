@@ -5,6 +5,22 @@
 //! A pointer to an SPTE never becomes a reference: while the table is linked, other CPUs change the
 //! SPTE, and hardware sets its accessed and dirty bits. All accesses are single-copy atomic, and there
 //! are only a few kinds. [`crate::change`] decides which of them a change needs.
+//!
+//! # Changing an SPTE
+//!
+//! Those who walk a table trust what they find in it, so whatever changes an SPTE here is unsafe, and has the
+//! same two requirements:
+//!
+//! - **The place** is the caller's to change: `mmu_lock` of the table's VM is held, or nobody else can reach
+//!   the table, or the table was just unlinked by the caller. Without any of that, an exchange may only change
+//!   the bits that aging changes.
+//! - **The value** keeps the invariant of [`Table`]: if it is present, and not a leaf at the table's level, it
+//!   points to a table of the next lower level, which RCU frees once the entry doesn't point to it any more.
+//!   No entry of a [`SmallTable`] points to a table, so there every value does.
+//!
+//! [`crate::change`] has a safe function for each change that is made. They prove the place by a lock's token,
+//! and the value by how they make it. Which frame a leaf maps is not a matter of these invariants: it is C's
+//! fault that says it, or a leaf that is there already, and [`crate::pure::transition`] refuses a change of it.
 
 #![expect(unsafe_code)]
 
@@ -17,7 +33,7 @@ use kernel::sync::atomic::{
 
 use crate::{
     bindings,
-    pure::{addr::ENTRIES, Entry, Gfn, GfnRange, Hpa, Index, Level, Masks, Spte},
+    pure::{addr::ENTRIES, Entry, Gfn, GfnRange, Hpa, Index, Level, Masks, Spte, WriteBits},
     support::atomic::AtomicBits,
 };
 
@@ -101,27 +117,87 @@ impl<'r> Table<'r> {
         }
     }
 
-    /// The SPTEs of the frames of `range`, in order. The table has 4 KiB pages; what is beyond it is left out.
+    /// The table, if it has 4 KiB pages.
     #[inline(always)]
-    pub(crate) fn pages(self, range: GfnRange) -> Pages<'r> {
-        let Range { start, end } = Index::of_pages(range);
-        // SAFETY: `start` is below `ENTRIES`, so the result stays in the page.
-        let next = unsafe { self.ptr.add(start) };
+    pub(crate) fn small(self) -> Option<SmallTable<'r>> {
+        // INVARIANT: it is of that level.
+        (self.level == Level::Page4K).then_some(SmallTable(self))
+    }
 
-        // INVARIANT: `end` is at most `ENTRIES`, so all of them are in the table.
+    /// The SPTEs that come after that at `index`.
+    #[inline]
+    pub(crate) fn after(self, index: Index) -> Pages<'r> {
+        let next = index.get().wrapping_add(1);
+
+        // INVARIANT: those are in the table, if there are any.
         Pages {
-            next,
-            left: end.wrapping_sub(start),
+            // SAFETY: `index` is below `ENTRIES`, so the result is in the page, or at its end.
+            next: unsafe { self.ptr.add(next) },
+            left: ENTRIES.wrapping_sub(next),
             life: PhantomData,
         }
     }
 
+    /// The first table that an entry points to.
+    pub(crate) fn first_child(self, masks: &Masks) -> Option<Table<'r>> {
+        // The entries of the last level are leaves.
+        if self.level == Level::Page4K {
+            return None;
+        }
+        Index::all().find_map(|index| self.child(index, masks))
+    }
+
+    /// Reads the entry at `index` and returns the table that it points to, if any.
+    #[inline]
+    pub(crate) fn child(self, index: Index, masks: &Masks) -> Option<Table<'r>> {
+        // SAFETY: the SPTE is in a table of that level.
+        unsafe { self.sptep(index).child(self.level, masks) }
+    }
+}
+
+/// A [`Table`] of 4 KiB pages: each entry that is present is a leaf.
+///
+/// # Invariants
+///
+/// The level of the table is that of 4 KiB pages.
+#[derive(Clone, Copy)]
+pub(crate) struct SmallTable<'r>(Table<'r>);
+
+impl<'r> SmallTable<'r> {
+    /// The table, of whatever level.
+    #[inline]
+    pub(crate) fn table(self) -> Table<'r> {
+        self.0
+    }
+
+    /// The pointer to the SPTE at `index`.
+    #[inline]
+    pub(crate) fn sptep(self, index: Index) -> SmallSptep<'r> {
+        // INVARIANT: the table has 4 KiB pages.
+        SmallSptep(self.0.sptep(index))
+    }
+
+    /// The SPTEs of the frames of `range`, in order. What is beyond the table is left out.
+    #[inline(always)]
+    pub(crate) fn pages(self, range: GfnRange) -> SmallPages<'r> {
+        let Range { start, end } = Index::of_pages(range);
+        // SAFETY: `start` is below `ENTRIES`, so the result stays in the page.
+        let next = unsafe { self.0.ptr.add(start) };
+
+        // INVARIANT: `end` is at most `ENTRIES`, so all of them are in the table, which has 4 KiB pages.
+        SmallPages(Pages {
+            next,
+            left: end.wrapping_sub(start),
+            life: PhantomData,
+        })
+    }
+
     /// Where to look for SPTEs that have any of `bits` set: a frame of `range` before which none has. `None` if
-    /// none of the range has. The table has 4 KiB pages, and all of the range is in it.
+    /// none of the range has. What is beyond the table is left out.
     // A function of its own, so that its loop has all registers.
     #[inline(never)]
     pub(crate) fn find(self, range: GfnRange, bits: u64) -> Option<Gfn> {
-        let mut pages = self.pages(range);
+        let mut pages = self.pages(range).0;
         let mut left = pages.left;
 
         // As many in a row cost little more than a load each.
@@ -141,26 +217,12 @@ impl<'r> Table<'r> {
         (left != 0).then(|| Gfn(range.end.raw().wrapping_sub(left as u64)))
     }
 
-    /// The SPTEs that come after that at `index`.
-    #[inline]
-    pub(crate) fn after(self, index: Index) -> Pages<'r> {
-        let next = index.get().wrapping_add(1);
-
-        // INVARIANT: those are in the table, if there are any.
-        Pages {
-            // SAFETY: `index` is below `ENTRIES`, so the result is in the page, or at its end.
-            next: unsafe { self.ptr.add(next) },
-            left: ENTRIES.wrapping_sub(next),
-            life: PhantomData,
-        }
-    }
-
-    /// Calls `f` for the SPTE of each frame of `range`, as [`Table::pages`] has them.
+    /// Calls `f` for the SPTE of each frame of `range`, as [`SmallTable::pages`] has them.
     ///
     /// Eight calls in a row, as LLVM does not unroll such a loop by itself: that takes a quarter off the cost
     /// of a loop over all of a table.
     #[inline(always)]
-    pub(crate) fn for_each_page(self, range: GfnRange, mut f: impl FnMut(Sptep<'r>)) {
+    pub(crate) fn for_each_page(self, range: GfnRange, mut f: impl FnMut(SmallSptep<'r>)) {
         let mut pages = self.pages(range);
 
         while let Some(group) = pages.next_group() {
@@ -177,21 +239,89 @@ impl<'r> Table<'r> {
         }
         pages.for_each(f);
     }
+}
 
-    /// The first table that an entry points to.
-    pub(crate) fn first_child(self, masks: &Masks) -> Option<Table<'r>> {
-        // The entries of the last level are leaves.
-        if self.level == Level::Page4K {
-            return None;
-        }
-        Index::all().find_map(|index| self.child(index, masks))
+/// SPTEs of a [`SmallTable`] in a row, one after the other or [`GROUP`] at a time.
+///
+/// # Invariants
+///
+/// They are in a table of 4 KiB pages.
+pub(crate) struct SmallPages<'r>(Pages<'r>);
+
+impl<'r> SmallPages<'r> {
+    /// The next [`GROUP`] SPTEs; `None` if fewer are left.
+    #[inline(always)]
+    pub(crate) fn next_group(&mut self) -> Option<SmallGroup<'r>> {
+        // INVARIANT: by the type invariant.
+        self.0.next_group().map(SmallGroup)
+    }
+}
+
+impl<'r> Iterator for SmallPages<'r> {
+    type Item = SmallSptep<'r>;
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<SmallSptep<'r>> {
+        // INVARIANT: by the type invariant.
+        self.0.next().map(SmallSptep)
+    }
+}
+
+/// [`GROUP`] SPTEs of a [`SmallTable`] in a row.
+///
+/// # Invariants
+///
+/// They are in a table of 4 KiB pages.
+#[derive(Clone, Copy)]
+pub(crate) struct SmallGroup<'r>(Group<'r>);
+
+impl<'r> SmallGroup<'r> {
+    /// The pointers to them, in order.
+    #[inline(always)]
+    pub(crate) fn spteps(self) -> [SmallSptep<'r>; GROUP] {
+        // INVARIANT: by the type invariant.
+        self.0.spteps().map(SmallSptep)
     }
 
-    /// Reads the entry at `index` and returns the table that it points to, if any.
-    #[inline]
-    pub(crate) fn child(self, index: Index, masks: &Masks) -> Option<Table<'r>> {
-        // SAFETY: the SPTE is in a table of that level.
-        unsafe { self.sptep(index).child(self.level, masks) }
+    /// Reads them, one after the other.
+    #[inline(always)]
+    pub(crate) fn read(self) -> [Spte; GROUP] {
+        self.0.read()
+    }
+
+    /// Overwrites them, one after the other; see [`Sptep::write`].
+    ///
+    /// # Safety
+    ///
+    /// The place must be the caller's to change, see [the head of this file](self).
+    #[inline(always)]
+    pub(crate) unsafe fn write(self, new: [Spte; GROUP]) {
+        for (sptep, new) in self.spteps().into_iter().zip(new) {
+            // SAFETY: the place is the caller's. No entry of the table points to a table.
+            unsafe { sptep.sptep().write(new) };
+        }
+    }
+}
+
+/// A pointer to an SPTE in a [`SmallTable`].
+///
+/// # Invariants
+///
+/// It is in a table of 4 KiB pages.
+#[derive(Clone, Copy)]
+pub(crate) struct SmallSptep<'r>(Sptep<'r>);
+
+impl<'r> SmallSptep<'r> {
+    /// The pointer, to a table of whatever level.
+    #[inline(always)]
+    pub(crate) fn sptep(self) -> Sptep<'r> {
+        self.0
+    }
+
+    /// Reads the entry; `READ_ONCE()`.
+    #[inline(always)]
+    pub(crate) fn read(self) -> Spte {
+        self.0.read()
     }
 }
 
@@ -282,14 +412,6 @@ impl<'r> Group<'r> {
     pub(crate) fn read(self) -> [Spte; GROUP] {
         self.spteps().map(|sptep| sptep.read())
     }
-
-    /// Overwrites them, one after the other; see [`Sptep::write`].
-    #[inline(always)]
-    pub(crate) fn write(self, new: [Spte; GROUP]) {
-        for (sptep, new) in self.spteps().into_iter().zip(new) {
-            sptep.write(new);
-        }
-    }
 }
 
 /// An entry of a live table, and the value that was last seen in it.
@@ -377,23 +499,40 @@ impl<'w> View<'w> {
     }
 
     /// Overwrites the entry; see [`Sptep::write`]. The view keeps the old value.
+    ///
+    /// # Safety
+    ///
+    /// As to the place and to the value, see [the head of this file](self).
     #[inline]
-    pub(crate) fn write(&self, new: Spte) {
-        self.sptep.write(new);
+    pub(crate) unsafe fn write(&self, new: Spte) {
+        // SAFETY: by this function's safety requirement.
+        unsafe { self.sptep.write(new) };
     }
 
     /// Exchanges the entry. The view then has the value that was replaced.
+    ///
+    /// # Safety
+    ///
+    /// As for [`View::write`].
     #[inline]
-    pub(crate) fn swap(&mut self, new: Spte) {
+    pub(crate) unsafe fn swap(&mut self, new: Spte) {
+        // SAFETY: by this function's safety requirement.
+        let old = unsafe { self.sptep.swap(new) };
+
         // INVARIANT: the entry had that value just now.
-        self.spte = self.sptep.swap(new);
+        self.spte = old;
     }
 
     /// Replaces the entry if it still has the value of the view; otherwise the view gets the current
     /// value. Returns whether the entry was replaced.
+    ///
+    /// # Safety
+    ///
+    /// As for [`View::write`].
     #[inline]
-    pub(crate) fn compare_exchange(&mut self, new: Spte) -> bool {
-        match self.sptep.compare_exchange(self.spte, new) {
+    pub(crate) unsafe fn compare_exchange(&mut self, new: Spte) -> bool {
+        // SAFETY: by this function's safety requirement.
+        match unsafe { self.sptep.compare_exchange(self.spte, new) } {
             Ok(()) => true,
             Err(now) => {
                 // INVARIANT: the entry had that value just now.
@@ -404,10 +543,17 @@ impl<'w> View<'w> {
     }
 
     /// Clears bits of the entry. The view then has the value from before.
+    ///
+    /// # Safety
+    ///
+    /// The place must be the caller's to change, see [the head of this file](self).
     #[inline]
-    pub(crate) fn fetch_clear(&mut self, bits: u64) {
+    pub(crate) unsafe fn fetch_clear(&mut self, bits: WriteBits) {
+        // SAFETY: by this function's safety requirement.
+        let old = unsafe { self.sptep.fetch_clear(bits) };
+
         // INVARIANT: the entry had that value just now.
-        self.spte = self.sptep.fetch_clear(bits);
+        self.spte = old;
     }
 }
 
@@ -465,35 +611,48 @@ impl<'r> Sptep<'r> {
 
     /// Overwrites the entry. Loses whatever another CPU or hardware has just set.
     ///
-    /// Neither this nor the other changes check the value, as the level is not known here:
-    /// [`crate::change`] does, with `CONFIG_KVM_PROVE_MMU=y`.
-    ///
     /// This is a store-release, so that lockless readers who follow the entry to a table see the table's
     /// contents. On x86 it is free, and only restrains the compiler.
+    ///
+    /// # Safety
+    ///
+    /// As to the place and to the value, see [the head of this file](self).
     #[inline]
-    pub(crate) fn write(&self, new: Spte) {
+    pub(crate) unsafe fn write(&self, new: Spte) {
         self.atomic().store(new.raw(), Release);
     }
 
     /// Replaces the entry and returns what was there.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Sptep::write`].
     #[inline]
-    pub(crate) fn swap(&self, new: Spte) -> Spte {
+    pub(crate) unsafe fn swap(&self, new: Spte) -> Spte {
         Spte(self.atomic().xchg(new.raw(), Full))
     }
 
     /// Replaces the entry if it still is `old`, and otherwise returns its current value.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Sptep::write`].
     #[inline]
-    pub(crate) fn compare_exchange(&self, old: Spte, new: Spte) -> Result<(), Spte> {
+    pub(crate) unsafe fn compare_exchange(&self, old: Spte, new: Spte) -> Result<(), Spte> {
         match self.atomic().cmpxchg(old.raw(), new.raw(), Full) {
             Ok(_) => Ok(()),
             Err(now) => Err(Spte(now)),
         }
     }
 
-    /// Clears bits of the entry and returns what was there.
+    /// Clears bits of the entry and returns what was there. None of them says where an entry points.
+    ///
+    /// # Safety
+    ///
+    /// The place must be the caller's to change, see [the head of this file](self).
     #[inline]
-    pub(crate) fn fetch_clear(&self, bits: u64) -> Spte {
-        Spte(self.atomic().fetch_and(!bits))
+    pub(crate) unsafe fn fetch_clear(&self, bits: WriteBits) -> Spte {
+        Spte(self.atomic().fetch_and(!bits.raw()))
     }
 
     /// The address, for C and for tracepoints.
@@ -518,4 +677,39 @@ pub(crate) fn mark_access_track(leaf: Spte, masks: &Masks) -> Spte {
         warn_on_once!(!leaf.acc_track_bits_free());
     }
     leaf.mark_access_track(masks)
+}
+
+/// An SPTE, and the value that was just read from it.
+///
+/// # Invariants
+///
+/// The entry has had that value since `'r` began.
+#[derive(Clone, Copy)]
+pub(crate) struct Seen<'r> {
+    sptep: Sptep<'r>,
+    spte: Spte,
+}
+
+impl<'r> Seen<'r> {
+    /// Reads the entry.
+    #[inline(always)]
+    pub(crate) fn new(sptep: Sptep<'r>) -> Self {
+        // INVARIANT: it was just read.
+        Seen {
+            sptep,
+            spte: sptep.read(),
+        }
+    }
+
+    /// Where the entry is.
+    #[inline]
+    pub(crate) fn sptep(&self) -> Sptep<'r> {
+        self.sptep
+    }
+
+    /// What it was.
+    #[inline]
+    pub(crate) fn spte(&self) -> Spte {
+        self.spte
+    }
 }

@@ -198,8 +198,8 @@ pub(crate) struct Walk<'w, 'l, M: MmuLock<'l>> {
 impl<'w, 'l, M: MmuLock<'l>> Walk<'w, 'l, M> {
     /// Starts a walk over the entries of `root`'s tree that cover `range`, down to `min_level`.
     ///
-    /// The root must outlive the walk: the caller holds a reference to it, or holds the write lock and
-    /// doesn't yield.
+    /// The root exists for `'w`, that is until the walk ends: [`crate::root::Roots`] holds a reference to it,
+    /// as each root that it hands out shows by its lifetime.
     pub(crate) fn new(
         lock: &'w mut M,
         root: Sp<'w>,
@@ -485,7 +485,7 @@ pub(crate) struct Descent<'w, A> {
 }
 
 impl<'w, M> Descent<'w, Locked<'w, M>> {
-    /// Starts a walk to `gfn`, down to `min_level`, under `mmu_lock`. The root must outlive it.
+    /// Starts a walk to `gfn`, down to `min_level`, under `mmu_lock`.
     #[inline]
     pub(crate) fn new<'l>(
         lock: &'w M,

@@ -148,9 +148,9 @@ fn splits(comparison: &mut Comparison<'_>, top: Level, huge: Spte, count: &mut C
         let role = Role((n as u32 & 0xf) << 8).at_level(below);
         let index = if bit(n, 4) { 511 } else { 0 };
         let small = make::make_small(oracle.vm(), huge, role, index, masks);
+        let at = index as kernel::ffi::c_int;
         // SAFETY: the oracle is set up, and the leaf is huge.
-        let theirs =
-            unsafe { bindings::kvm_rs_oracle_small(huge.0, role.0, index as kernel::ffi::c_int) };
+        let theirs = unsafe { bindings::kvm_rs_oracle_small(huge.0, role.0, at) };
         comparison.check("small", huge.0, small.0, theirs)?;
 
         let ours = make::make_huge(oracle.vm(), small, top, masks);

@@ -134,12 +134,12 @@ fn add_table(
             vm.bugged();
         }
         vcpu.note_fault_split();
-        split::split(page.into_blank(), step, Event::FaultSplit, masks)
+        split::split(page.into_blank(), step, Event::FaultSplit, masks).ok()
     } else {
-        page.link(step, masks)
+        page.link(step, masks).ok()
     };
-    // A page that comes back is freed here.
-    let sp = linked.map_err(|_page| Lost)?;
+    // A page that came back was freed.
+    let sp = linked.ok_or(Lost)?;
 
     if fault.huge_page_disallowed() && fault.req_level() >= Some(level) {
         sp.track_nx_huge_page(&PagesLock::new(vm));

@@ -50,7 +50,7 @@ use kernel::sync::rcu;
 use crate::{
     change::map_pages,
     ops::spte::PrefetchLeaves,
-    pte::Table,
+    pte::{SmallTable, Table},
     pure::{Gfn, GfnRange, Level, Masks},
     sync::{MmuLock, Shared},
     sys::{HostPages, Memslot, Sp, Vcpu, Vm},
@@ -133,7 +133,7 @@ fn map_found(
     let Some(table) = small_table(vm, &guard, root, found.start, masks) else {
         return 0;
     };
-    let leaves = PrefetchLeaves::new(lock, vcpu, slot, Sp::of_table(table), masks);
+    let leaves = PrefetchLeaves::new(lock, vcpu, slot, Sp::of_table(table.table()), masks);
 
     map_pages(lock, table, found, |gfn| {
         let pfn = pages.pfn(gfn.since(found.start) as usize)?;
@@ -149,12 +149,12 @@ fn small_table<'g>(
     root: Sp<'g>,
     gfn: Gfn,
     masks: &'g Masks,
-) -> Option<Table<'g>> {
+) -> Option<SmallTable<'g>> {
     let mut walk = Descent::lockless(vm, guard, root, gfn, masks);
 
     while let Some(view) = walk.next() {
         if view.level() == Level::Page2M {
-            return view.child(masks);
+            return view.child(masks).and_then(Table::small);
         }
     }
     None

@@ -17,9 +17,9 @@ use kernel::error::{
 use crate::{
     cache::TdpSplitCache,
     change::{lost_errno, Update},
-    page::{BlankSp, OwnedSp},
+    page::BlankSp,
     pte::View,
-    pure::{addr::ENTRIES, leaf, Entry, Gfn, GfnRange, Index, Level, Masks, Spte},
+    pure::{addr::ENTRIES, Entry, Gfn, GfnRange, Level, Masks, Spte},
     root::{Roots, Selection},
     sys::{
         fatal_signal_pending,
@@ -38,7 +38,7 @@ pub(crate) fn split<'s, 'l, M: Update<'l>>(
     step: &mut Step<'s, M>,
     event: Event,
     masks: &Masks,
-) -> Result<Sp<'s>, OwnedSp> {
+) -> Result<Sp<'s>, BlankSp> {
     let huge = step.view.spte();
     // D of a huge page does not tell which page was written; see `dirty_log::dirty_bits`.
     let like = if step.lock.vm().logs_by_dirty_bits() {
@@ -58,16 +58,13 @@ pub(crate) fn split_as<'s, 'l, M: Update<'l>>(
     like: Spte,
     event: Event,
     masks: &Masks,
-) -> Result<Sp<'s>, OwnedSp> {
+) -> Result<Sp<'s>, BlankSp> {
     let vm = step.lock.vm();
     let view = step.view;
     // A huge leaf is above the last level.
     let level = view.level().down().unwrap_or(Level::Page4K);
-    let role = view.sp().role().at_level(level);
-    let nx_huge_pages = vm.nx_huge_pages();
-    let first = leaf::split_child(like, role, level, Index::FIRST, nx_huge_pages, masks);
 
-    let result = page.fill(first, level).link(step, masks);
+    let result = page.link_split(step, like, masks);
     let errno = match result {
         Ok(_) => {
             // Linking has accounted for the huge leaf that is gone.
@@ -222,7 +219,7 @@ fn split_root<'l, M: Update<'l>>(
         };
 
         if let Err(page) = split(page, &mut step, Event::EagerSplit, masks) {
-            cache.put(page.into_blank(), node);
+            cache.put(page, node);
             walk.revisit();
         }
     }

@@ -212,7 +212,7 @@ pub(crate) fn without_access(
     masks: &Masks,
 ) -> Spte {
     if slot.dirty_track_enabled() {
-        leaf.without(bit_to_clear(vm, role, masks))
+        leaf.cleared(bit_to_clear(vm, role, masks))
     } else {
         leaf
     }

@@ -4,7 +4,7 @@
 
 use crate::{
     change::{zap_pages, Update},
-    pte::View,
+    pte::{Table, View},
     pure::{Entry, GfnRange, Level, Masks, Spte},
     root::{self, Root, RootTypes, Roots, Selection},
     sync::{with_exclusive, with_shared, Exclusive, Holder, MmuLock, Shared, SlotsLock},
@@ -47,6 +47,7 @@ fn zap_leafs_in_root(
             }
             Entry::Table(_) if view.level() == min_level => view
                 .child(masks)
+                .and_then(Table::small)
                 .is_some_and(|table| zap_pages(step.lock, table, view.range().intersection(range))),
             Entry::Table(_) | Entry::NonPresent | Entry::Frozen => false,
         };

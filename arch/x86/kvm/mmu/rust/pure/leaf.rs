@@ -186,7 +186,8 @@ const fn change_executable(spte: Spte, access: u32, masks: &Masks) -> Spte {
     }
 }
 
-/// The leaf at `index` of the table that replaces the huge leaf `huge`; `make_small_spte()`.
+/// The leaf at `index` of the table that replaces the huge leaf `huge`; `make_small_spte()`. Whatever `huge` is,
+/// the result does not point to a table at `level`.
 ///
 /// `role` is the role of the new table. A 4 KiB leaf regains the execute rights that the NX huge
 /// page mitigation took from the huge one.
@@ -210,7 +211,7 @@ pub const fn split_child(
                 small
             }
         }
-        _ => child,
+        _ => Spte(child.0 | spte::PAGE_SIZE),
     }
 }
 

@@ -30,4 +30,4 @@ pub use age::Age;
 pub use masks::Masks;
 pub use protect::Protect;
 pub use role::Role;
-pub use spte::{Entry, LogProtected, Settled, Spte};
+pub use spte::{Entry, LogProtected, Settled, Spte, WriteBits};

@@ -4,7 +4,7 @@
 
 use super::{
     masks::Masks,
-    spte::{Spte, WRITABLE},
+    spte::{Spte, WriteBits},
 };
 
 /// What makes the next write to a page noticed.
@@ -28,15 +28,21 @@ impl Protect {
             Protect::Log
         }
     }
+
+    /// The bits that are to be cleared in a present leaf.
+    #[inline]
+    pub fn bits(self, leaf: Spte, masks: &Masks) -> WriteBits {
+        match self {
+            Protect::Log => WriteBits::W,
+            Protect::Tracking => WriteBits::W.and(WriteBits::mmu_writable(masks)),
+            Protect::ClearDirty if leaf.ad_need_write_protect() => WriteBits::W,
+            Protect::ClearDirty => WriteBits::dirty(masks),
+        }
+    }
 }
 
 /// A present leaf, protected.
 #[inline]
 pub fn protected(leaf: Spte, how: Protect, masks: &Masks) -> Spte {
-    match how {
-        Protect::Log => leaf.without(WRITABLE),
-        Protect::Tracking => leaf.without(WRITABLE | masks.mmu_writable),
-        Protect::ClearDirty if leaf.ad_need_write_protect() => leaf.without(WRITABLE),
-        Protect::ClearDirty => leaf.without(masks.dirty),
-    }
+    leaf.cleared(how.bits(leaf, masks))
 }

@@ -72,6 +72,40 @@ pub enum Entry {
     Leaf(Pfn),
 }
 
+/// Some of the bits that tell whether and how a page may be written: W, MMU-writable, and D. Whatever of them is
+/// cleared, an entry points where it did, and is as present as it was.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct WriteBits(u64);
+
+impl WriteBits {
+    /// W.
+    pub const W: WriteBits = WriteBits(WRITABLE);
+
+    /// D, in the format that `masks` describes; none if that has no D.
+    #[inline]
+    pub const fn dirty(masks: &Masks) -> Self {
+        WriteBits(masks.dirty)
+    }
+
+    /// MMU-writable, in the format that `masks` describes.
+    #[inline]
+    pub const fn mmu_writable(masks: &Masks) -> Self {
+        WriteBits(masks.mmu_writable)
+    }
+
+    /// These and those of `other`.
+    #[inline]
+    pub const fn and(self, other: WriteBits) -> Self {
+        WriteBits(self.0 | other.0)
+    }
+
+    /// The bits.
+    #[inline]
+    pub const fn raw(self) -> u64 {
+        self.0
+    }
+}
+
 /// Identifies *settled* leaves by one comparison: present and writable, and with D set if it is D that the
 /// dirty log clears (PML). Neither a fault nor the CPU will set another bit there that matters to the log.
 ///
@@ -81,21 +115,36 @@ pub enum Entry {
 pub struct Settled {
     mask: u64,
     value: u64,
+    bit: WriteBits,
 }
 
 impl Settled {
     /// For a log that takes `bit`, W or D, away from the leaves of pages with this role, in the format that
     /// `masks` describes.
     #[inline]
-    pub const fn new(bit: u64, role: Role, masks: &Masks) -> Self {
+    pub const fn new(bit: WriteBits, role: Role, masks: &Masks) -> Self {
         if masks.dirty == 0 || role.ad_disabled() {
             // Without A/D bits, aging takes rights away, and faults give them back: match nothing.
-            return Settled { mask: 0, value: 1 };
+            return Settled {
+                mask: 0,
+                value: 1,
+                bit,
+            };
         }
 
-        let value = MMU_PRESENT | WRITABLE | bit;
+        let value = MMU_PRESENT | WRITABLE | bit.raw();
 
-        Settled { mask: value, value }
+        Settled {
+            mask: value,
+            value,
+            bit,
+        }
+    }
+
+    /// The leaf without the bit that the log takes away.
+    #[inline]
+    pub const fn cleared(self, spte: Spte) -> Spte {
+        spte.cleared(self.bit)
     }
 
     /// Whether `spte`, which is a leaf if it is present, is settled.
@@ -195,12 +244,6 @@ impl Spte {
     #[inline(always)]
     pub fn any(sptes: &[Spte]) -> Spte {
         sptes.iter().fold(Spte(0), |any, spte| Spte(any.0 | spte.0))
-    }
-
-    /// The bits that are set here and clear in `new`.
-    #[inline]
-    pub const fn lost_in(self, new: Spte) -> u64 {
-        self.0 & !new.0
     }
 
     /// The entry with those of `bits` set that are set in `other`.
@@ -325,6 +368,12 @@ impl Spte {
     #[inline]
     pub const fn without(self, bits: u64) -> Spte {
         Spte(self.0 & !bits)
+    }
+
+    /// The entry with `bits` cleared: it points where it did.
+    #[inline]
+    pub const fn cleared(self, bits: WriteBits) -> Spte {
+        self.without(bits.0)
     }
 
     /// Whether an MMU-present leaf has bits that can change without `mmu_lock` and must not be lost, so

@@ -13,10 +13,10 @@ use core::ptr::NonNull;
 
 use crate::{
     bindings,
-    pte::Sptep,
+    pte::{Seen, Sptep, Table},
     pure::{
         addr::{ENTRIES, PAGE_SHIFT},
-        Gfn, Index, Masks, Spte,
+        Gfn, Index, Masks, Spte, WriteBits,
     },
     sync::{Exclusive, MmuLock},
     sys::{Memslot, Sp},
@@ -125,42 +125,54 @@ impl<'a> Sp<'a> {
     }
 }
 
-/// Writes a present leaf in place of another, atomically if the old one is volatile, and returns
-/// what was replaced.
+/// Clears bits of a present leaf, atomically if it is volatile, and returns what was replaced.
 #[inline]
-pub(crate) fn replace(
-    _lock: &Exclusive<'_>,
-    sptep: Sptep<'_>,
-    old: Spte,
-    new: Spte,
-    masks: &Masks,
-) -> Spte {
+pub(crate) fn clear(_lock: &Exclusive<'_>, leaf: Seen<'_>, bits: WriteBits, masks: &Masks) -> Spte {
+    let old = leaf.spte();
+    let new = old.cleared(bits);
+
     kvm_mmu_warn_on!(new.is_ve_possible(masks));
 
     if old.is_volatile(masks) {
-        sptep.swap(new)
+        // SAFETY: `mmu_lock` is held for write. The entry points where it did, as nobody else changes that.
+        unsafe { leaf.sptep().swap(new) }
     } else {
-        sptep.write(new);
+        // SAFETY: as above.
+        unsafe { leaf.sptep().write(new) };
         old
     }
 }
 
-/// Changes a present leaf that continues to map the same frame; `mmu_spte_update()`. Returns whether
-/// that leaves stale TLB entries that matter.
+/// As [`clear`]; `mmu_spte_update()`. Returns whether that leaves stale TLB entries that matter.
 #[inline]
-pub(crate) fn update(
-    lock: &Exclusive<'_>,
-    sptep: Sptep<'_>,
-    old: Spte,
-    new: Spte,
-    masks: &Masks,
-) -> bool {
+pub(crate) fn update(lock: &Exclusive<'_>, leaf: Seen<'_>, bits: WriteBits, masks: &Masks) -> bool {
+    let new = leaf.spte().cleared(bits);
+
     warn_on_once!(!new.write_state_is_valid(masks));
 
-    let old = replace(lock, sptep, old, new, masks);
+    let old = clear(lock, leaf, bits, masks);
     warn_on_once!(!old.is_present() || old.pfn(masks) != new.pfn(masks));
 
     old.change_needs_flush(new, masks)
+}
+
+/// Clears W, whatever the entry has become since it was read. Returns whether it was set.
+#[inline]
+pub(crate) fn clear_writable(_lock: &Exclusive<'_>, sptep: Sptep<'_>) -> bool {
+    // SAFETY: `mmu_lock` is held for write.
+    unsafe { sptep.fetch_clear(WriteBits::W) }.is_writable()
+}
+
+/// Puts a leaf into the entry at `index` of `table`. The caller accounts for it and adds it to its list. Anything but
+/// a leaf is a bug, which ends the VM.
+#[inline]
+pub(crate) fn set_leaf(lock: &Exclusive<'_>, table: Table<'_>, index: Index, leaf: Spte) {
+    if !leaf.is_leaf(table.level()) {
+        lock.vm().bugged();
+        return;
+    }
+    // SAFETY: `mmu_lock` is held for write. The value points to no table.
+    unsafe { table.sptep(index).write(leaf) };
 }
 
 /// Zaps a leaf; `mmu_spte_clear_track_bits()`. Returns whether it was present. The caller accounts for it
@@ -173,7 +185,8 @@ pub(crate) fn update(
 pub(crate) fn zap(_lock: &Exclusive<'_>, sptep: Sptep<'_>) -> bool {
     let present = sptep.read().is_present();
 
-    sptep.write(Spte::NONPRESENT);
+    // SAFETY: `mmu_lock` is held for write. The value is not present.
+    unsafe { sptep.write(Spte::NONPRESENT) };
     present
 }
 

@@ -124,12 +124,13 @@ use kernel::error::{code::EINTR, Result};
 
 use super::leaves::Leaves;
 use crate::{
-    pte::{Table, View, GROUP},
+    change::{LogLocks, Update},
+    pte::{SmallTable, Table, View, GROUP},
     pure::{
         dirty::{parts, WordPart},
         spte::MMU_PRESENT,
         summary::Summary,
-        Entry, GfnRange, Level, Masks, Spte,
+        Entry, GfnRange, Level, Masks, Spte, WriteBits,
     },
     root::{Roots, Selection},
     sync::{with_shared, Holder, SlotsLock},
@@ -138,25 +139,31 @@ use crate::{
         stats::{self, Event},
         trace, DirtyBitmap, Memslot, Vm,
     },
-    walk::Walk,
+    walk::{Step, Walk},
 };
 
 /// The D bits of a tree, as the holder of `slots_lock` sees them.
 pub(super) struct DirtyBits<'m> {
+    slots: &'m SlotsLock<'m>,
     masks: &'m Masks,
 }
 
 impl<'m> DirtyBits<'m> {
     /// For a tree whose entries have this format.
-    pub(super) fn new(_slots: &SlotsLock<'_>, masks: &'m Masks) -> Self {
-        DirtyBits { masks }
+    pub(super) fn new(slots: &'m SlotsLock<'m>, masks: &'m Masks) -> Self {
+        DirtyBits { slots, masks }
     }
 
     /// Sets the bits of the pages of `within` that `table` maps with D set. D stays set, for a later CLEAR.
     /// Returns the number of these pages.
     // A function of its own, so that its loop has all registers.
     #[inline(never)]
-    pub(super) fn harvest(&self, table: Table<'_>, within: GfnRange, log: &DirtyBitmap<'_>) -> u64 {
+    pub(super) fn harvest(
+        &self,
+        table: SmallTable<'_>,
+        within: GfnRange,
+        log: &DirtyBitmap<'_>,
+    ) -> u64 {
         let mut pages: u64 = 0;
         let mut rest = within;
 
@@ -195,7 +202,7 @@ impl<'m> DirtyBits<'m> {
     #[inline(always)]
     fn next_part(
         &self,
-        table: Table<'_>,
+        table: SmallTable<'_>,
         rest: &mut GfnRange,
         log: &DirtyBitmap<'_>,
     ) -> Option<WordPart> {
@@ -208,7 +215,7 @@ impl<'m> DirtyBits<'m> {
 
     /// Which of the pages of `range`, 64 at most, `table` maps with D set. Bit 0 stands for the first.
     #[inline(always)]
-    fn written(&self, table: Table<'_>, range: GfnRange) -> u64 {
+    fn written(&self, table: SmallTable<'_>, range: GfnRange) -> u64 {
         let dirty = self.masks.dirty;
         let is_dirty = |spte: &Spte| spte.has_all(MMU_PRESENT | dirty);
         let mut pages = table.pages(range);
@@ -260,20 +267,23 @@ impl<'m> DirtyBits<'m> {
     /// Closes the table that an entry points to, if it was draining before the leaves of `within` were
     /// looked at, which have to be all, and still is.
     #[inline]
-    pub(super) fn close(&self, view: &mut View<'_>, within: GfnRange) {
+    pub(super) fn close<'l, M: Update<'l>>(&self, step: &mut Step<'_, M>, within: GfnRange) {
+        let view = &step.view;
+
         if Summary::of(view.spte(), self.masks) == Summary::Draining && within == view.range() {
-            view.compare_exchange(Summary::closed(view.spte(), self.masks));
+            step.try_close(self.slots, self.masks);
         }
     }
 
     /// Makes the table that an entry points to drain, if it is open. The caller flushes before it drops
     /// `slots_lock`, and does not close the table.
     #[inline]
-    pub(super) fn drain(&self, view: &mut View<'_>) {
+    pub(super) fn drain<'l, M: Update<'l>>(&self, step: &mut Step<'_, M>) {
+        let view = &step.view;
         let is_table = matches!(view.entry(self.masks), Entry::Table(_));
 
         if is_table && Summary::of(view.spte(), self.masks) == Summary::Open {
-            view.compare_exchange(Summary::draining(view.spte(), self.masks));
+            step.try_drain(self.slots, self.masks);
         }
     }
 }
@@ -295,8 +305,8 @@ pub(crate) fn harvest(slots: &SlotsLock<'_>, slot: Memslot<'_>, log: &DirtyBitma
             let mut counts = Counts::default();
             let mut interrupted = false;
 
-            while let Some(step) = walk.next() {
-                let mut view = step.view;
+            while let Some(mut step) = walk.next() {
+                let view = step.view;
                 let Entry::Table(_) = view.entry(masks) else {
                     continue;
                 };
@@ -312,11 +322,11 @@ pub(crate) fn harvest(slots: &SlotsLock<'_>, slot: Memslot<'_>, log: &DirtyBitma
                     interrupted = true;
                     break;
                 }
-                if let Some(table) = view.child(masks) {
+                if let Some(table) = view.child(masks).and_then(Table::small) {
                     let within = view.range().intersection(slot.range());
 
                     counts.add(bits.harvest(table, within, log));
-                    bits.close(&mut view, within);
+                    bits.close(&mut step, within);
                 }
             }
             drop(walk);
@@ -353,10 +363,11 @@ pub(crate) fn forget(slots: &SlotsLock<'_>, slot: Memslot<'_>) {
                 if view.level() != Level::Page2M {
                     continue;
                 }
-                if let Some(table) = view.child(masks) {
+                if let Some(table) = view.child(masks).and_then(Table::small) {
                     let within = view.range().intersection(slot.range());
+                    let locks = LogLocks::new(step.lock, slots);
 
-                    forget_in_table(table, within, slot.as_id(), masks);
+                    forget_in_table(locks, table, within, slot.as_id(), masks);
                 }
             }
         }
@@ -364,17 +375,23 @@ pub(crate) fn forget(slots: &SlotsLock<'_>, slot: Memslot<'_>) {
 }
 
 /// Clears D in the write-protected leaves of `table` that map pages of `within`.
-fn forget_in_table(table: Table<'_>, within: GfnRange, as_id: u16, masks: &Masks) {
+fn forget_in_table(
+    locks: LogLocks<'_>,
+    table: SmallTable<'_>,
+    within: GfnRange,
+    as_id: u16,
+    masks: &Masks,
+) {
     let is_old = |spte: Spte| spte.is_present() && !spte.is_writable() && spte.is_dirty(masks);
 
     for (gfn, sptep) in within.frames().zip(table.pages(within)) {
         let mut old = sptep.read();
 
         while is_old(old) {
-            let new = old.without(masks.dirty);
-
-            match sptep.compare_exchange(old, new) {
+            match sptep.try_clear(locks, old, WriteBits::dirty(masks)) {
                 Ok(()) => {
+                    let new = old.cleared(WriteBits::dirty(masks));
+
                     trace::spte_changed(as_id, gfn, Level::Page4K, old, new);
                     break;
                 }

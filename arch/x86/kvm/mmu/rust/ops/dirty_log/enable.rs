@@ -43,7 +43,8 @@ use super::{
 use crate::{
     cache::TdpSplitCache,
     ops::split::{self, refill_unless_killed, HugeLeaf},
-    pure::{spte::WRITABLE, Entry, GfnRange, Level, Masks, Protect},
+    pte::Table,
+    pure::{Entry, GfnRange, Level, Masks, Protect, WriteBits},
     rmap::{ops as rmap, ShadowSplitCaches},
     root::{Roots, Selection},
     sync::{with_exclusive, with_shared, Holder, MmuLock, Shared, SlotsLock},
@@ -109,12 +110,12 @@ fn enable_in_root(
         let pfn = match view.entry(masks) {
             Entry::Leaf(pfn) => pfn,
             Entry::Table(_) if view.level() == Level::Page2M => {
-                if let Some(table) = view.child(masks) {
+                if let Some(table) = view.child(masks).and_then(Table::small) {
                     let within = view.range().intersection(range);
 
                     protect_table(&bits.of_table(step.lock, slots, table), within);
                     if let Some(dirty) = &dirty {
-                        dirty.drain(&mut step.view);
+                        dirty.drain(&mut step);
                     }
                 }
                 continue;
@@ -132,17 +133,17 @@ fn enable_in_root(
                 continue;
             };
 
-            let like = spte.without(bits.bit());
+            let like = spte.cleared(bits.bit());
 
             match split::split_as(page, &mut step, like, Event::EagerSplit, masks) {
                 // 4 KiB leaves are protected already; the walk continues in a table of 2 MiB leaves.
                 Ok(_) => {
                     if let (Some(dirty), Level::Page2M) = (&dirty, view.level()) {
-                        dirty.drain(&mut view.again());
+                        dirty.drain(&mut step.again());
                     }
                 }
                 Err(page) => {
-                    cache.put(page.into_blank(), node);
+                    cache.put(page, node);
                     walk.revisit();
                 }
             }
@@ -150,8 +151,8 @@ fn enable_in_root(
         }
 
         // D bits don't tell which part of a huge page was written.
-        let clear = bits.bit() | WRITABLE;
-        if !spte.has_any(clear) {
+        let clear = bits.bit().and(WriteBits::W);
+        if !spte.has_any(clear.raw()) {
             continue;
         }
         if step.try_clear_bits(clear, bits.as_id()).is_err() {

@@ -42,14 +42,13 @@
 //!
 //! Any other leaf is changed by exchanges, until one succeeds or there is nothing left to clear.
 
-use core::marker::PhantomData;
-
 use super::protect::bit_to_clear;
 use crate::{
-    pte::{Group, Sptep, Table, GROUP},
+    change::LogLocks,
+    pte::{SmallGroup, SmallSptep, SmallTable, GROUP},
     pure::{
         dirty::{frames, WORD_PAGES},
-        Gfn, GfnRange, Index, Level, Masks, Role, Settled, Spte,
+        Gfn, GfnRange, Index, Level, Masks, Role, Settled, Spte, WriteBits,
     },
     sync::{MmuLock, SlotsLock},
     sys::{trace, Vm},
@@ -60,7 +59,7 @@ use crate::{
 pub(super) struct LeafBits<'m> {
     as_id: u16,
     /// W or D.
-    bit: u64,
+    bit: WriteBits,
     settled: Settled,
     masks: &'m Masks,
 }
@@ -86,65 +85,64 @@ impl<'m> LeafBits<'m> {
 
     /// The bit that is cleared: W or D.
     #[inline]
-    pub(super) fn bit(&self) -> u64 {
+    pub(super) fn bit(&self) -> WriteBits {
         self.bit
     }
 
-    /// The leaves of `table`, which has 4 KiB pages and belongs to the tree.
+    /// The leaves of `table`, which belongs to the tree.
     #[inline]
     pub(super) fn of_table<'t, 'l>(
         &'t self,
         lock: &'t impl MmuLock<'l>,
         slots: &'t SlotsLock<'_>,
-        table: Table<'t>,
+        table: SmallTable<'t>,
     ) -> Leaves<'t> {
-        slots.check_vm(lock);
         Leaves {
             bits: *self,
             table,
             traced: trace::spte_changed_enabled(),
-            held: PhantomData,
+            locks: LogLocks::new(lock, slots),
         }
+    }
+
+    /// Warns if D is to be cleared where W has to be (a bug), with `CONFIG_KVM_PROVE_MMU=y`.
+    #[inline(always)]
+    fn check(self, old: Spte) {
+        kvm_mmu_warn_on!(self.bit == WriteBits::dirty(self.masks) && old.ad_need_write_protect());
     }
 
     /// Clears the bit in a leaf. Returns whether it was set.
     #[inline(always)]
-    fn clear(self, sptep: Sptep<'_>) -> bool {
-        let old = sptep.read();
-
-        if self.settled.matches(old) {
-            kvm_mmu_warn_on!(self.bit == self.masks.dirty && old.ad_need_write_protect());
-            sptep.write(old.without(self.bit));
-            return true;
+    fn clear(self, locks: LogLocks<'_>, sptep: SmallSptep<'_>) -> bool {
+        match sptep.clear_settled(locks, self.settled) {
+            Ok(old) => {
+                self.check(old);
+                true
+            }
+            Err(old) => old.has_any(self.bit.raw()) && self.exchange(locks, sptep, old).is_some(),
         }
-        old.has_any(self.bit) && self.exchange(sptep, old).is_some()
     }
 
     /// Clears the bit in eight leaves. Returns in which it was set; bit 0 stands for the first.
     #[inline(always)]
-    fn clear_group(self, group: Group<'_>) -> u64 {
-        let now = group.read();
-
-        if !self.settled.matches_all(&now) {
-            return match Spte::any(&now).has_any(self.bit) {
-                true => self.clear_each(group),
-                false => 0,
-            };
+    fn clear_group(self, locks: LogLocks<'_>, group: SmallGroup<'_>) -> u64 {
+        match group.clear_settled(locks, self.settled) {
+            Ok(old) => {
+                old.into_iter().for_each(|old| self.check(old));
+                u64::MAX >> (u64::BITS - GROUP as u32)
+            }
+            Err(now) if Spte::any(&now).has_any(self.bit.raw()) => self.clear_each(locks, group),
+            Err(_) => 0,
         }
-        for old in now {
-            kvm_mmu_warn_on!(self.bit == self.masks.dirty && old.ad_need_write_protect());
-        }
-        group.write(now.map(|old| old.without(self.bit)));
-        u64::MAX >> (u64::BITS - GROUP as u32)
     }
 
     /// The same, one by one.
     #[inline(never)]
-    fn clear_each(self, group: Group<'_>) -> u64 {
+    fn clear_each(self, locks: LogLocks<'_>, group: SmallGroup<'_>) -> u64 {
         let mut cleared: u64 = 0;
 
         for (n, sptep) in group.spteps().into_iter().enumerate() {
-            cleared |= u64::from(self.clear(sptep)).wrapping_shl(n as u32);
+            cleared |= u64::from(self.clear(locks, sptep)).wrapping_shl(n as u32);
         }
         cleared
     }
@@ -153,10 +151,10 @@ impl<'m> LeafBits<'m> {
     /// replaced, or `None` if there was nothing to clear.
     #[cold]
     #[inline(never)]
-    fn exchange(self, sptep: Sptep<'_>, mut old: Spte) -> Option<Spte> {
-        while old.is_present() && old.has_any(self.bit) {
-            kvm_mmu_warn_on!(self.bit == self.masks.dirty && old.ad_need_write_protect());
-            match sptep.compare_exchange(old, old.without(self.bit)) {
+    fn exchange(self, locks: LogLocks<'_>, sptep: SmallSptep<'_>, mut old: Spte) -> Option<Spte> {
+        while old.is_present() && old.has_any(self.bit.raw()) {
+            self.check(old);
+            match sptep.try_clear(locks, old, self.bit) {
                 Ok(()) => return Some(old),
                 Err(now) => old = now,
             }
@@ -165,19 +163,19 @@ impl<'m> LeafBits<'m> {
     }
 }
 
-/// The leaves of one table, while `mmu_lock` is held for read, and `slots_lock`.
+/// The leaves of one table, while `mmu_lock` is held, and `slots_lock`.
 pub(super) struct Leaves<'t> {
     bits: LeafBits<'t>,
-    table: Table<'t>,
+    table: SmallTable<'t>,
     /// Whether each change has to be traced.
     traced: bool,
-    held: PhantomData<&'t ()>,
+    locks: LogLocks<'t>,
 }
 
 impl<'t> Leaves<'t> {
     /// The table that they are in.
     #[inline]
-    pub(super) fn table(&self) -> Table<'t> {
+    pub(super) fn table(&self) -> SmallTable<'t> {
         self.table
     }
 
@@ -186,7 +184,7 @@ impl<'t> Leaves<'t> {
     #[inline(always)]
     pub(super) fn clear_range(&self, range: GfnRange) -> u64 {
         // In registers, as far as the loop is concerned.
-        let bits = self.bits;
+        let (bits, locks) = (self.bits, self.locks);
         let mut cleared: u64 = 0;
         let mut at: u32 = 0;
         let mut pages = self.table.pages(range);
@@ -195,11 +193,11 @@ impl<'t> Leaves<'t> {
             return self.clear_traced(range);
         }
         while let Some(group) = pages.next_group() {
-            cleared |= bits.clear_group(group).wrapping_shl(at);
+            cleared |= bits.clear_group(locks, group).wrapping_shl(at);
             at = at.wrapping_add(GROUP as u32);
         }
         for sptep in pages {
-            cleared |= u64::from(bits.clear(sptep)).wrapping_shl(at);
+            cleared |= u64::from(bits.clear(locks, sptep)).wrapping_shl(at);
             at = at.wrapping_add(1);
         }
         cleared
@@ -219,7 +217,7 @@ impl<'t> Leaves<'t> {
             if self.traced {
                 any |= self.clear_traced(GfnRange::single(gfn)) != 0;
             } else {
-                any |= bits.clear(table.sptep(Index::of(gfn, Level::Page4K)));
+                any |= bits.clear(self.locks, table.sptep(Index::of(gfn, Level::Page4K)));
             }
         }
         any
@@ -235,9 +233,9 @@ impl<'t> Leaves<'t> {
         for (at, gfn) in range.frames().enumerate() {
             let sptep = self.table.sptep(Index::of(gfn, Level::Page4K));
 
-            if let Some(old) = bits.exchange(sptep, sptep.read()) {
+            if let Some(old) = bits.exchange(self.locks, sptep, sptep.read()) {
                 cleared |= 1u64.wrapping_shl(at as u32);
-                trace::spte_changed(bits.as_id, gfn, Level::Page4K, old, old.without(bits.bit));
+                trace::spte_changed(bits.as_id, gfn, Level::Page4K, old, old.cleared(bits.bit));
             }
         }
         cleared

@@ -9,8 +9,7 @@ use crate::{
     pure::{
         dirty::WORD_PAGES,
         protect::{protected, Protect},
-        spte::WRITABLE,
-        Entry, Gfn, GfnRange, Level, Masks, Role,
+        Entry, Gfn, GfnRange, Level, Masks, Role, WriteBits,
     },
     root::{stable_roots, Roots, Selection},
     sync::{Exclusive, MmuLock, Shared},
@@ -36,7 +35,7 @@ pub(crate) fn write_protect_slot(
 
     let mut roots = Roots::new(vm, Selection::valid(slot.as_id()));
     while let Some(root) = roots.next(lock) {
-        changed |= clear_in_root(lock, root, min_level, slot.range(), WRITABLE, masks);
+        changed |= clear_in_root(lock, root, min_level, slot.range(), WriteBits::W, masks);
     }
     changed
 }
@@ -60,7 +59,7 @@ fn clear_in_root(
     root: Sp<'_>,
     min_level: Level,
     range: GfnRange,
-    bit: u64,
+    bit: WriteBits,
     masks: &Masks,
 ) -> bool {
     let mut changed = false;
@@ -72,11 +71,11 @@ fn clear_in_root(
         };
         let spte = step.view.spte();
 
-        kvm_mmu_warn_on!(bit == masks.dirty && spte.ad_need_write_protect());
-        if !spte.has_any(bit) {
+        kvm_mmu_warn_on!(bit == WriteBits::dirty(masks) && spte.ad_need_write_protect());
+        if !spte.has_any(bit.raw()) {
             continue;
         }
-        match step.set(spte.without(bit), masks) {
+        match step.set(spte.cleared(bit), masks) {
             Ok(()) => changed = true,
             Err(_) => walk.revisit(),
         }
@@ -88,27 +87,27 @@ fn clear_in_root(
 /// CPU has a log for them, or GET looks for them. While the VM goes over from faults to D bits, it is W, and D
 /// is not to be set either.
 #[inline]
-pub(in crate::ops) fn bit_to_clear(vm: Vm<'_>, role: Role, masks: &Masks) -> u64 {
+pub(in crate::ops) fn bit_to_clear(vm: Vm<'_>, role: Role, masks: &Masks) -> WriteBits {
     if vm.has_cpu_dirty_log() {
         dirty_bit(vm, role, masks)
     } else if vm.logs_by_dirty_bits() {
         match vm.is_switching_dirty_log() {
-            true => WRITABLE | masks.dirty,
-            false => masks.dirty,
+            true => WriteBits::W.and(WriteBits::dirty(masks)),
+            false => WriteBits::dirty(masks),
         }
     } else {
-        WRITABLE
+        WriteBits::W
     }
 }
 
 /// The bit whose clearing makes the next write to a page of a tree with this role noticed.
 ///
 /// All pages of a tree have the role of the root, except for the level.
-fn dirty_bit(vm: Vm<'_>, role: Role, masks: &Masks) -> u64 {
+fn dirty_bit(vm: Vm<'_>, role: Role, masks: &Masks) -> WriteBits {
     if vm.ad_need_write_protect(role) || !masks.ad_enabled {
-        WRITABLE
+        WriteBits::W
     } else {
-        masks.dirty
+        WriteBits::dirty(masks)
     }
 }
 
@@ -125,7 +124,7 @@ pub(crate) fn clear_dirty_masked(
 
     for root in stable_roots(lock, Selection::valid(slot.as_id())) {
         let bit = if write_protect {
-            WRITABLE
+            WriteBits::W
         } else {
             dirty_bit(lock.vm(), root.role(), masks)
         };
@@ -139,7 +138,7 @@ fn clear_masked_in_root(
     root: Sp<'_>,
     first: Gfn,
     mask: u64,
-    bit: u64,
+    bit: WriteBits,
     masks: &Masks,
 ) {
     let as_id = root.role().as_id();
@@ -153,7 +152,9 @@ fn clear_masked_in_root(
         let Entry::Leaf(_) = step.view.entry(masks) else {
             continue;
         };
-        kvm_mmu_warn_on!(bit == masks.dirty && step.view.spte().ad_need_write_protect());
+        kvm_mmu_warn_on!(
+            bit == WriteBits::dirty(masks) && step.view.spte().ad_need_write_protect()
+        );
 
         if step.view.level() > Level::Page4K {
             continue;
@@ -164,7 +165,7 @@ fn clear_masked_in_root(
         }
         left &= !page;
 
-        if step.view.spte().has_any(bit) {
+        if step.view.spte().has_any(bit.raw()) {
             step.clear_bits(bit, as_id, masks);
         }
     }
@@ -202,7 +203,7 @@ pub(crate) fn protect_gfn(
             }
             if lock.vm().logs_by_dirty_bits() {
                 // The CPU may just have set D, and then D is all that tells of its write.
-                step.clear_bits(spte.lost_in(new), root.role().as_id(), masks);
+                step.clear_bits(how.bits(spte, masks), root.role().as_id(), masks);
             } else {
                 step.write(new, masks);
             }

@@ -64,7 +64,8 @@ use super::{
 use crate::{
     cache::TdpSplitCache,
     ops::split::{self, refill_unless_killed, HugeLeaf},
-    pure::{dirty::WORD_PAGES, spte::WRITABLE, Entry, GfnRange, Level, Protect},
+    pte::Table,
+    pure::{dirty::WORD_PAGES, Entry, GfnRange, Level, Protect, WriteBits},
     rmap::{ops as rmap, ShadowSplitCaches},
     root::{stable_roots, Roots, Selection},
     sync::{with_exclusive, with_shared, Exclusive, Holder, MmuLock, Shared, SlotsLock},
@@ -252,7 +253,7 @@ impl<'a, 'l> Reap<'a, 'l> {
             match view.entry(masks) {
                 Entry::Table(_) if view.level() > Level::Page2M => continue,
                 Entry::Table(_) => {
-                    if let Some(table) = view.child(masks) {
+                    if let Some(table) = view.child(masks).and_then(Table::small) {
                         self.clear_taken(&bits.of_table(step.lock, self.slots, table), within);
                     }
                 }
@@ -273,7 +274,7 @@ impl<'a, 'l> Reap<'a, 'l> {
                         && within == view.range()
                         && log.all_taken(within);
                     let like = if whole {
-                        view.spte().without(bits.bit())
+                        view.spte().cleared(bits.bit())
                     } else {
                         view.spte()
                     };
@@ -286,16 +287,16 @@ impl<'a, 'l> Reap<'a, 'l> {
                             continue;
                         }
                         Err(page) => {
-                            cache.put(page.into_blank(), node);
+                            cache.put(page, node);
                             walk.revisit();
                             continue;
                         }
                     }
                 }
                 Entry::Leaf(_) if huge == HugePages::Protect && log.any_taken(within) => {
-                    let clear = bits.bit() | WRITABLE;
+                    let clear = bits.bit().and(WriteBits::W);
 
-                    if view.spte().has_any(clear)
+                    if view.spte().has_any(clear.raw())
                         && step.try_clear_bits(clear, bits.as_id()).is_err()
                     {
                         walk.revisit();
@@ -346,18 +347,18 @@ impl<'a, 'l> Reap<'a, 'l> {
                     if all && dirty.is_closed(&view) && !log.any_current(within) {
                         continue;
                     }
-                    let Some(table) = view.child(masks) else {
+                    let Some(table) = view.child(masks).and_then(Table::small) else {
                         continue;
                     };
                     let leaves = bits.of_table(step.lock, self.slots, table);
 
                     changed |= self.take_dirty_bits(&leaves, within, &dirty, &mut counts);
                     if all {
-                        dirty.close(&mut step.view, within);
+                        dirty.close(&mut step, within);
                     }
                     // There will be a flush in any case.
                     if changed {
-                        dirty.drain(&mut step.view);
+                        dirty.drain(&mut step);
                     }
                     if !all {
                         let end = view.range().end;
@@ -381,24 +382,24 @@ impl<'a, 'l> Reap<'a, 'l> {
                     };
 
                     // D of the pages that are not requested does not matter: their bits are set.
-                    let like = view.spte().without(masks.dirty);
+                    let like = view.spte().cleared(WriteBits::dirty(masks));
 
                     changed = true;
                     match split::split_as(page, &mut step, like, Event::EagerSplit, masks) {
-                        Ok(_) if view.level() == Level::Page2M => dirty.drain(&mut view.again()),
+                        Ok(_) if view.level() == Level::Page2M => dirty.drain(&mut step.again()),
                         Ok(_) => {}
                         Err(page) => {
-                            cache.put(page.into_blank(), node);
+                            cache.put(page, node);
                             walk.revisit();
                         }
                     }
                 }
                 Entry::Leaf(_) if huge == HugePages::Protect && log.any_taken(within) => {
-                    let clear = masks.dirty | WRITABLE;
+                    let clear = WriteBits::W.and(WriteBits::dirty(masks));
 
                     changed = true;
-                    if view.spte().has_any(clear)
-                        && step.set(view.spte().without(clear), masks).is_err()
+                    if view.spte().has_any(clear.raw())
+                        && step.set(view.spte().cleared(clear), masks).is_err()
                     {
                         walk.revisit();
                     }
@@ -451,7 +452,7 @@ impl<'a, 'l> Reap<'a, 'l> {
             while let Some(step) = walk.next() {
                 let view = step.view;
 
-                match (view.entry(masks), view.child(masks)) {
+                match (view.entry(masks), view.child(masks).and_then(Table::small)) {
                     (Entry::Table(_), Some(table)) if view.level() == Level::Page2M => {
                         let within = view.range().intersection(range);
                         let leaves = bits.of_table(step.lock, self.slots, table);

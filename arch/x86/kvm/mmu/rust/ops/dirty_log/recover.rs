@@ -123,7 +123,9 @@ fn recover_level(
                     Outcome::Stays if to == Level::Page2M && !role.mirror() => {
                         let within = view.range().intersection(range);
 
-                        if unprotect_pages(step.lock, unlogged, table, within, role) {
+                        if table.small().is_some_and(|table| {
+                            unprotect_pages(step.lock, unlogged, table, within, role)
+                        }) {
                             flush.note();
                         }
                     }

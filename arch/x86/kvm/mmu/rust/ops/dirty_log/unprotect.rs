@@ -37,21 +37,21 @@
 //! - **Roots** are zapped under `mmu_lock` held for write, or once they are invalid, and then nobody gets here.
 
 use crate::{
-    pte::Table,
+    pte::SmallTable,
     pure::{GfnRange, Index, Level, LogProtected, Role},
     sync::{MmuLock, Shared},
     sys::{trace, Unlogged},
 };
 
-/// Makes the 4 KiB pages of `range` writable again that only the log kept from being written. All of them
-/// are in `table`, which is part of a tree whose root has `role`, and no mirror. Returns whether there was
-/// any; the flush that is due then only spares faults on what CPUs have cached.
+/// Makes the pages of `range` in `table` writable again that only the log kept from being written. `role` is
+/// that of the tree's root. Returns whether there was any; the flush that is due then only spares faults on
+/// what CPUs have cached.
 // A function of its own, so that its loop has all registers.
 #[inline(never)]
 pub(super) fn unprotect_pages(
     lock: &Shared<'_>,
-    _unlogged: Unlogged<'_>,
-    table: Table<'_>,
+    unlogged: Unlogged<'_>,
+    table: SmallTable<'_>,
     range: GfnRange,
     role: Role,
 ) -> bool {
@@ -59,13 +59,10 @@ pub(super) fn unprotect_pages(
     let mut any = false;
 
     if trace::spte_changed_enabled() {
-        return unprotect_traced(table, range, role, protected);
+        return unprotect_traced(lock, unlogged, table, range, role, protected);
     }
     table.for_each_page(range, |sptep| {
-        let old = sptep.read();
-
-        if protected.matches(old) {
-            sptep.write(protected.writable(old));
+        if sptep.unprotect(lock, unlogged, protected) {
             any = true;
         }
     });
@@ -75,7 +72,9 @@ pub(super) fn unprotect_pages(
 /// The same, by exchanges, so that each change can be told exactly. Who loses leaves the page to a fault.
 #[cold]
 fn unprotect_traced(
-    table: Table<'_>,
+    lock: &Shared<'_>,
+    unlogged: Unlogged<'_>,
+    table: SmallTable<'_>,
     range: GfnRange,
     role: Role,
     protected: LogProtected,
@@ -84,10 +83,8 @@ fn unprotect_traced(
 
     for gfn in range.frames() {
         let sptep = table.sptep(Index::of(gfn, Level::Page4K));
-        let old = sptep.read();
-        let new = protected.writable(old);
 
-        if protected.matches(old) && sptep.compare_exchange(old, new).is_ok() {
+        if let Some((old, new)) = sptep.try_unprotect(lock, unlogged, protected) {
             trace::spte_changed(role.as_id(), gfn, Level::Page4K, old, new);
             any = true;
         }

@@ -6,7 +6,7 @@
 //! the SPTEs may be zapped concurrently.
 
 use crate::{
-    pte::mark_access_track,
+    change::mark_old,
     pure::{Age, GfnRange, Level, Masks},
     rmap::SlotRmaps,
     sys::{with_masks, Memslot},
@@ -46,7 +46,7 @@ fn age_leaves(slot: Memslot<'_>, range: GfnRange, what: Age, masks: &Masks) -> b
                 }
                 young = true;
                 // If another CPU has changed the SPTE, it is zapped, or in use and young.
-                let _ = sptep.compare_exchange(old, mark_access_track(old, masks));
+                let _ = mark_old(sptep, old, masks);
             }
         }
     }

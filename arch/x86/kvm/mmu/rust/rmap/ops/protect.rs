@@ -3,8 +3,8 @@
 //! Write protection and dirty bits of shadow pages, for the dirty log and for page tracking.
 
 use crate::{
-    pte::Sptep,
-    pure::{protect::protected, spte::WRITABLE, Gfn, GfnRange, Level, Masks, Protect, Spte},
+    pte::{Seen, Sptep},
+    pure::{Gfn, GfnRange, Level, Masks, Protect, WriteBits},
     rmap::{shadow, Rmap, RmapWalk, SlotRmaps},
     sync::{Exclusive, MmuLock},
     sys::Memslot,
@@ -14,36 +14,27 @@ use crate::{
 /// protect for the log flush in any case.
 #[inline(always)]
 fn protect(lock: &Exclusive<'_>, sptep: Sptep<'_>, how: Protect, masks: &Masks) -> bool {
-    let old = sptep.read();
+    let leaf = Seen::new(sptep);
+    let old = leaf.spte();
 
     if warn_on_once!(!old.is_present()) {
         return false;
     }
+
+    let bits = how.bits(old, masks);
     match how {
         Protect::Log => {
             if old.is_writable() {
-                shadow::replace(lock, sptep, old, old.without(WRITABLE), masks);
+                shadow::clear(lock, leaf, bits, masks);
             }
             false
         }
-        Protect::Tracking => {
-            let new = protected(old, how, masks);
-
-            new != old && shadow::update(lock, sptep, old, new, masks)
+        Protect::ClearDirty if bits == WriteBits::W => shadow::clear_writable(lock, sptep),
+        Protect::Tracking | Protect::ClearDirty => {
+            kvm_mmu_warn_on!(how == Protect::ClearDirty && !old.ad_enabled());
+            old.has_any(bits.raw()) && shadow::update(lock, leaf, bits, masks)
         }
-        Protect::ClearDirty => clear_dirty(lock, sptep, old, masks),
     }
-}
-
-#[inline]
-fn clear_dirty(lock: &Exclusive<'_>, sptep: Sptep<'_>, old: Spte, masks: &Masks) -> bool {
-    if old.ad_need_write_protect() {
-        return sptep.fetch_clear(WRITABLE).is_writable();
-    }
-    kvm_mmu_warn_on!(!old.ad_enabled());
-
-    let new = old.without(masks.dirty);
-    new != old && shadow::update(lock, sptep, old, new, masks)
 }
 
 /// Protects all leaves in a list. Returns whether a TLB flush is due.

@@ -202,7 +202,7 @@ fn split_one(
             // can restore. But if it has a table here, that may map less than the huge leaf did.
             flush |= !old.is_leaf(level);
         } else if let Some(list) = lists.of(gfn) {
-            child.write(first.at_offset(offset));
+            shadow::set_leaf(found.lock(), table, index, first.at_offset(offset));
             new += 1;
 
             let mut rmap = found.rmap(list);

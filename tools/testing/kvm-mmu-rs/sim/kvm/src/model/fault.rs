@@ -103,9 +103,9 @@ pub fn mmio_page_fault(vcpu: *mut kvm_vcpu, gfn: u64) -> bool {
     let mut root_level = 0;
 
     rcu::read_lock();
-    // SAFETY: the vCPU has a root, and the arrays are as long as they must be.
-    let leaf =
-        unsafe { kvm_tdp_mmu_get_walk(vcpu, gfn << 12, sptes.as_mut_ptr(), &mut root_level) };
+    let array = sptes.as_mut_ptr();
+    // SAFETY: the vCPU has a root, and the array is as long as it must be.
+    let leaf = unsafe { kvm_tdp_mmu_get_walk(vcpu, gfn << 12, array, &mut root_level) };
     rcu::read_unlock();
     if leaf < 0 {
         return true;
@@ -306,8 +306,8 @@ pub(super) fn handle_page_track(vcpu: *mut kvm_vcpu, fault: &kvm_page_fault) -> 
 
 /// Models `page_fault_can_be_fast()`.
 fn can_be_fast(fault: &kvm_page_fault) -> bool {
-    // SAFETY: a constant while there is a VM.
     if !fault.present {
+        // SAFETY: a constant while there is a VM.
         return unsafe { !kvm_ad_enabled };
     }
     fault.write
