@@ -277,7 +277,8 @@ impl<'a> Place<'a> {
                     // SAFETY: the entry that pointed to the table was just replaced, by us.
                     tear_down(lock, unsafe { RemovedSp::from_table(table) }, masks);
                 } else if self.mirror {
-                    self.vm.set_external_spte(gfn, old, new, self.level)?;
+                    // SAFETY: the page is a mirror. Its entry was frozen by us, or `mmu_lock` is held for write.
+                    unsafe { self.vm.set_external_spte(gfn, old, new, self.level) }?;
                 }
                 if effects.written && self.vm.logs_by_dirty_bits() {
                     carry_one(self, gfn);

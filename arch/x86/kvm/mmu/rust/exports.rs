@@ -324,10 +324,12 @@ export! {
     /// lock is held, but `kvm->srcu`.
     fn kvm_rs_prefault(vcpu: *mut bindings::kvm_vcpu, gfn: bindings::gfn_t, nr_pages: u64) -> u64 {
         let vcpu = wrap!(Vcpu, vcpu);
+        let srcu = held!(Srcu, vcpu.vm());
         let range = GfnRange::new(Gfn(gfn), Gfn(gfn).add(nr_pages));
 
         // SAFETY: the vCPU has loaded the root, and holds a reference to it.
-        unsafe { root::loaded(vcpu.root()) }.map_or(0, |root| prefault::prefault(vcpu, root, range))
+        unsafe { root::loaded(vcpu.root()) }
+            .map_or(0, |root| prefault::prefault(vcpu, &srcu, root, range))
     }
 
     /// Makes a range old, and returns whether it was young. No lock is held.
@@ -444,12 +446,14 @@ export! {
         if !vm.uses_tdp_mmu() {
             return false;
         }
+        let mut slots = held!(SlotsLock, vm);
+
         if vm.dirty_log_initially_set() {
             // Userspace sets that without `slots_lock`. If it was not set in `kvm_rs_prepare_dirty_log()`, D
             // bits are ignored until now.
-            vm.dirty_log_started();
+            Vm::dirty_log_started(&slots);
         } else {
-            enable::enable(&mut held!(SlotsLock, vm), wrap!(Memslot, slot));
+            enable::enable(&mut slots, wrap!(Memslot, slot));
         }
         true
     }
@@ -617,7 +621,8 @@ export! {
 
     /// Whether a present SPTE has to be updated atomically.
     fn spte_needs_atomic_update(spte: u64) -> bool {
-        with_masks(|masks| Spte(spte).is_volatile(masks))
+        // SAFETY: the SPTE is that of a VM.
+        unsafe { with_masks(|masks| Spte(spte).is_volatile(masks)) }
     }
 
     /// Makes a leaf for the shadow MMU. `mmu_lock` is held for write. Returns whether it was write-protected for shadow paging.
@@ -685,7 +690,8 @@ export! {
         // SAFETY: an address computation on an address in the direct map, where tables live.
         let hpa = Hpa(unsafe { bindings::kvm_rs_pa(child_pt) });
 
-        with_masks(|masks| leaf::table(hpa, ad_disabled, masks)).raw()
+        // SAFETY: the table is that of a VM.
+        unsafe { with_masks(|masks| leaf::table(hpa, ad_disabled, masks)) }.raw()
     }
 
     /// Makes an entry that caches MMIO.
@@ -697,6 +703,7 @@ export! {
 
     /// Takes the accessed state away from a leaf.
     fn mark_spte_for_access_track(spte: u64) -> u64 {
-        with_masks(|masks| pte::mark_access_track(Spte(spte), masks)).raw()
+        // SAFETY: the SPTE is that of a VM.
+        unsafe { with_masks(|masks| pte::mark_access_track(Spte(spte), masks)) }.raw()
     }
 }

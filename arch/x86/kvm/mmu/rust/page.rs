@@ -243,10 +243,12 @@ impl RemovedSp {
         }
     }
 
-    /// Hands a mirror page's external table back to the vendor code.
+    /// If the page is a mirror, hands its external table back to the vendor code.
     pub(crate) fn free_external_table(&self, vm: Vm<'_>) {
-        // SAFETY: both exist; the vendor has the callback, because it has mirror pages.
-        unsafe { bindings::kvm_rs_free_external_spt(vm.as_ptr(), self.0.as_ptr()) }
+        if self.as_sp().role().mirror() {
+            // SAFETY: both exist; the vendor has the callback, because it has mirror pages.
+            unsafe { bindings::kvm_rs_free_external_spt(vm.as_ptr(), self.0.as_ptr()) }
+        }
     }
 
     /// Frees the page once all readers are gone, together with others that are retired under the same lock.

@@ -52,7 +52,7 @@ use crate::{
     ops::spte::PrefetchLeaves,
     pte::{SmallTable, Table},
     pure::{Gfn, GfnRange, Level, Masks},
-    sync::{MmuLock, Shared},
+    sync::{MmuLock, Shared, Srcu},
     sys::{HostPages, Memslot, Sp, Vcpu, Vm},
     walk::Descent,
 };
@@ -61,9 +61,9 @@ use crate::{
 /// frame before that was just mapped by a 4 KiB page. Returns the number of frames that are mapped now,
 /// whoever has mapped them.
 ///
-/// May be called only in `KVM_PRE_FAULT_MEMORY`, with `kvm->srcu` held. Takes `mmu_lock`, for at most
-/// [`HostPages::MAX`] pages at a time. Does not sleep for I/O.
-pub(crate) fn prefault(vcpu: Vcpu<'_>, root: Sp<'_>, range: GfnRange) -> u64 {
+/// For `KVM_PRE_FAULT_MEMORY`. Takes `mmu_lock`, for at most [`HostPages::MAX`] pages at a time. Does not sleep
+/// for I/O.
+pub(crate) fn prefault(vcpu: Vcpu<'_>, _srcu: &Srcu<'_>, root: Sp<'_>, range: GfnRange) -> u64 {
     let vm = vcpu.vm();
 
     // Whether a page is private has to be asked for each, and mirrors take a different path.

@@ -8,6 +8,7 @@ use super::{
     desc::{decode, encode, DescCache, DescPtr, Descs},
     encoding::{self, Cell, Head, ListCursor, Word},
     list::{address_of, sptep_at, List, Sptes},
+    shadow,
 };
 use crate::{
     pte::Sptep,
@@ -97,37 +98,49 @@ impl<'a> Rmap<'a> {
         }
     }
 
-    /// Removes the SPTEs for which `keep` returns false, having zapped them.
+    /// Zaps and removes the SPTEs for which `keep` returns false. Returns how many of them were present.
     ///
     /// The lock bit is only held for each removal, as `keep` may take long.
-    pub(crate) fn retain(&mut self, mut keep: impl FnMut(&Exclusive<'_>, Sptep<'_>) -> bool) {
+    pub(crate) fn retain(
+        &mut self,
+        mut keep: impl FnMut(&Exclusive<'_>, Sptep<'_>) -> bool,
+    ) -> i32 {
         let lock = self.lock;
         let mut cursor = ListCursor::new(self.head());
+        let mut zapped: i32 = 0;
 
         while let Some(entry) = cursor.peek(&Descs) {
             // SAFETY: the entry is in the list, which does not change before it is removed below.
-            if keep(lock, unsafe { sptep_at(entry) }) {
+            let sptep = unsafe { sptep_at(entry) };
+
+            if keep(lock, sptep) {
                 cursor.step();
             } else {
+                zapped = zapped.wrapping_add(i32::from(shadow::zap(lock, sptep)));
                 self.change(|descs, head| encoding::remove_at(descs, head, &mut cursor));
             }
         }
+        zapped
     }
 
-    /// Empties the list. `zap` is called for each SPTE, with the lock bit held, and must zap it.
-    pub(crate) fn clear(&mut self, mut zap: impl FnMut(&Exclusive<'_>, Sptep<'_>)) {
+    /// Zaps all SPTEs in the list, with the lock bit held, and empties it. Returns how many were present.
+    pub(crate) fn clear(&mut self) -> i32 {
         let lock = self.lock;
+        let mut zapped: i32 = 0;
 
         self.change(|descs, head| {
             let mut cursor = ListCursor::new(head);
 
             while let Some(entry) = cursor.next(descs) {
                 // SAFETY: the entry is in the list, which is locked.
-                zap(lock, unsafe { sptep_at(entry) });
+                let sptep = unsafe { sptep_at(entry) };
+
+                zapped = zapped.wrapping_add(i32::from(shadow::zap(lock, sptep)));
             }
             encoding::free_all(descs, head);
             Head::Empty
         });
+        zapped
     }
 }
 

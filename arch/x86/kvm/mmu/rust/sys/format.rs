@@ -7,7 +7,11 @@
 
 use core::cell::UnsafeCell;
 
-use crate::{bindings, pure::Masks, sys::Vm};
+use crate::{
+    bindings,
+    pure::Masks,
+    sys::{Memslot, Vm},
+};
 
 struct Snapshot(UnsafeCell<Masks>);
 
@@ -74,10 +78,23 @@ pub(crate) unsafe fn refresh_masks() {
 
 /// Runs `f` with the format, for calls from C that don't say for which VM. Avoids a copy, which would be
 /// 140 bytes.
+///
+/// # Safety
+///
+/// A VM must exist during the call.
 #[inline(always)]
-pub(crate) fn with_masks<R>(f: impl FnOnce(&Masks) -> R) -> R {
-    // SAFETY: a VM exists during the call, so nobody writes the snapshot.
+pub(crate) unsafe fn with_masks<R>(f: impl FnOnce(&Masks) -> R) -> R {
+    // SAFETY: by this function's safety requirement, so nobody writes the snapshot.
     f(unsafe { &*SNAPSHOT.as_ptr() })
+}
+
+impl<'a> Memslot<'a> {
+    /// The format of the SPTEs of the VM that the memslot belongs to.
+    #[inline(always)]
+    pub(crate) fn masks(self) -> &'a Masks {
+        // SAFETY: a memslot exists no longer than its VM, so nobody writes the snapshot during `'a`.
+        unsafe { &*SNAPSHOT.as_ptr() }
+    }
 }
 
 impl<'a> Vm<'a> {

@@ -85,14 +85,15 @@ impl HostPages {
     /// without further notice, so they are marked dirty. `mmu_lock` has been held since they were mapped, so
     /// that no notifier has run that would have the owner of a page write it back, or reuse it.
     pub(crate) fn release(&mut self, _lock: &Shared<'_>, used: usize) {
-        self.put(used.min(self.len));
+        self.put(used);
     }
 
     /// Drops the references, after marking the first `used` pages dirty, for which `mmu_lock` is held.
     fn put(&mut self, used: usize) {
         // INVARIANT: C drops all references.
         let len = core::mem::take(&mut self.len);
-        // SAFETY: by the type invariant, which held until now for `len` pages. No caller has used more.
+        let used = used.min(len);
+        // SAFETY: by the type invariant, which held until now for `len` pages, of which `used` are no more.
         unsafe { bindings::kvm_rs_release_pages(self.as_mut_ptr(), used as i32, len as i32) }
     }
 

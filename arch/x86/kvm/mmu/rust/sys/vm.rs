@@ -13,7 +13,7 @@ use crate::{
         addr::{ENTRIES, PAGE_SHIFT},
         Gfn, GfnRange, Level, Role, Spte,
     },
-    sync::MmuLock,
+    sync::{MmuLock, SlotsLock},
     sys::Memslot,
     vm::Vm,
 };
@@ -98,11 +98,10 @@ impl<'a> Vm<'a> {
         }
     }
 
-    /// Notes that the D bits of the memslot that is being enabled count as writes from now on. `slots_lock` is
-    /// held.
-    pub(crate) fn dirty_log_started(self) {
+    /// Notes that the D bits of the memslot that is being enabled count as writes from now on.
+    pub(crate) fn dirty_log_started(slots: &SlotsLock<'a>) {
         // SAFETY: the VM exists; the helper sets a field by a marked access.
-        unsafe { bindings::kvm_rs_dirty_log_started(self.as_ptr()) }
+        unsafe { bindings::kvm_rs_dirty_log_started(slots.vm().as_ptr()) }
     }
 
     /// Whether pages of this role log writes by write protection although they have A/D bits: under
@@ -189,10 +188,11 @@ impl<'a> Vm<'a> {
     }
 
     /// Whether dirty logging begins with all bits set, and huge pages left as they are
-    /// (`KVM_DIRTY_LOG_INITIALLY_SET`).
+    /// (`KVM_DIRTY_LOG_INITIALLY_SET`). Userspace may change it at any time.
     #[inline]
     pub(crate) fn dirty_log_initially_set(self) -> bool {
-        // SAFETY: the VM exists; `slots_lock`, under which it is set, is held by those who ask.
+        // SAFETY: the VM exists. C reads the field so as well, and `KVM_ENABLE_CAP` sets it, without a lock: it
+        // is a word of flags, of which either value will do.
         unsafe { bindings::kvm_rs_dirty_log_initially_set(self.as_ptr()) }
     }
 
@@ -330,8 +330,19 @@ impl<'a> Vm<'a> {
     }
 
     /// Propagates a change of a mirror SPTE to the external (TDX) page table.
-    pub(crate) fn set_external_spte(self, gfn: Gfn, old: Spte, new: Spte, level: Level) -> Result {
-        // SAFETY: the VM exists, and has a vendor callback, because it has mirror roots.
+    ///
+    /// # Safety
+    ///
+    /// The entry must be that of a mirror root's tree, and the caller's to change.
+    pub(crate) unsafe fn set_external_spte(
+        self,
+        gfn: Gfn,
+        old: Spte,
+        new: Spte,
+        level: Level,
+    ) -> Result {
+        // SAFETY: the VM exists, and has a vendor callback, because it has mirror roots, by this function's
+        // safety requirement.
         to_result(unsafe {
             bindings::kvm_rs_set_external_spte(
                 self.as_ptr(),

@@ -48,7 +48,7 @@ use crate::{
     rmap::{ops as rmap, ShadowSplitCaches},
     root::{Roots, Selection},
     sync::{with_exclusive, with_shared, Holder, MmuLock, Shared, SlotsLock},
-    sys::{stats::Event, Memslot, Node, Sp},
+    sys::{stats::Event, Memslot, Node, Sp, Vm},
     walk::Walk,
 };
 
@@ -70,7 +70,7 @@ pub(crate) fn enable(slots: &mut SlotsLock<'_>, slot: Memslot<'_>) {
         enable_in_tdp_mmu(lock, slots, slot, split)
     });
     // Before the flush; see `dirty_bits`.
-    vm.dirty_log_started();
+    Vm::dirty_log_started(slots);
 
     // As in C, flush outside of mmu_lock, and unconditionally.
     vm.flush_tlbs_memslot(slot);

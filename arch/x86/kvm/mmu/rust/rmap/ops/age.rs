@@ -9,7 +9,7 @@ use crate::{
     change::mark_old,
     pure::{Age, GfnRange, Level, Masks},
     rmap::SlotRmaps,
-    sys::{with_masks, Memslot},
+    sys::Memslot,
 };
 
 /// Whether a page of `range` in `slot` was accessed since it was last aged.
@@ -17,7 +17,7 @@ use crate::{
 /// Upstream steps by the page size from the start of the range, which may be in the middle of a page, and
 /// so may miss the last one. Here every page that holds a frame of the range is checked.
 pub(crate) fn age(slot: Memslot<'_>, range: GfnRange, what: Age) -> bool {
-    with_masks(|masks| age_leaves(slot, range, what, masks))
+    age_leaves(slot, range, what, slot.masks())
 }
 
 fn age_leaves(slot: Memslot<'_>, range: GfnRange, what: Age, masks: &Masks) -> bool {

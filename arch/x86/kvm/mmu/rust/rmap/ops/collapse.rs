@@ -7,7 +7,7 @@
 
 use crate::{
     pure::{Gfn, Level},
-    rmap::{shadow, RmapWalk},
+    rmap::RmapWalk,
     sync::{Exclusive, MmuLock},
     sys::{Memslot, Sp, Vm},
     tlb::Flush,
@@ -26,9 +26,7 @@ pub(crate) fn zap_collapsible(lock: &mut Exclusive<'_>, slot: Memslot<'_>) {
 
     while let Some(mut step) = walk.next(Some(&mut flush)) {
         let level = step.level;
-        let mut zapped = 0i32;
-
-        step.rmap().retain(|lock, sptep| {
+        let zapped = step.rmap().retain(|lock, sptep| {
             let sp = Sp::of_sptep(sptep);
 
             // The size of a page that shadows a guest page table is the guest's choice.
@@ -48,7 +46,6 @@ pub(crate) fn zap_collapsible(lock: &mut Exclusive<'_>, slot: Memslot<'_>) {
             if max.is_none_or(|max| max <= level) {
                 return true;
             }
-            zapped = zapped.wrapping_add(i32::from(shadow::zap(lock, sptep)));
             flush.note();
             false
         });

@@ -4,7 +4,7 @@
 
 use crate::{
     pure::{GfnRange, Level},
-    rmap::{shadow, Rmap, RmapWalk},
+    rmap::{Rmap, RmapWalk},
     sync::{Exclusive, MmuLock},
     sys::{Memslot, Vm},
     tlb::Flush,
@@ -13,10 +13,7 @@ use crate::{
 /// Zaps all leaves in a list, and empties it; `kvm_zap_all_rmap_sptes()`.
 #[inline]
 pub(crate) fn zap_list(rmap: &mut Rmap<'_>, vm: Vm<'_>, level: Level) {
-    let mut zapped = 0i32;
-
-    rmap.clear(|lock, sptep| zapped = zapped.wrapping_add(i32::from(shadow::zap(lock, sptep))));
-    vm.add_leaves(level, zapped.wrapping_neg());
+    vm.add_leaves(level, rmap.clear().wrapping_neg());
 }
 
 /// Zaps the leaves that map frames of `range` in `slot`, including huge ones. Yields if `may_yield`, after
