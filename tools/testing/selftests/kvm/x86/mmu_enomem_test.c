@@ -22,6 +22,9 @@
  * failed, so compare the number of leaves in the reverse map with the number that KVM accounts
  * for.  Counting them walks all lists.
  *
+ * Without -2, check one thing of allocations that succeed as well: what one root leaves of the
+ * page tables that were allocated ahead serves the next root.
+ *
  * With -v, the kernel logs the call trace of each failure.
  */
 #include <errno.h>
@@ -53,6 +56,10 @@
 #define TEST_HUGE_PAGES	(TEST_SIZE / SZ_2M)
 #define STRIDE		37
 
+/* A slot for which as many page tables are allocated ahead as ever are. */
+#define AHEAD		64
+#define AHEAD_SIZE	(AHEAD * SZ_2M)
+
 /* In L2, other addresses of the slot, and of one page of each huge page. */
 #define ALIAS		(TEST_BASE + SZ_1G)
 #define SHARED		(TEST_BASE + 2ul * SZ_1G)
@@ -77,6 +84,9 @@ static const char * const op_names[NR_OPS] = {
 	[OP_FAULT]	= "fault",
 	[OP_PROMOTE]	= "promote",
 };
+
+#define INSTANCE	"/sys/kernel/tracing/instances/mmu_enomem_test"
+#define PAGE_ALLOC	INSTANCE "/events/kmem/mm_page_alloc"
 
 #define CGROUP		"/sys/fs/cgroup/mmu_enomem_test"
 
@@ -569,6 +579,109 @@ static void run(enum op op, enum way way)
 			 before, after);
 }
 
+static void touch_slot(void)
+{
+	READ_ONCE(*(u64 *)TEST_BASE);
+	GUEST_SYNC(0);
+}
+
+/* Without nested paging, what L2 touches is mapped by a root of its own, of the TDP MMU. */
+static void l1_touches_too(void *data)
+{
+	touch_slot();
+	run_l2(data, touch_slot);
+}
+
+static bool write_to(const char *path, const char *text)
+{
+	int fd = open(path, O_WRONLY | O_CLOEXEC);
+	bool ok;
+
+	if (fd < 0)
+		return false;
+	ok = write(fd, text, strlen(text)) == (ssize_t)strlen(text);
+	close(fd);
+	return ok;
+}
+
+static void stop_tracing(void)
+{
+	write_to(PAGE_ALLOC "/enable", "0");
+	rmdir(INSTANCE);
+}
+
+/* Trace the pages that this thread allocates. */
+static bool start_tracing(void)
+{
+	char filter[64];
+
+	snprintf(filter, sizeof(filter), "common_pid == %d && order == 0", gettid());
+	rmdir(INSTANCE);
+	if (mkdir(INSTANCE, 0700))
+		return false;
+	atexit(stop_tracing);
+	return write_to(PAGE_ALLOC "/filter", filter) && write_to(PAGE_ALLOC "/enable", "1");
+}
+
+static unsigned int nr_traced(void)
+{
+	unsigned int nr = 0;
+	char line[512];
+	FILE *f;
+
+	f = fopen(INSTANCE "/trace", "re");
+	TEST_ASSERT(f, "Cannot read the trace");
+	while (fgets(line, sizeof(line), f))
+		nr += !!strstr(line, " mm_page_alloc: ");
+	fclose(f);
+	return nr;
+}
+
+/*
+ * Two roots map one huge page each of a slot for which page tables are allocated
+ * ahead: for both together, and not once more for the second.
+ */
+static void test_two_roots(void)
+{
+	struct kvm_vcpu *vcpu;
+	unsigned int i, nr;
+	struct kvm_vm *vm;
+	void *ahead;
+
+	if (!splits || nested || !kvm_cpu_has(X86_FEATURE_SVM)) {
+		ksft_test_result_skip("two roots: no eager splits, or L2 has shadow pages\n");
+		return;
+	}
+	ahead = mmap(NULL, AHEAD_SIZE, PROT_READ | PROT_WRITE,
+		     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_HUGETLB | MAP_HUGE_2MB,
+		     -1, 0);
+	TEST_ASSERT(ahead != MAP_FAILED, "Cannot map the slot, errno %d", errno);
+	*(u64 *)ahead = 1;
+
+	vm = vm_create_with_one_vcpu(&vcpu, l1_touches_too);
+	vcpu_args_set(vcpu, 1, vcpu_alloc_nested(vm));
+	vm_set_user_memory_region(vm, TEST_SLOT, 0, TEST_BASE, AHEAD_SIZE, ahead);
+	virt_map_level(vm, TEST_BASE, TEST_BASE, SZ_2M, PG_LEVEL_2M);
+	for (i = 1; i <= 2; i++) {
+		run_until_ucall(vcpu, UCALL_SYNC);
+		TEST_ASSERT_EQ(vm_get_stat(vm, pages_2m), i);
+	}
+
+	if (!start_tracing()) {
+		ksft_test_result_skip("two roots: allocations can't be traced\n");
+	} else {
+		vm_set_user_memory_region(vm, TEST_SLOT, KVM_MEM_LOG_DIRTY_PAGES, TEST_BASE,
+					  AHEAD_SIZE, ahead);
+		nr = nr_traced();
+		TEST_ASSERT_EQ(vm_get_stat(vm, pages_2m), 0);
+		/* Two tables are needed, and the bitmap and whatever else are pages, too. */
+		ksft_test_result(nr >= 2 && nr < AHEAD + AHEAD / 2,
+				 "two roots: %u pages were allocated to split a page in each\n", nr);
+	}
+	kvm_vm_free(vm);
+	munmap(ahead, AHEAD_SIZE);
+}
+
 int main(int argc, char *argv[])
 {
 	enum way first = WAY_NTH, last = WAY_MEMCG, way;
@@ -613,7 +726,8 @@ int main(int argc, char *argv[])
 		set_up_injection();
 
 	ksft_print_header();
-	ksft_set_plan(NR_OPS * (last - first + 1));
+	ksft_set_plan(NR_OPS * (last - first + 1) + 1);
+	test_two_roots();
 	for (way = first; way <= last; way++) {
 		if (way == WAY_MEMCG)
 			set_up_memcg();
