@@ -8,8 +8,8 @@
 #   upstream  that with patches/upstream/: what is to be fixed there
 #   plant-BUG the MMU in Rust with tests/mutants/BUG.patch, which a test should find
 #             (tests/mutants/run.sh), or a debug kernel report: nolock (mmu_lock not taken),
-#             sleep (mmu_lock not dropped to allocate), norcu (a table freed at once), race
-#             (an SPTE read without a mark)
+#             sleep (mmu_lock not dropped to allocate), norcu (a table freed at once), token (of a
+#             lock of another VM), race (an SPTE read without a mark)
 # All of them fit the one vmlinux, so one boot can load each in turn.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
