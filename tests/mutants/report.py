@@ -1,0 +1,63 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+"""What 'make test-mutants' has found, as a table for results/mutants.md.
+
+usage: run.sh | report.py | into.py results/mutants.md mutants
+
+Reads the TAP of run.sh, and what the planted bugs are from their patches.
+"""
+import pathlib
+import re
+import sys
+
+HERE = pathlib.Path(__file__).parent
+RESULT = re.compile(r"(ok|not ok) \d+ - (\S+) # (.*)")
+
+
+def cell(text):
+    """Text for a cell of a table."""
+    return text.strip().replace("|", "\\|")
+
+
+def head(bug):
+    """What a bug is, and what has to find it."""
+    lines = (HERE / f"{bug}.patch").read_text().splitlines()
+    found_by = next(line for line in lines if line.startswith("Found by: "))
+    return lines[1], found_by.removeprefix("Found by: ")
+
+
+def evidence(text):
+    """What the test said, without the time that it took and the place in its source."""
+    text = text.removeprefix("found: ")
+    if ": not ok " in text or ": ==== " in text:
+        text = text.split(": ", 1)[1]
+    text = re.sub(r"^not ok \d+ -? ?", "", text)
+    return text.replace("==== Test Assertion Failure ==== ", "")
+
+
+def report(tap):
+    """The lines of the table for the lines of a TAP."""
+    bugs, without = [], []
+    for line in tap:
+        match = RESULT.match(line)
+        if not match:
+            continue
+        outcome, name, text = match.groups()
+        if name.startswith("no-bug/"):
+            without.append((name.removeprefix("no-bug/"), outcome, text))
+        else:
+            what, found_by = head(name)
+            bugs.append(f"| `{name}` | {cell(what)} | {cell(found_by)} | "
+                        f"{cell(evidence(text)) if outcome == 'ok' else '**not found**'} |")
+    if not bugs:
+        sys.exit("error: no bug in the TAP")
+    failed = [name for name, outcome, _ in without if outcome != "ok"]
+    lines = ["| bug | what | has to be found by | what that said |", "|---|---|---|---|", *bugs, ""]
+    if without:
+        lines.append(f"Without a bug, {len(without) - len(failed)} of these {len(without)} tests pass"
+                     + (": all but " + ", ".join(failed) if failed else "") + ".")
+    return lines
+
+
+if __name__ == "__main__":
+    print("\n".join(report(sys.stdin)))
