@@ -43,7 +43,7 @@ build()
 mutant()
 {
 	local patch=$mutants/$1.patch tree=$BUILD/sim-mutants/tree log=$logs/$1.log
-	local crate program only status n count counts=() times=() why
+	local crate dir program only status n count counts=() times=() why
 	[[ -e $patch ]] ||
 		die "no mutant '$1'; there are: $(cd "$mutants" && echo *.patch | sed 's/\.patch//g')"
 	mkdir -p "$tree" "$logs"
@@ -51,8 +51,12 @@ mutant()
 		--include '/tools/***' --exclude '*' "$TOP/arch" "$TOP/rust" "$TOP/tools" "$tree/"
 	# Where the crate is, only its manifest says.
 	crate=$tree/$sim/mmu/$(sed -n 's|^path = "\(.*\)/rust_mmu.rs"|\1|p' "$TOP/$sim/mmu/Cargo.toml")
-	patch -d "$crate" -p1 --quiet --no-backup-if-mismatch <"$patch" >&2 ||
+	# A bug may also be in C, that is in what models it.
+	dir=$(sed -n 's/^In: //p' "$patch")
+	patch -d "${dir:+$tree/}${dir:-$crate}" -p1 --quiet --no-backup-if-mismatch <"$patch" >&2 ||
 		die "the mutant $1 does not apply; export it again"
+	# What the last one has changed there is older again than what was built of it.
+	touch "$tree/$sim/kvm/src/lib.rs"
 	# The scenario that should find it, if it is not left to all of them.
 	only=$(sed -n 's/^Scenario: //p' "$patch")
 	program=$(build "$tree" "$BUILD/sim-mutants/target" mutant)

@@ -5,16 +5,24 @@
 #ifndef _ASM_X86_KVM_RUST_MMU_H
 #define _ASM_X86_KVM_RUST_MMU_H
 
+#include <linux/list.h>
+#include <linux/lockdep_types.h>
+#include <linux/spinlock_types.h>
 #include <linux/types.h>
+#include <linux/wait.h>
 
 struct kvm;
 struct kvm_vcpu;
+struct kvm_clear_dirty_log;
 struct kvm_enable_cap;
 struct kvm_memory_slot;
 
 /* Who holds mmu_lock, or waits for it. */
 enum kvm_mmu_holder {
-	/* Under slots_lock. Where they walk the reverse map they are KVM_MMU_RMAP. */
+	/*
+	 * Under slots_lock. Where they walk the reverse map they are KVM_MMU_RMAP. Of several
+	 * threads that clear, one is KVM_MMU_CLEAR.
+	 */
 	KVM_MMU_ENABLE,
 	KVM_MMU_CLEAR,
 	KVM_MMU_GET,
@@ -148,6 +156,17 @@ struct kvm_rs_dirty_log {
 	u8 mode;
 	/* KVM_CAP_EAGER_SPLIT_CHUNK_SIZE, in bytes; 0: kvm.eager_page_split counts. */
 	u64 eager_split_chunk;
+	/*
+	 * The ranges of memslots' logs that are being cleared without slots_lock. They are added
+	 * with slots_lock held. With a TDP MMU only.
+	 */
+	spinlock_t clears_lock;
+	struct list_head clears;
+	wait_queue_head_t clears_wait;
+	/* One of them is accounted in the statistics of mmu_lock, which have room for one. */
+	bool clear_accounted;
+	/* To lockdep each of them is a reader, and who waits for them a writer. */
+	struct lockdep_map clears_map;
 };
 
 #define KVM_RS_NO_EAGER_SPLIT	U64_MAX
@@ -211,7 +230,10 @@ int kvm_rs_harvest_dirty_log(struct kvm *kvm, const struct kvm_memory_slot *slot
 			     unsigned long *buffer);
 int kvm_rs_get_dirty_log(struct kvm *kvm, const struct kvm_memory_slot *slot,
 			 unsigned long *buffer);
-int kvm_rs_clear_dirty_log(struct kvm *kvm, const struct kvm_memory_slot *slot,
-			   u64 first_page, unsigned long words, unsigned long *buffer);
+
+/* rust_dirty_log.c */
+int kvm_rs_clear_slot(struct kvm *kvm, const struct kvm_memory_slot *slot,
+		      const struct kvm_clear_dirty_log *request, unsigned long words);
+void kvm_rs_wait_for_clears(struct kvm *kvm);
 
 #endif /* _ASM_X86_KVM_RUST_MMU_H */

@@ -68,7 +68,7 @@ use crate::{
         addr::ENTRIES, dirty::WORD_PAGES, leaf, summary::Summary, transition::Transition, Gfn,
         GfnRange, Hpa, Index, Level, LogProtected, Masks, Role, Settled, Spte, WriteBits,
     },
-    sync::{Exclusive, MmuLock, Shared, SlotsLock},
+    sync::{Exclusive, LogOwner, MmuLock, Shared, SlotsLock},
     sys::{trace, Sp, Unlogged, Vm},
     walk::Step,
 };
@@ -704,16 +704,16 @@ pub(crate) fn mark_old(sptep: Sptep<'_>, old: Spte, masks: &Masks) -> Option<Spt
         .then_some(new)
 }
 
-/// `mmu_lock` and `slots_lock` are held, which it takes to clear W and D in 4 KiB leaves for the dirty log, also by
-/// plain stores. `ops/dirty_log/leaves.rs` says why they are enough.
+/// `mmu_lock` is held, and nobody else clears W or D for the dirty log in the leaves that are changed ([`LogOwner`]):
+/// what it takes to do that in 4 KiB leaves, also by plain stores. `ops/dirty_log/leaves.rs` says why it is enough.
 #[derive(Clone, Copy)]
 pub(crate) struct LogLocks<'t>(PhantomData<&'t ()>);
 
 impl<'t> LogLocks<'t> {
     /// Both are those of one VM.
     #[inline]
-    pub(crate) fn new<'l>(lock: &'t impl MmuLock<'l>, slots: &'t SlotsLock<'_>) -> Self {
-        slots.check_vm(lock);
+    pub(crate) fn new<'l>(lock: &'t impl MmuLock<'l>, owner: &'t impl LogOwner) -> Self {
+        owner.check_vm(lock);
         LogLocks(PhantomData)
     }
 }

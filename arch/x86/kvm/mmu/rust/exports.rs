@@ -42,7 +42,7 @@ use crate::{
     pte,
     pure::{dirty::WORD_PAGES, leaf, Age, Gfn, GfnRange, Hpa, Level, Pfn, Protect, Role, Spte},
     root::{self, Root, RootTypes},
-    sync::{Exclusive, Holder, Lock, Shared, SlotsLock, Srcu},
+    sync::{ClearRange, Exclusive, Holder, Lock, Reaper, Shared, SlotsLock, Srcu},
     sys::{self, with_masks, DirtyBitmap, Fault, Memslot, NotifierRange, Sp, Vcpu, Vm, Wanted},
     tlb::Flush,
 };
@@ -92,6 +92,9 @@ macro_rules! held {
     };
     (Srcu, $vm:expr) => {
         held!(@of Srcu, $vm)
+    };
+    (ClearRange, $vm:expr) => {
+        held!(@of ClearRange, $vm)
     };
     (@of $type:ident, $object:expr) => {{
         let object = $object;
@@ -148,7 +151,7 @@ fn reap(
 ) -> c_int {
     let mut slots = held!(SlotsLock, wrap!(Vm, kvm));
 
-    errno(Reap::new(&mut slots, slot, log, huge).run())
+    errno(Reap::new(Reaper::Only(&mut slots), slot, log, huge).run())
 }
 
 /// What C returns for a result: 0, or a negative error.
@@ -521,6 +524,28 @@ export! {
         let log = unsafe { dirty_bitmap(slot, first_word, words, buffer, Wanted::Requested) };
 
         reap(kvm, slot, log, HugePages::of(wrap!(Vm, kvm)))
+    }
+
+    /// The same for one of several threads, which has claimed these words of the memslot's log with
+    /// `begin_clear()`, and does not hold `slots_lock`. `accounted`: in the statistics of `mmu_lock`. Returns also
+    /// `-EAGAIN`: shadow pages came, and the bits of the last part of the range are left set.
+    fn kvm_rs_clear_dirty_range(
+        kvm: *mut bindings::kvm,
+        slot: *const bindings::kvm_memory_slot,
+        first_page: u64,
+        words: c_ulong,
+        buffer: *mut c_ulong,
+        accounted: bool,
+    ) -> c_int {
+        let vm = wrap!(Vm, kvm);
+        let range = held!(ClearRange, vm);
+        let slot = wrap!(Memslot, slot);
+        let first_word = (first_page / WORD_PAGES) as usize;
+        // SAFETY: C has checked the range against the slot, and passes a buffer for all of it.
+        let log = unsafe { dirty_bitmap(slot, first_word, words, buffer, Wanted::Requested) };
+        let reaper = Reaper::OneOf { range, accounted };
+
+        errno(Reap::new(reaper, slot, log, HugePages::of(vm)).run())
     }
 
     /// Recovers huge pages in a memslot, and makes the pages writable that stay as they are. `slots_lock` is

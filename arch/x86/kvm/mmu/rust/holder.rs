@@ -7,7 +7,8 @@ use crate::bindings;
 /// What `mmu_lock` is held for (`enum kvm_mmu_holder`).
 #[derive(Clone, Copy)]
 pub(crate) enum Holder {
-    /// Dirty logging is enabled. `slots_lock` is held, as for the next three.
+    /// Dirty logging is enabled. `slots_lock` is held, as for the next three; but `Clear` may also be one of several
+    /// that each have a [`ClearRange`](crate::sync::ClearRange).
     Enable,
     /// `KVM_CLEAR_DIRTY_LOG`.
     Clear,

@@ -1,15 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * How writes to memslots are logged: the module parameter, the choice for each VM, and
- * setting bits of a dirty bitmap that has to be looked up by gfn.
+ * How writes to memslots are logged: the module parameter, the choice for each VM, CLEAR by
+ * several threads, and setting bits of a dirty bitmap that has to be looked up by gfn.
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
 #include "rust_bindings.h"
 
+#include <linux/lockdep.h>
 #include <linux/moduleparam.h>
+#include <linux/spinlock.h>
 #include <linux/string.h>
 #include <linux/sysfs.h>
+#include <linux/uaccess.h>
+#include <linux/wait.h>
 #include <asm/kvm_rust_mmu.h>
 
 static const char * const dirty_log_names[] = {
@@ -83,6 +87,136 @@ static bool chooses_dirty_bits(struct kvm *kvm)
 	return mode == KVM_X86_DIRTY_LOG_DIRTY_BITS &&
 	       kvm_rs_dirty_log_modes(kvm) & BIT(KVM_X86_DIRTY_LOG_DIRTY_BITS) &&
 	       !kvm->dirty_ring_size && !kvm_memslots_have_rmaps(kvm);
+}
+
+/*
+ * A range of a memslot's log that is being cleared without slots_lock. Whoever needs the whole
+ * log, or changes memslots, takes slots_lock, so that no other range is claimed, and waits for
+ * those that are. So who has claimed one must not wait for slots_lock. ops/dirty_log/reap.rs
+ * says why these may run side by side.
+ */
+struct clear_range {
+	struct list_head node;
+	const struct kvm_memory_slot *slot;
+	/* In words of the bitmap. */
+	unsigned long first;
+	unsigned long end;
+	bool accounted;
+};
+
+void kvm_rs_init_dirty_log(struct kvm *kvm)
+{
+	struct kvm_rs_dirty_log *log = &kvm->rs_dirty_log;
+	static struct lock_class_key key __maybe_unused;
+
+	spin_lock_init(&log->clears_lock);
+	INIT_LIST_HEAD(&log->clears);
+	init_waitqueue_head(&log->clears_wait);
+	lockdep_init_map(&log->clears_map, "kvm->rs_dirty_log.clears", &key, 0);
+}
+
+/* Whether a range of @kvm is being cleared that is not apart from @range; NULL: any range. */
+static bool is_cleared(struct kvm *kvm, const struct clear_range *range)
+{
+	struct kvm_rs_dirty_log *log = &kvm->rs_dirty_log;
+	struct clear_range *other;
+
+	/* Who finds none is to see all that they did. */
+	guard(spinlock)(&log->clears_lock);
+	list_for_each_entry(other, &log->clears, node) {
+		if (!range || (other->slot == range->slot && other->first < range->end &&
+			       range->first < other->end))
+			return true;
+	}
+	return false;
+}
+
+bool kvm_rs_is_clearing(struct kvm *kvm)
+{
+	return tdp_mmu_enabled && is_cleared(kvm, NULL);
+}
+
+/* Waits until no range is being cleared. slots_lock is held: until it is dropped, none will be. */
+void kvm_rs_wait_for_clears(struct kvm *kvm)
+{
+	lockdep_assert_held(&kvm->slots_lock);
+
+	if (!tdp_mmu_enabled)
+		return;
+	lock_map_acquire(&kvm->rs_dirty_log.clears_map);
+	wait_event(kvm->rs_dirty_log.clears_wait, !is_cleared(kvm, NULL));
+	lock_map_release(&kvm->rs_dirty_log.clears_map);
+}
+
+/* Claims @range, when nobody clears a part of it. slots_lock is held, and may be dropped then. */
+static void begin_clear(struct kvm *kvm, struct clear_range *range)
+{
+	struct kvm_rs_dirty_log *log = &kvm->rs_dirty_log;
+
+	lock_map_acquire_read(&log->clears_map);
+	wait_event(log->clears_wait, !is_cleared(kvm, range));
+
+	guard(spinlock)(&log->clears_lock);
+	range->accounted = !log->clear_accounted;
+	log->clear_accounted = true;
+	list_add(&range->node, &log->clears);
+}
+
+static void end_clear(struct kvm *kvm, struct clear_range *range)
+{
+	struct kvm_rs_dirty_log *log = &kvm->rs_dirty_log;
+
+	scoped_guard(spinlock, &log->clears_lock) {
+		if (range->accounted)
+			log->clear_accounted = false;
+		list_del(&range->node);
+	}
+	lock_map_release(&log->clears_map);
+	wake_up_all(&log->clears_wait);
+}
+
+/*
+ * KVM_CLEAR_DIRTY_LOG, for a @request that was checked against @slot. slots_lock is held, and
+ * dropped for the time of the work, so @slot must not be used afterwards. -EAGAIN: look the slot
+ * up again, and call this again.
+ *
+ * @words of the second half of the bitmap are the buffer: those that belong to the words that
+ * are cleared, so each thread has its own.
+ */
+int kvm_rs_clear_slot(struct kvm *kvm, const struct kvm_memory_slot *slot,
+		      const struct kvm_clear_dirty_log *request, unsigned long words)
+{
+	struct clear_range range = {
+		.slot = slot,
+		.first = request->first_page / BITS_PER_LONG,
+		.end = request->first_page / BITS_PER_LONG + words,
+	};
+	unsigned long *buffer = kvm_second_dirty_bitmap((struct kvm_memory_slot *)slot) +
+				range.first;
+	int r;
+
+	lockdep_assert_held(&kvm->slots_lock);
+
+	/* reap.rs says what needs slots_lock. If shadow pages come later, -EAGAIN says so. */
+	if (kvm_memslots_have_rmaps(kvm) || kvm->rs_dirty_log.dirty_bits) {
+		kvm_rs_wait_for_clears(kvm);
+		if (copy_from_user(buffer, request->dirty_bitmap, words * sizeof(*buffer)))
+			return -EFAULT;
+		return kvm_rs_clear_dirty_log(kvm, slot, request->first_page, words, buffer);
+	}
+
+	begin_clear(kvm, &range);
+	mutex_unlock(&kvm->slots_lock);
+
+	if (copy_from_user(buffer, request->dirty_bitmap, words * sizeof(*buffer)))
+		r = -EFAULT;
+	else
+		r = kvm_rs_clear_dirty_range(kvm, slot, request->first_page, words, buffer,
+					     range.accounted);
+	end_clear(kvm, &range);
+
+	mutex_lock(&kvm->slots_lock);
+	return r;
 }
 
 /* Clears D where it does not stand for a write since the page's bit was taken. */

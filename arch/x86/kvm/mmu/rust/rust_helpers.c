@@ -367,6 +367,12 @@ __kvm_rs void kvm_rs_free_desc(void *desc)
 __kvm_rs void kvm_rs_assert_slots_locked(struct kvm *kvm)
 {
 	lockdep_assert_held(&kvm->slots_lock);
+	KVM_MMU_WARN_ON(kvm_rs_is_clearing(kvm));
+}
+
+__kvm_rs void kvm_rs_assert_clearing(struct kvm *kvm)
+{
+	lockdep_assert(lock_is_held(&kvm->rs_dirty_log.clears_map));
 }
 
 __kvm_rs void kvm_rs_vm_data_corruption(struct kvm *kvm)

@@ -23,6 +23,8 @@ void kvm_rs_release_pages(struct page **pages, int used, int nr);
 void kvm_rs_free_pages(struct kvm_mmu_page **pages, int nr);
 
 /* rust_dirty_log.c */
+void kvm_rs_init_dirty_log(struct kvm *kvm);
+bool kvm_rs_is_clearing(struct kvm *kvm);
 void kvm_rs_prepare_dirty_log(struct kvm *kvm, const struct kvm_memory_slot *old,
 			      const struct kvm_memory_slot *new, enum kvm_mr_change change);
 void kvm_rs_commit_dirty_log(struct kvm *kvm);
@@ -39,6 +41,11 @@ void kvm_tdp_mmu_refresh_masks(void);
 struct kvm_mmu_page *kvm_tdp_mmu_first_to_zap(struct kvm *kvm, struct kvm_mmu_page *sp);
 void kvm_rs_forget_dirty_bits(struct kvm *kvm, const struct kvm_memory_slot *slot);
 bool kvm_rs_start_dirty_log(struct kvm *kvm, const struct kvm_memory_slot *slot);
+int kvm_rs_clear_dirty_log(struct kvm *kvm, const struct kvm_memory_slot *slot,
+			   u64 first_page, unsigned long words, unsigned long *buffer);
+int kvm_rs_clear_dirty_range(struct kvm *kvm, const struct kvm_memory_slot *slot,
+			     u64 first_page, unsigned long words, unsigned long *buffer,
+			     bool accounted);
 u64 kvm_rs_prefault(struct kvm_vcpu *vcpu, gfn_t gfn, u64 nr_pages);
 int kvm_rs_split_range(struct kvm *kvm, const struct kvm_memory_slot *slot, gfn_t start,
 		       gfn_t end, int target_level);
@@ -145,6 +152,7 @@ bool kvm_rs_is_rsvd_spte(struct kvm_vcpu *vcpu, u64 spte, int level);
 /* the reverse map */
 void kvm_rs_free_desc(void *desc);
 void kvm_rs_assert_slots_locked(struct kvm *kvm);
+void kvm_rs_assert_clearing(struct kvm *kvm);
 #ifdef CONFIG_BUG_ON_DATA_CORRUPTION
 __noreturn
 #endif

@@ -10,7 +10,9 @@
  * - What writers waited for, and all that holders for write account, under mmu_lock held for write.
  * - What holders for read account, under mmu_lock held for read, by the only thread that can be
  *   this kind of holder: KVM_MMU_{ENABLE,CLEAR,GET,DISABLE} and KVM_MMU_ZAP hold slots_lock, and
- *   there is one worker for KVM_MMU_NX_RECOVERY. KVM_MMU_FAULT is accounted by vCPU.
+ *   there is one worker for KVM_MMU_NX_RECOVERY. KVM_MMU_FAULT is accounted by vCPU. Of several
+ *   threads that clear without slots_lock one is KVM_MMU_CLEAR (begin_clear()), and the others
+ *   are KVM_MMU_OTHER, which is not accounted.
  * Readers take no lock. What they see may be a few events old, and a sum may lack the event that
  * its histogram has.
  */

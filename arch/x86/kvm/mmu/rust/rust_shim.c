@@ -34,6 +34,7 @@ void kvm_rs_init_vm(struct kvm *kvm)
 {
 	INIT_LIST_HEAD(&kvm->arch.tdp_mmu_roots);
 	spin_lock_init(&kvm->arch.tdp_mmu_pages_lock);
+	kvm_rs_init_dirty_log(kvm);
 }
 
 /*

@@ -22,7 +22,11 @@
 //! TDX table) freezes the entries first. Nobody else touches a frozen entry; they retry instead.
 //!
 //! `slots_lock` is a mutex that is taken before `mmu_lock`. Enabling, disabling and reaping the dirty
-//! log of a memslot all require it ([`SlotsLock`]), so they never run concurrently.
+//! log of a memslot all require it ([`SlotsLock`]), so they never run concurrently. The exception is
+//! `KVM_CLEAR_DIRTY_LOG`: it takes `slots_lock` to claim a range of a memslot's log ([`ClearRange`]) and drops it
+//! again, so that several threads clear different ranges at the same time. Whoever needs the whole log, or
+//! changes memslots, waits under `slots_lock` until there is no such range, which also keeps new ones from being
+//! claimed (`rust_dirty_log.c`).
 //!
 //! `tdp_mmu_pages_lock` nests inside `mmu_lock`. It protects the list of roots against other holders
 //! of the read lock, and the list of possible NX huge pages. Memory is allocated with GFP_KERNEL only
@@ -213,13 +217,23 @@ pub(crate) fn need_break(vm: Vm<'_>) -> bool {
     rwlock::need_break(vm)
 }
 
-/// `slots_lock` is held: nobody else enables, disables or reaps a dirty log, uses the VM's caches for
-/// splitting, or schedules roots to be zapped.
+/// Who clears W or D for the dirty log in some leaves, and is the only one who does.
+///
+/// # Safety
+///
+/// While a value exists, nobody else may clear or set W or D for the dirty log in the leaves that its holder works on.
+pub(crate) unsafe trait LogOwner {
+    /// Warns if `mmu_lock` is held of another VM (a bug), with `CONFIG_KVM_PROVE_MMU=y`.
+    fn check_vm<'m>(&self, lock: &impl MmuLock<'m>);
+}
+
+/// `slots_lock` is held, and nobody has a [`ClearRange`]: nobody else enables, disables or reaps a dirty log, uses
+/// the VM's caches for splitting, or schedules roots to be zapped.
 ///
 /// # Invariants
 ///
-/// The calling thread holds `slots_lock` of the VM for as long as the value exists, or nobody else
-/// can reach the VM.
+/// The calling thread holds `slots_lock` of the VM for as long as the value exists, and has waited for those that
+/// cleared a range when it took the lock; or nobody else can reach the VM.
 pub(crate) struct SlotsLock<'l>(Vm<'l>, NotThreadSafe);
 
 impl<'l> SlotsLock<'l> {
@@ -227,7 +241,8 @@ impl<'l> SlotsLock<'l> {
     ///
     /// # Safety
     ///
-    /// The calling thread must hold `slots_lock` until the token is gone.
+    /// The calling thread must hold `slots_lock` until the token is gone, and must have called
+    /// `kvm_rs_wait_for_clears()` since it took the lock.
     #[inline]
     pub(crate) unsafe fn assume_held(vm: Vm<'l>) -> Self {
         // SAFETY: the VM exists.
@@ -258,6 +273,84 @@ impl<'l> SlotsLock<'l> {
     #[inline]
     pub(crate) fn check_vm<'m>(&self, lock: &impl MmuLock<'m>) {
         kvm_mmu_warn_on!(self.vm() != lock.vm());
+    }
+}
+
+// SAFETY: by the type's invariant nobody else enables, disables or reaps a log.
+unsafe impl LogOwner for SlotsLock<'_> {
+    #[inline]
+    fn check_vm<'m>(&self, lock: &impl MmuLock<'m>) {
+        SlotsLock::check_vm(self, lock);
+    }
+}
+
+/// A range of a memslot's log is this thread's to clear, without `slots_lock`: nobody else enables, disables or
+/// reaps the log of that range, and memslots stay as they are. Others may clear other ranges.
+///
+/// # Invariants
+///
+/// The calling thread has claimed the range (`begin_clear()`) for as long as the value exists.
+pub(crate) struct ClearRange<'l>(Vm<'l>, NotThreadSafe);
+
+impl<'l> ClearRange<'l> {
+    /// Makes the token where C has claimed a range. Lockdep checks that it has claimed one.
+    ///
+    /// # Safety
+    ///
+    /// The calling thread must have claimed the range in which the token is used, until the token is gone.
+    #[inline]
+    pub(crate) unsafe fn assume_held(vm: Vm<'l>) -> Self {
+        // SAFETY: the VM exists.
+        unsafe { bindings::kvm_rs_assert_clearing(vm.as_ptr()) };
+        // INVARIANT: by this function's safety requirement.
+        ClearRange(vm, NotThreadSafe)
+    }
+
+    /// The VM whose log it is.
+    #[inline]
+    pub(crate) fn vm(&self) -> Vm<'l> {
+        self.0
+    }
+}
+
+// SAFETY: by the type's invariant nobody else enables, disables or reaps the log of the range.
+unsafe impl LogOwner for ClearRange<'_> {
+    #[inline]
+    fn check_vm<'m>(&self, lock: &impl MmuLock<'m>) {
+        kvm_mmu_warn_on!(self.vm() != lock.vm());
+    }
+}
+
+/// Who reaps a log, and why nobody else reaps the same pages.
+pub(crate) enum Reaper<'a, 'l> {
+    /// The only reaper of the VM.
+    Only(&'a mut SlotsLock<'l>),
+    /// One of several that clear a range each.
+    OneOf {
+        range: ClearRange<'l>,
+        /// Whether it is the one of them whose holds of `mmu_lock` are accounted.
+        accounted: bool,
+    },
+}
+
+impl<'l> Reaper<'_, 'l> {
+    /// The VM whose log it is.
+    pub(crate) fn vm(&self) -> Vm<'l> {
+        match self {
+            Reaper::Only(slots) => slots.vm(),
+            Reaper::OneOf { range, .. } => range.vm(),
+        }
+    }
+}
+
+// SAFETY: it holds one of the two tokens, which are owners.
+unsafe impl LogOwner for Reaper<'_, '_> {
+    #[inline]
+    fn check_vm<'m>(&self, lock: &impl MmuLock<'m>) {
+        match self {
+            Reaper::Only(slots) => LogOwner::check_vm(*slots, lock),
+            Reaper::OneOf { range, .. } => range.check_vm(lock),
+        }
     }
 }
 

@@ -72,7 +72,7 @@ fn run(scenario: &Scenario, seed: u64) -> u64 {
     for n in 0..plan.vcpus {
         sched::spawn(format!("vCPU {n}"), move || parties::vcpu(n));
     }
-    let peers: [(&str, u64, fn()); 9] = [
+    let peers: [(&str, u64, fn()); 10] = [
         ("attributes", plan.attributes, parties::attributes),
         ("userspace", plan.migrations, parties::userspace),
         ("prefault", plan.prefaults, parties::prefaulter),
@@ -82,11 +82,13 @@ fn run(scenario: &Scenario, seed: u64) -> u64 {
         ("zap", plan.zaps, parties::zapper),
         ("track", plan.trackings, parties::tracker),
         ("splitter", plan.splits, parties::splitter),
+        ("clearer", plan.clearers, parties::clearer),
     ];
     for (name, times, body) in peers {
         let parties = match name {
             "notifier" => plan.notifiers,
             "splitter" => plan.splitters,
+            "clearer" => plan.clearers,
             _ => 1,
         };
         for _ in 0..if times != 0 { parties } else { 0 } {

@@ -21,7 +21,7 @@ use machine::{
 
 use crate::{
     hw::{Access, Cpu},
-    world::{kvm, ranges, root_role, world, PAUSE_KEY},
+    world::{kvm, ranges, root_role, world, Piece, PAUSE_KEY, PIECES_KEY},
 };
 
 /// How many pages are prefaulted at once, at most.
@@ -455,6 +455,8 @@ pub fn userspace() {
     }
     world().phase = None;
     sched::wake(PAUSE_KEY);
+    world().pieces = None;
+    sched::wake(PIECES_KEY);
 }
 
 /// The places of the memslots.
@@ -586,12 +588,18 @@ pub fn pass(since: u64) -> u64 {
         }
         return began;
     }
+    if world().plan.clearers != 0 {
+        spread_some();
+    }
     for at in memslots() {
         let Some(log) = get(at) else { return since };
         let (base, npages) = ranges(&world().plan)[at % SLOTS];
-        let exact = !world().plan.initially_all_set;
+        let exact = !world().plan.initially_all_set && world().plan.clearers == 0;
+        let spread = kvm().manual_dirty_log_protect && world().plan.clearers != 0;
 
-        if kvm().manual_dirty_log_protect {
+        if spread {
+            spread_log(at, &log);
+        } else if kvm().manual_dirty_log_protect {
             clear(at, &log);
         }
         for (n, word) in log.iter().enumerate() {
@@ -614,11 +622,106 @@ pub fn pass(since: u64) -> u64 {
                         "gfn {gfn:#x} is reported, and nobody has touched it"
                     ));
                 }
+                // Otherwise by who has cleared it.
+                if !spread {
+                    copy(gfn);
+                }
+            }
+        }
+    }
+    // What is left is for later, while slots move and the next pass begins; but not at the stop.
+    if world().plan.clearers != 0 && (world().pause || chance(2)) {
+        finish_pieces();
+    }
+    began
+}
+
+/// Hands parts of a log to whoever clears: together they are all of it. Some are handed out twice, and some
+/// overlap.
+fn spread_log(at: usize, log: &[u64]) {
+    let mut first = 0;
+
+    while first < log.len() {
+        let len = (1 + choose(8) as usize).min(log.len() - first);
+
+        spread(at, first, &log[first..first + len]);
+        if chance(4) {
+            let more = first.saturating_sub(choose(3) as usize);
+
+            spread(at, more, &log[more..first + len]);
+        }
+        first += len;
+    }
+}
+
+/// Hands out words of the log that nobody has looked at, where the guest writes.
+fn spread_some() {
+    for at in memslots() {
+        let (base, npages) = ranges(&world().plan)[at % SLOTS];
+        let gfn = hot();
+
+        if at % SLOTS != SLOTS - 1 && (base..base + npages).contains(&gfn) && chance(2) {
+            let page = gfn - base;
+
+            spread(at, page as usize / 64, &[1 << (page % 64)]);
+        }
+    }
+}
+
+fn spread(at: usize, first: usize, bits: &[u64]) {
+    let bits = bits.to_vec();
+    let pieces = world().pieces.as_mut().expect("userspace has not ended");
+
+    pieces.push(Piece { at, first, bits });
+    sched::wake(PIECES_KEY);
+}
+
+/// Clears and copies as the others do, until all is done.
+fn finish_pieces() {
+    while do_piece() {}
+    while world().clearing != 0 {
+        sched::block(PIECES_KEY, "the others to clear");
+    }
+}
+
+/// Takes one of the pieces, clears it, and copies its pages. False: there is none.
+fn do_piece() -> bool {
+    let pieces = world().pieces.as_mut();
+    let Some(pieces) = pieces.filter(|pieces| !pieces.is_empty()) else {
+        return false;
+    };
+    let Piece { at, first, bits } = pieces.swap_remove(choose(pieces.len() as u64) as usize);
+    let base = ranges(&world().plan)[at % SLOTS].0 + first as u64 * 64;
+
+    world().clearing += 1;
+    while !slots::clear_dirty_log(kvm(), at, first, &bits) {}
+    for (n, word) in bits.iter().enumerate() {
+        for bit in (0..64).filter(|bit| word >> bit & 1 != 0) {
+            let gfn = base + n as u64 * 64 + bit;
+
+            // Nobody reaches the pages of the last slot.
+            if at % SLOTS != SLOTS - 1 {
                 copy(gfn);
             }
         }
     }
-    began
+    world().clearing -= 1;
+    sched::wake(PIECES_KEY);
+    true
+}
+
+/// Userspace's other threads: they clear and copy parts of a log, and look at it.
+pub fn clearer() {
+    while world().pieces.is_some() {
+        if !do_piece() {
+            sched::block(PIECES_KEY, "something to clear");
+        } else if kvm().manual_dirty_log_protect && chance(2) {
+            let places = memslots();
+            let at = places[choose(places.len() as u64) as usize];
+
+            slots::get_if_logged(kvm(), at);
+        }
+    }
 }
 
 /// Whether a bit that was set after `since` may be set.

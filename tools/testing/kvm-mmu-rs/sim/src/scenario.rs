@@ -224,6 +224,46 @@ pub const ALL: &[Scenario] = &[
         },
     },
     Scenario {
+        name: "clears",
+        what: "several threads that clear one log, GET beside it, and slots and roots that change",
+        adjust: |plan, rng| {
+            plan.clearers = 1 + rng.below(2);
+            plan.manual |= rng.below(4) != 0;
+            plan.initially_all_set &= plan.manual;
+            plan.passes = 4;
+            plan.phased = true;
+            plan.agings = rng.below(3);
+            plan.invalidations = rng.below(3);
+            plan.zaps = rng.below(3);
+            plan.nx_huge_pages = rng.below(4) == 0;
+            plan.recoveries = rng.below(2);
+            plan.smm = rng.below(4) == 0;
+            plan.prefault = rng.below(4) == 0;
+            plan.attributes = rng.below(2);
+            plan.dirty_bits = rng.below(4) == 0;
+            plan.relocates = plan.format != Format::EptPml && rng.below(4) == 0;
+            // Neighbours: their words, and often their tables, are not the same thread's.
+            for gfn in plan.hot.clone() {
+                let near = gfn ^ 64;
+
+                if (plan.base_gfn..plan.base_gfn + plan.npages).contains(&near) {
+                    plan.hot.push(near);
+                }
+            }
+            if rng.below(4) == 0 {
+                // Two slots share a table.
+                plan.boundary = 1 + rng.below(plan.npages - 1);
+            }
+            if rng.below(4) == 0 {
+                // The first shadow page comes in the middle.
+                plan.nested = true;
+                plan.late = rng.below(2) == 0;
+                plan.prefault = false;
+                plan.attributes = 0;
+            }
+        },
+    },
+    Scenario {
         name: "dirty-bits",
         what: "everybody, with logging by D bits",
         adjust: |plan, rng| {
@@ -394,6 +434,7 @@ impl Scenario {
             read_only: false,
             splits: 0,
             splitters: 1 + rng.below(2),
+            clearers: 0,
             only_writes: false,
             passes: 3,
             dirty_bits: false,

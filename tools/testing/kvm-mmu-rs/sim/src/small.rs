@@ -256,6 +256,7 @@ fn plan(small: &Small, format: Format) -> Plan {
         read_only: false,
         splits: 0,
         splitters: 0,
+        clearers: 0,
         only_writes: true,
         passes: 0,
         dirty_bits: small.dirty_bits,

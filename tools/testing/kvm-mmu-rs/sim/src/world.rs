@@ -65,6 +65,8 @@ pub struct Plan {
     /// How often each of `splitters` splits ahead or recovers.
     pub splits: u64,
     pub splitters: u64,
+    /// How many threads clear parts of a log beside userspace's first.
+    pub clearers: u64,
     /// All accesses are writes.
     pub only_writes: bool,
     /// At most so many passes over the log, less one, come before the stop of a migration.
@@ -73,6 +75,15 @@ pub struct Plan {
     pub dirty_bits: bool,
     /// But log the first memslot by faults for a while.
     pub dirty_bits_late: bool,
+}
+
+/// A part of a memslot's log that a thread is to clear, and whose pages it is to copy then.
+pub struct Piece {
+    /// The place of the memslot.
+    pub at: usize,
+    /// The first word.
+    pub first: usize,
+    pub bits: Vec<u64>,
 }
 
 /// The VM, and what the oracle knows.
@@ -93,6 +104,10 @@ pub struct World {
     pub in_flight: Vec<Option<u64>>,
     /// The destination's memory.
     pub copied: Vec<u64>,
+    /// What is to be cleared and copied by whoever comes first; `None`: userspace has ended.
+    pub pieces: Option<Vec<Piece>>,
+    /// How many of them are being worked on.
+    pub clearing: usize,
     /// The pages, with their address spaces, that no CPU may write directly.
     pub tracked: Vec<(u16, u64)>,
 }
@@ -118,6 +133,8 @@ pub fn kvm() -> &'static mut kvm {
 
 /// Whoever waits for vCPUs to stop, or to be let go.
 pub const PAUSE_KEY: usize = usize::MAX - 4;
+/// Whoever waits for pieces of a log, or until they are done.
+pub const PIECES_KEY: usize = usize::MAX - 5;
 
 const DIRECT: u32 = 1 << 7;
 const ACC_ALL: u32 = 0xf << 8;
@@ -219,6 +236,7 @@ pub fn begin(plan: Plan) {
             switching: false,
             dirty_bits: false,
             eager_split_chunk: 0,
+            clears: Vec::new(),
         },
         wants_dirty_bits: plan.dirty_bits,
         dirty_bits_late: plan.dirty_bits_late,
@@ -271,6 +289,8 @@ pub fn begin(plan: Plan) {
         touched: vec![0; npages as usize],
         in_flight: vec![None; plan.vcpus],
         copied: vec![0; npages as usize],
+        pieces: Some(Vec::new()),
+        clearing: 0,
         tracked: Vec::new(),
         plan,
     };

@@ -32,8 +32,9 @@ pub(crate) enum Wanted {
 
 /// A run of words of a dirty bitmap, with a buffer of as many words for the bits that are taken.
 ///
-/// vCPUs set bits at any time, so the bitmap is accessed atomically. The buffer is the ioctl's own:
-/// it is the second half of the bitmap's allocation, which `slots_lock` guards.
+/// vCPUs set bits at any time, so the bitmap is accessed atomically. The buffer is the ioctl's own: it is
+/// in the second half of the bitmap's allocation, which `slots_lock` guards; of that, a `KVM_CLEAR_DIRTY_LOG` that
+/// has claimed a range has the same words as of the bitmap.
 ///
 /// # Invariants
 ///

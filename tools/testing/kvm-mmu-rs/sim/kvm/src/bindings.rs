@@ -101,6 +101,14 @@ extern "C" {
         words: c_ulong,
         buffer: *mut c_ulong,
     ) -> c_int;
+    pub fn kvm_rs_clear_dirty_range(
+        kvm: *mut kvm,
+        slot: *const kvm_memory_slot,
+        first_page: u64,
+        words: c_ulong,
+        buffer: *mut c_ulong,
+        accounted: bool,
+    ) -> c_int;
     pub fn kvm_rs_harvest_dirty_log(
         kvm: *mut kvm,
         slot: *const kvm_memory_slot,

@@ -903,6 +903,21 @@ pub unsafe fn kvm_rs_free_desc(desc: *mut c_void) {
 /// `kvm` must point to the VM of the run.
 pub unsafe fn kvm_rs_assert_slots_locked(kvm: *mut kvm) {
     field!(kvm, slots_lock).assert_held("slots_lock");
+    if crate::model::slots::is_clearing(kvm) {
+        fail("the whole log is needed, and somebody clears a range of it".into());
+    }
+}
+
+/// # Safety
+///
+/// `kvm` must point to the VM of the run.
+pub unsafe fn kvm_rs_assert_clearing(kvm: *mut kvm) {
+    if !field!(kvm, rs_dirty_log.clears)
+        .iter()
+        .any(|range| range.who == sched::me())
+    {
+        fail("this thread has not claimed a range to clear".into());
+    }
 }
 
 /// # Safety

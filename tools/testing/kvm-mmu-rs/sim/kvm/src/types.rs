@@ -167,6 +167,15 @@ pub struct kvm_rs_dirty_log {
     pub switching: bool,
     pub dirty_bits: bool,
     pub eager_split_chunk: u64,
+    /// The ranges of logs that are being cleared without `slots_lock`.
+    pub clears: Vec<clear_range>,
+}
+
+/// A range of a memslot's log that a thread is clearing, in words.
+pub struct clear_range {
+    pub who: usize,
+    pub slot: *mut kvm_memory_slot,
+    pub words: core::ops::Range<usize>,
 }
 
 #[repr(C)]

@@ -29,9 +29,11 @@
 //! - A **fault** (read lock) sees that the leaf is present and allows the write. If the leaf denies something
 //!   else (an instruction fetch while the NX mitigation is being switched), the fault replaces it by an
 //!   exchange, with the same frame, and sets the bit. Our store reverts that, and the guest faults again.
-//! - Apart from these nobody clears or sets W or D: **reaping**, **enabling and disabling** the log hold `slots_lock`;
-//!   **recovery** that userspace asks for leaves logged slots alone; **write-tracking** and **notifiers** hold
-//!   `mmu_lock` for write.
+//! - Apart from these nobody clears or sets W or D in the same leaf: **reaping**, **enabling and disabling** the log
+//!   exclude each other, and two **CLEARs** at the same time have claimed different pages ([`LogOwner`]). They may
+//!   meet in a table, but eight leaves are stored at once only where all of a word's 64 pages are wanted, and a
+//!   range consists of whole words. **Recovery** that userspace asks for leaves logged slots alone;
+//!   **write-tracking** and **notifiers** hold `mmu_lock` for write.
 //! - **NX recovery** and **zapping** (read lock) may unlink the table, and freeze its entries or leave them
 //!   as they are ([`crate::change`]). Under the read lock 4 KiB leaves are only zapped with their table. Our
 //!   store then leaves a leaf in a table that nobody can reach any more, except those who are in it already.
@@ -50,7 +52,7 @@ use crate::{
         dirty::{frames, WORD_PAGES},
         Gfn, GfnRange, Index, Level, Masks, Role, Settled, Spte, WriteBits,
     },
-    sync::{MmuLock, SlotsLock},
+    sync::{LogOwner, MmuLock},
     sys::{trace, Vm},
 };
 
@@ -94,14 +96,14 @@ impl<'m> LeafBits<'m> {
     pub(super) fn of_table<'t, 'l>(
         &'t self,
         lock: &'t impl MmuLock<'l>,
-        slots: &'t SlotsLock<'_>,
+        owner: &'t impl LogOwner,
         table: SmallTable<'t>,
     ) -> Leaves<'t> {
         Leaves {
             bits: *self,
             table,
             traced: trace::spte_changed_enabled(),
-            locks: LogLocks::new(lock, slots),
+            locks: LogLocks::new(lock, owner),
         }
     }
 
@@ -163,7 +165,8 @@ impl<'m> LeafBits<'m> {
     }
 }
 
-/// The leaves of one table, while `mmu_lock` is held, and `slots_lock`.
+/// The leaves of one table, while `mmu_lock` is held, and those that are changed are the holder's
+/// ([`LogOwner`]).
 pub(super) struct Leaves<'t> {
     bits: LeafBits<'t>,
     table: SmallTable<'t>,

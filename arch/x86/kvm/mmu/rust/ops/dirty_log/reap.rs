@@ -38,11 +38,42 @@
 //!   before or after one of our critical sections. Shadow pages may be created while we yield; creating
 //!   one sets the bits of what it maps writable. So it is enough to look for them each time *before*
 //!   taking bits in the same critical section, and to continue with the write lock if there are any.
-//! - A **parallel reaper** of the slot does not exist: `slots_lock` is held. It would do no harm:
-//!   each bit has one taker.
+//! - **Another reaper** has other pages: see below.
 //!
 //! A CPU may use a cached writable translation until the flush at the end. Such a write is one that
 //! happened before the ioctl returned, and userspace copies the page after that.
+//!
+//! # CLEAR by several threads
+//!
+//! `KVM_CLEAR_DIRTY_LOG` holds `slots_lock` only until it has claimed its range of a memslot's log (`begin_clear()` in
+//! `rust_dirty_log.c`). A range consists of whole words of the bitmap, because `first_page` is a multiple of 64, and
+//! the last word of a slot is one range's. So what belongs to one thread alone are its bits, the leaves of these
+//! pages, and its words of the bitmap's second half, which it uses as its buffer. Against each of its peers:
+//!
+//! - **CLEAR of other pages** runs at the same time. Both split a huge page by an exchange, and who loses looks
+//!   again. In a table that both have pages in, each changes only its own leaves ([`super::leaves`]). Each flushes
+//!   for what it took, before its ioctl returns, and does not rely on the flush of the other: it flushes if it took
+//!   any bit, whether it found a leaf to change or not. So if the other has write-protected a huge page (`HugePages::Protect`)
+//!   and has not flushed yet, it does not matter.
+//! - **CLEAR of some of the same pages** waits until the first one has ended. Not doing so would be wrong: it finds
+//!   the bit of a page clear that the other has taken and not protected yet, and returns; and the two would
+//!   overwrite each other's buffer.
+//! - **GET in manual mode** copies the bitmap under `slots_lock`, and waits for nobody. It sees the bits that were
+//!   taken as clear, as it does after the CLEAR; the thread that took them copies these pages after that has returned.
+//! - **GET in legacy mode**, and all who **change memslots** (to enable or disable the log, to delete or move a slot,
+//!   to make one) wait, with `slots_lock` held, until no range is claimed (`kvm_rs_wait_for_clears()`); none is
+//!   claimed before they drop `slots_lock`. So nobody frees the slot or its bitmap, and nobody enables, disables,
+//!   recovers or moves anything meanwhile. **Zapping all roots** because the NX mitigation is switched waits as well,
+//!   so the roots that are walked stay valid.
+//! - **D bits**: CLEAR keeps `slots_lock`. GET closes a table only if the CPU's A bit was cleared, and flushed, by an
+//!   *earlier* holder ([`super::dirty_bits`]), and a CLEAR beside it would not be one.
+//! - **Shadow pages** share caches for splitting, which `slots_lock` guards. Where there may be any, CLEAR keeps it,
+//!   too. The first one may come in the middle of a CLEAR. It then ends with `EAGAIN`, with all that it took
+//!   protected and flushed, and begins again, with `slots_lock` held. It takes the bits that were set meanwhile as
+//!   well, which is right, because it has not returned yet. That happens once at most: shadow pages' lists stay.
+//! - **`KVM_SET_MEMORY_ATTRIBUTES`**, **ioeventfds** and others who take `slots_lock` for something else don't wait. What the
+//!   first one zaps it zaps like a notifier, with `mmu_lock` held for write.
+//! - The **dirty ring** has no bitmap to clear.
 //!
 //! # Interruption
 //!
@@ -54,7 +85,10 @@
 
 use core::ops::Range;
 
-use kernel::error::{code::EINTR, Result};
+use kernel::error::{
+    code::{EAGAIN, EINTR},
+    Result,
+};
 
 use super::{
     dirty_bits::{Counts, DirtyBits},
@@ -65,10 +99,10 @@ use crate::{
     cache::TdpSplitCache,
     ops::split::{self, refill_unless_killed, HugeLeaf},
     pte::Table,
-    pure::{dirty::WORD_PAGES, Entry, GfnRange, Level, Protect, WriteBits},
+    pure::{dirty::WORD_PAGES, Entry, GfnRange, Level, Masks, Protect, WriteBits},
     rmap::{ops as rmap, ShadowSplitCaches},
     root::{stable_roots, Roots, Selection},
-    sync::{with_exclusive, with_shared, Exclusive, Holder, MmuLock, Shared, SlotsLock},
+    sync::{with_exclusive, with_shared, Exclusive, Holder, MmuLock, Reaper, Shared},
     sys::{fatal_signal_pending, stats::Event, DirtyBitmap, Memslot, Node, Sp, Vm, Wanted},
     walk::{ShortWalk, Walk},
 };
@@ -110,14 +144,25 @@ enum Progress {
     Shadowed(usize),
 }
 
+impl Reaper<'_, '_> {
+    /// What it holds `mmu_lock` for. The statistics of `mmu_lock` have room for one of several reapers.
+    fn holder(&self, wanted: Wanted) -> Holder {
+        match (self, wanted) {
+            (_, Wanted::All) => Holder::Get,
+            (Reaper::Only(_), Wanted::Requested) => Holder::Clear,
+            (Reaper::OneOf { accounted, .. }, _) if *accounted => Holder::Clear,
+            (Reaper::OneOf { .. }, _) => Holder::Caller,
+        }
+    }
+}
+
 /// One `KVM_GET_DIRTY_LOG` or `KVM_CLEAR_DIRTY_LOG`.
 pub(crate) struct Reap<'a, 'l> {
-    /// The only reaper holds it.
-    slots: &'a mut SlotsLock<'l>,
+    reaper: Reaper<'a, 'l>,
     slot: Memslot<'a>,
     log: DirtyBitmap<'a>,
     huge: HugePages,
-    /// The log is in the D bits as well ([`super::dirty_bits`]).
+    /// The log is in the D bits as well ([`super::dirty_bits`]). Then the reaper is the only one.
     by_dirty_bits: bool,
     /// Whether any bit was taken, so that the TLBs have to be flushed.
     flush: bool,
@@ -126,15 +171,15 @@ pub(crate) struct Reap<'a, 'l> {
 impl<'a, 'l> Reap<'a, 'l> {
     /// Reaps the words of `log`, which is that of `slot`.
     pub(crate) fn new(
-        slots: &'a mut SlotsLock<'l>,
+        reaper: Reaper<'a, 'l>,
         slot: Memslot<'a>,
         log: DirtyBitmap<'a>,
         huge: HugePages,
     ) -> Self {
-        let by_dirty_bits = slots.vm().logs_by_dirty_bits();
+        let by_dirty_bits = matches!(reaper, Reaper::Only(_)) && reaper.vm().logs_by_dirty_bits();
 
         Reap {
-            slots,
+            reaper,
             slot,
             log,
             huge,
@@ -146,41 +191,39 @@ impl<'a, 'l> Reap<'a, 'l> {
     /// Takes the wanted bits, and makes the next write to each of their pages noticed. Takes
     /// `mmu_lock`, and flushes the TLBs.
     ///
-    /// Errors: `EINTR` after a fatal signal; see above.
+    /// Errors: `EINTR` after a fatal signal, `EAGAIN` if it is one of several and shadow pages came; see above.
     pub(crate) fn run(mut self) -> Result {
-        let vm = self.slots.vm();
+        let vm = self.reaper.vm();
         let mut progress = Progress::Shadowed(0);
         // What is left of it is freed at the end, where no lock is held.
         let mut cache = None;
 
         if vm.uses_tdp_mmu() {
-            let holder = match self.log.wanted() {
-                Wanted::All => Holder::Get,
-                Wanted::Requested => Holder::Clear,
-            };
+            let holder = self.reaper.holder(self.log.wanted());
 
             progress = with_shared(vm, holder, |lock| self.shared(lock, &mut cache));
         }
-        if let Progress::Shadowed(from) = progress {
+        let only = matches!(self.reaper, Reaper::Only(_));
+        if let (Progress::Shadowed(from), true) = (&progress, only) {
+            let from = *from;
+
             progress = with_exclusive(vm, Holder::Rmap, |lock| self.exclusive(lock, from));
         }
 
-        let interrupted = match progress {
+        let result = match progress {
             Progress::Interrupted(at) => {
                 if self.log.wanted() == Wanted::All {
                     self.log.put_back(0..at);
                 }
-                true
+                Err(EINTR)
             }
-            Progress::Done | Progress::Shadowed(_) => false,
+            Progress::Shadowed(_) => Err(EAGAIN),
+            Progress::Done => Ok(()),
         };
         if self.flush {
-            vm.flush_tlbs_memslot(self.slot);
+            vm.flush_tlbs_range(self.slot.range());
         }
-        if interrupted {
-            return Err(EINTR);
-        }
-        Ok(())
+        result
     }
 
     /// With a TDP MMU, and as long as there are no shadow pages.
@@ -254,7 +297,7 @@ impl<'a, 'l> Reap<'a, 'l> {
                 Entry::Table(_) if view.level() > Level::Page2M => continue,
                 Entry::Table(_) => {
                     if let Some(table) = view.child(masks).and_then(Table::small) {
-                        self.clear_taken(&bits.of_table(step.lock, self.slots, table), within);
+                        self.clear_taken(&bits.of_table(step.lock, &self.reaper, table), within);
                     }
                 }
                 Entry::Leaf(pfn) if huge == HugePages::Split && log.any_taken(within) => {
@@ -328,7 +371,9 @@ impl<'a, 'l> Reap<'a, 'l> {
         let end = self.slot.range().end.min(log.gfn(batch.end));
         let range = GfnRange::new(log.gfn(batch.start), end);
         let bits = LeafBits::new(vm, root.role(), masks);
-        let dirty = DirtyBits::new(self.slots, masks);
+        let Some(dirty) = self.dirty_bits(masks) else {
+            return false;
+        };
         let mut counts = Counts::default();
         let mut changed = false;
         let mut huge = self.huge;
@@ -350,7 +395,7 @@ impl<'a, 'l> Reap<'a, 'l> {
                     let Some(table) = view.child(masks).and_then(Table::small) else {
                         continue;
                     };
-                    let leaves = bits.of_table(step.lock, self.slots, table);
+                    let leaves = bits.of_table(step.lock, &self.reaper, table);
 
                     changed |= self.take_dirty_bits(&leaves, within, &dirty, &mut counts);
                     if all {
@@ -414,6 +459,14 @@ impl<'a, 'l> Reap<'a, 'l> {
         changed
     }
 
+    /// The D bits of a tree, if they are the log's: then `slots_lock` is held.
+    fn dirty_bits<'m>(&'m self, masks: &'m Masks) -> Option<DirtyBits<'m>> {
+        match &self.reaper {
+            Reaper::Only(slots) => Some(DirtyBits::new(slots, masks)),
+            Reaper::OneOf { .. } => None,
+        }
+    }
+
     /// Clears the D bits of the pages of `within`: all of them and sets the pages' bits in the bitmap, or
     /// those that are requested. Returns whether there were any.
     fn take_dirty_bits(
@@ -444,9 +497,12 @@ impl<'a, 'l> Reap<'a, 'l> {
         let end = self.slot.range().end.min(self.log.gfn(words.end));
         let range = GfnRange::new(self.log.gfn(words.start), end);
 
+        let Some(dirty) = self.dirty_bits(masks) else {
+            return false;
+        };
+
         for root in stable_roots(lock, Selection::valid(self.slot.as_id())) {
             let bits = LeafBits::new(vm, root.role(), masks);
-            let dirty = DirtyBits::new(self.slots, masks);
             let mut walk = ShortWalk::new(lock, root, Level::Page2M, range, masks);
 
             while let Some(step) = walk.next() {
@@ -455,7 +511,7 @@ impl<'a, 'l> Reap<'a, 'l> {
                 match (view.entry(masks), view.child(masks).and_then(Table::small)) {
                     (Entry::Table(_), Some(table)) if view.level() == Level::Page2M => {
                         let within = view.range().intersection(range);
-                        let leaves = bits.of_table(step.lock, self.slots, table);
+                        let leaves = bits.of_table(step.lock, &self.reaper, table);
 
                         changed |= self.take_dirty_bits(&leaves, within, &dirty, &mut counts);
                     }
@@ -539,7 +595,9 @@ impl<'a, 'l> Reap<'a, 'l> {
             let last = range.last();
 
             // Upstream does not split without a TDP MMU.
-            if self.huge == HugePages::Split && tdp {
+            if let (HugePages::Split, true, Reaper::Only(slots)) =
+                (self.huge, tdp, &mut self.reaper)
+            {
                 let whole = first.is_aligned(Level::Page2M)
                     && range.pages() == Level::Page2M.pages()
                     && log.all_taken(range);
@@ -551,7 +609,7 @@ impl<'a, 'l> Reap<'a, 'l> {
                     range,
                     Level::Page4K,
                     whole.then_some(how),
-                    &mut ShadowSplitCaches::new(self.slots),
+                    &mut ShadowSplitCaches::new(slots),
                 );
                 split::try_split_huge_pages(lock, slot, range, Level::Page4K);
             }

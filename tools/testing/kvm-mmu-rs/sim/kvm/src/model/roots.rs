@@ -78,6 +78,7 @@ pub fn free_obsolete(vcpu: *mut kvm_vcpu) {
 /// Models `kvm_mmu_zap_all_fast()`, the two halves of it. `slots_lock` is held.
 pub fn zap_all_fast(kvm: *mut kvm) {
     field!(kvm, slots_lock).assert_held("slots_lock");
+    super::slots::wait_for_clears(kvm);
     note("kvm_mmu_zap_all_fast()", [0; 3]);
     field!(kvm, mmu_lock).write_lock();
     // SAFETY: the VM exists, and the lock is held.

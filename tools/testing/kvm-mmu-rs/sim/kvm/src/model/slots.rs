@@ -13,6 +13,7 @@ use crate::bindings::*;
 
 pub(super) const MN_KEY: usize = usize::MAX - 2;
 const SRCU_KEY: usize = usize::MAX - 3;
+const CLEARS_KEY: usize = usize::MAX - 6;
 
 /// Models `srcu_read_lock(&kvm->srcu)`.
 pub fn srcu_read_lock(kvm: *mut kvm) -> u64 {
@@ -100,6 +101,38 @@ pub fn of(kvm: *mut kvm, as_id: usize, gfn: u64) -> *mut kvm_memory_slot {
     found.unwrap_or(core::ptr::null_mut())
 }
 
+/// Models `kvm_rs_is_clearing()`.
+pub fn is_clearing(kvm: *mut kvm) -> bool {
+    !field!(kvm, rs_dirty_log.clears).is_empty()
+}
+
+/// Models `kvm_rs_wait_for_clears()`.
+pub fn wait_for_clears(kvm: *mut kvm) {
+    field!(kvm, slots_lock).assert_held("slots_lock");
+    while is_clearing(kvm) {
+        sched::block(CLEARS_KEY, "threads that clear");
+    }
+}
+
+/// Models `begin_clear()`. Who clears a part of the same range is waited for.
+fn begin_clear(kvm: *mut kvm, slot: *mut kvm_memory_slot, words: core::ops::Range<usize>) {
+    let meets = |other: &clear_range| {
+        other.slot == slot && other.words.start < words.end && words.start < other.words.end
+    };
+
+    while field!(kvm, rs_dirty_log.clears).iter().any(meets) {
+        sched::block(CLEARS_KEY, "a thread that clears the same");
+    }
+    let who = me();
+    field!(kvm, rs_dirty_log.clears).push(clear_range { who, slot, words });
+}
+
+/// Models `end_clear()`.
+fn end_clear(kvm: *mut kvm) {
+    field!(kvm, rs_dirty_log.clears).retain(|range| range.who != me());
+    sched::wake(CLEARS_KEY);
+}
+
 fn lock_arch(kvm: *mut kvm) {
     field!(kvm, slots_arch_lock).lock("mutex_lock(slots_arch_lock)", false);
 }
@@ -155,6 +188,7 @@ pub fn set_log(kvm: *mut kvm, at: usize, on: bool) {
         [at as u64, 0, 0],
     );
     field!(kvm, slots_lock).lock("mutex_lock(slots_lock)", false);
+    wait_for_clears(kvm);
     lock_arch(kvm);
 
     let old = field!(kvm, memslots)[at];
@@ -290,6 +324,7 @@ pub fn delete(kvm: *mut kvm, at: usize, all: bool) {
     may_sleep("KVM_SET_USER_MEMORY_REGION");
     note("deletes the slot", [at as u64, 0, 0]);
     field!(kvm, slots_lock).lock("mutex_lock(slots_lock)", false);
+    wait_for_clears(kvm);
     let (invalid, old) = invalidate(kvm, at, all);
 
     swap(kvm, at, core::ptr::null_mut());
@@ -304,6 +339,7 @@ pub fn relocate(kvm: *mut kvm, at: usize, base_gfn: u64, all: bool) {
     may_sleep("KVM_SET_USER_MEMORY_REGION");
     note("moves the slot", [at as u64, base_gfn, 0]);
     field!(kvm, slots_lock).lock("mutex_lock(slots_lock)", false);
+    wait_for_clears(kvm);
     let (invalid, old) = invalidate(kvm, at, all);
     let new = new_slot(*field!(old, as_id), base_gfn, *field!(old, npages));
 
@@ -322,6 +358,7 @@ pub fn relocate(kvm: *mut kvm, at: usize, base_gfn: u64, all: bool) {
 pub fn create(kvm: *mut kvm, at: usize, base_gfn: u64, npages: usize) {
     note("creates the slot", [at as u64, 0, 0]);
     field!(kvm, slots_lock).lock("mutex_lock(slots_lock)", false);
+    wait_for_clears(kvm);
     lock_arch(kvm);
     let new = new_slot((at / SLOTS) as u16, base_gfn, npages);
     if *field!(kvm, arch.have_rmaps) {
@@ -435,6 +472,24 @@ fn killable<R>(ioctl: impl FnOnce() -> R) -> R {
 /// Models `KVM_GET_DIRTY_LOG`: `kvm_get_dirty_log_protect()`. `None`: interrupted.
 pub fn get_dirty_log(kvm: *mut kvm, at: usize) -> Option<Vec<u64>> {
     field!(kvm, slots_lock).lock("mutex_lock(slots_lock)", false);
+    let log = get(kvm, at);
+    field!(kvm, slots_lock).unlock("mutex_unlock(slots_lock)", false);
+    log
+}
+
+/// The same from a thread that does not know whether the slot is there, and logged.
+pub fn get_if_logged(kvm: *mut kvm, at: usize) {
+    field!(kvm, slots_lock).lock("mutex_lock(slots_lock)", false);
+    let slot = field!(kvm, memslots)[at];
+
+    if !slot.is_null() && !field!(slot, dirty_bitmap).is_null() {
+        get(kvm, at);
+    }
+    field!(kvm, slots_lock).unlock("mutex_unlock(slots_lock)", false);
+}
+
+/// `slots_lock` is held.
+fn get(kvm: *mut kvm, at: usize) -> Option<Vec<u64>> {
     let slot = field!(kvm, memslots)[at];
     let words = words(slot);
     let bitmap = *field!(slot, dirty_bitmap);
@@ -454,6 +509,7 @@ pub fn get_dirty_log(kvm: *mut kvm, at: usize) -> Option<Vec<u64>> {
             log.push(machine::mem::load(unsafe { bitmap.add(n) }.cast::<u64>()));
         }
     } else {
+        wait_for_clears(kvm);
         // SAFETY: the second half is for the ioctl.
         let buffer = unsafe { bitmap.add(words) };
         // SAFETY: as above.
@@ -467,7 +523,6 @@ pub fn get_dirty_log(kvm: *mut kvm, at: usize) -> Option<Vec<u64>> {
             log.push(unsafe { buffer.add(n).read() } as u64);
         }
     }
-    field!(kvm, slots_lock).unlock("mutex_unlock(slots_lock)", false);
     (result == 0).then_some(log)
 }
 
@@ -475,22 +530,55 @@ pub fn get_dirty_log(kvm: *mut kvm, at: usize) -> Option<Vec<u64>> {
 /// False: interrupted.
 pub fn clear_dirty_log(kvm: *mut kvm, at: usize, first: usize, bits: &[u64]) -> bool {
     field!(kvm, slots_lock).lock("mutex_lock(slots_lock)", false);
+    let mut result = clear_slot(kvm, at, first, bits);
+
+    if result == EAGAIN {
+        result = clear_slot(kvm, at, first, bits);
+    }
+    field!(kvm, slots_lock).unlock("mutex_unlock(slots_lock)", false);
+    assert!(result == 0 || result == EINTR, "CLEAR fails by {result}");
+    result == 0
+}
+
+const EAGAIN: i32 = -11;
+const EINTR: i32 = -4;
+
+/// Models `kvm_rs_clear_slot()`. `slots_lock` is held, and dropped for the time of the work.
+fn clear_slot(kvm: *mut kvm, at: usize, first: usize, bits: &[u64]) -> i32 {
     let slot = field!(kvm, memslots)[at];
-    // SAFETY: the second half is for the ioctl.
-    let buffer = unsafe { (*field!(slot, dirty_bitmap)).add(words(slot)) };
+    let first_page = first as u64 * 64;
+    // SAFETY: the second half is for the ioctls: each has the words that belong to those it clears.
+    let buffer = unsafe { (*field!(slot, dirty_bitmap)).add(words(slot) + first) };
+    let copy = || {
+        for (n, word) in bits.iter().enumerate() {
+            // SAFETY: as above.
+            unsafe { buffer.add(n).write(*word as usize) };
+        }
+    };
 
     note(
         "KVM_CLEAR_DIRTY_LOG",
         [at as u64, first as u64, bits.len() as u64],
     );
-    for (n, word) in bits.iter().enumerate() {
-        // SAFETY: as above.
-        unsafe { buffer.add(n).write(*word as usize) };
-    }
-    let result = killable(|| {
+    if *field!(kvm, arch.have_rmaps) || *field!(kvm, rs_dirty_log.dirty_bits) {
+        wait_for_clears(kvm);
+        copy();
         // SAFETY: all exist, and `slots_lock` is held.
-        unsafe { kvm_rs_clear_dirty_log(kvm, slot, first as u64 * 64, bits.len(), buffer) }
-    });
+        return killable(|| unsafe {
+            kvm_rs_clear_dirty_log(kvm, slot, first_page, bits.len(), buffer)
+        });
+    }
+
+    begin_clear(kvm, slot, first..first + bits.len());
     field!(kvm, slots_lock).unlock("mutex_unlock(slots_lock)", false);
-    result == 0
+    copy();
+    // Others may have a fault of userspace's memory to wait for.
+    point();
+    // SAFETY: all exist, and the range is claimed.
+    let result = killable(|| unsafe {
+        kvm_rs_clear_dirty_range(kvm, slot, first_page, bits.len(), buffer, true)
+    });
+    end_clear(kvm);
+    field!(kvm, slots_lock).lock("mutex_lock(slots_lock)", false);
+    result
 }
