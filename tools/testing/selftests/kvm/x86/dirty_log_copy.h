@@ -52,6 +52,8 @@ struct dirty_log_copy {
 	u8 *mem;
 	/* To be copied, and in the slot. */
 	u64 npages, slot_npages;
+	/* The pages whose bits are cleared, and that are copied; end is 0: up to the last one. */
+	u64 first, end;
 
 	/* The memslots that have this memory, at most one in each address space. */
 	u32 slots[2];
@@ -118,29 +120,55 @@ static inline void copy_all(struct dirty_log_copy *log)
 		copy_page(log, page);
 }
 
-/* Begins with a copy of all: those of its members above @bits are set, and it is logged. */
-static inline void copy_begin(struct dirty_log_copy *log)
+static inline void alloc_bits(struct dirty_log_copy *log)
 {
 	unsigned int i;
 
-	log->copy = calloc(log->npages, sizeof(*log->copy));
-	TEST_ASSERT(log->copy, "Out of memory");
 	for (i = 0; i < log->nr_slots; i++) {
 		log->bits[i] = bitmap_zalloc(log->slot_npages);
 		TEST_ASSERT(log->bits[i], "Out of memory");
 		/* All is there: to kill who writes to it must not fail a fault. */
 		bitmap_fill(log->bits[i], log->slot_npages);
 	}
-	copy_all(log);
 }
 
-static inline void copy_end(struct dirty_log_copy *log)
+static inline void free_bits(struct dirty_log_copy *log)
 {
 	unsigned int i;
 
 	for (i = 0; i < log->nr_slots; i++)
 		free(log->bits[i]);
+}
+
+/* Begins with a copy of all: those of its members above @bits are set, and it is logged. */
+static inline void copy_begin(struct dirty_log_copy *log)
+{
+	log->copy = calloc(log->npages, sizeof(*log->copy));
+	TEST_ASSERT(log->copy, "Out of memory");
+	alloc_bits(log);
+	copy_all(log);
+}
+
+static inline void copy_end(struct dirty_log_copy *log)
+{
+	free_bits(log);
 	free(log->copy);
+}
+
+/* Leaves the pages from @first on to another thread; where it is CLEAR that takes the bits. */
+static inline void copy_share(struct dirty_log_copy *log, struct dirty_log_copy *second, u64 first)
+{
+	*second = *log;
+	alloc_bits(second);
+	second->first = first;
+	log->end = first;
+}
+
+/* The opposite, when that thread has ended. */
+static inline void copy_unshare(struct dirty_log_copy *log, struct dirty_log_copy *second)
+{
+	free_bits(second);
+	log->end = second->end;
 }
 
 static inline void harvest_ring(struct dirty_log_copy *log, unsigned int cpu)
@@ -179,8 +207,8 @@ static inline void log_prepare(struct dirty_log_copy *log)
  */
 static inline int log_take(struct dirty_log_copy *log)
 {
+	u64 first, end = log->end ?: log->slot_npages;
 	unsigned int i;
-	u64 first;
 
 	if (log->kind == LOG_RING)
 		return __vm_ioctl(log->vm, KVM_RESET_DIRTY_RINGS, NULL) < 0 ? -1 : 0;
@@ -195,11 +223,11 @@ static inline int log_take(struct dirty_log_copy *log)
 			return -1;
 		if (log->kind == LOG_GET)
 			continue;
-		for (first = 0; first < log->slot_npages; first += CLEAR_PAGES) {
+		for (first = log->first; first < end; first += CLEAR_PAGES) {
 			struct kvm_clear_dirty_log clear = {
 				.slot = log->slots[i],
 				.first_page = first,
-				.num_pages = min_t(u64, CLEAR_PAGES, log->slot_npages - first),
+				.num_pages = min_t(u64, CLEAR_PAGES, end - first),
 				.dirty_bitmap = log->bits[i] + first / BITS_PER_LONG,
 			};
 
@@ -216,10 +244,10 @@ static inline int log_take(struct dirty_log_copy *log)
  */
 static inline void log_copy(struct dirty_log_copy *log)
 {
+	u64 page, end = min_t(u64, log->end ?: log->npages, log->npages);
 	unsigned int i;
-	u64 page;
 
-	for (page = 0; page < log->npages; page++) {
+	for (page = log->first; page < end; page++) {
 		for (i = 0; i < log->nr_slots; i++) {
 			if (test_bit(page, log->bits[i])) {
 				copy_page(log, page);

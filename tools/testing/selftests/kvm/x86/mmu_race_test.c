@@ -7,7 +7,8 @@
  *
  *  - dirty logging of the first slot is toggled (split, promote),
  *  - the log of the second is read and cleared, and its dirty pages are copied, as in a
- *    migration (split, write-protect),
+ *    migration (split, write-protect); by two threads, each for half of the memory, if it is
+ *    KVM_CLEAR_DIRTY_LOG that clears the bits,
  *  - the host's mapping of the third is changed, unmapped and made huge again (MMU notifiers),
  *    and its pages are marked idle (aging, which takes no lock),
  *  - the fourth is deleted, created elsewhere and moved back (all page tables are zapped), so
@@ -125,7 +126,8 @@ static bool stop;
 /* The fourth slot stays, so that no page tables are zapped. */
 static bool stay;
 
-static struct dirty_log_copy log;
+/* The second is that of the other half, where it is CLEAR that takes the bits. */
+static struct dirty_log_copy log, other_half;
 static DECLARE_BITMAP(all, 16 * SZ_1M / PAGE_SIZE);
 
 /* Writes EBX to one page in SMM_STRIDE, from ESI to EDI; in real mode, with segments of 4 GiB. */
@@ -353,6 +355,24 @@ static void collect(void)
 	log_copy(&log);
 }
 
+static int take_other_half_once(void *unused)
+{
+	return log_take(&other_half) ? 1 : 0;
+}
+
+static void collect_other_half(void)
+{
+	static struct task task = { .once = take_other_half_once };
+
+	if (!other_half.copy) {
+		usleep(10000);
+		return;
+	}
+	log_prepare(&other_half);
+	do_or_die(&task);
+	log_copy(&other_half);
+}
+
 static void remap(void)
 {
 	u8 *at = mem[SLOT_REMAPPED];
@@ -439,6 +459,7 @@ static struct party {
 } parties[] = {
 	{ "toggle",	toggle },
 	{ "collect",	collect },
+	{ "collect, other half", collect_other_half },
 	{ "remap",	remap },
 	{ "age",	age },
 	{ "move",	move },
@@ -601,6 +622,8 @@ static void create_vm(enum log_kind kind)
 		.nr_vcpus = nr_all_vcpus,
 	};
 	copy_begin(&log);
+	if (kind == LOG_CLEAR || kind == LOG_CLEAR_SET)
+		copy_share(&log, &other_half, CLEARED_PAGES / 2);
 }
 
 static void run(enum log_kind kind, unsigned int seconds)
@@ -630,6 +653,10 @@ static void run(enum log_kind kind, unsigned int seconds)
 	WRITE_ONCE(stop, true);
 	for (i = 0; i < ARRAY_SIZE(parties); i++)
 		kvm_pthread_join(parties[i].thread, NULL);
+	if (other_half.copy) {
+		copy_unshare(&log, &other_half);
+		other_half = (struct dirty_log_copy) {};
+	}
 	for (i = 0; i < nr_all_vcpus; i++)
 		WRITE_ONCE(host_view(i)->stop, 1);
 	for (i = 0; i < nr_all_vcpus; i++) {
