@@ -12,7 +12,7 @@
 use crate::{
     page::BlankSp,
     sync::{MmuLock, Unlocked},
-    sys::{Node, Vm},
+    sys::{Node, Shortage, Vm},
 };
 
 /// How many tables a cache holds at most: enough to make dropping the lock cheap, and no more than
@@ -32,11 +32,12 @@ pub(crate) struct TdpSplitCache {
     len: usize,
     /// How many places are used, at least one.
     limit: usize,
+    shortage: Shortage,
 }
 
 impl TdpSplitCache {
     /// An empty cache for splitting in `vm`, which may be told how many tables to allocate at a time.
-    pub(crate) fn new(vm: Vm<'_>) -> Self {
+    pub(crate) fn new(vm: Vm<'_>, shortage: Shortage) -> Self {
         let limit = vm.eager_split().unwrap_or(CAPACITY);
 
         // INVARIANT: no place is taken.
@@ -45,6 +46,7 @@ impl TdpSplitCache {
             nodes: [Node::ANY; CAPACITY],
             len: 0,
             limit: limit.clamp(1, CAPACITY),
+            shortage,
         }
     }
 
@@ -98,7 +100,7 @@ impl TdpSplitCache {
         let want = usize::try_from(want).map_or(room, |want| want.min(room));
 
         for n in 0..want {
-            let Some(page) = BlankSp::alloc(unlocked, node) else {
+            let Some(page) = BlankSp::alloc(unlocked, node, self.shortage) else {
                 return n != 0;
             };
             self.put(page, node);

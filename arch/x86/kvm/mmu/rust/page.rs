@@ -20,7 +20,7 @@ use crate::{
     pure::{leaf, Gfn, Hpa, Index, Level, Role, Spte},
     support::rcu::{call_rcu, Batch, RcuFree},
     sync::{MmuLock, PagesLock, Unlocked},
-    sys::{trace, Node, Sp, Vcpu, Vm},
+    sys::{trace, Node, Shortage, Sp, Vcpu, Vm},
 };
 
 /// A shadow page that nothing points to: dropping it frees it.
@@ -133,11 +133,12 @@ pub(crate) struct BlankSp(OwnedSp);
 impl BlankSp {
     /// Allocates a page, preferably on `node`, charged to the caller's memcg. `None` if there is no
     /// memory.
-    pub(crate) fn alloc(_unlocked: &Unlocked, node: Node) -> Option<Self> {
+    pub(crate) fn alloc(_unlocked: &Unlocked, node: Node, shortage: Shortage) -> Option<Self> {
+        let may_fail = shortage == Shortage::Fail;
         // SAFETY: may sleep, as `mmu_lock` is not held.
-        let header = NonNull::new(unsafe { bindings::kvm_rs_alloc_header() })?;
+        let header = NonNull::new(unsafe { bindings::kvm_rs_alloc_header(may_fail) })?;
         // SAFETY: may sleep, as `mmu_lock` is not held.
-        let spt = unsafe { bindings::kvm_rs_alloc_table(node.raw()) };
+        let spt = unsafe { bindings::kvm_rs_alloc_table(node.raw(), may_fail) };
 
         if spt.is_null() {
             // SAFETY: just allocated.

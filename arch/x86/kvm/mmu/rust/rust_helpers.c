@@ -95,14 +95,24 @@ __kvm_rs void kvm_rs_bind_sp(struct kvm_mmu_page *sp)
 	set_page_private(virt_to_page(sp->spt), (unsigned long)sp);
 }
 
-__kvm_rs struct kvm_mmu_page *kvm_rs_alloc_header(void)
+/*
+ * Where the limit of a memory cgroup is reached, GFP_KERNEL_ACCOUNT has the OOM killer look for
+ * a task. @may_fail: rather not; __GFP_RETRY_MAYFAIL still reclaims what it can.
+ */
+static __always_inline gfp_t gfp_for_table(bool may_fail)
 {
-	return kmem_cache_zalloc(mmu_page_header_cache, GFP_KERNEL_ACCOUNT);
+	return may_fail ? GFP_KERNEL_ACCOUNT | __GFP_RETRY_MAYFAIL | __GFP_NOWARN :
+			  GFP_KERNEL_ACCOUNT;
 }
 
-__kvm_rs u64 *kvm_rs_alloc_table(int nid)
+__kvm_rs struct kvm_mmu_page *kvm_rs_alloc_header(bool may_fail)
 {
-	struct page *page = alloc_pages_node(nid, GFP_KERNEL_ACCOUNT, 0);
+	return kmem_cache_zalloc(mmu_page_header_cache, gfp_for_table(may_fail));
+}
+
+__kvm_rs u64 *kvm_rs_alloc_table(int nid, bool may_fail)
+{
+	struct page *page = alloc_pages_node(nid, gfp_for_table(may_fail), 0);
 
 	return page ? page_address(page) : NULL;
 }

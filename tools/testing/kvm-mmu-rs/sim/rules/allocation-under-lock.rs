@@ -5,10 +5,10 @@
 use crate::{
     page::BlankSp,
     sync::{MmuLock, Shared},
-    sys::Node,
+    sys::{Node, Shortage},
 };
 
 fn program(lock: &mut Shared<'_>, node: Node) {
-    BlankSp::alloc(lock, node); //~ FAILS
-    lock.unlocked(|unlocked| BlankSp::alloc(unlocked, node)); //~ TWIN
+    BlankSp::alloc(lock, node, Shortage::Kill); //~ FAILS
+    lock.unlocked(|unlocked| BlankSp::alloc(unlocked, node, Shortage::Kill)); //~ TWIN
 }

@@ -5,12 +5,12 @@
 use crate::{
     page::BlankSp,
     sync::{MmuLock, Shared, Unlocked},
-    sys::Node,
+    sys::{Node, Shortage},
 };
 
 fn program<'l>(lock: &mut Shared<'l>, node: Node) {
     let mut kept: Option<&Unlocked> = None;
     lock.unlocked(|unlocked| kept = Some(unlocked)); //~ FAILS
-    lock.unlocked(|unlocked| drop(BlankSp::alloc(unlocked, node))); //~ TWIN
-    kept.map(|unlocked| BlankSp::alloc(unlocked, node));
+    lock.unlocked(|unlocked| drop(BlankSp::alloc(unlocked, node, Shortage::Kill))); //~ TWIN
+    kept.map(|unlocked| BlankSp::alloc(unlocked, node, Shortage::Kill));
 }

@@ -5,9 +5,10 @@
  * Using fault injection (failslab, fail_page_alloc), fail the n-th allocation of an operation
  * on the page tables, for n = 1, 2, 3... until the operation succeeds without a failure.  The
  * operations are creating the memslot, enabling dirty logging (which splits huge pages),
- * clearing the log (ditto), mapping (by pre-faulting and by guest faults), and disabling dirty
- * logging (which promotes).  Repeat in a memory cgroup that is at its limit, or that reaches
- * it n pages later.  Whether the operation failed or merely did less than it could, check
+ * clearing the log (ditto), mapping (by pre-faulting and by guest faults), disabling dirty
+ * logging (which promotes), and splitting ahead.  Repeat in a memory cgroup that is at its
+ * limit, or that reaches it n pages later; splitting ahead must then fail without the OOM
+ * killer being invoked.  Whether the operation failed or merely did less than it could, check
  * afterwards that
  *
  *  - the slot's mappings add up to its size,
@@ -34,14 +35,15 @@
 #include <string.h>
 #include <unistd.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
 
+#include <asm/kvm_split.h>
 #include <linux/bitmap.h>
 #include <linux/bitops.h>
 #include <linux/kvm.h>
 #include <linux/sizes.h>
 
 #include "kvm_util.h"
+#include "memcg_limit.h"
 #include "mmu_stat.h"
 #include "nested_l1.h"
 #include "processor.h"
@@ -74,7 +76,7 @@
 #define FIRST		(nested ? 32 : 64)
 #define LAST		(nested ? 96 : 160)
 
-enum op { OP_SLOT, OP_ENABLE, OP_CLEAR, OP_MAP, OP_FAULT, OP_PROMOTE, NR_OPS };
+enum op { OP_SLOT, OP_ENABLE, OP_CLEAR, OP_MAP, OP_FAULT, OP_PROMOTE, OP_AHEAD, NR_OPS };
 
 static const char * const op_names[NR_OPS] = {
 	[OP_SLOT]	= "slot",
@@ -83,12 +85,11 @@ static const char * const op_names[NR_OPS] = {
 	[OP_MAP]	= "map",
 	[OP_FAULT]	= "fault",
 	[OP_PROMOTE]	= "promote",
+	[OP_AHEAD]	= "split ahead",
 };
 
 #define INSTANCE	"/sys/kernel/tracing/instances/mmu_enomem_test"
 #define PAGE_ALLOC	INSTANCE "/events/kmem/mm_page_alloc"
-
-#define CGROUP		"/sys/fs/cgroup/mmu_enomem_test"
 
 /* How an allocation is made to fail. */
 enum way { WAY_NONE, WAY_NTH, WAY_MEMCG };
@@ -97,7 +98,8 @@ static bool can_pre_fault, tdp_mmu, splits, nested;
 static char verbose = '0';
 static u64 generation;
 static unsigned long *bitmap;
-static int fail_fd = -1, max_fd = -1, current_fd = -1, events_fd = -1;
+static int fail_fd = -1;
+static struct memcg memcg = { .max_fd = -1 };
 static u64 events, armed, counted;
 static void *mem;
 
@@ -216,6 +218,18 @@ static int pre_fault(struct kvm_vcpu *vcpu)
 	return ret;
 }
 
+static int split_ahead(struct kvm_vm *vm)
+{
+	struct kvm_split_huge_pages range = {
+		.gpa = TEST_BASE, .size = TEST_SIZE, .page_size = PAGE_SIZE,
+	};
+	int ret = 0;
+
+	while (!ret && range.size)
+		ret = __vm_ioctl(vm, KVM_SPLIT_HUGE_PAGES, &range);
+	return ret;
+}
+
 /* How many 4KiB pages are mapped, by pages of all sizes. */
 static u64 nr_mapped(struct kvm_vm *vm)
 {
@@ -303,17 +317,6 @@ static u64 read_number(int fd)
 	return strtoul(text, NULL, 10);
 }
 
-/* How often the cgroup has refused memory. */
-static u64 read_events(void)
-{
-	char text[256] = {}, *line;
-
-	TEST_ASSERT(pread(events_fd, text, sizeof(text) - 1, 0) > 0, "Cannot read memory.events");
-	line = strstr(text, "\noom ");
-	TEST_ASSERT(line, "No oom in memory.events");
-	return strtoul(line + 5, NULL, 10);
-}
-
 /* Let the @nth allocation from now on fail, or charges from the @nth page on. */
 static void arm(enum way way, unsigned int nth)
 {
@@ -322,10 +325,8 @@ static void arm(enum way way, unsigned int nth)
 		write_number(fail_fd, nth);
 	if (way != WAY_MEMCG)
 		return;
-	/* The limit gives back what was charged ahead, so that the rest is exact. */
-	write_number(max_fd, 0);
-	write_number(max_fd, read_number(current_fd) + (nth - 1) * PAGE_SIZE);
-	events = read_events();
+	memcg_limit(&memcg, (nth - 1) * PAGE_SIZE);
+	events = memcg_ooms(&memcg);
 }
 
 /* Stop it, and return whether one has failed.  Counts them, if none has. */
@@ -338,8 +339,8 @@ static bool disarm(enum way way)
 		failed = counted == armed;
 		write_number(fail_fd, 0);
 	} else if (way == WAY_MEMCG) {
-		TEST_ASSERT(write(max_fd, "max", 3) == 3, "Cannot lift the limit");
-		failed = read_events() != events;
+		memcg_unlimit(&memcg);
+		failed = memcg_ooms(&memcg) != events;
 	}
 	return failed;
 }
@@ -361,6 +362,8 @@ static int run_op(enum op op, struct kvm_vcpu *vcpu)
 		return pre_fault(vcpu);
 	case OP_FAULT:
 		return __vcpu_run(vcpu);
+	case OP_AHEAD:
+		return split_ahead(vcpu->vm);
 	default:
 		return set_dirty_logging(vcpu->vm, false);
 	}
@@ -410,6 +413,10 @@ static bool run_case(enum op op, enum way way, unsigned int nth)
 	ret = run_op(op, vcpu);
 	err = errno;
 	failed = disarm(way);
+	if (op == OP_AHEAD && way == WAY_MEMCG) {
+		TEST_ASSERT(!failed, "The OOM killer was asked for a task");
+		failed = ret;
+	}
 	TEST_ASSERT(!ret || err == ENOMEM || err == EFAULT,
 		    "%s: errno %d with allocation %u failing", op_names[op], err, nth);
 	TEST_ASSERT(!ret || failed, "%s failed without reason", op_names[op]);
@@ -431,7 +438,9 @@ static bool run_case(enum op op, enum way way, unsigned int nth)
 		write_pages(vcpu);
 		mapped = nr_mapped(vm);
 	}
-	if (maps || op == OP_PROMOTE) {
+	if (op == OP_AHEAD)
+		TEST_ASSERT(!vm_get_stat(vm, pages_2m), "A page was not split");
+	if (maps || op == OP_PROMOTE || op == OP_AHEAD) {
 		write_pages(vcpu);
 		TEST_ASSERT(!set_dirty_logging(vm, true), "Cannot enable the log");
 	}
@@ -477,42 +486,6 @@ static void set_up_injection(void)
 	}
 }
 
-/*
- * Enter a memory cgroup.  Who is at its limit gets no memory if there is nobody to
- * kill instead.
- */
-static void set_up_memcg(void)
-{
-	int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
-	bool safe = fd >= 0 && write(fd, "-1000", 5) == 5;
-
-	close(fd);
-	if (!safe || (mkdir(CGROUP, 0700) && errno != EEXIST))
-		return;
-	fd = open(CGROUP "/cgroup.procs", O_WRONLY | O_CLOEXEC);
-	if (fd >= 0 && write(fd, "0", 1) == 1) {
-		current_fd = open(CGROUP "/memory.current", O_RDONLY | O_CLOEXEC);
-		events_fd = open(CGROUP "/memory.events", O_RDONLY | O_CLOEXEC);
-		if (current_fd >= 0 && events_fd >= 0)
-			max_fd = open(CGROUP "/memory.max", O_WRONLY | O_CLOEXEC);
-	}
-	close(fd);
-	/* The first time takes memory for a buffer. */
-	if (max_fd >= 0) {
-		read_number(current_fd);
-		read_events();
-	}
-}
-
-static void leave_memcg(void)
-{
-	int fd = open("/sys/fs/cgroup/cgroup.procs", O_WRONLY | O_CLOEXEC);
-
-	if (fd >= 0 && write(fd, "0", 1) == 1)
-		rmdir(CGROUP);
-	close(fd);
-}
-
 /* Returns how many cases had a failure. */
 static unsigned int run_nth(enum op op)
 {
@@ -552,8 +525,13 @@ static void run(enum op op, enum way way)
 	unsigned int failures = 0;
 	long before, after;
 
-	if ((way == WAY_NTH && fail_fd < 0) || (way == WAY_MEMCG && max_fd < 0)) {
+	if ((way == WAY_NTH && fail_fd < 0) || (way == WAY_MEMCG && memcg.max_fd < 0)) {
 		ksft_test_result_skip("%s: the kernel cannot let that fail\n", op_names[op]);
+		return;
+	}
+	if (op == OP_AHEAD && (!kvm_has_cap(KVM_CAP_SPLIT_HUGE_PAGES) || nested)) {
+		ksft_test_result_skip("%s: %s\n", op_names[op],
+				      nested ? "no shadow pages" : "no KVM_SPLIT_HUGE_PAGES");
 		return;
 	}
 	if (op == OP_MAP && nested) {
@@ -730,11 +708,11 @@ int main(int argc, char *argv[])
 	test_two_roots();
 	for (way = first; way <= last; way++) {
 		if (way == WAY_MEMCG)
-			set_up_memcg();
+			memcg = memcg_enter("mmu_enomem_test");
 		for (op = 0; op < NR_OPS; op++)
 			run(op, way);
 	}
 	if (last == WAY_MEMCG)
-		leave_memcg();
+		memcg_leave(&memcg);
 	ksft_finished();
 }

@@ -11,8 +11,8 @@
  *
  * Do so with each kind of argument, good and bad; for a part of the range at a time; while the
  * host unmaps memory; across dirty logging; across slots that are deleted and moved; with
- * several threads at once on the same range, while the guest runs; and with processes that are
- * killed.
+ * several threads at once on the same range, while the guest runs; with processes that are
+ * killed; and in a memory cgroup that is at its limit.
  *
  * With -g, the slot is a single 1GiB page.  If KVM doesn't have the ioctl, it must say so.
  */
@@ -34,6 +34,7 @@
 #include <linux/sizes.h>
 
 #include "kvm_util.h"
+#include "memcg_limit.h"
 #include "mmu_stat.h"
 #include "processor.h"
 #include "run_vcpu.h"
@@ -764,6 +765,52 @@ static void test_killed(void)
 	ksft_test_result_pass("killed\n");
 }
 
+/*
+ * At the limit of the memory cgroup a call fails, or does less: the OOM killer is not
+ * asked.  What is split stays, and the rest is split when there is memory.
+ */
+static void test_memcg(void)
+{
+	struct kvm_split_huge_pages request = {
+		.gpa = BASE, .size = size, .page_size = PAGE_SIZE, .budget = SZ_2M,
+	};
+	struct memcg memcg = memcg_enter("split_ahead_test");
+	struct mmu_stats before = get_mmu_stats(vm);
+	u64 ooms, splits;
+	int ret, err;
+
+	if (memcg.max_fd < 0) {
+		ksft_test_result_skip("memcg: no memory cgroups\n");
+		return;
+	}
+	ooms = memcg_ooms(&memcg);
+	/* For some of them. What KVM has in its slabs is charged already, or a page. */
+	memcg_limit(&memcg, all_tables() / 2 * PAGE_SIZE);
+	do {
+		ret = __vm_ioctl(vm, KVM_SPLIT_HUGE_PAGES, &request);
+		err = errno;
+	} while (!ret && request.size);
+	memcg_unlimit(&memcg);
+
+	TEST_ASSERT(ret && err == ENOMEM, "It splits all, or errno is %d", err);
+	TEST_ASSERT(memcg_ooms(&memcg) == ooms, "The OOM killer was asked");
+	splits = get_mmu_stats(vm).eager_splits - before.eager_splits;
+	TEST_ASSERT(splits && splits <= all_tables() / 2, "%lu pages are split", splits);
+	if (backing == SZ_2M)
+		TEST_ASSERT(splits == (request.gpa - BASE) / SZ_2M, "%lu are split, and it says %llu",
+			    splits, (request.gpa - BASE) / SZ_2M);
+	run_guest();
+
+	split_all(PAGE_SIZE, 0);
+	assert_mapped(size, 0, "Split when there was memory");
+	assert_counted(before, all_tables(), 0, "Split when there was memory");
+	recover_all();
+	run_guest();
+	memcg_leave(&memcg);
+	ksft_test_result_pass("memcg: %lu of %lu tables were in its limit\n", splits,
+			      all_tables());
+}
+
 static void create_vm(void)
 {
 	u64 page;
@@ -842,7 +889,7 @@ int main(int argc, char *argv[])
 	TEST_REQUIRE(kvm_has_cap(KVM_CAP_PRE_FAULT_MEMORY));
 
 	create_vm();
-	ksft_set_plan(12);
+	ksft_set_plan(13);
 	test_errors();
 	test_levels();
 	test_keep();
@@ -854,6 +901,7 @@ int main(int argc, char *argv[])
 	test_client();
 	test_signals();
 	test_killed();
+	test_memcg();
 	/* Last: it changes how the VM is logged. */
 	test_chunk();
 	kvm_vm_free(vm);

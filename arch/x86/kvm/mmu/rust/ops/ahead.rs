@@ -63,11 +63,12 @@
 use kernel::error::{code::EBUSY, Result};
 
 use crate::{
+    cache::TdpSplitCache,
     ops::{dirty_log::recover::recover_range, split::split_huge_pages},
     pure::{GfnRange, Level},
     root::Selection,
     sync::{with_shared, Holder, Srcu},
-    sys::{Memslot, Unlogged, Vm},
+    sys::{Memslot, Shortage, Unlogged, Vm},
 };
 
 /// Splits the huge pages of which `range` has a part, and which `slot` has in one gigabyte, down to `target`.
@@ -82,9 +83,12 @@ pub(crate) fn split(
 ) -> Result {
     let roots = Selection::valid_direct(slot.as_id());
 
-    // Several threads may be here at once: not accounted.
+    // Nobody needs the split so much that a task should be killed for its tables.
+    let mut cache = Some(TdpSplitCache::new(vm, Shortage::Fail));
+
+    // Several threads may be here at once: not accounted. What is left in the cache is freed without the lock.
     with_shared(vm, Holder::Caller, |lock| {
-        split_huge_pages(lock, roots, range, target)
+        split_huge_pages(lock, roots, range, target, &mut cache)
     })
 }
 

@@ -24,7 +24,7 @@ use crate::{
     sys::{
         fatal_signal_pending,
         stats::{self, Event},
-        trace, Memslot, Node, Sp,
+        trace, Memslot, Node, Shortage, Sp,
     },
     walk::{Step, Walk},
 };
@@ -146,10 +146,18 @@ pub(crate) fn try_split_huge_pages<'l, M: Update<'l>>(
     range: GfnRange,
     target: Level,
 ) {
-    let _ = split_huge_pages(lock, Selection::valid(slot.as_id()), range, target);
+    // CLEAR_DIRTY_LOG gets here for every 64 pages, and usually there is nothing to split.
+    let mut cache = None;
+    let roots = Selection::valid(slot.as_id());
+    let _ = split_huge_pages(lock, roots, range, target, &mut cache);
+
+    if let Some(cache) = cache {
+        cache.free(lock);
+    }
 }
 
-/// Splits the huge pages of `range` down to `target`, in the roots of `selection`. Fails with `ENOMEM` in the
+/// Splits the huge pages of `range` down to `target`, in the roots of `selection`, with tables from `cache`, or
+/// from one that it makes when it needs it. Fails with `ENOMEM` in the
 /// first root for which there is no memory, and with `EINTR` instead of allocating more if the current task is
 /// being killed; then some of the pages are split.
 ///
@@ -160,23 +168,15 @@ pub(in crate::ops) fn split_huge_pages<'l, M: Update<'l>>(
     selection: Selection,
     range: GfnRange,
     target: Level,
+    cache: &mut Option<TdpSplitCache>,
 ) -> Result {
     let masks = lock.vm().masks();
     let mut roots = Roots::new(lock.vm(), selection);
-    // CLEAR_DIRTY_LOG gets here for every 64 pages, and usually there is nothing to split.
-    let mut cache = None;
-    let mut result = Ok(());
 
     while let Some(root) = roots.next(lock) {
-        result = split_root(lock, root, range, target, &mut cache, masks);
-        if result.is_err() {
-            break;
-        }
+        split_root(lock, root, range, target, cache, masks)?;
     }
-    if let Some(cache) = cache {
-        cache.free(lock);
-    }
-    result
+    Ok(())
 }
 
 /// Splits in one root.
@@ -205,7 +205,7 @@ fn split_root<'l, M: Update<'l>>(
             continue;
         };
         let node = Node::of(pfn);
-        let cache = cache.get_or_insert_with(|| TdpSplitCache::new(vm));
+        let cache = cache.get_or_insert_with(|| TdpSplitCache::new(vm, Shortage::Kill));
         let Some(page) = cache.take(node) else {
             let huge = HugeLeaf::of(&step.view, node);
 

@@ -60,6 +60,15 @@ pub(crate) fn max_gfn_exclusive() -> Gfn {
     Gfn(unsafe { bindings::kvm_rs_max_gfn() }).add(1)
 }
 
+/// What becomes of an allocation if there is no memory, in a cgroup or at all, and none can be reclaimed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Shortage {
+    /// The OOM killer looks for a task to kill; the allocation fails if there is none.
+    Kill,
+    /// The allocation fails.
+    Fail,
+}
+
 /// A NUMA node.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Node(i16);

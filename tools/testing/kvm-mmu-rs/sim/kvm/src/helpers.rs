@@ -421,8 +421,8 @@ fn fails() -> bool {
 
 /// # Safety
 ///
-/// None: it has no arguments. Unsafe because C's function is.
-pub unsafe fn kvm_rs_alloc_header() -> *mut kvm_mmu_page {
+/// None: the argument is a plain value. Unsafe because C's function is.
+pub unsafe fn kvm_rs_alloc_header(_may_fail: bool) -> *mut kvm_mmu_page {
     if fails() {
         return ptr::null_mut();
     }
@@ -432,7 +432,7 @@ pub unsafe fn kvm_rs_alloc_header() -> *mut kvm_mmu_page {
 /// # Safety
 ///
 /// None: the arguments are plain values. Unsafe because C's function is.
-pub unsafe fn kvm_rs_alloc_table(nid: i32) -> *mut u64 {
+pub unsafe fn kvm_rs_alloc_table(nid: i32, _may_fail: bool) -> *mut u64 {
     if fails() {
         return ptr::null_mut();
     }

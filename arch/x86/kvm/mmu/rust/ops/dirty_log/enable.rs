@@ -48,7 +48,7 @@ use crate::{
     rmap::{ops as rmap, ShadowSplitCaches},
     root::{Roots, Selection},
     sync::{with_exclusive, with_shared, Holder, MmuLock, Shared, SlotsLock},
-    sys::{stats::Event, Memslot, Node, Sp, Vm},
+    sys::{stats::Event, Memslot, Node, Shortage, Sp, Vm},
     walk::Walk,
 };
 
@@ -80,7 +80,7 @@ pub(crate) fn enable(slots: &mut SlotsLock<'_>, slot: Memslot<'_>) {
 fn enable_in_tdp_mmu(lock: &mut Shared<'_>, slots: &SlotsLock<'_>, slot: Memslot<'_>, split: bool) {
     let masks = lock.vm().masks();
     let mut roots = Roots::new(lock.vm(), Selection::valid(slot.as_id()));
-    let mut cache = TdpSplitCache::new(lock.vm());
+    let mut cache = TdpSplitCache::new(lock.vm(), Shortage::Kill);
 
     while let Some(root) = roots.next(lock) {
         enable_in_root(lock, slots, root, slot, split, &mut cache, masks);

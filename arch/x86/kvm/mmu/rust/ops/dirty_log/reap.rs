@@ -103,7 +103,9 @@ use crate::{
     rmap::{ops as rmap, ShadowSplitCaches},
     root::{stable_roots, Roots, Selection},
     sync::{with_exclusive, with_shared, Exclusive, Holder, MmuLock, Reaper, Shared},
-    sys::{fatal_signal_pending, stats::Event, DirtyBitmap, Memslot, Node, Sp, Vm, Wanted},
+    sys::{
+        fatal_signal_pending, stats::Event, DirtyBitmap, Memslot, Node, Shortage, Sp, Vm, Wanted,
+    },
     walk::{ShortWalk, Walk},
 };
 
@@ -301,7 +303,7 @@ impl<'a, 'l> Reap<'a, 'l> {
                     }
                 }
                 Entry::Leaf(pfn) if huge == HugePages::Split && log.any_taken(within) => {
-                    let cache = cache.get_or_insert_with(|| TdpSplitCache::new(vm));
+                    let cache = cache.get_or_insert_with(|| TdpSplitCache::new(vm, Shortage::Kill));
                     let node = Node::of(pfn);
                     let Some(page) = cache.take(node) else {
                         let leaf = HugeLeaf::of(&view, node);
@@ -415,7 +417,7 @@ impl<'a, 'l> Reap<'a, 'l> {
                     }
                 }
                 Entry::Leaf(pfn) if huge == HugePages::Split && log.any_taken(within) => {
-                    let cache = cache.get_or_insert_with(|| TdpSplitCache::new(vm));
+                    let cache = cache.get_or_insert_with(|| TdpSplitCache::new(vm, Shortage::Kill));
                     let node = Node::of(pfn);
                     let Some(page) = cache.take(node) else {
                         let leaf = HugeLeaf::of(&view, node);
