@@ -55,6 +55,10 @@ bench-native: modules
 test-other: lab
 	@tests/run.sh other
 
+## make threads    splitting ahead, recovering and CLEAR by one thread and by two, on this machine's CPUs
+threads: modules
+	@tests/native/threads.sh
+
 ## make contention contention for mmu_lock on this machine's CPUs, C | Rust
 contention: modules
 	@tests/native/contention.sh
@@ -232,7 +236,7 @@ $(S)/run-selftests: $(S)/src-selftests scripts/selftests.sh tests/dirty_log_perf
 $(S)/selftests: $(S)/src-selftests scripts/selftests.sh
 	$(call step,building the selftests,selftests.sh)
 
-.PHONY: help run test test-intel test-shadow bench bench-log brownout bench-native contention check migrate kernel \
+.PHONY: help run test test-intel test-shadow bench bench-log brownout bench-native contention threads check migrate kernel \
 	shell series paths clean distclean lab debug pristine modules selftests preflight root source \
 	alloc-sites test-debug test-mutants test-upstream test-other try host kasan kcsan matrix deb deb-config test-deb modules-deb test-modules build-matrix \
 	hw-check hw-check-machine \

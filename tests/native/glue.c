@@ -44,6 +44,14 @@ int r_kvm_rs_get_dirty_log(struct kvm *kvm, const struct kvm_memory_slot *slot,
 int r_kvm_rs_clear_dirty_log(struct kvm *kvm, const struct kvm_memory_slot *slot,
 			     u64 first_page, unsigned long words, unsigned long *buffer);
 
+int r_kvm_rs_clear_dirty_range(struct kvm *kvm, const struct kvm_memory_slot *slot,
+			       u64 first_page, unsigned long words, unsigned long *buffer,
+			       bool accounted);
+int r_kvm_rs_split_range(struct kvm *kvm, const struct kvm_memory_slot *slot, gfn_t start,
+			 gfn_t end, int target_level);
+int r_kvm_rs_recover_range(struct kvm *kvm, const struct kvm_memory_slot *slot, gfn_t start,
+			   gfn_t end);
+
 /* As KVM_CLEAR_DIRTY_LOG is used: 1 GiB at a time. */
 #define CHUNK_PAGES		(HUGE_PAGES_PER_GIB * CHILDREN)
 #define CHUNK_WORDS		(CHUNK_PAGES / BITS_PER_LONG)
@@ -474,6 +482,42 @@ void native_clear(enum native_mmu mmu)
 		else if (r_kvm_rs_clear_dirty_log(vm->kvm, vm->slot, page, CHUNK_WORDS,
 						  buffer + word))
 			native_trap("kvm_rs_clear_dirty_log() failed");
+	}
+}
+
+void native_split_part(unsigned long first, unsigned long nr)
+{
+	gfn_t start = FIRST_GFN + first * CHILDREN, end = start + nr * CHILDREN;
+	struct vm *vm = &vms[NATIVE_RUST];
+
+	for (; start < end; start += CHUNK_PAGES) {
+		if (r_kvm_rs_split_range(vm->kvm, vm->slot, start, start + CHUNK_PAGES,
+					 PG_LEVEL_4K))
+			native_trap("kvm_rs_split_range() failed");
+	}
+}
+
+void native_recover_part(unsigned long first, unsigned long nr)
+{
+	gfn_t start = FIRST_GFN + first * CHILDREN, end = start + nr * CHILDREN;
+	struct vm *vm = &vms[NATIVE_RUST];
+
+	for (; start < end; start += CHUNK_PAGES) {
+		if (r_kvm_rs_recover_range(vm->kvm, vm->slot, start, start + CHUNK_PAGES))
+			native_trap("kvm_rs_recover_range() failed");
+	}
+}
+
+void native_clear_part(unsigned long first, unsigned long nr)
+{
+	unsigned long page = first * CHILDREN, end = page + nr * CHILDREN;
+	struct vm *vm = &vms[NATIVE_RUST];
+	unsigned long *buffer = kvm_second_dirty_bitmap(vm->slot);
+
+	for (; page < end; page += CHUNK_PAGES) {
+		if (r_kvm_rs_clear_dirty_range(vm->kvm, vm->slot, page, CHUNK_WORDS,
+					       buffer + page / BITS_PER_LONG, !first))
+			native_trap("kvm_rs_clear_dirty_range() failed");
 	}
 }
 

@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 # The very objects that the modules were linked of, C's and Rust's, in one process,
-# with the rest of this directory around them:  link.sh PROGRAM   (bench-native, contention)
+# with the rest of this directory around them:  link.sh PROGRAM   (bench-native, contention, threads)
 # The process is build/native/PROGRAM.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh

@@ -93,6 +93,14 @@ void native_disable(enum native_mmu mmu);
 void native_get(enum native_mmu mmu);
 void native_peek(enum native_mmu mmu);
 void native_clear(enum native_mmu mmu);
+/*
+ * What a thread does of KVM_SPLIT_HUGE_PAGES and KVM_CLEAR_DIRTY_LOG beside others, with the
+ * Rust MMU: from a huge page on, a gigabyte at a time. CLEAR asks for what is in the ioctl's
+ * half of the bitmap.
+ */
+void native_split_part(unsigned long first, unsigned long nr);
+void native_recover_part(unsigned long first, unsigned long nr);
+void native_clear_part(unsigned long first, unsigned long nr);
 /* The VM goes away, as far as kvm_mmu_zap_all(): all but the root. */
 void native_zap_all(enum native_mmu mmu);
 
