@@ -31,6 +31,8 @@ class Migration:
         self.logdir.mkdir(parents=True, exist_ok=True)
         self.tmp = Path(tempfile.mkdtemp(prefix="migrate-"))
         self.accel = ""
+        # QEMU is to split ahead.
+        self.ahead = False
         self.vm = None
         self.other = None
         # Faults and writes of the guest when a migration had been cancelled.

@@ -40,9 +40,17 @@ class Qemu:
                 "-qmp", f"unix:{self.path},server=on,wait=off"]
         if incoming:
             args += ["-incoming", "defer"]
+        environment = dict(os.environ)
+        self.fifos = None
+        if test.ahead:
+            self.fifos = [f"{self.path}.{way}" for way in ("in", "out")]
+            for fifo in self.fifos:
+                os.mkfifo(fifo)
+            environment |= {"SPLIT_AHEAD": str(self.path),
+                            "LD_PRELOAD": "/build/migrate/split_ahead.so"}
         self.log = open(test.logdir / f"{test.backend}-{self.name}.log", "wb")
         self.process = subprocess.Popen(args, stdin=subprocess.DEVNULL, stdout=self.log,
-                                        stderr=self.log)
+                                        stderr=self.log, env=environment)
         self.connect()
         note(f"{self.name} is up, incoming {incoming}")
         self.hva = self.find_ram()
@@ -186,6 +194,14 @@ class Qemu:
     def pages(self):
         stats = self.stats()
         return tuple(stats[f"pages_{size}"] for size in ("4k", "2m", "1g"))
+
+    def split_and_recover(self, threads, times):
+        """Splits the memory ahead and recovers it, so often, in so many threads of QEMU's."""
+        with open(self.fifos[0], "w", encoding="ascii") as file:
+            file.write(f"{RAM} {threads} {times}\n")
+        with open(self.fifos[1], encoding="ascii") as file:
+            error = int(file.read())
+        check(not error, f"splitting ahead: {os.strerror(error)}")
 
     def stop(self):
         if self.process.poll() is None:

@@ -27,6 +27,8 @@ build()
 	ld.lld-19 -static -e 0 -T "$src/guest.lds" "$out"/{boot,guest}.o -o "$out/guest.elf"
 	llvm-objcopy-19 -O binary "$out/guest.elf" "$out/guest.rom"
 	[[ $(stat -c %s "$out/guest.rom") = 65536 ]] || die "the guest does not fit 64 KiB"
+	clang-19 -O2 -Wall -Werror -shared -fPIC -pthread -D_GNU_SOURCE \
+		-idirafter "$TOP/arch/x86/include/uapi" -o "$out/split_ahead.so" "$src/split_ahead.c"
 }
 if [[ ${LAB_INSIDE:-} ]]; then
 	build
@@ -36,9 +38,9 @@ fi
 # A boot each: its scenarios, and what backs the guest's memory.
 declare -A scenarios=(
 	[1]="completes cancelled cancel_running eager_off"
-	[2]="back_and_forth eager_flipped dirty_ring"
+	[2]="back_and_forth eager_flipped dirty_ring split_ahead"
 	[3]="multifd auto_converge post_copy notifiers hotplug"
-	[exact]="completes cancelled cancel_running"
+	[exact]="completes cancelled cancel_running split_ahead"
 )
 parts=({hugetlb,thp}-{1,2,3} hugetlb-exact)
 logs=$BUILD/logs/migrate

@@ -131,6 +131,29 @@ class Scenarios(Migration):
         self.run_for(100)
         self.complete()
 
+    def scenario_split_ahead(self):
+        """split ahead and recovered, over and over"""
+        if not (PARAMETERS / "mmu_engine").exists():
+            raise Skipped("the C MMU has no KVM_SPLIT_HUGE_PAGES")
+        self.shut()
+        self.ahead = True
+        self.boot()
+        # Many samples of either phase, where they are exact.
+        self.run_for(1000 if self.scale == 1 else 200)
+        mapped = self.vm.pages()
+        before = self.vm.stats()
+        self.vm.phase("split ahead")
+        self.vm.split_and_recover(2, 1000 if self.scale == 1 else 20)
+        self.vm.phase("after")
+        after = self.vm.stats()
+        splits, recovered = (after[name] - before[name]
+                             for name in ("mmu_eager_splits", "mmu_promotions"))
+        self.result["splits"] = splits
+        check(splits and splits == recovered, f"{splits} pages were split, {recovered} recovered")
+        check(self.vm.pages() == mapped, f"{mapped} before, {self.vm.pages()} after")
+        self.measure(self.vm)
+        self.verify()
+
     def scenario_multifd(self):
         """multifd, two channels"""
         self.run_for(100)
@@ -271,9 +294,10 @@ class Scenarios(Migration):
         subprocess.run(["dmesg", "-C"], check=True)
         try:
             self.eager("Y")
-            if self.accel:
+            if self.accel or self.ahead:
                 self.shut()
                 self.accel = ""
+                self.ahead = False
             if not self.vm:
                 self.boot()
             self.vm.set(batch=self.batch)
