@@ -335,6 +335,28 @@ export! {
             .map_or(0, |root| prefault::prefault(vcpu, &srcu, root, range))
     }
 
+    /// Maps some of the `pages` pages around the one that `fault` has mapped, if there was none, and it is
+    /// one of 4 KiB. No lock is held, but `kvm->srcu`.
+    fn kvm_rs_fault_around(
+        vcpu: *mut bindings::kvm_vcpu,
+        fault: *mut bindings::kvm_page_fault,
+        pages: c_uint,
+    ) {
+        let (vcpu, fault) = (wrap!(Vcpu, vcpu), wrap!(Fault, fault));
+
+        // A page that was mapped, and did not allow the access, says nothing of its neighbours.
+        if fault.prefetch() || fault.present() || fault.goal_level() != Some(Level::Page4K) {
+            return;
+        }
+        let srcu = held!(Srcu, vcpu.vm());
+        // SAFETY: the vCPU has loaded the root, and holds a reference to it.
+        let root = unsafe { root::loaded(vcpu.root()) };
+
+        if let (Some(root), Some(slot)) = (root, fault.slot()) {
+            prefault::around(vcpu, &srcu, root, slot, fault.gfn(), pages.into());
+        }
+    }
+
     /// Makes a range old, and returns whether it was young. No lock is held.
     fn kvm_tdp_mmu_age_gfn_range(
         kvm: *mut bindings::kvm,

@@ -22,6 +22,9 @@ bool kvm_rs_other_slots_allow(struct kvm *kvm, const struct kvm_memory_slot *slo
 void kvm_rs_release_pages(struct page **pages, int used, int nr);
 void kvm_rs_free_pages(struct kvm_mmu_page **pages, int nr);
 
+/* kvm.fault_around_pages: how many pages a fault of 4 KiB may map; 0 or 1: its own */
+extern unsigned int kvm_rs_fault_around_pages;
+
 /* rust_dirty_log.c */
 void kvm_rs_init_dirty_log(struct kvm *kvm);
 bool kvm_rs_is_clearing(struct kvm *kvm);
@@ -47,6 +50,8 @@ int kvm_rs_clear_dirty_range(struct kvm *kvm, const struct kvm_memory_slot *slot
 			     u64 first_page, unsigned long words, unsigned long *buffer,
 			     bool accounted);
 u64 kvm_rs_prefault(struct kvm_vcpu *vcpu, gfn_t gfn, u64 nr_pages);
+void kvm_rs_fault_around(struct kvm_vcpu *vcpu, struct kvm_page_fault *fault,
+			 unsigned int pages);
 int kvm_rs_split_range(struct kvm *kvm, const struct kvm_memory_slot *slot, gfn_t start,
 		       gfn_t end, int target_level);
 int kvm_rs_recover_range(struct kvm *kvm, const struct kvm_memory_slot *slot, gfn_t start,

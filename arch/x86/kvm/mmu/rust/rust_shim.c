@@ -20,6 +20,11 @@ static char *mmu_engine = "rust";
 module_param(mmu_engine, charp, 0444);
 MODULE_PARM_DESC(mmu_engine, "The implementation of the TDP MMU in this build (read-only)");
 
+unsigned int kvm_rs_fault_around_pages;
+module_param_named(fault_around_pages, kvm_rs_fault_around_pages, uint, 0644);
+MODULE_PARM_DESC(fault_around_pages,
+		 "How many 4 KiB pages around a fault are mapped with it, a power of two, up to 128 (0: none)");
+
 /* Called for each VM, whether it will use the TDP MMU or not, before its MMU. */
 void kvm_rs_create_vm(void)
 {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Mapping many 4 KiB pages at once that the guest has not touched yet; for `KVM_PRE_FAULT_MEMORY`.
+//! Mapping many 4 KiB pages at once that the guest has not touched yet; for `KVM_PRE_FAULT_MEMORY`, and
+//! around the fault of a vCPU, if `kvm.fault_around_pages` asks for that.
 //!
 //! C maps the range one fault at a time. Each fault looks up one host page, takes `mmu_lock`, and walks down
 //! from the root. Here C still maps the first page of each 2 MiB so, and that fault settles the rest: which
@@ -11,6 +12,9 @@
 //! Only the simple case is handled. The first page that is anything else (a hole, a page that the host has
 //! not mapped, or maps read-only, a read-only memslot, memory of guest_memfd) ends the batch, and C takes it
 //! up with the next fault. So errno and the returned range are those of the single faults.
+//!
+//! Around the fault of a vCPU it is the same: the fault has mapped 4 KiB, and nobody asks what became of the
+//! neighbours. Their A bits stay clear, and in a logged memslot the first write to each is noticed.
 //!
 //! # The protocol
 //!
@@ -64,6 +68,49 @@ use crate::{
 /// For `KVM_PRE_FAULT_MEMORY`. Takes `mmu_lock`, for at most [`HostPages::MAX`] pages at a time. Does not sleep
 /// for I/O.
 pub(crate) fn prefault(vcpu: Vcpu<'_>, _srcu: &Srcu<'_>, root: Sp<'_>, range: GfnRange) -> u64 {
+    map_run(
+        vcpu,
+        root,
+        range.intersection(same_table(range.start)),
+        &mut HostPages::new(),
+    )
+}
+
+/// Maps what it can of the aligned `pages` frames around `gfn`, in its memslot, which a fault of the vCPU has
+/// just mapped by a 4 KiB page. `pages` is rounded down to a power of two, and is [`HostPages::MAX`] at most.
+///
+/// Looks up host pages twice at most: what cannot be mapped ends the frames before `gfn`, and those after
+/// it. Takes `mmu_lock`, twice at most. Does not sleep for I/O.
+pub(crate) fn around(
+    vcpu: Vcpu<'_>,
+    _srcu: &Srcu<'_>,
+    root: Sp<'_>,
+    slot: Memslot<'_>,
+    gfn: Gfn,
+    pages: u64,
+) {
+    let window = window(gfn, pages).intersection(slot.range());
+    let mut host = HostPages::new();
+    let mapped = map_run(vcpu, root, window, &mut host);
+
+    if window.start.add(mapped) <= gfn {
+        map_run(vcpu, root, GfnRange::new(gfn.add(1), window.end), &mut host);
+    }
+}
+
+/// The frames that [`around`] may map; all of them are in one table.
+fn window(gfn: Gfn, pages: u64) -> GfnRange {
+    // A table has more entries than that.
+    let pages = pages.clamp(1, HostPages::MAX as u64);
+    let pages = 1u64.wrapping_shl((u64::BITS - 1).wrapping_sub(pages.leading_zeros()));
+    let start = Gfn(gfn.raw() & pages.wrapping_neg());
+
+    GfnRange::new(start, start.add(pages))
+}
+
+/// Maps what it can of `range` without a gap; all of it is in one table of 4 KiB pages. Returns the number of
+/// frames that are mapped now.
+fn map_run(vcpu: Vcpu<'_>, root: Sp<'_>, range: GfnRange, pages: &mut HostPages) -> u64 {
     let vm = vcpu.vm();
 
     // Whether a page is private has to be asked for each, and mirrors take a different path.
@@ -71,9 +118,7 @@ pub(crate) fn prefault(vcpu: Vcpu<'_>, _srcu: &Srcu<'_>, root: Sp<'_>, range: Gf
         return 0;
     }
 
-    let range = range.intersection(same_table(range.start));
     let mut next = range.start;
-    let mut pages = HostPages::new();
 
     while next < range.end {
         let Some(slot) = vcpu.memslot(next).filter(|slot| slot.is_plain()) else {
@@ -90,7 +135,7 @@ pub(crate) fn prefault(vcpu: Vcpu<'_>, _srcu: &Srcu<'_>, root: Sp<'_>, range: Gf
         }
         let mapped = vcpu.with_shared(|lock| {
             let mapped = if sequence.is_current(lock) {
-                map_found(vcpu, lock, root, slot, &pages, found)
+                map_found(vcpu, lock, root, slot, pages, found)
             } else {
                 0
             };

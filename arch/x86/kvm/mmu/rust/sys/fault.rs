@@ -53,6 +53,8 @@ impl<'a> Fault<'a> {
         error_code -> u64 = error_code;
         /// The vCPU has not touched the page yet.
         prefetch -> bool = prefetch;
+        /// A page was mapped, but did not allow the access.
+        present -> bool = present;
         /// The guest tried to write.
         write -> bool = write;
         /// The host allows writes to the frame.
