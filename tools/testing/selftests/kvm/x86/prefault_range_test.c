@@ -8,11 +8,18 @@
  * same memory for each page.  In the way are holes between memslots, memory that the host maps
  * read-only, not at all or not yet, and the ends of page tables and memslots.  Afterwards the
  * guest reads and writes all pages that exist, and the dirty logs of both VMs are compared.
+ *
+ * With -a the pages come by faults instead: the guest of one VM faults with
+ * kvm.fault_around_pages, that of another without.  Both must see the same memory, and the log of
+ * the first must have what was written, and nothing that the log of the second does not have.
+ * Only the Rust MMU has the parameter.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <linux/bitmap.h>
 #include <linux/bitops.h>
@@ -105,15 +112,17 @@ static void guest_code(void)
 {
 	u64 page;
 
-	for (page = 0; page < TEST_PAGES; page++) {
-		u64 *at = (u64 *)(TEST_BASE + page * PAGE_SIZE);
+	for (;;) {
+		for (page = 0; page < TEST_PAGES; page++) {
+			u64 *at = (u64 *)(TEST_BASE + page * PAGE_SIZE);
 
-		if (READ_ONCE(wanted[page / 64]) >> (page % 64) & 1)
-			WRITE_ONCE(seen[page], READ_ONCE(*at));
-		if (READ_ONCE(writable[page / 64]) >> (page % 64) & 1)
-			WRITE_ONCE(*at, page);
+			if (READ_ONCE(wanted[page / 64]) >> (page % 64) & 1)
+				WRITE_ONCE(seen[page], READ_ONCE(*at));
+			if (READ_ONCE(writable[page / 64]) >> (page % 64) & 1)
+				WRITE_ONCE(*at, page);
+		}
+		GUEST_SYNC(0);
 	}
-	GUEST_SYNC(0);
 }
 
 static struct test_vm make_vm(const struct layout *layout)
@@ -145,7 +154,7 @@ static struct test_vm make_vm(const struct layout *layout)
 			continue;
 		for (page = layout->changes[i].first; page < TEST_PAGES;
 		     page += layout->changes[i].stride) {
-			u64 pages = min(layout->changes[i].pages, TEST_PAGES - page);
+			u64 pages = min_t(u64, layout->changes[i].pages, TEST_PAGES - page);
 			size_t size = pages * PAGE_SIZE;
 			char *at = t.mem + page * PAGE_SIZE;
 			int ret = 0;
@@ -260,6 +269,14 @@ static const struct slot *slot_of(const struct layout *layout, u64 page)
 	return NULL;
 }
 
+static void run_guest(struct test_vm *t)
+{
+	sync_global_to_guest(t->vm, wanted);
+	sync_global_to_guest(t->vm, writable);
+	run_until_ucall(t->vcpu, UCALL_SYNC);
+	sync_global_from_guest(t->vm, seen);
+}
+
 /* The guest reads what is there, and writes where it may; returns its log in bitmap. */
 static void use_memory(const struct layout *layout, struct test_vm *t, unsigned long *bitmap)
 {
@@ -280,10 +297,7 @@ static void use_memory(const struct layout *layout, struct test_vm *t, unsigned 
 		    !is_in(layout, READ_ONLY, page))
 			writable[page / 64] |= 1ul << (page % 64);
 	}
-	sync_global_to_guest(t->vm, wanted);
-	sync_global_to_guest(t->vm, writable);
-	run_until_ucall(t->vcpu, UCALL_SYNC);
-	sync_global_from_guest(t->vm, seen);
+	run_guest(t);
 
 	for (page = 0; page < TEST_PAGES; page++) {
 		u64 content = is_in(layout, DONTNEED, page) ? 0 : CONTENT(page);
@@ -343,14 +357,134 @@ static void compare_use(const struct layout *layout)
 	free_vm(&single);
 }
 
-int main(void)
+#define FAULT_AROUND	"/sys/module/kvm/parameters/fault_around_pages"
+
+static char fault_around_was[16];
+
+static bool has_fault_around(void)
 {
+	int fd = open(FAULT_AROUND, O_RDONLY);
+	ssize_t len;
+
+	if (fd < 0)
+		return false;
+	len = read(fd, fault_around_was, sizeof(fault_around_was) - 1);
+	TEST_ASSERT(len > 0, "%s cannot be read", FAULT_AROUND);
+	close(fd);
+	return true;
+}
+
+static void write_fault_around(const char *value)
+{
+	int fd = open(FAULT_AROUND, O_WRONLY);
+
+	TEST_ASSERT(fd >= 0 && write(fd, value, strlen(value)) == (ssize_t)strlen(value),
+		    "%s cannot be set to %s", FAULT_AROUND, value);
+	close(fd);
+}
+
+static void set_fault_around(unsigned int pages)
+{
+	char value[16];
+
+	snprintf(value, sizeof(value), "%u", pages);
+	write_fault_around(value);
+}
+
+static void restore_fault_around(void)
+{
+	write_fault_around(fault_around_was);
+}
+
+/* Pages of which the guest reads one in the middle of each window of so many. */
+static void check_windows(unsigned int pages, unsigned int window)
+{
+	struct test_vm t = make_vm(&layouts[0]);
+	u64 page, before, after, reads = 0, expected = 0;
+
+	memset(wanted, 0, sizeof(wanted));
+	memset(writable, 0, sizeof(writable));
+	set_fault_around(0);
+	/* What the guest uses besides is mapped now. */
+	run_guest(&t);
+	before = vm_get_stat(t.vm, pages_4k);
+	for (page = window / 2; page < TEST_PAGES; page += window) {
+		wanted[page / 64] |= 1ul << (page % 64);
+		expected += min_t(u64, window, TEST_PAGES - (page - window / 2));
+		reads++;
+	}
+	set_fault_around(pages);
+	run_guest(&t);
+	after = vm_get_stat(t.vm, pages_4k);
+	/* Its arrays, and their neighbours. */
+	TEST_ASSERT(after - before >= expected && after - before < expected + 4 * window,
+		    "With %u pages around each of %lu faults, %lu are mapped, not %lu", pages,
+		    reads, after - before, expected);
+	for (page = window / 2; page < TEST_PAGES; page += window)
+		TEST_ASSERT_EQ(seen[page], CONTENT(page));
+	free_vm(&t);
+}
+
+static void compare_faults(const struct layout *layout)
+{
+	struct test_vm around, single;
+	unsigned long *log = bitmap_zalloc(TEST_PAGES), *other = bitmap_zalloc(TEST_PAGES);
+	u64 page;
+
+	set_fault_around(16);
+	around = make_vm(layout);
+	use_memory(layout, &around, log);
+	set_fault_around(0);
+	single = make_vm(layout);
+	use_memory(layout, &single, other);
+	for (page = 0; page < TEST_PAGES; page++)
+		TEST_ASSERT(!test_bit(page, log) || test_bit(page, other),
+			    "%s: page %lu is in the log only with the pages around faults",
+			    layout->name, page);
+
+	free(log);
+	free(other);
+	free_vm(&around);
+	free_vm(&single);
+}
+
+/* What is asked for, and what that means. */
+static const unsigned int windows[][2] = {
+	{ 0, 1 }, { 1, 1 }, { 2, 2 }, { 16, 16 }, { 100, 64 }, { 128, 128 }, { 1000, 128 },
+};
+
+static void test_fault_around(void)
+{
+	unsigned int i;
+
+	ksft_set_plan(ARRAY_SIZE(windows) + ARRAY_SIZE(layouts));
+	atexit(restore_fault_around);
+	for (i = 0; i < ARRAY_SIZE(windows); i++) {
+		check_windows(windows[i][0], windows[i][1]);
+		ksft_test_result_pass("a page in each %u, and %u around it\n", windows[i][1],
+				      windows[i][0]);
+	}
+	for (i = 0; i < ARRAY_SIZE(layouts); i++) {
+		compare_faults(&layouts[i]);
+		ksft_test_result_pass("around faults: %s\n", layouts[i].name);
+	}
+	ksft_finished();
+}
+
+int main(int argc, char **argv)
+{
+	bool around = argc == 2 && !strcmp(argv[1], "-a");
 	unsigned int i, j;
 
+	TEST_ASSERT(argc == 1 + around, "usage: %s [-a]", argv[0]);
 	TEST_REQUIRE(kvm_has_cap(KVM_CAP_PRE_FAULT_MEMORY));
 	TEST_REQUIRE(kvm_has_cap(KVM_CAP_READONLY_MEM));
+	if (around)
+		__TEST_REQUIRE(has_fault_around(), "kvm.fault_around_pages, of the Rust MMU");
 
 	ksft_print_header();
+	if (around)
+		test_fault_around();
 	ksft_set_plan(ARRAY_SIZE(layouts));
 
 	for (i = 0; i < ARRAY_SIZE(layouts); i++) {
