@@ -94,6 +94,30 @@ pub const ALL: &[Scenario] = &[
         },
     },
     Scenario {
+        name: "fault-around",
+        what: "vCPUs whose faults map neighbours as well, against the log and notifiers",
+        adjust: |plan, rng| {
+            plan.fault_around = 2 << rng.below(7);
+            plan.vcpus = 2;
+            plan.agings = rng.below(3);
+            plan.invalidations = rng.below(4);
+            plan.trackings = rng.below(2);
+            plan.prefaults = rng.below(2);
+            if rng.below(3) == 0 {
+                // A memslot may end among the neighbours.
+                plan.boundary = 1 + rng.below(plan.npages - 1);
+                plan.hot.push(plan.base_gfn + plan.boundary);
+            }
+            let end = plan.base_gfn + plan.npages;
+            let near = 1 + rng.below(plan.fault_around.into());
+            let some = plan.hot.iter().map(|gfn| gfn ^ near);
+            plan.hot = some
+                .filter(|gfn| (plan.base_gfn..end).contains(gfn))
+                .chain(plan.hot.clone())
+                .collect();
+        },
+    },
+    Scenario {
         name: "slots",
         what: "neighbouring slots, one that no root reaches, deletion, attributes",
         adjust: |plan, rng| {
@@ -420,6 +444,7 @@ impl Scenario {
             aliases: 1,
             prefault: false,
             prefaults: 0,
+            fault_around: 0,
             odds,
             migrations: 1 + rng.below(2),
             invalidations: 0,

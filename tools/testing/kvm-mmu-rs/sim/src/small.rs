@@ -242,6 +242,7 @@ fn plan(small: &Small, format: Format) -> Plan {
         aliases: 1,
         prefault: false,
         prefaults: 0,
+        fault_around: 0,
         odds: Odds::default(),
         migrations: 0,
         invalidations: 0,

@@ -45,6 +45,8 @@ pub struct Plan {
     pub prefault: bool,
     /// How often a thread prefaults that nobody stops when the vCPUs are stopped.
     pub prefaults: u64,
+    /// How many pages a fault may map; 0: its own.
+    pub fault_around: u32,
     pub odds: Odds,
     /// How often each peer acts.
     pub migrations: u64,
@@ -248,6 +250,7 @@ pub fn begin(plan: Plan) {
         users_count: 1,
         vcpus: Vec::new(),
         nx_huge_pages: plan.nx_huge_pages,
+        fault_around: plan.fault_around,
         manual_dirty_log_protect: plan.manual,
         initially_all_set: plan.initially_all_set,
         memslots,

@@ -57,6 +57,7 @@ extern "C" {
     ) -> bool;
     pub fn kvm_tdp_mmu_map(vcpu: *mut kvm_vcpu, fault: *mut kvm_page_fault) -> c_int;
     pub fn kvm_rs_prefault(vcpu: *mut kvm_vcpu, gfn: gfn_t, nr_pages: u64) -> u64;
+    pub fn kvm_rs_fault_around(vcpu: *mut kvm_vcpu, fault: *mut kvm_page_fault, pages: c_uint);
     pub fn kvm_tdp_mmu_age_gfn_range(kvm: *mut kvm, range: *mut kvm_gfn_range) -> bool;
     pub fn kvm_tdp_mmu_test_age_gfn(kvm: *mut kvm, range: *mut kvm_gfn_range) -> bool;
     pub fn kvm_tdp_mmu_wrprot_slot(

@@ -196,6 +196,8 @@ pub struct kvm {
     pub users_count: u32,
     pub vcpus: Vec<*mut kvm_vcpu>,
     pub nx_huge_pages: bool,
+    /// `kvm.fault_around_pages`.
+    pub fault_around: u32,
     pub manual_dirty_log_protect: bool,
     pub initially_all_set: bool,
     /// The memslots: [`SLOTS`] of each address space, of which some are null.

@@ -220,6 +220,12 @@ fn slow(vcpu: *mut kvm_vcpu, fault: &mut kvm_page_fault) -> Handled {
         );
     }
     field!(kvm, mmu_lock).read_unlock();
+    let around = *field!(kvm, fault_around);
+    if around > 1 && result == RET_PF_FIXED as i32 {
+        // SAFETY: all exist: `kvm->srcu` is held.
+        unsafe { kvm_rs_fault_around(vcpu, fault, around) };
+        note("kvm_rs_fault_around()", [fault.gfn, around.into(), 0]);
+    }
     match result as u32 {
         RET_PF_EMULATE if fault.slot.is_null() => Handled::Emulate,
         RET_PF_FIXED | RET_PF_SPURIOUS => Handled::Enter,
