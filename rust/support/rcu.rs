@@ -54,7 +54,7 @@ struct Chain {
 
 impl Batch {
     /// The most objects that are freed together.
-    pub(crate) const MAX: usize = 8;
+    pub(crate) const MAX: usize = 16;
 
     /// No objects.
     #[inline]

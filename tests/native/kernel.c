@@ -264,12 +264,6 @@ void kmem_cache_free_bulk(struct kmem_cache *cache, size_t nr, void **these)
 		pool_put(&headers, these[nr]);
 }
 
-void release_pages(release_pages_arg arg, int nr)
-{
-	while (nr--)
-		kernel_put_table(page_address(arg.pages[nr]));
-}
-
 /* Before a fault takes mmu_lock: all that it may need. */
 void kernel_topup(struct kvm_vcpu *vcpu)
 {

@@ -466,7 +466,7 @@ pub unsafe fn kvm_rs_free_table(spt: *mut c_void) {
 }
 
 /// `rust_shim.c`.
-pub const KVM_RS_FREE_PAGES: u32 = 8;
+pub const KVM_RS_FREE_PAGES: u32 = 16;
 
 /// `rust_shim.c`.
 ///
