@@ -154,9 +154,7 @@ impl<'a> DirtyBitmap<'a> {
 
         while bits == 0 {
             word = word.wrapping_add(1);
-            while is_clean(taken, word) {
-                word = word.wrapping_add(GROUP);
-            }
+            word = word.wrapping_add(clean_groups(taken.get(word..)?));
             bits = *taken.get(word)?;
         }
         Some(self.gfn(word).add(bits.trailing_zeros().into()))
@@ -174,9 +172,14 @@ impl<'a> DirtyBitmap<'a> {
         let mut first = self.gfn(words.start);
 
         for bits in taken {
-            // Only the first and the last word may have bits of other frames.
             if *bits != 0 {
-                let bits = bits & bits_of(first, range);
+                // Only the first and the last word may have bits of other frames.
+                let whole = first >= range.start && first.add(WORD_PAGES) <= range.end;
+                let bits = if whole {
+                    *bits
+                } else {
+                    bits & bits_of(first, range)
+                };
 
                 if bits != 0 {
                     f(first, bits);
@@ -198,40 +201,46 @@ impl<'a> DirtyBitmap<'a> {
     /// Moves the wanted bits of some words from the bitmap to the buffer, which is zero there or names
     /// the wanted bits. Returns whether there were any.
     pub(crate) fn take(&mut self, words: Range<usize>) -> bool {
+        let end = words.end.min(self.buffer.len());
         let mut any = false;
         let mut from = words.start;
 
-        while from < words.end {
-            let to = words.end.min(from.wrapping_add(GROUP));
-            let clean = match self.wanted {
-                Wanted::All => self.is_clean(from),
-                Wanted::Requested => is_clean(self.buffer, from),
+        while from < end {
+            from = match self.wanted {
+                Wanted::All => self.skip_clean(from..end),
+                Wanted::Requested => {
+                    from.wrapping_add(self.buffer.get(from..end).map_or(0, clean_groups))
+                }
             };
+            let to = end.min(from.wrapping_add(GROUP));
 
-            if !clean {
-                any |= self.take_group(from..to);
-            }
+            any |= self.take_group(from..to);
             from = to;
         }
         any
     }
 
-    /// Whether none of the words of the bitmap from `word` on has a bit set. False where that are not as
-    /// many as a group has.
+    /// The first of some words, from where on a group has a bit set in the bitmap, or is not whole.
     #[inline]
-    fn is_clean(&self, word: usize) -> bool {
-        if self.buffer.len().saturating_sub(word) < GROUP {
-            return false;
-        }
-        let mut any = 0;
+    fn skip_clean(&self, words: Range<usize>) -> usize {
+        let end = words.end.min(self.buffer.len());
+        let mut from = words.start;
 
-        for n in 0..GROUP {
-            // SAFETY: the buffer has this word, so the bitmap has it, by the type invariant.
-            let ptr = unsafe { self.bitmap.as_ptr().add(word.wrapping_add(n)) };
-            // SAFETY: valid and aligned; all accesses of the bitmap are atomic.
-            any |= unsafe { Atomic::from_ptr(ptr) }.load(Relaxed);
+        while end.saturating_sub(from) >= GROUP {
+            let mut any = 0;
+
+            for n in 0..GROUP {
+                // SAFETY: the buffer has this word, so the bitmap has it, by the type invariant.
+                let ptr = unsafe { self.bitmap.as_ptr().add(from.wrapping_add(n)) };
+                // SAFETY: valid and aligned; all accesses of the bitmap are atomic.
+                any |= unsafe { Atomic::from_ptr(ptr) }.load(Relaxed);
+            }
+            if any != 0 {
+                break;
+            }
+            from = from.wrapping_add(GROUP);
         }
-        any == 0
+        from
     }
 
     /// Takes the wanted bits of a group of words, or of what is left of one.
@@ -291,11 +300,12 @@ impl<'a> DirtyBitmap<'a> {
     }
 }
 
-/// Whether none of the words from `word` on has a bit set. False where that are not as many as a group has.
+/// How many words come before the first group that has a bit set, or is not whole.
 #[inline]
-fn is_clean(words: &[u64], word: usize) -> bool {
+fn clean_groups(words: &[u64]) -> usize {
     words
-        .get(word..)
-        .and_then(|rest| rest.first_chunk::<GROUP>())
-        .is_some_and(|group| group.iter().fold(0, |any, bits| any | bits) == 0)
+        .chunks_exact(GROUP)
+        .take_while(|group| group.iter().fold(0, |any, bits| any | bits) == 0)
+        .count()
+        .wrapping_mul(GROUP)
 }
