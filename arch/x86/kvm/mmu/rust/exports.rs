@@ -154,6 +154,20 @@ fn reap(
     errno(Reap::new(Reaper::Only(&mut slots), slot, log, huge).run())
 }
 
+/// Harvests D bits for C. Returns 0, or a negative error. A function of its own, because most VMs have none.
+#[inline(never)]
+fn harvest(kvm: *mut bindings::kvm, slot: Memslot<'_>, buffer: *mut c_ulong) -> c_int {
+    let words = slot.range().pages().div_ceil(WORD_PAGES);
+    // SAFETY: C passes a buffer that is as long as the slot's bitmap.
+    let log = unsafe { dirty_bitmap(slot, 0, words as usize, buffer, Wanted::All) };
+
+    errno(dirty_bits::harvest(
+        &held!(SlotsLock, wrap!(Vm, kvm)),
+        slot,
+        &log,
+    ))
+}
+
 /// What C returns for a result: 0, or a negative error.
 fn errno(result: Result) -> c_int {
     match result {
@@ -508,17 +522,10 @@ export! {
         slot: *const bindings::kvm_memory_slot,
         buffer: *mut c_ulong,
     ) -> c_int {
-        let vm = wrap!(Vm, kvm);
-
-        if !vm.logs_by_dirty_bits() {
+        if !wrap!(Vm, kvm).logs_by_dirty_bits() {
             return 0;
         }
-        let slot = wrap!(Memslot, slot);
-        let words = slot.range().pages().div_ceil(WORD_PAGES);
-        // SAFETY: C passes a buffer that is as long as the slot's bitmap.
-        let log = unsafe { dirty_bitmap(slot, 0, words as usize, buffer, Wanted::All) };
-
-        errno(dirty_bits::harvest(&held!(SlotsLock, vm), slot, &log))
+        harvest(kvm, wrap!(Memslot, slot), buffer)
     }
 
     /// Clears old D bits of a memslot that was logged by faults, when the VM goes over to D bits. `slots_lock` is
@@ -701,9 +708,7 @@ export! {
         let (spte, write_protected) = spte::make_leaf(&lock, vcpu, sp, &request, vcpu.vm().masks());
 
         // Before the leaf is installed, as in C, which only the write lock makes right.
-        if let Some(level) = sp.role().level() {
-            spte::log_writable(vcpu.vm(), request.slot, request.gfn, spte, level);
-        }
+        spte::log_writable(vcpu.vm(), request.slot, request.gfn, spte);
 
         // SAFETY: C passes a valid pointer.
         unsafe { new_spte.write(spte.raw()) };

@@ -340,9 +340,7 @@ impl Comparison<'_> {
         let lock = unsafe { Exclusive::assume_unreachable(Lock::new(oracle.vm(), Holder::Caller)) };
         let (ours, protected) = make::make_leaf(&lock, oracle.vcpu(), sp, &request, &oracle.masks);
         // Upstream does this inside, before the leaf is installed; here it may have to come after.
-        if let Some(level) = sp.role().level() {
-            make::log_writable(oracle.vm(), request.slot, request.gfn, ours, level);
-        }
+        make::log_writable(oracle.vm(), request.slot, request.gfn, ours);
         // SAFETY: the oracle is set up.
         let dirty = unsafe { bindings::kvm_rs_oracle_dirty() };
 

@@ -219,7 +219,7 @@ fn install_leaf(
     }
 
     if let (Some(slot), false) = (fault.slot(), fault.prefetch()) {
-        log_writable(vm, slot, step.view.gfn(), new, step.view.level());
+        log_writable(vm, slot, step.view.gfn(), new);
     }
 
     if write_protected && fault.write() {

@@ -65,18 +65,21 @@ pub(crate) fn make_leaf<'l>(
 
     // Expensive to determine, and needed up to three times, or not at all.
     let host_mmio = OnceCell::new();
-    let is_host_mmio = || *host_mmio.get_or_init(|| sys::is_host_mmio(request.pfn));
+    // Not the request, of which the closure would want a copy in memory.
+    let pfn = request.pfn;
+    let is_host_mmio = || *host_mmio.get_or_init(|| sys::is_host_mmio(pfn));
 
+    // What takes a decision comes last, next to where it is used.
     let spec = LeafSpec {
         level,
-        pfn: request.pfn,
+        pfn,
         access: request.access,
         host_writable: request.host_writable,
-        ad: ad_mode(vm, role),
         prefetch: request.prefetch && !request.synchronizing,
-        nx_huge_pages: level > Level::Page4K && vm.nx_huge_pages(),
         memory_type: vcpu.memory_type(request.gfn, is_host_mmio),
         encrypted: masks.me_value != 0 && !is_host_mmio(),
+        nx_huge_pages: level > Level::Page4K && vm.nx_huge_pages(),
+        ad: ad_mode(vm, role),
     };
 
     let (protected, may_write) = spec.protected(masks);
@@ -222,16 +225,18 @@ pub(crate) fn without_access(
 ///
 /// If `mmu_lock` is held for read, this has to come *after* the leaf is installed, because the log may be
 /// reaped concurrently ([`crate::ops::dirty_log::reap`]). It needs no lock, as the fast page fault shows.
-pub(crate) fn log_writable(vm: Vm<'_>, slot: Memslot<'_>, gfn: Gfn, leaf: Spte, level: Level) {
+#[inline]
+pub(crate) fn log_writable(vm: Vm<'_>, slot: Memslot<'_>, gfn: Gfn, leaf: Spte) {
     // Access tracking may have cleared W.
     if leaf.is_writable() && slot.dirty_track_enabled() {
         // Huge pages of a logged slot are never mapped writable.
-        warn_on_once!(level > Level::Page4K);
+        warn_on_once!(leaf.is_large());
         slot.mark_dirty(vm, gfn);
     }
 }
 
 /// How pages of this role track accesses and writes.
+#[inline(always)]
 fn ad_mode(vm: Vm<'_>, role: Role) -> AdMode {
     if role.ad_disabled() {
         AdMode::Disabled

@@ -65,22 +65,18 @@ pub struct LeafSpec {
 
 impl LeafSpec {
     /// The access rights that remain under the NX huge page mitigation.
-    #[inline]
+    #[inline(always)]
     const fn allowed_access(&self, masks: &Masks) -> u32 {
-        let mut access = self.access;
-
         if self.nx_huge_pages && !matches!(self.level, Level::Page4K) {
-            access &= !ACC_EXEC;
-            if masks.xu != 0 {
-                access &= !ACC_USER;
-            }
+            without_exec(self.access, masks)
+        } else {
+            self.access
         }
-        access
     }
 
     /// The leaf without write access, and whether the guest and the host would allow it.
     /// [`LeafSpec::finish`] completes it.
-    #[inline]
+    #[inline(always)]
     pub const fn protected(&self, masks: &Masks) -> (Spte, bool) {
         let access = self.allowed_access(masks);
         let mut bits = spte::MMU_PRESENT | masks.present | self.memory_type;
@@ -139,6 +135,18 @@ impl LeafSpec {
         } else {
             spte
         }
+    }
+}
+
+/// The access rights without those to execute.
+// Not inlined: the compiler would do it for each leaf, and then drop the result for most.
+#[cold]
+#[inline(never)]
+const fn without_exec(access: u32, masks: &Masks) -> u32 {
+    if masks.xu != 0 {
+        access & !(ACC_EXEC | ACC_USER)
+    } else {
+        access & !ACC_EXEC
     }
 }
 

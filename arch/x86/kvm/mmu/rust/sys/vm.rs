@@ -280,6 +280,9 @@ impl<'a> Vm<'a> {
         if level > Level::MAX_LEAF {
             return false;
         }
+        if !Self::tracks_writes(lock) {
+            return true;
+        }
         let vm = lock.vm();
 
         // SAFETY: both exist, and who has a slot keeps the memslots from being freed. `mmu_lock` is
