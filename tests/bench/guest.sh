@@ -92,6 +92,9 @@ fi
 
 : >"$results/lines"
 : >"$results/late"
+# As long as there is no memory cgroup, nothing looks for what is to be uncharged.
+echo +memory >/sys/fs/cgroup/cgroup.subtree_control
+mkdir /sys/fs/cgroup/bench
 
 for mmu in c rust; do
 	/lab/kvm-load $mmu
@@ -102,10 +105,12 @@ for mmu in c rust; do
 				sed "s/^/$mmu $mib $run /" >>"$results/lines"
 		done
 	done
+	for ((run = 1; run <= repeats; run++)); do
+		chrt -f 1 /build/bench/mmu_bench "$1" free |
+			sed "s/^/$mmu $1 $run /; s/free-recovered/free-uncharged/" >>"$results/lines"
+	done
 	# Page tables are charged to the memory cgroup of the VMM, and uncharged when they are freed.
 	(
-		echo +memory >/sys/fs/cgroup/cgroup.subtree_control
-		mkdir -p /sys/fs/cgroup/bench
 		echo $BASHPID >/sys/fs/cgroup/bench/cgroup.procs
 		for ((run = 1; run <= repeats; run++)); do
 			chrt -f 1 /build/bench/mmu_bench "$1" free |
@@ -114,6 +119,11 @@ for mmu in c rust; do
 	)
 	if [[ $mmu = rust && -d /sys/module/kvm_amd ]]; then
 		stats "$1"
+		/lab/kvm-load rust fault_around_pages=16
+		for ((run = 1; run <= repeats; run++)); do
+			chrt -f 1 /build/bench/mmu_bench "$1" stats |
+				sed "s/^/rust-around-16 $1 $run /" >>"$results/lines"
+		done
 		/lab/kvm-load rust
 	fi
 	# On Bochs' slow clock the thread that wakes up would take most of the processor.

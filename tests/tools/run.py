@@ -181,7 +181,7 @@ def summary_tests(tmp):
 BENCH = ("enable", "enable-again", "clear-first", "clear-all-dirty", "get-all-dirty", "get-clean",
          "disable", "disable-again", "write-recovered", "map-2m", "map-4k", "enable-4k",
          "disable-4k", "write-unlogged-4k", "age-4k", "zap-notifier-4k", "teardown-4k",
-         "clear-empty", "free-recovered") + \
+         "clear-empty", "free-recovered", "free-uncharged") + \
     tuple(f"{op}-{log}" for op in ("get", "get-manual", "clear")
           for log in ("four", "tenth", "random"))
 # Of these it is measured only how long somebody waits.
@@ -197,22 +197,25 @@ BENCH_AMD = BENCH + tuple(f"nested-{op}" for op in NESTED) + \
 
 
 def bench_tests(tmp):
-    def case(*rust, uncounted=0, stats=70):
+    def case(*rust, uncounted=0, stats=70, around=400):
         """64 MiB on the C MMU, and on one that takes @rust times as much, in a run each. With
-        statistics of mmu_lock a hold takes @stats instructions more."""
+        statistics of mmu_lock a hold takes @stats instructions more; with pages around a fault, a
+        page takes @around."""
         logs = tmp / f"bench{len(list(tmp.iterdir()))}"
         logs.mkdir()
         sides = [(mmu, op, int(factor * 3200000)) for mmu, factors in (("c", (1,)), ("rust", rust))
                  for factor in factors for op in BENCH_AMD + (AHEAD if mmu == "rust" else ())]
         sides += [(f"rust-stats-{on}", op, 32000000 + more * 64 * 256) for on, more in
                   (("N", 0), ("Y", stats)) for op in ("stats-fault", "stats-hold")]
+        sides += [("rust-around-16", "stats-fault", around * 64 * 256)]
         (logs / "lines").write_text("".join(f"{mmu} 64 1 {op} {n}\n" for mmu, op, n in sides))
         (logs / "counts").write_text("".join(
             f"{n} {n // (10 if mmu == 'c' else 100)} {'1000 100' if mmu == 'c' else '1 0'} {n} {n}"
             + f" 1000 {n}" * 3 + f" {1000 if mmu == 'c' else 200} {n}\n"
             for mmu, _op, n in sides[:len(sides) - uncounted]))
-        late = [side for side in sides if "stats" not in side[0]] + [(mmu, op, int(factor * 3200000000))
-                        for mmu, factor in (("c", 1), ("rust", rust[0])) for op in LATE]
+        late = [side for side in sides if side[0] in ("c", "rust")]
+        late += [(mmu, op, int(factor * 3200000000))
+                 for mmu, factor in (("c", 1), ("rust", rust[0])) for op in LATE]
         (logs / "late").write_text("".join(f"{mmu} 64 {y} {op} {n // 10}\n"
                                            for y in "YN" for mmu, op, n in late))
         status, out = tool("bench/report.py", "--tap", logs)
@@ -228,6 +231,7 @@ def bench_tests(tmp):
         bool(re.search("^ok [0-9]+ - map 2 MiB pages", noisy[1], re.M))
     yield "bench: what is worse fails", worse[2] <= same[2] and worse[3] > same[3]
     yield "bench: statistics that cost too much fail", case(0.001, stats=91)[3] == 1
+    yield "bench: pages around a fault that save too little fail", case(0.001, around=800)[3] == 1
     yield "bench: refuses counts that do not belong to the lines", \
         case(0.1, uncounted=3)[0] != 0
 
