@@ -51,6 +51,10 @@ brownout: lab
 bench-native: modules
 	@tests/native/run.sh
 
+## make model      simulate migrations of VMs that are too large for this machine
+model: root
+	@tests/model/run.sh results/model.md results/model.svg
+
 ## make test-other KVM's selftests that hardly concern the MMU
 test-other: lab
 	@tests/run.sh other
@@ -240,4 +244,4 @@ $(S)/selftests: $(S)/src-selftests scripts/selftests.sh
 	shell series paths clean distclean lab debug pristine modules selftests preflight root source \
 	alloc-sites test-debug test-mutants test-upstream test-other try host kasan kcsan matrix deb deb-config test-deb modules-deb test-modules build-matrix \
 	hw-check hw-check-machine \
-	sim sim-coverage sim-every sim-mutants test-cargo-mutants
+	sim sim-coverage sim-every sim-mutants test-cargo-mutants model

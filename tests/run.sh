@@ -10,7 +10,7 @@ set -euo pipefail
 logs=$BUILD/logs/test
 in_root=$TOP/scripts/in-root
 # Those that a tight deadline must not leave out come first.
-all=(tools host sim text-equal series lab modules bench migrate reach selftests-1 selftests-2 intel-pml
+all=(tools model host sim text-equal series lab modules bench migrate reach selftests-1 selftests-2 intel-pml
      debug-1 debug-2)
 # Only by name: another machine in Bochs takes about ten minutes, the list on shadow paging
 # 40, and a package is a kernel. "other" is KVM's selftests that say nothing about the MMU.
@@ -55,6 +55,12 @@ as_tap()
 stage_tools()
 {
 	"$in_root" python3 -B "$TOP/tests/tools/run.py"
+}
+
+# The model of machines that are not here: its lock, and that it says what has been measured.
+stage_model()
+{
+	"$TOP/tests/model/run.sh" test
 }
 
 stage_lab()
