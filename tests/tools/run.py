@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from pathlib import Path
 
 TESTS = Path(__file__).resolve().parents[1]
@@ -276,7 +277,8 @@ def lock_stat_tests(tmp):
             {"provider": "kvm", "stats": [
                 {"name": "mmu_hold_clear_ns", "value": 40000000},
                 {"name": "mmu_hold_clear_max_ns", "value": 40000000},
-                {"name": "mmu_hold_clear_hist", "value": [0] * 26 + [1] + [0] * 5},
+                # As QEMU lists it: from its end.
+                {"name": "mmu_hold_clear_hist", "value": [0] * 5 + [1] + [0] * 26},
                 {"name": "pages_4k", "value": 3}]}]}, {"return": [
             {"provider": "kvm", "stats": [{"name": "mmu_invalidate_retries", "value": 7},
                                           {"name": "mmu_wait_for_clear_ns", "value": 90}]}]}]
@@ -286,6 +288,16 @@ def lock_stat_tests(tmp):
             if answer is not answers[-1]:
                 connection.recv(4096)
         connection.recv(4096)
+
+    def go_on():
+        """CLEAR twice, for which a vCPU waits, and the end of logging."""
+        clear = re.sub("hold_clear.*", "hold_clear count=3 ns=100000000 max_ns=50000000 "
+                       "hist=67108864:3,", LOCK_STATS)
+        clear = clear.replace("wait_for_clear ns=90", "wait_for_clear ns=1000090")
+        for text in (clear, clear + "vm hold_disable count=1 ns=7 max_ns=7 hist=8:1,\n"):
+            time.sleep(0.4)
+            (tmp / "new").write_text(text)
+            (tmp / "new").rename(tmp / "stats")
 
     (tmp / "stats").write_text(LOCK_STATS)
     code, out = run(tmp / "stats", "json")
@@ -298,9 +310,17 @@ def lock_stat_tests(tmp):
         f"kvm_mmu_lock_wait_seconds_{line}\n" in out for line in (
             'bucket{vcpu="0",le="1.6e-08"} 2', 'bucket{vcpu="0",le="6.4e-08"} 3',
             'bucket{vcpu="0",le="+Inf"} 3', 'count{vcpu="0"} 3', 'sum{vcpu="0"} 0.000000090'))
-    code, out = run("-s", "0.2", tmp / "stats", "record", tmp / "vm.svg")
-    yield "mmu_lock_stat: draws what it has recorded", code == 0 and \
-        (tmp / "vm.svg").read_text().rstrip().endswith("</svg>")
+    thread = threading.Thread(target=go_on)
+    thread.start()
+    code, out = run("-s", "1.5", tmp / "stats", "record", tmp / "vm.svg")
+    thread.join()
+    picture = (tmp / "vm.svg").read_text()
+    yield "mmu_lock_stat: draws what it has recorded, and when writes were logged", \
+        code == 0 and picture.rstrip().endswith("</svg>") and ">logged<" in picture and \
+        ">clear 1 ms<" in picture and ">50 ms, 2<" in picture
+    code, out = run("-i", "0.1", tmp / "stats", "table", tmp / "table.svg")
+    yield "mmu_lock_stat: draws the table of a terminal", code == 0 and \
+        ">vcpu0      0.00%" in (tmp / "table.svg").read_text()
     server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     server.bind(str(tmp / "qmp"))
     server.listen()
