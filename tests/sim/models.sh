@@ -1,7 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 # The C that the simulation models rather than runs (tools/testing/kvm-mmu-rs/sim):
-# fails if one of these functions has changed since somebody last looked at it.
+# fails if one of these functions has changed since somebody last looked at it, or if the simulation
+# names one of KVM's functions that is not in the list.
 #   models.sh [--update]    --update: they were looked at
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
@@ -43,6 +44,22 @@ while read -r file function lines sum; do
 		status=1
 	}
 done <"$list"
+
+# What the simulation names as `function()`, and KVM defines.
+kvm=("$SRC"/{arch/x86/kvm,virt/kvm,include/linux/kvm_host.h})
+# shellcheck disable=SC2016 # backquotes of Markdown
+while read -r function; do
+	! grep -q "^[^#]* $function " "$list" || continue
+	[[ $function != kvm_* ]] || grep -rqw "$function" "${kvm[@]}" || {
+		echo "the simulation names $function(), which KVM does not have"
+		status=1
+	}
+	while read -r file; do
+		[[ $(definition "${file#"$SRC/"}" "$function") ]] || continue
+		echo "${file#"$SRC/"}: the simulation names $function(), and models.list does not"
+		status=1
+	done < <(grep -rlE --include='*.[ch]' "(^|[ *])$function\\(" "${kvm[@]}")
+done < <(grep -rohE '`[a-z_0-9]+\(\)`' "${list%/*}"/{kvm,src} --include='*.rs' | tr -d '`()' | sort -u)
 if [[ ${1:-} = --update ]] && ((!status)); then
 	printf '%s\n' "${new[@]}" | sed 's/ *$//' >"$list"
 fi

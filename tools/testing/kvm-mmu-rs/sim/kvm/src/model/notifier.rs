@@ -25,7 +25,7 @@ pub fn invalidate_range_start(kvm: *mut kvm, start: u64, end: u64) {
     srcu_read_unlock(kvm, srcu);
 }
 
-/// Models `kvm_mmu_invalidate_begin()` and `kvm_mmu_invalidate_range_add()`.
+/// Models `kvm_mmu_invalidate_start()` and `kvm_mmu_invalidate_range_add()`.
 pub(super) fn begin(kvm: *mut kvm, start: u64, end: u64) {
     sched::point_on((&raw const *field!(kvm, mmu_invalidate_seq)) as usize, true);
     if *field!(kvm, mmu_invalidate_in_progress) == 0 {
