@@ -3,7 +3,9 @@
  * What dirty logging costs on this machine's silicon: the objects of the C and of
  * the Rust TDP MMU, as the kernel build made them, on page tables in memory.
  *
- *   bench-native [-g GIB] [-r ROUNDS] [-j FILE]
+ *   bench-native [-d] [-g GIB] [-r ROUNDS] [-j FILE]
+ *
+ * With -d only what concerns logging by D bits.
  *
  * Prints a table, in nanoseconds of this thread for each 2 MiB, and writes the
  * raw numbers to FILE as JSON. Each operation is checked on all page tables, and
@@ -13,6 +15,7 @@
 #define _GNU_SOURCE
 #include <err.h>
 #include <sched.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -28,6 +31,8 @@
 #define GIANT	NATIVE_GIANT
 #define EMPTY	NATIVE_EMPTY
 #define BARE	NATIVE_BARE
+#define DRAINING NATIVE_DRAINING
+#define CLOSED	NATIVE_CLOSED
 #define KEEP	-1
 
 /* What becomes of the slot's flags before an operation. */
@@ -50,6 +55,10 @@ static const struct operation {
 	void (*set_up)(enum native_mmu mmu);
 	enum native_mode mode;
 	enum flags flags;
+	/* What is in the Rust MMU's dirty bitmap before it: all, or nothing. */
+	int empty_log;
+	/* How many pages GET in manual mode finds: all, or none. */
+	int finds;
 	/* How the vCPUs' writes leave the entries before it; or they do not write. */
 	int before;
 	/* C leaves it to the next fault to make a recovered page writable. */
@@ -86,6 +95,27 @@ static const struct operation {
 	{ "disable_pml", "PML: disable", .run = native_disable, .mode = NATIVE_PML,
 	  .flags = NO_LOG, .before = KEEP, .after = { HUGE | W, HUGE | W | D } },
 
+	/* On C by faults: its GET in manual mode only copies the bitmap. */
+	{ "enable_bits", "D bits: enable", .run = native_enable, .set_up = map_huge,
+	  .mode = NATIVE_DIRTY_BITS, .flags = LOG, .before = HUGE | W | D,
+	  .after = { SMALL | D, SMALL | W | DRAINING } },
+	{ "get_bits_all", "D bits: GET (manual), all open, all pages written",
+	  .run = native_get_manual, .mode = NATIVE_DIRTY_BITS, .empty_log = 1, .finds = 1,
+	  .before = SMALL | W | D, .after = { SMALL | W | D, SMALL | W | D } },
+	{ "get_bits_again", "D bits: GET (manual), all open, all in the bitmap already",
+	  .run = native_get_manual, .mode = NATIVE_DIRTY_BITS, .finds = 1,
+	  .before = SMALL | W | D, .after = { SMALL | W | D, SMALL | W | D } },
+	{ "get_bits_open", "D bits: GET (manual), all open, nothing written",
+	  .run = native_get_manual, .mode = NATIVE_DIRTY_BITS, .empty_log = 1,
+	  .before = SMALL | W, .after = { SMALL | W, SMALL | W } },
+	{ "clear_bits", "D bits: CLEAR, all pages dirty", .run = native_clear,
+	  .mode = NATIVE_DIRTY_BITS, .before = SMALL | W | D,
+	  .after = { SMALL | D, SMALL | W | DRAINING } },
+	{ "get_bits_draining", "D bits: GET (manual), all draining", .run = native_get_manual,
+	  .mode = NATIVE_DIRTY_BITS, .before = KEEP, .after = { SMALL | D, SMALL | W | CLOSED } },
+	{ "get_bits_idle", "D bits: GET (manual), all idle", .run = native_get_manual,
+	  .mode = NATIVE_DIRTY_BITS, .before = KEEP, .after = { SMALL | D, SMALL | W | CLOSED } },
+
 	{ "enable_4k", "4 KiB pages: enable", .run = native_enable, .set_up = map_small,
 	  .flags = LOG, .before = SMALL | W | D, .after = { SMALL | D, SMALL | D } },
 	{ "unmap_4k", "4 KiB pages: unmap (notifiers of 64 MiB)", .run = unmap,
@@ -107,6 +137,7 @@ static const struct operation {
 static double ns[OPERATIONS][NATIVE_MMUS][MAX_ROUNDS];
 static unsigned long huge_pages = 64 * 512;
 static int rounds = 20;
+static bool only_dirty_bits;
 
 /* There is no other thread to wait for. */
 void native_idle(void)
@@ -168,7 +199,11 @@ static void prepare(const struct operation *op, enum native_mmu mmu)
 		native_start_log(mmu, op->flags == LOG_INITIALLY_SET);
 	if (op->before != KEEP) {
 		native_write_all(mmu, op->before);
-		native_log_all(mmu);
+		/* By faults a page that was written is in the bitmap. */
+		if (op->empty_log && (mmu == NATIVE_RUST || !op->finds))
+			native_log_none(mmu);
+		else
+			native_log_all(mmu);
 		check(mmu, op->before, "before", op->what);
 	}
 }
@@ -183,17 +218,24 @@ static double measure(const struct operation *op, enum native_mmu mmu)
 	start = now();
 	op->run(mmu);
 	end = now();
-	/* A VM that is torn down has no running vCPU. */
-	if (!native_flushes() && op->run != native_zap_all)
+	/* A VM that is torn down has no running vCPU, and GET in manual mode takes nothing away. */
+	if (!native_flushes() && op->run != native_zap_all && op->run != native_get_manual)
 		errx(1, "%s: '%s' did not flush TLBs", mmu_names[mmu], op->what);
 
 	native_grace_period();
 	check(mmu, op->after[mmu], "after", op->what);
 	if (op->run == native_get || op->run == native_clear)
 		wrong = native_check_log(mmu, op->run == native_get);
+	else if (op->run == native_get_manual)
+		wrong = native_check_manual(mmu, op->finds);
 	if (wrong)
 		errx(1, "%s, after '%s': %s", mmu_names[mmu], op->what, wrong);
 	return (end - start) / huge_pages;
+}
+
+static bool is_wanted(const struct operation *op)
+{
+	return !only_dirty_bits || op->mode == NATIVE_DIRTY_BITS;
 }
 
 /* Is the same for both. */
@@ -211,6 +253,8 @@ static void run(int round)
 	for (unsigned int i = 0; i < OPERATIONS; i++) {
 		const struct operation *op = &operations[i];
 
+		if (!is_wanted(op))
+			continue;
 		if (op->floor) {
 			ns[i][NATIVE_C][round] = measure_floor(op);
 			ns[i][NATIVE_RUST][round] = ns[i][NATIVE_C][round];
@@ -234,6 +278,8 @@ static void print_table(void)
 		double c = quantile(ns[op][NATIVE_C], rounds, 2);
 		double rust = quantile(ns[op][NATIVE_RUST], rounds, 2);
 
+		if (!is_wanted(&operations[op]))
+			continue;
 		printf("| %s |", operations[op].what);
 		for (int mmu = 0; mmu < NATIVE_MMUS; mmu++)
 			printf(" %.0f (%.0f-%.0f) |", quantile(ns[op][mmu], rounds, 2),
@@ -250,6 +296,7 @@ static void print_table(void)
 
 static void write_json(const char *path)
 {
+	const char *separator = "";
 	FILE *file = fopen(path, "w");
 
 	if (!file)
@@ -258,16 +305,19 @@ static void write_json(const char *path)
 	fprintf(file, " \"huge_pages\": %lu,\n \"rounds\": %d,\n", huge_pages, rounds);
 	fprintf(file, " \"operations\": {\n");
 	for (unsigned int op = 0; op < OPERATIONS; op++) {
-		fprintf(file, "  \"%s\": {\n", operations[op].name);
+		if (!is_wanted(&operations[op]))
+			continue;
+		fprintf(file, "%s  \"%s\": {\n", separator, operations[op].name);
+		separator = ",\n";
 		for (int mmu = 0; mmu < NATIVE_MMUS; mmu++) {
 			fprintf(file, "   \"%s\": [", mmu_names[mmu]);
 			for (int i = 0; i < rounds; i++)
 				fprintf(file, "%s%.1f", i ? ", " : "", ns[op][mmu][i]);
 			fprintf(file, "]%s\n", mmu + 1 < NATIVE_MMUS ? "," : "");
 		}
-		fprintf(file, "  }%s\n", op + 1 < OPERATIONS ? "," : "");
+		fprintf(file, "  }");
 	}
-	fprintf(file, " }\n}\n");
+	fprintf(file, "\n }\n}\n");
 	if (fclose(file))
 		err(1, "%s", path);
 }
@@ -287,8 +337,10 @@ int main(int argc, char **argv)
 	struct program_options options = { .huge_pages = huge_pages, .rounds = rounds };
 	int opt;
 
-	while ((opt = getopt(argc, argv, PROGRAM_OPTIONS)) != -1) {
-		if (!program_option(&options, opt))
+	while ((opt = getopt(argc, argv, "d" PROGRAM_OPTIONS)) != -1) {
+		if (opt == 'd')
+			only_dirty_bits = true;
+		else if (!program_option(&options, opt))
 			return 1;
 	}
 	program_check_options(&options);

@@ -41,6 +41,8 @@ void r_kvm_rs_create_vm(void);
 bool r_kvm_rs_start_dirty_log(struct kvm *kvm, const struct kvm_memory_slot *slot);
 int r_kvm_rs_get_dirty_log(struct kvm *kvm, const struct kvm_memory_slot *slot,
 			   unsigned long *buffer);
+int r_kvm_rs_harvest_dirty_log(struct kvm *kvm, const struct kvm_memory_slot *slot,
+			       unsigned long *buffer);
 int r_kvm_rs_clear_dirty_log(struct kvm *kvm, const struct kvm_memory_slot *slot,
 			     u64 first_page, unsigned long words, unsigned long *buffer);
 
@@ -163,6 +165,12 @@ void track_possible_nx_huge_page(struct kvm *kvm, struct kvm_mmu_page *sp,
 void untrack_possible_nx_huge_page(struct kvm *kvm, struct kvm_mmu_page *sp,
 				   enum kvm_mmu_type type)
 {
+}
+
+/* No memory attributes: nothing is private. */
+void *xa_load(struct xarray *attributes, unsigned long gfn)
+{
+	return NULL;
 }
 
 /* No shadow pages, and nobody else. */
@@ -289,7 +297,7 @@ void native_create(unsigned long pages, const struct native_memory *memory)
 }
 
 /*
- * The format stays NPT's. To the MMUs PML is that W stays and D is cleared, wherever
+ * The format stays NPT's, which has D bits. To the MMUs PML is that W stays and D is cleared, wherever
  * in the entry D is.
  */
 void native_set_mode(enum native_mmu mmu, enum native_mode mode)
@@ -297,10 +305,12 @@ void native_set_mode(enum native_mmu mmu, enum native_mode mode)
 	struct kvm *kvm = vms[mmu].kvm;
 	int entries = mode == NATIVE_PML ? 512 : 0;
 
-	if (mmu == NATIVE_C)
+	if (mmu == NATIVE_C) {
 		kvm->arch.cpu_dirty_log_size = entries;
-	else
+	} else {
 		rust_set_cpu_dirty_log_size(kvm, entries);
+		rust_set_dirty_bits(kvm, mode == NATIVE_DIRTY_BITS);
+	}
 }
 
 /*
@@ -469,6 +479,17 @@ void native_peek(enum native_mmu mmu)
 	memcpy(kvm_second_dirty_bitmap(slot), slot->dirty_bitmap, kvm_dirty_bitmap_bytes(slot));
 }
 
+void native_get_manual(enum native_mmu mmu)
+{
+	struct vm *vm = &vms[mmu];
+
+	if (mmu == NATIVE_RUST &&
+	    r_kvm_rs_harvest_dirty_log(vm->kvm, vm->slot, kvm_second_dirty_bitmap(vm->slot)))
+		native_trap("kvm_rs_harvest_dirty_log() failed");
+	/* What the ioctl copies to userspace. */
+	native_peek(mmu);
+}
+
 void native_clear(enum native_mmu mmu)
 {
 	struct vm *vm = &vms[mmu];
@@ -572,6 +593,7 @@ void native_write_all(enum native_mmu mmu, int state)
 		} else {
 			u64 *table = table_below(*entry);
 
+			*entry |= PT_ACCESSED_MASK;
 			for (unsigned long child = 0; child < CHILDREN; child++)
 				table[child] = (table[child] & ~all) | bits;
 		}
@@ -583,6 +605,13 @@ void native_log_all(enum native_mmu mmu)
 	struct vm *vm = &vms[mmu];
 
 	memset(vm->slot->dirty_bitmap, 0xff, 2 * kvm_dirty_bitmap_bytes(vm->slot));
+}
+
+void native_log_none(enum native_mmu mmu)
+{
+	struct vm *vm = &vms[mmu];
+
+	memset(vm->slot->dirty_bitmap, 0, 2 * kvm_dirty_bitmap_bytes(vm->slot));
 }
 
 void native_floor_stores(void)
@@ -619,16 +648,24 @@ void native_floor_locked(void)
 }
 
 /* The entry for a table, and what the MMU keeps of it. */
-static const char *check_header(u64 *entry, unsigned long i)
+static const char *check_header(u64 *entry, unsigned long i, int state)
 {
 	u64 *table = table_below(*entry);
 	struct kvm_mmu_page *sp = (void *)virt_to_page(table)->private;
+	const u64 summary = PT_ACCESSED_MASK | DEFAULT_SPTE_HOST_WRITABLE;
+	u64 bits = *entry & ~GENMASK_ULL(51, 12);
 
 	/* All rights, for the leaves below restrict them. */
-	if ((*entry & ~GENMASK_ULL(51, 12)) != (SPTE_MMU_PRESENT_MASK | PT_PRESENT_MASK |
-						PT_WRITABLE_MASK | PT_USER_MASK |
-						PT_ACCESSED_MASK))
+	if ((bits & ~summary) != (SPTE_MMU_PRESENT_MASK | PT_PRESENT_MASK | PT_WRITABLE_MASK |
+				  PT_USER_MASK))
 		return "an entry does not point to a table";
+	/* Of an open table only A counts. */
+	if (state & NATIVE_CLOSED)
+		bits ^= DEFAULT_SPTE_HOST_WRITABLE;
+	else if (!(state & NATIVE_DRAINING))
+		bits = (bits & PT_ACCESSED_MASK) ^ PT_ACCESSED_MASK;
+	if (bits & summary)
+		return "a summary is wrong";
 	if (sp->spt != table || sp->ptep != entry || sp->role.level != PG_LEVEL_4K ||
 	    sp->gfn != FIRST_GFN + i * CHILDREN || !sp->tdp_mmu_page)
 		return "the header of a table is wrong";
@@ -636,14 +673,15 @@ static const char *check_header(u64 *entry, unsigned long i)
 }
 
 /* Its first entry is @leaf, and each is larger by @step than the one before. */
-static const char *check_table(u64 *entry, unsigned long i, u64 leaf, unsigned long step)
+static const char *check_table(u64 *entry, unsigned long i, u64 leaf, unsigned long step,
+			       int state)
 {
 	u64 *table = table_below(*entry);
 	const char *wrong;
 
 	if (!(*entry & PT_PRESENT_MASK) || *entry & PT_PAGE_SIZE_MASK)
 		return "an entry does not point to a table";
-	wrong = check_header(entry, i);
+	wrong = check_header(entry, i, state);
 
 	for (unsigned long child = 0; child < CHILDREN && !wrong; child++) {
 		if (table[child] != leaf + child * step)
@@ -725,9 +763,9 @@ static const char *check_huge_page(struct vm *vm, unsigned long i, int state)
 	if (!entry)
 		return "a table is missing";
 	if (state & NATIVE_EMPTY)
-		return check_table(entry, i, SHADOW_NONPRESENT_VALUE, 0);
+		return check_table(entry, i, SHADOW_NONPRESENT_VALUE, 0, state);
 	if (state & NATIVE_SMALL)
-		return check_table(entry, i, leaf, PAGE_SIZE);
+		return check_table(entry, i, leaf, PAGE_SIZE, state);
 	return *entry == (leaf | PT_PAGE_SIZE_MASK) ? NULL : "a 2 MiB SPTE is wrong";
 }
 
@@ -784,7 +822,7 @@ const char *native_check_any(enum native_mmu mmu, unsigned long *where)
 			huge++;
 			wrong = check_leaf(vm, *entry, i * CHILDREN, CHILDREN);
 		} else {
-			wrong = check_header(entry, i);
+			wrong = check_header(entry, i, 0);
 			for (unsigned long child = 0; child < CHILDREN && !wrong; child++) {
 				if (!(table[child] & PT_PRESENT_MASK))
 					continue;
@@ -810,6 +848,20 @@ const char *native_check_log(enum native_mmu mmu, int got)
 			return "the dirty bitmap is not empty";
 		if (got && buffer[i] != ~0ul)
 			return "a dirty page is not in the log";
+	}
+	return NULL;
+}
+
+const char *native_check_manual(enum native_mmu mmu, int got)
+{
+	const struct kvm_memory_slot *slot = vms[mmu].slot;
+	const unsigned long *buffer = kvm_second_dirty_bitmap(vms[mmu].slot);
+
+	for (unsigned long i = 0; i < slot->npages / BITS_PER_LONG; i++) {
+		if (buffer[i] != (got ? ~0ul : 0))
+			return got ? "a dirty page was not found" : "a clean page was found";
+		if (slot->dirty_bitmap[i] != buffer[i])
+			return "the ioctl has not got what is in the dirty bitmap";
 	}
 	return NULL;
 }

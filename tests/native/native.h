@@ -25,7 +25,8 @@ enum native_mmu {
 /*
  * How a VM's slot is mapped: by 2 MiB pages, or by 4 KiB or 1 GiB pages, and which of
  * the two bits are set in all of them that the log is about. Or it is not mapped: all
- * tables are there, and empty; or not even tables.
+ * tables are there, and empty; or not even tables. The entries that point to the tables
+ * of 4 KiB pages tell whether these are draining or closed (pure/summary.rs), or open.
  */
 enum native_state {
 	NATIVE_SMALL = 1,
@@ -34,6 +35,8 @@ enum native_state {
 	NATIVE_GIANT = 8,
 	NATIVE_EMPTY = 16,
 	NATIVE_BARE = 32,
+	NATIVE_DRAINING = 64,
+	NATIVE_CLOSED = 128,
 };
 
 /* The size of the pages that the host has for the slots: enum pg_level. */
@@ -43,10 +46,14 @@ enum native_host {
 	NATIVE_HOST_1G,
 };
 
-/* How writes are noticed: by a fault, for W is clear, or by the CPU, which sets D. */
+/*
+ * How writes are noticed: by a fault, for W is clear; by the CPU, which logs that it sets D;
+ * or by D alone (kvm.dirty_log=dirty_bits). The C MMU has no such mode, and takes faults.
+ */
 enum native_mode {
 	NATIVE_FAULTS,
 	NATIVE_PML,
+	NATIVE_DIRTY_BITS,
 };
 
 struct native_memory {
@@ -86,12 +93,14 @@ void native_stop_log(enum native_mmu mmu);
 /*
  * What the ioctls do, from the point on where they know the slot, and its flags are
  * what they will be. GET is that of the legacy mode; CLEAR clears what is in the
- * ioctl's half of the bitmap, where native_peek(), GET of the manual mode, puts it.
+ * ioctl's half of the bitmap, where native_peek() puts what the bitmap has.
+ * native_get_manual() is GET of the manual mode: it looks at D bits first, in their mode.
  */
 void native_enable(enum native_mmu mmu);
 void native_disable(enum native_mmu mmu);
 void native_get(enum native_mmu mmu);
 void native_peek(enum native_mmu mmu);
+void native_get_manual(enum native_mmu mmu);
 void native_clear(enum native_mmu mmu);
 /*
  * What a thread does of KVM_SPLIT_HUGE_PAGES and KVM_CLEAR_DIRTY_LOG beside others, with the
@@ -151,11 +160,13 @@ void native_grace_period(void);
 /*
  * What vCPUs do that write to all pages. A fast page fault sets W, and the write that
  * is tried again then D, with the same instruction or a moment later: which of them
- * is clear in @state is cleared, so that one can look at that moment.
+ * is clear in @state is cleared, so that one can look at that moment. They have used all
+ * tables.
  */
 void native_write_all(enum native_mmu mmu, int state);
-/* All bits of the log are set, and the ioctl asks for all of them. */
+/* All bits of the log are set, and the ioctl asks for all of them; or all are clear. */
 void native_log_all(enum native_mmu mmu);
+void native_log_none(enum native_mmu mmu);
 /*
  * What no MMU can do without, for each huge page: to store all of a new table, or
  * to clear a bit in each entry of a table, by plain stores where nobody else may
@@ -179,6 +190,8 @@ const char *native_check(enum native_mmu mmu, int state, unsigned long *where);
 const char *native_check_any(enum native_mmu mmu, unsigned long *where);
 /* Whether the log is empty, and the ioctl has got all bits if @got. */
 const char *native_check_log(enum native_mmu mmu, int got);
+/* Whether the ioctl has got all bits, or none, and left the log as it was. */
+const char *native_check_manual(enum native_mmu mmu, int got);
 /* TLB flushes since the last call. */
 unsigned long native_flushes(void);
 

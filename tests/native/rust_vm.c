@@ -32,6 +32,11 @@ void rust_set_cpu_dirty_log_size(struct kvm *kvm, int entries)
 	kvm->arch.cpu_dirty_log_size = entries;
 }
 
+void rust_set_dirty_bits(struct kvm *kvm, bool on)
+{
+	kvm->rs_dirty_log.dirty_bits = on;
+}
+
 void rust_set_manual_protect(struct kvm *kvm, u64 caps)
 {
 	kvm->manual_dirty_log_protect = caps;
