@@ -429,7 +429,7 @@ static void split(void)
 	unsigned int round = rounds++;
 	struct kvm_split_huge_pages request = {
 		.gpa = has_smm && round / 3 % 2 ? 0 : BASE(SLOT_TOGGLED),
-		.size = 8 * SZ_1G,
+		.size = 8ul * SZ_1G,
 		.page_size = round % 3 < 2 ? PAGE_SIZE : 0,
 		.flags = flags[round % 3],
 		.budget = 3 * SZ_2M,

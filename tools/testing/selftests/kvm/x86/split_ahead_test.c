@@ -306,7 +306,7 @@ static void in_parts(u64 from, u64 budget, u64 page_size, u64 flags)
 	int ret;
 
 	while (request.size) {
-		want = align_up(request.gpa + max(budget, PAGE_SIZE), SZ_2M);
+		want = align_up(request.gpa + max_t(u64, budget, PAGE_SIZE), SZ_2M);
 		if (!budget || want > BASE + size)
 			want = BASE + size;
 		ret = __vm_ioctl(vm, KVM_SPLIT_HUGE_PAGES, &request);
