@@ -117,14 +117,15 @@ licenses()
 }
 
 # Each planted bug has to apply, with fuzz: those of the selftests to this tree, those of the
-# simulation to the crate.
+# simulation to the crate, or to what "In:" names.
 mutants()
 {
 	local p dir status=0
 	for p in tests/mutants/*.patch tools/testing/kvm-mmu-rs/sim/mutants/*.patch; do
 		dir=.
-		[[ $p = tests/* ]] || dir=arch/x86/kvm/mmu/rust
-		patch -s -p1 --dry-run -d "$dir" <"$p" ||
+		[[ $p = tests/* ]] || dir=$(sed -n 's/^In: //p' "$p")
+		[[ $dir ]] || dir=arch/x86/kvm/mmu/rust
+		patch -s -f -p1 --dry-run -d "$dir" <"$p" ||
 			{ echo "$p does not apply; export it again"; status=1; }
 	done
 	return "$status"

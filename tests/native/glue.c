@@ -297,8 +297,8 @@ void native_create(unsigned long pages, const struct native_memory *memory)
 }
 
 /*
- * The format stays NPT's, which has D bits. To the MMUs PML is that W stays and D is cleared, wherever
- * in the entry D is.
+ * The format stays NPT's, which has D bits. To the MMUs PML is that W stays and D is cleared,
+ * wherever in the entry D is.
  */
 void native_set_mode(enum native_mmu mmu, enum native_mode mode)
 {

@@ -197,7 +197,7 @@ impl<'r> SmallTable<'r> {
     // A function of its own, so that its loop has all registers.
     #[inline(never)]
     pub(crate) fn find(self, range: GfnRange, bits: u64) -> Option<Gfn> {
-        let mut pages = self.pages(range).0;
+        let SmallPages(mut pages) = self.pages(range);
         let mut left = pages.left;
 
         // As many in a row cost little more than a load each.

@@ -115,6 +115,7 @@ void kvm_rs_free_pages(struct kvm_mmu_page **pages, int nr)
 	}
 	kmem_cache_free_bulk(mmu_page_header_cache, nr, (void **)pages);
 }
+
 static_assert(KVM_RS_FREE_PAGES <= FOLIO_BATCH_SIZE);
 
 /* pure/spte.rs */

@@ -654,7 +654,7 @@ static void test_two_roots(void)
 		TEST_ASSERT_EQ(vm_get_stat(vm, pages_2m), 0);
 		/* Two tables are needed, and the bitmap and whatever else are pages, too. */
 		ksft_test_result(nr >= 2 && nr < AHEAD + AHEAD / 2,
-				 "two roots: %u pages were allocated to split a page in each\n", nr);
+				 "two roots: %u pages were allocated to split one in each\n", nr);
 	}
 	kvm_vm_free(vm);
 	munmap(ahead, AHEAD_SIZE);

@@ -738,6 +738,7 @@ static int split_and_recover(void *unused)
 		split(BASE, size, PAGE_SIZE, KVM_SPLIT_FLAG_KEEP);
 		split(BASE, size, 0, KVM_SPLIT_FLAG_RECOVER);
 	}
+	return 0;
 }
 
 static void test_killed(void)
@@ -797,7 +798,7 @@ static void test_memcg(void)
 	splits = get_mmu_stats(vm).eager_splits - before.eager_splits;
 	TEST_ASSERT(splits && splits <= all_tables() / 2, "%lu pages are split", splits);
 	if (backing == SZ_2M)
-		TEST_ASSERT(splits == (request.gpa - BASE) / SZ_2M, "%lu are split, and it says %llu",
+		TEST_ASSERT(splits == (request.gpa - BASE) / SZ_2M, "%lu are split, not %llu",
 			    splits, (request.gpa - BASE) / SZ_2M);
 	run_guest();
 
