@@ -198,6 +198,7 @@ impl<'r> SmallTable<'r> {
     #[inline(never)]
     pub(crate) fn find(self, range: GfnRange, bits: u64) -> Option<Gfn> {
         let SmallPages(mut pages) = self.pages(range);
+        let end = range.start.add(pages.left as u64);
         let mut left = pages.left;
 
         // As many in a row cost little more than a load each.
@@ -214,7 +215,7 @@ impl<'r> SmallTable<'r> {
             left = pages.left;
         }
         // Those that are left over may have the bits or not.
-        (left != 0).then(|| Gfn(range.end.raw().wrapping_sub(left as u64)))
+        (left != 0).then(|| Gfn(end.raw().wrapping_sub(left as u64)))
     }
 
     /// Calls `f` for the SPTE of each frame of `range`, as [`SmallTable::pages`] has them.
