@@ -26,6 +26,11 @@ def head(bug):
     return lines[1], found_by.removeprefix("Found by: ")
 
 
+def planted():
+    """The bugs that a test has to find."""
+    return [path.stem for path in HERE.glob("*.patch") if "\nFound by: " in path.read_text()]
+
+
 def evidence(text):
     """What the test said, without the time that it took and the place in its source."""
     text = text.removeprefix("found: ")
@@ -37,8 +42,10 @@ def evidence(text):
 
 def report(tap):
     """The lines of the table for the lines of a TAP."""
-    bugs, without = [], []
+    bugs, seen, without, commit = [], [], [], "unknown"
     for line in tap:
+        if line.startswith("# commit "):
+            commit = line.removeprefix("# commit ").strip()
         match = RESULT.match(line)
         if not match:
             continue
@@ -46,15 +53,20 @@ def report(tap):
         if name.startswith("no-bug/"):
             without.append((name.removeprefix("no-bug/"), outcome, text))
         else:
+            seen.append(name)
             what, found_by = head(name)
             bugs.append(f"| `{name}` | {cell(what)} | {cell(found_by)} | "
                         f"{cell(evidence(text)) if outcome == 'ok' else '**not found**'} |")
     if not bugs:
         sys.exit("error: no bug in the TAP")
     failed = [name for name, outcome, _ in without if outcome != "ok"]
-    lines = ["| bug | what | has to be found by | what that said |", "|---|---|---|---|", *bugs, ""]
+    lines = ["| bug | what | has to be found by | what that said |", "|---|---|---|---|", *bugs, "",
+             f"On commit {commit}."]
+    missing = sorted(set(planted()) - set(seen))
+    if missing:
+        lines.append("Not run: " + ", ".join(f"`{bug}`" for bug in missing) + ".")
     if without:
-        lines.append(f"Without a bug, {len(without) - len(failed)} of these {len(without)} tests pass"
+        lines.append(f"Without a bug, {len(without) - len(failed)} of the {len(without)} tests pass"
                      + (": all but " + ", ".join(failed) if failed else "") + ".")
     return lines
 

@@ -187,6 +187,7 @@ for bug in "${todo[@]}"; do
 done
 
 echo "1..${#bugs[@]}"
+echo "# commit $(git -C "$TOP" describe --always --dirty --exclude='*')"
 n=0 missed=0
 for bug in "${bugs[@]}"; do
 	if [[ $bug = no-bug/* ]]; then
