@@ -784,9 +784,10 @@ static void test_memcg(void)
 		ksft_test_result_skip("memcg: no memory cgroups\n");
 		return;
 	}
-	ooms = memcg_ooms(&memcg);
 	/* For some of them. What KVM has in its slabs is charged already, or a page. */
 	memcg_limit(&memcg, all_tables() / 2 * PAGE_SIZE);
+	/* To set the limit asked the OOM killer, too. */
+	ooms = memcg_ooms(&memcg);
 	do {
 		ret = __vm_ioctl(vm, KVM_SPLIT_HUGE_PAGES, &request);
 		err = errno;
