@@ -8,7 +8,7 @@
 use crate::{
     change::mark_old,
     pure::{Age, GfnRange, Level, Masks},
-    rmap::{List, SlotRmaps},
+    rmap::SlotRmaps,
     sys::Memslot,
 };
 
@@ -31,40 +31,24 @@ fn age_leaves(slot: Memslot<'_>, range: GfnRange, what: Age, masks: &Masks) -> b
             continue;
         };
         for list in lists.lists(range) {
-            // Most are: of the three that a frame has, one is used.
-            if list.is_empty() {
+            let Some(list) = list.read() else {
                 continue;
+            };
+
+            for sptep in list.sptes() {
+                let old = sptep.read();
+
+                if !old.is_present() || !old.is_accessed(masks) {
+                    continue;
+                }
+                if what == Age::Test {
+                    return true;
+                }
+                young = true;
+                // If another CPU has changed the SPTE, it is zapped, or in use and young.
+                let _ = mark_old(sptep, old, masks);
             }
-            young |= age_list(list, what, masks);
-            if young && what == Age::Test {
-                return true;
-            }
         }
-    }
-    young
-}
-
-/// Whether a page of a list was accessed since it was last aged.
-// A function of its own, so that the loop above has all registers.
-#[inline(never)]
-fn age_list(list: List<'_>, what: Age, masks: &Masks) -> bool {
-    let mut young = false;
-    let Some(list) = list.read() else {
-        return false;
-    };
-
-    for sptep in list.sptes() {
-        let old = sptep.read();
-
-        if !old.is_present() || !old.is_accessed(masks) {
-            continue;
-        }
-        young = true;
-        if what == Age::Test {
-            break;
-        }
-        // If another CPU has changed the SPTE, it is zapped, or in use and young.
-        let _ = mark_old(sptep, old, masks);
     }
     young
 }
