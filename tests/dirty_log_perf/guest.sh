@@ -1,10 +1,10 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# Inside the guest: dirty_log_perf_test on the C MMU and on the Rust MMU by turns, so that
-# what changes with time concerns both.
+# Inside the guest: dirty_log_perf_test on the C MMU, on the Rust MMU, and on that with D bits
+# in place of faults (rust-bits) by turns, so that what changes with time concerns all.
 #   guest.sh TEST LOGDIR VCPUS BYTES REPEATS
 # TEST is the test's binary, BYTES the memory of each vCPU. LOGDIR gets
-# MMU/CONFIG.N.log, N up to REPEATS, and MMU/CONFIG.identity, what the loaded
+# SIDE/CONFIG.N.log, N up to REPEATS, and SIDE/CONFIG.identity, what the loaded
 # module says it is.
 set -euo pipefail
 
@@ -30,6 +30,7 @@ identity()
 	echo "build=$(sha256sum </sys/module/kvm/notes/.note.gnu.build-id | cut -c1-16)"
 	echo "eager_page_split=$(<$params/eager_page_split)"
 	echo "tdp_mmu=$(<$params/tdp_mmu)"
+	[[ ! -e $params/dirty_log ]] || echo "dirty_log=$(<$params/dirty_log)"
 }
 
 # On two processors the emulator sometimes ends a vCPU for no reason (SHUTDOWN),
@@ -49,7 +50,7 @@ bench_once()
 		echo "exit status $status" >>"$dir/$name.log"
 		mv "$dir/$name.log" "$dir/$name.failed-$attempt.log"
 	done
-	echo "error: $name failed on MMU $mmu, $attempt times; last: exit status $status" >&2
+	echo "error: $name failed on $side, $attempt times; last: exit status $status" >&2
 	return 1
 }
 
@@ -64,13 +65,17 @@ bench()
 pages=$((vcpus * ${bytes%M} / 2))
 echo $pages >/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages
 for ((n = 1; n <= repeats; n++)); do
-	# Each is the first as often as the other.
-	mmus=(c rust)
-	((n % 2)) || mmus=(rust c)
-	for mmu in "${mmus[@]}"; do
-		dir=$logdir/$mmu
+	# Who is first changes.
+	case $((n % 3)) in
+	1) sides=(c rust rust-bits) ;;
+	2) sides=(rust rust-bits c) ;;
+	0) sides=(rust-bits c rust) ;;
+	esac
+	for side in "${sides[@]}"; do
+		dir=$logdir/$side
 		mkdir -p "$dir"
-		"$kvm_load" "$mmu"
+		"$kvm_load" "${side%-bits}"
+		[[ $side != *-bits ]] || echo dirty_bits >$params/dirty_log
 		for eager in Y N; do
 			echo $eager >$params/eager_page_split
 			suffix=''

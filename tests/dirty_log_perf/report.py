@@ -1,16 +1,17 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""Print what dirty_log_perf_test measured on the C and on the Rust MMU.
+"""Print what dirty_log_perf_test measured on the C MMU, on the Rust MMU, and on the latter
+with kvm.dirty_log=dirty_bits.
 
 usage: report.py LOGDIR TITLE [JSON]
        report.py --markdown JSON...
 
-LOGDIR holds c/CONFIG.N.log and rust/CONFIG.N.log, and next to them the identity
-of the module that ran, as tests/dirty_log_perf/guest.sh leaves them. Of several runs the
-median of each time is shown, and no ratio ("~") where the runs of both sides overlap: the
-next ones may be the other way round. There is no table unless the two sides
-demonstrably ran the two modules. From JSON that was kept it makes the tables of
-results/run.md.
+LOGDIR holds SIDE/CONFIG.N.log, SIDE being c, rust or rust-bits, and next to them the
+identity of the module that ran, as tests/dirty_log_perf/guest.sh leaves them. Of several
+runs the median of each time is shown, and no ratio to C ("~") where the runs of both sides
+overlap: the next ones may be the other way round. There is no table unless the sides
+demonstrably ran the two modules, and logged as they should. From JSON that was kept it
+makes the tables of results/run.md.
 """
 import json
 import re
@@ -24,6 +25,7 @@ CONFIGS = {
     "legacy-noeager": "-g, eager_page_split=N",
     "default-noeager": "default, eager_page_split=N",
 }
+SIDES = {"c": "C", "rust": "Rust", "rust-bits": "D bits"}
 TIME = r"(\d+)\.(\d{9})s"
 ROWS = [
     (re.compile(rf"^Populate memory time: {TIME}$"), "populate"),
@@ -74,11 +76,12 @@ def overlap(one, other):
     return len(one) > 1 and max(min(one), min(other)) <= min(max(one), max(other))
 
 
-def ratio(result, row, digits):
-    c, rust = (result["ns"][side][row] for side in ("c", "rust"))
-    if row in result["overlap"]:
+def ratio(result, side, row, digits):
+    """To C."""
+    c, other = (result["ns"][name][row] for name in ("c", side))
+    if row in result["overlap"][side]:
         return "~"
-    return f"{rust / c:.{digits}f}" if c else "-"
+    return f"{other / c:.{digits}f}" if c else "-"
 
 
 def parse_identity(path):
@@ -87,61 +90,79 @@ def parse_identity(path):
     return dict(line.split("=", 1) for line in path.read_text().splitlines())
 
 
-def check_identities(c, rust, config):
+def check_identities(identities, config):
+    c = identities["c"]
     if c["engine"] != "c":
         die(f"{config}: the C side ran a module whose mmu_engine is '{c['engine']}'")
-    if rust["engine"] != "rust":
-        die(f"{config}: the Rust side ran a module that does not say it is Rust "
-            f"(mmu_engine is '{rust['engine']}'); build it with 'make modules'")
-    if c["build"] == rust["build"]:
-        die(f"{config}: both sides ran the same module (build {c['build']})")
-    for key in ("eager_page_split", "tdp_mmu"):
-        if c[key] != rust[key]:
-            die(f"{config}: {key} is {c[key]} with C and {rust[key]} with Rust")
     want = "N" if config.endswith("-noeager") else "Y"
     if c["eager_page_split"] != want:
         die(f"{config}: eager_page_split is {c['eager_page_split']}, not {want}")
+    for side, dirty_log in (("rust", "auto"), ("rust-bits", "dirty_bits")):
+        rust = identities[side]
+        if rust["engine"] != "rust":
+            die(f"{config}: the Rust side ran a module that does not say it is Rust "
+                f"(mmu_engine is '{rust['engine']}'); build it with 'make modules'")
+        if c["build"] == rust["build"]:
+            die(f"{config}: both sides ran the same module (build {c['build']})")
+        if rust["dirty_log"] != dirty_log:
+            die(f"{config}: kvm.dirty_log is {rust['dirty_log']}, not {dirty_log}")
+        for key in ("eager_page_split", "tdp_mmu"):
+            if c[key] != rust[key]:
+                die(f"{config}: {key} is {c[key]} with C and {rust[key]} with Rust")
 
 
 def load(logdir):
     results = {}
     for config in CONFIGS:
         sides, identities = {}, {}
-        for side in ("c", "rust"):
+        for side in SIDES:
             logs = sorted((logdir / side).glob(f"{config}.[0-9].log"))
             if not logs:
                 die(f"{logdir / side / config}.1.log is missing: the boot ended "
                     "early, see the console log")
             identities[side] = parse_identity(logdir / side / f"{config}.identity")
             sides[side] = runs_of(logs)
-        check_identities(identities["c"], identities["rust"], config)
-        if sides["c"].keys() != sides["rust"].keys():
-            die(f"{config}: C and Rust did not go through the same steps, see {logdir}")
-        failed = [str(log) for side in ("c", "rust")
+        check_identities(identities, config)
+        if any(rows.keys() != sides["c"].keys() for rows in sides.values()):
+            die(f"{config}: the sides did not go through the same steps, see {logdir}")
+        failed = [str(log) for side in SIDES
                   for log in sorted((logdir / side).glob(f"{config}.[0-9].failed-*.log"))]
         results[config] = {
             "identity": identities, "failed": failed, "runs": sides,
             "ns": {side: {row: statistics.median(times) for row, times in rows.items()}
                    for side, rows in sides.items()},
-            "overlap": [row for row, times in sides["c"].items()
-                        if overlap(times, sides["rust"][row])]}
+            "overlap": {side: [row for row, times in sides["c"].items()
+                               if overlap(times, sides[side][row])]
+                        for side in SIDES if side != "c"}}
     return results
 
 
+def columns(result, row, ms, ratios):
+    """The cells of a row: a time for each side, and its ratio to C's behind all but C's."""
+    for side in SIDES:
+        yield f"{result['ns'][side][row] / 1e6:{ms}}"
+        if side != "c":
+            yield ratio(result, side, row, ratios)
+
+
 def show(results, title, logdir):
+    widths = (13, 12, 8, 14, 10)
+
+    def line(first, cells):
+        print(f"{first:<14}" + "".join(f"{c:>{w}}" for c, w in zip(cells, widths)))
+
     print(title)
-    print(f"  {'':<12}{'C [ms]':>14}{'Rust [ms]':>14}{'Rust/C':>10}")
+    line("", ("C [ms]", "Rust [ms]", "/ C", "D bits [ms]", "/ C"))
     for config, result in results.items():
         print(f"  {CONFIGS[config]}")
-        for row, c in result["ns"]["c"].items():
-            rust = result["ns"]["rust"][row]
-            print(f"    {row:<10}{c / 1e6:>14.3f}{rust / 1e6:>14.3f}"
-                  f"{ratio(result, row, 3):>10}")
+        for row in result["ns"]["c"]:
+            line(f"    {row}", columns(result, row, ".3f", 3))
         for log in result["failed"]:
             print(f"    note: this took another attempt, the failed one is {log}")
-    if any(result["overlap"] for result in results.values()):
-        print("  ~: the runs of C and of Rust overlap")
-    print(f"  raw logs: {logdir}/c/*.log {logdir}/rust/*.log")
+    print("  D bits: Rust with kvm.dirty_log=dirty_bits")
+    if any(rows for result in results.values() for rows in result["overlap"].values()):
+        print("  ~: the runs overlap with those of C")
+    print(f"  raw logs: {logdir}/*/*.log")
 
 
 def markdown(paths):
@@ -150,7 +171,8 @@ def markdown(paths):
     head = ["dirty_log_perf_test", "step"]
     for number, boot in enumerate(kept, 1):
         yield f"{number}. {boot['title']}"
-        head += [f"C ({number})", f"Rust ({number})", "Rust / C"]
+        for side, name in SIDES.items():
+            head += [f"{name} ({number})"] + (["/ C"] if side != "c" else [])
     yield ""
     yield "Milliseconds:"
     yield ""
@@ -162,8 +184,7 @@ def markdown(paths):
         for row in results[0]["ns"]["c"]:
             cells = [name, row]
             for result in results:
-                c, rust = (result["ns"][side][row] for side in ("c", "rust"))
-                cells += [f"{c / 1e6:,.2f}", f"{rust / 1e6:,.2f}", ratio(result, row, 2)]
+                cells += columns(result, row, ",.2f", 2)
             yield "| " + " | ".join(cells) + " |"
             name = ""
 

@@ -38,18 +38,20 @@ def tool(name, *args):
 
 
 def bench(directory, engine="rust", build="b", eager=None, end=END, failed=False,
-          others=(), both=False):
+          others=(), both=False, dirty_log="dirty_bits"):
     """The logs of a measured boot."""
-    for side, eng, bld in (("c", "c", "a"), ("rust", engine, build)):
+    for side, eng, bld, enable, log_by in (
+            ("c", "c", "a", 4000000, None), ("rust", engine, build, 1000000, "auto"),
+            ("rust-bits", "rust", "b", 2000000, dirty_log)):
         (directory / side).mkdir()
         for config, page_split in CONFIGS.items():
             log = directory / side / f"{config}.1.log"
-            enable = 4000000 if side == "c" else 1000000
             log.write_text(LOG.format(enable=enable) + (end if side == "rust" else END))
             if eager and side == "rust":
                 page_split = eager
             (directory / side / f"{config}.identity").write_text(
-                f"engine={eng}\nbuild={bld}\neager_page_split={page_split}\ntdp_mmu=Y\n")
+                f"engine={eng}\nbuild={bld}\neager_page_split={page_split}\ntdp_mmu=Y\n"
+                + (f"dirty_log={log_by}\n" if log_by else ""))
     if failed:
         (directory / "rust/legacy.1.failed-1.log").write_text("exit status 254\n")
     for number, enable in enumerate(others, 2):
@@ -66,8 +68,8 @@ def table_tests(tmp):
         return bench(directory, **kwargs)
 
     status, out = case()
-    yield "table: shows both sides and their ratio", \
-        status == 0 and out.count("0.250") == 4 and "4.000" in out
+    yield "table: shows all sides and their ratios to C", \
+        status == 0 and out.count("0.250") == 4 and out.count("0.500") == 4 and "4.000" in out
     yield "table: exact vCPU times replace the noticed ones", \
         "30.000" in out and "38.889" not in out
     status, out = case(engine="c")
@@ -79,11 +81,14 @@ def table_tests(tmp):
     status, out = case(eager="N")
     yield "table: refuses sides with different parameters", \
         status != 0 and "eager_page_split" in out
+    status, out = case(dirty_log="auto")
+    yield "table: refuses D bits that were not chosen", \
+        status != 0 and "kvm.dirty_log is auto" in out
     status, out = case(end="")
     yield "table: refuses a test that did not finish", \
         status != 0 and "did not finish" in out
     yield "table: where runs overlap there is no ratio", "~" not in case()[1] and \
-        any(line.split() == ["enable", "4.000", "3.000", "~"]
+        any(line.split() == ["enable", "4.000", "3.000", "~", "2.000", "0.500"]
             for line in case(others=(3000000, 9000000), both=True)[1].splitlines())
     status, out = case(others=(3000000, 9000000))
     yield "table: of several runs, shows the median", \
