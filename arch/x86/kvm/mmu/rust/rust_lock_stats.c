@@ -151,7 +151,7 @@ static int lock_delay_set(const char *value, const struct kernel_param *kp)
 	unsigned int ns;
 	int holder;
 
-	if (sscanf(value, "%15s %u", name, &ns) != 2 || ns > NSEC_PER_SEC / 10)
+	if (sscanf(value, "%15s %u", name, &ns) != 2 || ns > NSEC_PER_SEC)
 		return -EINVAL;
 	holder = match_string(holders, KVM_MMU_NR_HOLDERS, name);
 	if (holder < 0)
@@ -170,19 +170,38 @@ static const struct kernel_param_ops lock_delay_ops = {
 module_param_cb(mmu_lock_delay, &lock_delay_ops, NULL, 0200);
 MODULE_PARM_DESC(mmu_lock_delay, "For tests: HOLDER NS, each of its holds of mmu_lock lasts longer");
 
-static void delay(unsigned int holder)
-{
-	u64 until;
+/* For tests: each fault takes so many ns longer before it takes the lock, while the key is on. */
+static uint mmu_fault_delay;
+module_param(mmu_fault_delay, uint, 0644);
+MODULE_PARM_DESC(mmu_fault_delay, "For tests: so many ns that each page fault takes longer");
 
-	if (likely(holder != READ_ONCE(delayed)))
-		return;
-	/* By another clock than that which is tested. */
-	until = local_clock() + READ_ONCE(delay_ns);
+/* By another clock than that which is tested. */
+static void spin(unsigned int ns)
+{
+	u64 until = local_clock() + ns;
+
 	while ((s64)(local_clock() - until) < 0)
 		cpu_relax();
 }
+
+static void delay(unsigned int holder)
+{
+	if (unlikely(holder == READ_ONCE(delayed)))
+		spin(READ_ONCE(delay_ns));
+}
+
+/* As allocating a page table does, or getting the host's page, if it takes long. */
+static void delay_fault(void)
+{
+	if (unlikely(READ_ONCE(mmu_fault_delay)))
+		spin(READ_ONCE(mmu_fault_delay));
+}
 #else
 static void delay(unsigned int holder)
+{
+}
+
+static void delay_fault(void)
 {
 }
 #endif
@@ -340,16 +359,20 @@ static enum kvm_mmu_fault_cause cause_of(struct kvm_vcpu *vcpu,
 		/* Without the lock nobody can win a race: the page has to be waited for, or so. */
 		return vcpu->rs_fault.locked ? KVM_MMU_FAULT_SPURIOUS : KVM_MMU_FAULT_OTHER;
 	case RET_PF_SPURIOUS:
-		return KVM_MMU_FAULT_SPURIOUS;
+		/* What it has split a huge page into may be what it wants already. */
+		if (!vcpu->rs_fault.split)
+			return KVM_MMU_FAULT_SPURIOUS;
+		break;
 	default:
 		return KVM_MMU_FAULT_OTHER;
 	}
-	if (vcpu->rs_fault.split)
-		return KVM_MMU_FAULT_SPLIT;
 	if (!fault->present)
 		return KVM_MMU_FAULT_MISSING;
+	/* What is executed may have to be split for that; it isn't because of the log. */
 	if (fault->exec)
 		return KVM_MMU_FAULT_NX;
+	if (vcpu->rs_fault.split)
+		return KVM_MMU_FAULT_SPLIT;
 	return KVM_MMU_FAULT_LOGGED;
 }
 
@@ -381,6 +404,7 @@ int kvm_rs_timed_page_fault(struct kvm_vcpu *vcpu, struct kvm_page_fault *fault)
 
 	state->locked = false;
 	state->split = false;
+	delay_fault();
 	r = vcpu->arch.mmu->page_fault(vcpu, fault);
 	until = ticks();
 

@@ -2,11 +2,13 @@
 /*
  * Who waits for mmu_lock, for how long, and because of whom
  *
- * Inject stalls of known length and cause, with kvm.mmu_lock_delay, and with mprotect() of a
- * large range, which takes long between the two calls of KVM's MMU notifier.  Measure how long
- * KVM_RUN, madvise() and KVM_CLEAR_DIRTY_LOG take.  The statistics must account for 95% of what
- * was injected, and for no more than was measured, in the right place.  While nothing happens,
- * nothing may be accounted.
+ * Inject stalls of known length and cause: delay holders of mmu_lock (kvm.mmu_lock_delay) and
+ * faults (kvm.mmu_fault_delay), call mprotect() for a large range, which takes long between the
+ * two calls of KVM's MMU notifier, and have a memory cgroup throttle the thread that allocates
+ * page tables.  The statistics must account for 95% of what was injected, in the right place,
+ * and for no more than the test measures by itself.  How long a thread waited for the lock or
+ * for the notifier is also taken from tracepoints that it hits, so that whatever else stops the
+ * thread, like an emulator, does not matter.  While nothing happens, nothing may be accounted.
  */
 #include <fcntl.h>
 #include <pthread.h>
@@ -15,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -35,16 +38,29 @@
 /* At the end of the slot, which no vCPU touches. */
 #define VICTIM_PAGES	1ul
 
-/* The longest that can be. */
 #define DELAY_NS	100000000ull
+/* Long enough for switching the statistics off meanwhile. */
+#define LONG_DELAY_NS	1000000000ull
+#define FAULT_DELAY_NS	20000000ull
 #define ROUNDS		5
 #define MAX_RUNS	20000
 
+/* Of transparent huge pages, in which each byte is a RET. */
+#define HUGE_SLOT	2
+#define HUGE_BASE	(16ul * SZ_1G)
+#define HUGE_SIZE	(320ul * SZ_1M)
+#define NR_HUGE		(HUGE_SIZE / SZ_2M)
+#define RET_OPCODE	0xc3
+/* An instruction that is not written over. */
+#define CODE_OFFSET	64
+
 #define PARAMETERS	"/sys/module/kvm/parameters/"
+#define INSTANCE	"/sys/kernel/tracing/instances/mmu_lock_stats_test"
+#define CGROUP		"/sys/fs/cgroup/mmu_lock_stats_test"
 
 static struct kvm_vm *vm;
 static struct kvm_vcpu *vcpu;
-static u8 *mem;
+static u8 *mem, *huge_mem;
 static bool stop;
 /* In madvise(). */
 static bool hitting;
@@ -91,6 +107,14 @@ static void set_delay(const char *holder, u64 ns)
 
 	snprintf(value, sizeof(value), "%s %lu", holder, ns);
 	set_parameter(PARAMETERS "mmu_lock_delay", value);
+}
+
+static void set_fault_delay(u64 ns)
+{
+	char value[64];
+
+	snprintf(value, sizeof(value), "%lu", ns);
+	set_parameter(PARAMETERS "mmu_fault_delay", value);
 }
 
 static void set_stats(bool on)
@@ -181,19 +205,38 @@ static void assert_row(const u64 *before, const char *prefix, const char *name)
 	TEST_ASSERT(own && own * 100 >= sum * 95, "%s has less than 95%% of %s*", name, prefix);
 }
 
+/* What the guest does before it exits. */
+enum op {
+	OP_READ_NEXT,
+	OP_WRITE,
+	OP_RUN,
+};
+
+static enum op op;
+static u64 target;
+
 static void guest_code(void)
 {
-	u64 page;
+	u64 page = 0;
 
 	for (;;) {
-		for (page = 0; page < TEST_PAGES - VICTIM_PAGES; page++) {
+		switch (READ_ONCE(op)) {
+		case OP_READ_NEXT:
 			READ_ONCE(*(u64 *)(TEST_BASE + page * PAGE_SIZE));
-			GUEST_SYNC(page);
+			page = (page + 1) % (TEST_PAGES - VICTIM_PAGES);
+			break;
+		case OP_WRITE:
+			WRITE_ONCE(*(u64 *)target, page);
+			break;
+		case OP_RUN:
+			((void (*)(void))target)();
+			break;
 		}
+		GUEST_SYNC(page);
 	}
 }
 
-/* Lets the guest read one page.  Returns how long that took. */
+/* Lets the guest do one thing, by default read the next page.  Returns how long that took. */
 static u64 run_vcpu(void)
 {
 	u64 start = now_ns(), ns;
@@ -202,6 +245,133 @@ static u64 run_vcpu(void)
 	ns = now_ns() - start;
 	assert_ucall(vcpu, UCALL_SYNC);
 	return ns;
+}
+
+static u64 run_op(enum op new_op, u64 at)
+{
+	u64 ns;
+
+	op = new_op;
+	target = at;
+	sync_global_to_guest(vm, op);
+	sync_global_to_guest(vm, target);
+	ns = run_vcpu();
+	op = OP_READ_NEXT;
+	sync_global_to_guest(vm, op);
+	return ns;
+}
+
+/* --- what the kernel's tracepoints say of this thread */
+
+static bool write_file(const char *path, const char *text)
+{
+	int fd = open(path, O_WRONLY | O_TRUNC);
+	ssize_t ret;
+
+	if (fd < 0)
+		return false;
+	ret = write(fd, text, strlen(text));
+	close(fd);
+	return ret == (ssize_t)strlen(text);
+}
+
+static bool start_tracing(void)
+{
+	char tid[16];
+
+	snprintf(tid, sizeof(tid), "%d", getpid());
+	rmdir(INSTANCE);
+	return !mkdir(INSTANCE, 0700) && write_file(INSTANCE "/trace_clock", "mono") &&
+	       write_file(INSTANCE "/buffer_size_kb", "8192") &&
+	       write_file(INSTANCE "/set_event_pid", tid) &&
+	       write_file(INSTANCE "/events/lock/contention_begin/enable", "1") &&
+	       write_file(INSTANCE "/events/lock/contention_end/enable", "1") &&
+	       write_file(INSTANCE "/events/kvm/kvm_page_fault/enable", "1") &&
+	       write_file(INSTANCE "/events/kvm/kvm_entry/enable", "1");
+}
+
+static void stop_tracing(void)
+{
+	write_file(INSTANCE "/events/enable", "0");
+	rmdir(INSTANCE);
+}
+
+static void forget_trace(void)
+{
+	TEST_ASSERT(write_file(INSTANCE "/trace", "0"), "Cannot empty the trace");
+}
+
+struct traced {
+	/* In the slow path of an rwlock. */
+	u64 read_ns, write_ns;
+	/* From a fault to the entry after the last fault in a row at the same address. */
+	u64 retried_ns;
+	unsigned int nr_retried;
+};
+
+static void end_faults(struct traced *traced, u64 first, u64 until, unsigned int nr)
+{
+	if (nr > 1) {
+		traced->retried_ns += until - first;
+		traced->nr_retried++;
+	}
+}
+
+/* What this thread has done since forget_trace(). */
+static struct traced read_trace(void)
+{
+	u64 sec, usec, now, lock, waits_for = 0, since = 0, address, last = 0, first = 0, entry = 0;
+	unsigned int nr_faults = 0;
+	struct traced traced = {};
+	char line[512], *what, *stamp;
+	bool writes = false;
+	FILE *file;
+
+	file = fopen(INSTANCE "/trace", "re");
+	TEST_ASSERT(file, "Cannot read the trace");
+	while (fgets(line, sizeof(line), file)) {
+		what = strstr(line, ": ");
+		if (line[0] == '#' || !what)
+			continue;
+		*what = '\0';
+		what += 2;
+		stamp = strrchr(line, ' ');
+		if (!stamp || sscanf(stamp, "%lu.%lu", &sec, &usec) != 2)
+			continue;
+		now = sec * 1000000000ull + usec * 1000;
+
+		if (sscanf(what, "contention_begin: %lx", &lock) == 1) {
+			/* Sleeping locks don't spin. */
+			if (strstr(what, "SPIN|READ") || strstr(what, "SPIN|WRITE")) {
+				waits_for = lock;
+				since = now;
+				writes = strstr(what, "WRITE");
+			}
+		} else if (sscanf(what, "contention_end: %lx", &lock) == 1) {
+			if (since && lock == waits_for)
+				*(writes ? &traced.write_ns : &traced.read_ns) += now - since;
+			since = 0;
+		} else if (!strncmp(what, "kvm_page_fault: ", 16)) {
+			what = strstr(what, "address ");
+			TEST_ASSERT(what && sscanf(what, "address %lx", &address) == 1,
+				    "kvm_page_fault tells no address");
+			if (!nr_faults || address != last) {
+				end_faults(&traced, first, entry, nr_faults);
+				first = now;
+				last = address;
+				nr_faults = 0;
+			}
+			nr_faults++;
+			entry = 0;
+		} else if (!strncmp(what, "kvm_entry: ", 11)) {
+			/* The first after the last fault counts. */
+			if (!entry)
+				entry = now;
+		}
+	}
+	fclose(file);
+	end_faults(&traced, first, entry, nr_faults);
+	return traced;
 }
 
 static int compare(const void *a, const void *b)
@@ -241,26 +411,6 @@ static u64 run_until_stop(const char *name)
 	TEST_ASSERT(hits, "%s has not grown", name);
 	TEST_ASSERT(nr, "%s always grows", name);
 	return sum - hits * median(other, nr);
-}
-
-/*
- * How much of a system call that waited has to be accounted for, in percent.  An emulator that runs
- * all processors in one thread stops this one before the wait and after it, for as long as the
- * other is busy, which is long where its own machine is.
- */
-static unsigned int least_percent(void)
-{
-	return this_cpu_has(X86_FEATURE_HYPERVISOR) ? 50 : 95;
-}
-
-/* Of each system call that had to wait, so many thousandths are accounted for. */
-static void assert_median(const char *what, u64 *permille, size_t nr)
-{
-	u64 half = median(permille, nr);
-
-	pr_info("%s: %zu times, %lu.%lu%% of the median one\n", what, nr, half / 10, half % 10);
-	TEST_ASSERT(half >= least_percent() * 10 && half <= 1050,
-		    "%s: not %u%% to 105%% are accounted for", what, least_percent());
 }
 
 static void pin(unsigned int cpu)
@@ -317,25 +467,39 @@ static u64 join(pthread_t thread)
 	return (u64)ret;
 }
 
+static void set_logging(u32 slot, bool on)
+{
+	if (slot == TEST_SLOT)
+		vm_set_user_memory_region(vm, slot, on ? KVM_MEM_LOG_DIRTY_PAGES : 0, TEST_BASE,
+					  TEST_PAGES * PAGE_SIZE, mem);
+	else
+		vm_set_user_memory_region(vm, slot, on ? KVM_MEM_LOG_DIRTY_PAGES : 0, HUGE_BASE,
+					  HUGE_SIZE, huge_mem);
+}
+
 /* A holder for write: vCPUs wait. */
 static void test_writer(void)
 {
 	u64 before[NR_ROWS], stalled, notified;
+	struct traced traced;
 	pthread_t thread;
 
 	read_rows(before);
+	forget_trace();
 	set_delay("notifier", DELAY_NS);
 	thread = start_thread(hit_in_thread, ROUNDS);
 	stalled = run_until_stop("mmu_lock_wait_ns");
 	notified = join(thread);
 	set_delay("notifier", 0);
+	traced = read_trace();
 
 	/* Each madvise() takes the lock twice. */
 	assert_between("write: the notifier held", grown(before, "mmu_hold_notifier_ns"),
 		       2 * ROUNDS * DELAY_NS, notified);
 	assert_row(before, "mmu_hold_", "mmu_hold_notifier_ns");
 	assert_between("write: the vCPU waited", grown(before, "mmu_wait_for_notifier_ns"),
-		       stalled * least_percent() / 100, stalled);
+		       traced.read_ns, stalled);
+	TEST_ASSERT(traced.read_ns > DELAY_NS, "The vCPU has not waited");
 	assert_row(before, "mmu_wait_for_", "mmu_wait_for_notifier_ns");
 }
 
@@ -361,29 +525,28 @@ static void *clear_in_thread(void *unused)
 /* A holder for read: writers wait. */
 static void test_reader(void)
 {
-	u64 before[NR_ROWS], permille[ROUNDS], waited, cleared;
+	u64 before[NR_ROWS], waited, cleared;
+	struct traced traced;
 	pthread_t thread;
-	int i;
 
-	vm_set_user_memory_region(vm, TEST_SLOT, KVM_MEM_LOG_DIRTY_PAGES, TEST_BASE,
-				  TEST_PAGES * PAGE_SIZE, mem);
+	set_logging(TEST_SLOT, true);
 	read_rows(before);
+	forget_trace();
 	set_delay("clear", DELAY_NS);
 	thread = start_thread(clear_in_thread, 0);
-	for (i = 0; i < ROUNDS; i++) {
-		waited = row("mmu_write_wait_ns");
-		permille[i] = hit(1);
-		permille[i] = (row("mmu_write_wait_ns") - waited) * 1000 / permille[i];
-	}
+	waited = hit(ROUNDS);
 	WRITE_ONCE(stop, true);
 	cleared = join(thread);
 	set_delay("clear", 0);
-	vm_set_user_memory_region(vm, TEST_SLOT, 0, TEST_BASE, TEST_PAGES * PAGE_SIZE, mem);
+	traced = read_trace();
+	set_logging(TEST_SLOT, false);
 
 	assert_between("read: KVM_CLEAR_DIRTY_LOG held", grown(before, "mmu_hold_clear_ns"),
 		       nr_clears * DELAY_NS, cleared);
 	assert_row(before, "mmu_hold_", "mmu_hold_clear_ns");
-	assert_median("read: the notifier waited", permille, ROUNDS);
+	assert_between("read: the notifier waited", grown(before, "mmu_write_wait_ns"),
+		       traced.write_ns, waited);
+	TEST_ASSERT(traced.write_ns > DELAY_NS, "The notifier has not waited");
 }
 
 static void *protect_in_thread(void *rounds)
@@ -403,47 +566,54 @@ static void *protect_in_thread(void *rounds)
 /* A notifier that blocks: vCPUs retry their faults until it has returned. */
 static void test_invalidation(void)
 {
-	static u64 permille[MAX_RUNS];
-	u64 retries, accounted, ns;
+	u64 before[NR_ROWS], retries = row("mmu_invalidate_retries"), ns = 0, took;
+	struct traced traced;
 	pthread_t thread;
-	size_t nr = 0;
 
+	read_rows(before);
+	forget_trace();
 	thread = start_thread(protect_in_thread, 4 * ROUNDS);
 	while (!READ_ONCE(stop)) {
+		took = run_vcpu();
+		if (row("mmu_invalidate_retries") != retries)
+			ns += took;
 		retries = row("mmu_invalidate_retries");
-		accounted = row("mmu_fault_invalidation_ns");
-		ns = run_vcpu();
-		if (row("mmu_invalidate_retries") != retries && nr < MAX_RUNS)
-			permille[nr++] = (row("mmu_fault_invalidation_ns") - accounted) * 1000 / ns;
 	}
 	join(thread);
+	traced = read_trace();
 
-	TEST_ASSERT(nr, "No fault was retried");
-	assert_median("invalidation: the vCPU retried", permille, nr);
+	TEST_ASSERT(traced.nr_retried, "No fault was retried");
+	pr_info("invalidation: %u faults were retried\n", traced.nr_retried);
+	assert_between("invalidation: the vCPU retried", grown(before, "mmu_fault_invalidation_ns"),
+		       traced.retried_ns, ns);
 }
 
 /* Without kvm.mmu_lock_stats=Y it is still known how long a fault waits, but not why. */
 static void test_always_on(void)
 {
 	u64 before[NR_ROWS], base[64], ns;
+	struct traced traced;
 	pthread_t thread;
 	int i;
 
 	for (i = 0; i < ARRAY_SIZE(base); i++)
 		base[i] = run_vcpu();
 
-	set_delay("notifier", DELAY_NS);
+	read_rows(before);
+	forget_trace();
+	set_delay("notifier", LONG_DELAY_NS);
 	thread = start_thread(hit_in_thread, 1);
 	while (!READ_ONCE(hitting))
 		usleep(100);
 	/* It has the lock by then, and keeps it, although nothing new is measured any more. */
 	usleep(5000);
 	set_stats(false);
-	read_rows(before);
 	ns = run_vcpu();
+	traced = read_trace();
 	ns -= median(base, ARRAY_SIZE(base));
 	assert_between("always on: the vCPU waited", grown(before, "mmu_lock_wait_ns"),
-		       ns * least_percent() / 100, ns);
+		       traced.read_ns, ns);
+	TEST_ASSERT(traced.read_ns, "The vCPU has not waited");
 	assert_row(before, "mmu_wait_for_", "mmu_wait_for_other_ns");
 	join(thread);
 	set_stats(true);
@@ -466,6 +636,157 @@ static void test_causes(void)
 	pr_info("causes: 64 pages, %lu faults on missing pages, %lu on protected ones\n", missing,
 		other);
 	TEST_ASSERT(missing == 64 && !other, "Faults are accounted to the wrong cause");
+}
+
+/* Faults that are delayed, each at another address. */
+static void inject_faults(const char *name, enum op what, u64 first, u64 step)
+{
+	char hist[64], ns_row[64];
+	u64 before[NR_ROWS], nr, ns = 0;
+	int i;
+
+	snprintf(hist, sizeof(hist), "%s_hist", name);
+	snprintf(ns_row, sizeof(ns_row), "%s_ns", name);
+	read_rows(before);
+	nr = count(&vcpu->stats, hist);
+	set_fault_delay(FAULT_DELAY_NS);
+	for (i = 0; i < ROUNDS; i++)
+		ns += run_op(what, first + i * step);
+	set_fault_delay(0);
+
+	nr = count(&vcpu->stats, hist) - nr;
+	TEST_ASSERT(nr == ROUNDS, "%s: %lu faults, not %u", name, nr, ROUNDS);
+	assert_between(name, grown(before, ns_row), ROUNDS * FAULT_DELAY_NS, ns);
+	assert_row(before, "mmu_fault_", ns_row);
+	TEST_ASSERT(grown(before, "mmu_lock_wait_ns") * 20 < ROUNDS * FAULT_DELAY_NS,
+		    "%s: the delay counts as waiting", name);
+}
+
+/* The first write to a small page that is logged. */
+static void test_logged(void)
+{
+	int i;
+
+	if (logs_by_dirty_bits() || (host_cpu_is_intel && get_kvm_intel_param_bool("pml"))) {
+		pr_info("mmu_fault_logged: not tried, writes to logged pages don't fault here\n");
+		return;
+	}
+	for (i = 0; i < ROUNDS; i++)
+		run_op(OP_WRITE, TEST_BASE + i * PAGE_SIZE);
+	set_logging(TEST_SLOT, true);
+	inject_faults("mmu_fault_logged", OP_WRITE, TEST_BASE, PAGE_SIZE);
+	set_logging(TEST_SLOT, false);
+}
+
+/* Has all huge pages of that slot mapped as such. */
+static void map_huge_pages(void)
+{
+	u64 i, pages;
+
+	for (i = 0; i < NR_HUGE; i++)
+		run_op(OP_WRITE, HUGE_BASE + i * SZ_2M);
+	pages = vm_get_stat(vm, pages_2m);
+	TEST_ASSERT(pages >= NR_HUGE, "Only %lu huge pages of %lu are mapped", pages, NR_HUGE);
+}
+
+/* The first write to a huge page that is logged, and was not split before. */
+static void test_split(void)
+{
+	set_parameter(PARAMETERS "eager_page_split", "N");
+	set_logging(HUGE_SLOT, true);
+	inject_faults("mmu_fault_split", OP_WRITE, HUGE_BASE, SZ_2M);
+	set_logging(HUGE_SLOT, false);
+	set_parameter(PARAMETERS "eager_page_split", "Y");
+	map_huge_pages();
+}
+
+static void *enable_in_thread(void *unused)
+{
+	u64 start;
+
+	pin(1);
+	start = now_ns();
+	set_logging(HUGE_SLOT, true);
+	start = now_ns() - start;
+	WRITE_ONCE(stop, true);
+	return (void *)start;
+}
+
+/*
+ * The page tables of a split are charged to a memory cgroup that has to have less.  The thread
+ * that splits is made to wait, in an allocation, for seconds, but nobody else is.
+ */
+static void test_slow_allocation(void)
+{
+	u64 before[NR_ROWS], took, held, waited;
+	char pid[16];
+	pthread_t thread;
+
+	rmdir(CGROUP);
+	snprintf(pid, sizeof(pid), "%d", getpid());
+	if (mkdir(CGROUP, 0700) || !write_file(CGROUP "/memory.high", "0")) {
+		pr_info("slow allocation: not tried, there is no memory cgroup\n");
+		rmdir(CGROUP);
+		return;
+	}
+	read_rows(before);
+	TEST_ASSERT(write_file(CGROUP "/cgroup.procs", pid), "Cannot enter " CGROUP);
+	thread = start_thread(enable_in_thread, 0);
+	while (!READ_ONCE(stop))
+		run_vcpu();
+	took = join(thread);
+	TEST_ASSERT(write_file("/sys/fs/cgroup/cgroup.procs", pid), "Cannot leave " CGROUP);
+	TEST_ASSERT(!rmdir(CGROUP), "Cannot remove " CGROUP);
+
+	held = grown(before, "mmu_hold_enable_ns");
+	waited = grown(before, "mmu_lock_wait_ns");
+	pr_info("slow allocation: enabling took %lu us, mmu_lock was held for %lu us, the vCPU waited %lu us\n",
+		took / 1000, held / 1000, waited / 1000);
+	TEST_ASSERT(took > 1000000000, "Allocations were not slow");
+	TEST_ASSERT(held && held * 20 < took, "The lock is held while memory is allocated");
+	TEST_ASSERT(waited * 20 < took, "The vCPU waits while memory is allocated");
+
+	set_logging(HUGE_SLOT, false);
+	map_huge_pages();
+}
+
+/* Code is run in a huge page where that is forbidden, and NX recovery. */
+static void test_nx(void)
+{
+	u64 before[NR_ROWS], holds, start;
+	char old[16] = {};
+	int fd, i;
+
+	fd = open_path_or_exit(PARAMETERS "nx_huge_pages", O_RDONLY);
+	TEST_ASSERT(read(fd, old, sizeof(old) - 1) > 0, "Cannot read nx_huge_pages");
+	close(fd);
+	if (!strncmp(old, "never", 5)) {
+		pr_info("mmu_fault_nx: not tried, kvm.nx_huge_pages=never\n");
+		return;
+	}
+	/* This zaps everything. */
+	set_parameter(PARAMETERS "nx_huge_pages", "Y");
+	for (i = 0; i < ROUNDS; i++)
+		run_op(OP_WRITE, HUGE_BASE + i * SZ_2M);
+	inject_faults("mmu_fault_nx", OP_RUN, HUGE_BASE + CODE_OFFSET, SZ_2M);
+
+	read_rows(before);
+	holds = count(&vm->stats, "mmu_hold_nx_recovery_hist");
+	start = now_ns();
+	set_delay("nx_recovery", DELAY_NS / 10);
+	set_parameter(PARAMETERS "nx_huge_pages_recovery_period_ms", "20");
+	set_parameter(PARAMETERS "nx_huge_pages_recovery_ratio", "1");
+	while (count(&vm->stats, "mmu_hold_nx_recovery_hist") < holds + ROUNDS)
+		usleep(1000);
+	set_delay("nx_recovery", 0);
+	start = now_ns() - start;
+	/* One hold may have begun before the delay, and one before it ended. */
+	assert_between("NX recovery held", grown(before, "mmu_hold_nx_recovery_ns"),
+		       (ROUNDS - 2) * DELAY_NS / 10, start);
+	assert_row(before, "mmu_hold_", "mmu_hold_nx_recovery_ns");
+	set_parameter(PARAMETERS "nx_huge_pages_recovery_ratio", "60");
+	set_parameter(PARAMETERS "nx_huge_pages_recovery_period_ms", "0");
+	set_parameter(PARAMETERS "nx_huge_pages", old);
 }
 
 static void test_idle(void)
@@ -507,17 +828,25 @@ int main(void)
 	TEST_REQUIRE(get_kvm_param_bool("tdp_mmu"));
 	TEST_REQUIRE(kvm_has_cap(KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2));
 	__TEST_REQUIRE(sysconf(_SC_NPROCESSORS_ONLN) > 1, "Two processors are needed");
+	__TEST_REQUIRE(start_tracing(), "The kernel does not trace waits for locks");
 
 	mem = kvm_mmap(TEST_PAGES * PAGE_SIZE, PROT_READ | PROT_WRITE,
 		       MAP_PRIVATE | MAP_ANONYMOUS, -1);
 	kvm_madvise(mem, TEST_PAGES * PAGE_SIZE, MADV_NOHUGEPAGE);
 	memset(mem, 1, TEST_PAGES * PAGE_SIZE);
 	bitmap = bitmap_zalloc(TEST_PAGES);
+	huge_mem = kvm_mmap(HUGE_SIZE + SZ_2M, PROT_READ | PROT_WRITE,
+			    MAP_PRIVATE | MAP_ANONYMOUS, -1);
+	huge_mem = align_ptr_up(huge_mem, SZ_2M);
+	kvm_madvise(huge_mem, HUGE_SIZE, MADV_HUGEPAGE);
+	memset(huge_mem, RET_OPCODE, HUGE_SIZE);
 
 	vm = __vm_create_with_one_vcpu(&vcpu, TEST_PAGES, guest_code);
 	vm_enable_cap(vm, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE);
-	vm_set_user_memory_region(vm, TEST_SLOT, 0, TEST_BASE, TEST_PAGES * PAGE_SIZE, mem);
+	set_logging(TEST_SLOT, false);
 	virt_map(vm, TEST_BASE, TEST_BASE, TEST_PAGES);
+	set_logging(HUGE_SLOT, false);
+	virt_map_level(vm, HUGE_BASE, HUGE_BASE, HUGE_SIZE, PG_LEVEL_2M);
 
 	pin(0);
 	set_stats(true);
@@ -530,7 +859,13 @@ int main(void)
 	test_reader();
 	test_invalidation();
 	test_always_on();
+	test_logged();
+	map_huge_pages();
+	test_split();
+	test_slow_allocation();
+	test_nx();
 	test_idle();
+	stop_tracing();
 	set_stats(false);
 	kvm_vm_free(vm);
 	return 0;
