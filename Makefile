@@ -43,10 +43,6 @@ bench: lab
 bench-log: lab
 	@tests/bench/run.sh -l
 
-## make brownout   latency of faults while the log of another memslot is changed
-brownout: lab
-	@tests/brownout/run.sh
-
 ## make bench-native  dirty logging on this machine's CPU, C | Rust
 bench-native: modules
 	@tests/native/run.sh
@@ -240,7 +236,7 @@ $(S)/run-selftests: $(S)/src-selftests scripts/selftests.sh tests/dirty_log_perf
 $(S)/selftests: $(S)/src-selftests scripts/selftests.sh
 	$(call step,building the selftests,selftests.sh)
 
-.PHONY: help run test test-intel test-shadow bench bench-log brownout bench-native contention threads check migrate kernel \
+.PHONY: help run test test-intel test-shadow bench bench-log bench-native contention threads check migrate kernel \
 	shell series paths clean distclean lab debug pristine modules selftests preflight root source \
 	alloc-sites test-debug test-mutants test-upstream test-other try host kasan kcsan matrix deb deb-config test-deb modules-deb test-modules build-matrix \
 	hw-check hw-check-machine \

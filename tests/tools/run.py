@@ -242,26 +242,6 @@ def bench_tests(tmp):
         case(0.1, uncounted=3)[0] != 0
 
 
-def brownout_tests(tmp):
-    def case(phases):
-        logs = tmp / f"brownout{len(list(tmp.iterdir()))}"
-        logs.mkdir()
-        (logs / "lines").write_text("".join(
-            f"{mmu} {number} {phase} 5000000 {faults} 1000 2000 {longest}000\n"
-            for mmu, longest in (("c", 900), ("rust", 700)) for phase in phases
-            for number, faults in ((1, 10), (2, 0), ("all", 10))))
-        (logs / "load").write_text("0.50 1.50\n")
-        (logs / "time").write_text("--thread multi\n")
-        return tool("brownout/report.py", logs)
-
-    status, out = case(("idle", "enable", "clear", "disable"))
-    yield "brownout: shows both sides, and leaves out what saw no fault", \
-        status == 0 and out.count("900 (900-900)") == 4 and out.count("700 (700-700)") == 4
-    status, out = case(("idle", "enable", "disable"))
-    yield "brownout: refuses a phase that was not measured", \
-        status != 0 and "'clear' was not measured" in out
-
-
 LOCK_STATS = """mmu_lock_stats Y
 vm write_wait count=2 ns=5000 max_ns=3000 hist=2048:1,4096:1,
 vm hold_clear count=1 ns=40000000 max_ns=40000000 hist=67108864:1,
@@ -482,7 +462,7 @@ def main():
     number = failed = 0
     with tempfile.TemporaryDirectory() as name:
         for index, tests in enumerate((table_tests, compare_tests, summary_tests,
-                                       bench_tests, brownout_tests, matrix_tests,
+                                       bench_tests, matrix_tests,
                                        btf_tests, hw_check_tests, lock_stat_tests)):
             tmp = Path(name) / str(index)
             tmp.mkdir()
