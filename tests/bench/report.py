@@ -84,7 +84,6 @@ SO_FAR = {
     "get-tenth": 312,
     "get-random": 890,
     "clear-random": 895,
-    "disable-4k": 5560,
 }
 # Splitting ahead of the log (KVM_SPLIT_HUGE_PAGES), which C does not have; what it is, and the most
 # instructions per 2 MiB.

@@ -6,7 +6,8 @@ use kvm_mmu_rs::{
     formats,
     pure::{
         leaf::{self, AdMode, LeafSpec},
-        spte, Entry, Gfn, Hpa, Index, Level, Masks, Pfn, Protect, Role, Settled, Spte, WriteBits,
+        spte, Entry, Gfn, Hpa, Index, Level, LogProtected, Masks, Pfn, Protect, Role, Settled, Spte,
+        WriteBits,
     },
 };
 use proptest::prelude::*;
@@ -215,6 +216,22 @@ proptest! {
         for spte in &sptes {
             prop_assert!(spte.has_all(all.0) && some.has_all(spte.0));
         }
+    }
+
+    /// So does that and what is set in any whether each is kept from being written by the log only.
+    #[test]
+    fn leaves_are_protected_together_if_each_is(
+        (spec, masks) in spec(),
+        flipped in prop::collection::vec(prop_oneof![3 => Just(0), 1 => any::<u64>()], 1..9),
+    ) {
+        let protected = LogProtected::new(&masks);
+        let leaf = build(&spec, &masks).without(spte::WRITABLE);
+        let sptes: Vec<Spte> = flipped.iter().map(|bits| Spte(leaf.0 ^ bits)).collect();
+
+        prop_assert_eq!(
+            protected.matches_all(&sptes),
+            sptes.iter().all(|spte| protected.matches(*spte))
+        );
     }
 
     #[test]

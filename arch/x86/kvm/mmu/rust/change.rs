@@ -806,6 +806,25 @@ impl SmallGroup<'_> {
         unsafe { self.write(now.map(|old| settled.cleared(old))) };
         Ok(now)
     }
+
+    /// Makes all leaves writable by plain stores, if only the log has protected each of them. Returns whether
+    /// it has.
+    #[inline(always)]
+    pub(crate) fn unprotect(
+        self,
+        _lock: &Shared<'_>,
+        _unlogged: Unlogged<'_>,
+        protected: LogProtected,
+    ) -> bool {
+        let now = self.read();
+
+        if !protected.matches_all(&now) {
+            return false;
+        }
+        // SAFETY: `mmu_lock` is held.
+        unsafe { self.write(now.map(|old| protected.writable(old))) };
+        true
+    }
 }
 
 impl OwnedSp {

@@ -198,6 +198,16 @@ impl LogProtected {
         spte.0 & self.mask == self.value
     }
 
+    /// Whether all of `sptes` are: each bit that has to be set is set in all, and no bit that has to be clear
+    /// is set in any.
+    #[inline(always)]
+    pub fn matches_all(self, sptes: &[Spte]) -> bool {
+        // Where nothing matches, `value` is not within `mask`.
+        let set = self.mask & self.value;
+
+        Spte::all(sptes).0 & set == self.value && Spte::any(sptes).0 & (self.mask & !set) == 0
+    }
+
     /// Such a leaf with write access, and with D, which the CPU then need not set.
     #[inline]
     pub const fn writable(self, spte: Spte) -> Spte {

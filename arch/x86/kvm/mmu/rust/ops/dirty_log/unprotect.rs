@@ -12,7 +12,8 @@
 //! It grants what a fast page fault would grant on the next write, according to the same bits
 //! ([`LogProtected`]): the host and KVM allow writes (MMU-writable), and only the log cleared W. A fast page
 //! fault holds no lock, so it needs an exchange: a leaf that was zapped meanwhile must not come back. Here
-//! `mmu_lock` is held, and nothing that matters can happen between the load and the store:
+//! `mmu_lock` is held, and nothing that matters can happen between the load and the store. Eight leaves are
+//! loaded before the first of them is stored:
 //!
 //! - The **log** has ended: the slot was published as not logged, so writes need not be noticed. It may begin
 //!   again, but nobody protects a page before this has ended ([`Unlogged`]). A fault that has seen the slot
@@ -37,7 +38,7 @@
 //! - **Roots** are zapped under `mmu_lock` held for write, or once they are invalid, and then nobody gets here.
 
 use crate::{
-    pte::SmallTable,
+    pte::{SmallSptep, SmallTable},
     pure::{GfnRange, Index, Level, LogProtected, Role},
     sync::{MmuLock, Shared},
     sys::{trace, Unlogged},
@@ -61,11 +62,28 @@ pub(super) fn unprotect_pages(
     if trace::spte_changed_enabled() {
         return unprotect_traced(lock, unlogged, table, range, role, protected);
     }
-    table.for_each_page(range, |sptep| {
-        if sptep.unprotect(lock, unlogged, protected) {
-            any = true;
-        }
-    });
+    let mut pages = table.pages(range);
+
+    while let Some(group) = pages.next_group() {
+        any |= group.unprotect(lock, unlogged, protected)
+            || unprotect_each(lock, unlogged, group.spteps(), protected);
+    }
+    any | unprotect_each(lock, unlogged, pages, protected)
+}
+
+/// The same, one by one.
+#[inline(never)]
+fn unprotect_each<'t>(
+    lock: &Shared<'_>,
+    unlogged: Unlogged<'_>,
+    sptes: impl IntoIterator<Item = SmallSptep<'t>>,
+    protected: LogProtected,
+) -> bool {
+    let mut any = false;
+
+    for sptep in sptes {
+        any |= sptep.unprotect(lock, unlogged, protected);
+    }
     any
 }
 
