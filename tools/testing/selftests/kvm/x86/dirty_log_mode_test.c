@@ -11,15 +11,21 @@
  * memslot.  The log must then still contain the writes to memory that has been unmapped from
  * the guest.
  */
+#include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 
 #include <linux/bitmap.h>
 #include <linux/kvm.h>
 #include <linux/sizes.h>
+#include <linux/userfaultfd.h>
 
 #include "kvm_util.h"
 #include "mmu_stat.h"
@@ -236,51 +242,102 @@ static void test_display(void)
 	destroy(&t);
 }
 
-static bool stop;
-
-static void *switch_manual(void *arg)
+static void *pre_fault_page(void *arg)
 {
-	struct kvm_vm *vm = arg;
+	struct kvm_pre_fault_memory range = { .gpa = TEST_BASE + SLOT_SIZE, .size = PAGE_SIZE };
+	struct test *t = arg;
 
-	while (!READ_ONCE(stop)) {
-		vm_enable_cap(vm, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
-			      KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE |
-			      KVM_DIRTY_LOG_INITIALLY_SET);
-		vm_enable_cap(vm, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, 0);
-	}
+	TEST_ASSERT(!__vcpu_ioctl(t->vcpu, KVM_PRE_FAULT_MEMORY, &range),
+		    "Cannot pre-fault a page, errno %d", errno);
 	return NULL;
 }
 
+static pid_t starter;
+
+static void *start_logging(void *arg)
+{
+	WRITE_ONCE(starter, gettid());
+	set_logging(arg, 1, true);
+	return NULL;
+}
+
+/* Whether a thread waits for something that no signal ends. */
+static bool is_waiting(pid_t tid)
+{
+	char path[64], state = 0;
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/proc/self/task/%d/stat", tid);
+	f = fopen(path, "re");
+	if (!f)
+		return false;
+	if (fscanf(f, "%*d (%*[^)]) %c", &state) != 1)
+		state = 0;
+	fclose(f);
+	return state == 'D';
+}
+
+/* Have faults on @page, which the host does not have, wait until it is given one. */
+static int catch_faults(void *page)
+{
+	struct uffdio_register range = {
+		.range = { .start = (u64)page, .len = PAGE_SIZE },
+		.mode = UFFDIO_REGISTER_MODE_MISSING,
+	};
+	struct uffdio_api api = { .api = UFFD_API };
+	int uffd = syscall(__NR_userfaultfd, O_CLOEXEC);
+
+	if (uffd < 0)
+		return uffd;
+	kvm_madvise(page, PAGE_SIZE, MADV_DONTNEED);
+	TEST_ASSERT(!ioctl(uffd, UFFDIO_API, &api) && !ioctl(uffd, UFFDIO_REGISTER, &range),
+		    "Cannot catch faults, errno %d", errno);
+	return uffd;
+}
+
 /*
- * What was logged while manual protection was switched is anybody's guess, but it must not
- * keep D bits from being carried into the log later.
+ * Toggle manual protection after KVM has decided how logging starts, and before it starts: KVM
+ * waits for a vCPU that is pre-faulting a page in the meantime.  What is logged then is
+ * anybody's guess, but D bits must be carried into the log later.
  */
 static void test_race(void)
 {
+	struct uffdio_zeropage zero = { .range.len = PAGE_SIZE };
 	DECLARE_BITMAP(all, SLOT_PAGES);
-	pthread_t thread;
-	unsigned int i;
+	pthread_t pre_faulter, thread;
+	struct uffd_msg msg;
 	struct test t;
+	int uffd;
 
 	bitmap_fill(all, SLOT_PAGES);
 	create(&t, KVM_X86_DIRTY_LOG_DIRTY_BITS);
-	for (i = 0; i < 20; i++) {
-		WRITE_ONCE(stop, false);
-		TEST_ASSERT(!pthread_create(&thread, NULL, switch_manual, t.vm),
-			    "Cannot create a thread");
-		set_logging(&t, 1, true);
-		WRITE_ONCE(stop, true);
-		pthread_join(thread, NULL);
-
-		vm_enable_cap(t.vm, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
-			      KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE);
-		kvm_vm_clear_dirty_log(t.vm, 1, all, 0, SLOT_PAGES);
-		write_pages(&t, 1, 4);
-		kvm_madvise(t.mem, SLOT_SIZE, MADV_DONTNEED);
-		get_log(&t, 1, 4);
-		set_logging(&t, 1, false);
+	uffd = kvm_has_cap(KVM_CAP_PRE_FAULT_MEMORY) ? catch_faults(t.mem + SLOT_SIZE) : -1;
+	if (uffd < 0) {
+		ksft_test_result_skip("race: no pre-faulting or no userfaultfd\n");
+		destroy(&t);
+		return;
 	}
-	ksft_test_result_pass("manual protection is switched while logging begins, %u times\n", i);
+
+	kvm_pthread_create(&pre_faulter, NULL, pre_fault_page, &t);
+	TEST_ASSERT(read(uffd, &msg, sizeof(msg)) == sizeof(msg), "No fault, errno %d", errno);
+	kvm_pthread_create(&thread, NULL, start_logging, &t);
+	while (!READ_ONCE(starter) || !is_waiting(starter))
+		usleep(1000);
+	vm_enable_cap(t.vm, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
+		      KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE | KVM_DIRTY_LOG_INITIALLY_SET);
+	zero.range.start = (u64)t.mem + SLOT_SIZE;
+	TEST_ASSERT(!ioctl(uffd, UFFDIO_ZEROPAGE, &zero), "Cannot resolve, errno %d", errno);
+	kvm_pthread_join(pre_faulter, NULL);
+	kvm_pthread_join(thread, NULL);
+	close(uffd);
+
+	vm_enable_cap(t.vm, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
+		      KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE);
+	kvm_vm_clear_dirty_log(t.vm, 1, all, 0, SLOT_PAGES);
+	write_pages(&t, 1, 4);
+	kvm_madvise(t.mem, SLOT_SIZE, MADV_DONTNEED);
+	get_log(&t, 1, 4);
+	ksft_test_result_pass("manual protection is toggled while logging starts\n");
 	destroy(&t);
 }
 
