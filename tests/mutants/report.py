@@ -37,6 +37,8 @@ def evidence(text):
     if ": not ok " in text or ": ==== " in text:
         text = text.split(": ", 1)[1]
     text = re.sub(r"^not ok \d+ -? ?", "", text)
+    # What follows in the log.
+    text = re.sub(r" ok \d+ .*", "", text)
     return text.replace("==== Test Assertion Failure ==== ", "")
 
 
