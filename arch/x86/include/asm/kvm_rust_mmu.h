@@ -232,8 +232,12 @@ int kvm_rs_get_dirty_log(struct kvm *kvm, const struct kvm_memory_slot *slot,
 			 unsigned long *buffer);
 
 /* rust_dirty_log.c */
-int kvm_rs_clear_slot(struct kvm *kvm, const struct kvm_memory_slot *slot,
-		      const struct kvm_clear_dirty_log *request, unsigned long words);
+int kvm_rs_clear_log(struct kvm *kvm, const struct kvm_clear_dirty_log *request,
+		     int (*check)(struct kvm *kvm, struct kvm_clear_dirty_log *request));
+int kvm_rs_clear_found(struct kvm_clear_dirty_log *request, struct kvm_memory_slot *slot,
+		       unsigned long words);
+int kvm_rs_harvest_slot(struct kvm *kvm, const struct kvm_memory_slot *slot,
+			unsigned long *buffer);
 void kvm_rs_wait_for_clears(struct kvm *kvm);
 
 #endif /* _ASM_X86_KVM_RUST_MMU_H */

@@ -12,7 +12,7 @@
 use crate::{
     page::BlankSp,
     sync::{MmuLock, Unlocked},
-    sys::{Node, Shortage, Vm},
+    sys::{fatal_signal_pending, Node, Shortage, Vm},
 };
 
 /// How many tables a cache holds at most: enough to make dropping the lock cheap, and no more than
@@ -86,7 +86,8 @@ impl TdpSplitCache {
     }
 
     /// Allocates up to `want` tables for `node`, as far as there is room. If the tables of other nodes
-    /// leave no room, half of those are freed. Returns whether there is any table for `node`.
+    /// leave no room, half of those are freed. Stops early if the current task is being killed and nobody
+    /// needs the tables ([`Shortage::Fail`]). Returns whether there is any table for `node`.
     pub(crate) fn fill(&mut self, unlocked: &Unlocked, want: u64, node: Node) -> bool {
         if self.len >= self.limit {
             // INVARIANT: the places from there on are freed.
@@ -100,6 +101,10 @@ impl TdpSplitCache {
         let want = usize::try_from(want).map_or(room, |want| want.min(room));
 
         for n in 0..want {
+            // Each may take long, where there is hardly any memory.
+            if self.shortage == Shortage::Fail && fatal_signal_pending() {
+                return n != 0;
+            }
             let Some(page) = BlankSp::alloc(unlocked, node, self.shortage) else {
                 return n != 0;
             };

@@ -90,14 +90,17 @@ static bool chooses_dirty_bits(struct kvm *kvm)
 }
 
 /*
- * A range of a memslot's log that is being cleared without slots_lock. Whoever needs the whole
- * log, or changes memslots, takes slots_lock, so that no other range is claimed, and waits for
- * those that are. So who has claimed one must not wait for slots_lock. ops/dirty_log/reap.rs
- * says why these may run side by side.
+ * KVM_CLEAR_DIRTY_LOG: a range of a memslot's log. It is cleared without slots_lock, once it is
+ * claimed. Whoever needs the whole log, or changes memslots, takes slots_lock, so that no other
+ * range is claimed, and waits for those that are. So this wait is below slots_lock, and above
+ * mmap_lock and mmu_lock: who has claimed a range must not wait for slots_lock.
+ * ops/dirty_log/reap.rs says why ranges may be cleared side by side.
  */
 struct clear_range {
 	struct list_head node;
-	const struct kvm_memory_slot *slot;
+	struct kvm_clear_dirty_log request;
+	/* May be gone if neither the range is claimed nor slots_lock held. */
+	struct kvm_memory_slot *slot;
 	/* In words of the bitmap. */
 	unsigned long first;
 	unsigned long end;
@@ -148,18 +151,24 @@ void kvm_rs_wait_for_clears(struct kvm *kvm)
 	lock_map_release(&kvm->rs_dirty_log.clears_map);
 }
 
-/* Claims @range, when nobody clears a part of it. slots_lock is held, and may be dropped then. */
-static void begin_clear(struct kvm *kvm, struct clear_range *range)
+/*
+ * Claims @range, if nobody clears a part of it. slots_lock is held, and may be dropped then:
+ * whoever changes memslots waits for @range.
+ */
+static bool begin_clear(struct kvm *kvm, struct clear_range *range)
 {
 	struct kvm_rs_dirty_log *log = &kvm->rs_dirty_log;
 
-	lock_map_acquire_read(&log->clears_map);
-	wait_event(log->clears_wait, !is_cleared(kvm, range));
+	lockdep_assert_held(&kvm->slots_lock);
+	if (is_cleared(kvm, range))
+		return false;
 
+	lock_map_acquire_read(&log->clears_map);
 	guard(spinlock)(&log->clears_lock);
 	range->accounted = !log->clear_accounted;
 	log->clear_accounted = true;
 	list_add(&range->node, &log->clears);
+	return true;
 }
 
 static void end_clear(struct kvm *kvm, struct clear_range *range)
@@ -175,48 +184,81 @@ static void end_clear(struct kvm *kvm, struct clear_range *range)
 	wake_up_all(&log->clears_wait);
 }
 
-/*
- * KVM_CLEAR_DIRTY_LOG, for a @request that was checked against @slot. slots_lock is held, and
- * dropped for the time of the work, so @slot must not be used afterwards. -EAGAIN: look the slot
- * up again, and call this again.
- *
- * @words of the second half of the bitmap are the buffer: those that belong to the words that
- * are cleared, so each thread has its own.
- */
-int kvm_rs_clear_slot(struct kvm *kvm, const struct kvm_memory_slot *slot,
-		      const struct kvm_clear_dirty_log *request, unsigned long words)
+/* Called by kvm_rs_clear_log()'s @check, with what it has found. */
+int kvm_rs_clear_found(struct kvm_clear_dirty_log *request, struct kvm_memory_slot *slot,
+		       unsigned long words)
 {
-	struct clear_range range = {
-		.slot = slot,
-		.first = request->first_page / BITS_PER_LONG,
-		.end = request->first_page / BITS_PER_LONG + words,
-	};
-	unsigned long *buffer = kvm_second_dirty_bitmap((struct kvm_memory_slot *)slot) +
-				range.first;
-	int r;
+	struct clear_range *range = container_of(request, struct clear_range, request);
 
-	lockdep_assert_held(&kvm->slots_lock);
+	range->slot = slot;
+	range->first = request->first_page / BITS_PER_LONG;
+	range->end = range->first + words;
+	return 0;
+}
 
-	/* reap.rs says what needs slots_lock. If shadow pages come later, -EAGAIN says so. */
-	if (kvm_memslots_have_rmaps(kvm) || kvm->rs_dirty_log.dirty_bits) {
-		kvm_rs_wait_for_clears(kvm);
-		if (copy_from_user(buffer, request->dirty_bitmap, words * sizeof(*buffer)))
-			return -EFAULT;
-		return kvm_rs_clear_dirty_log(kvm, slot, request->first_page, words, buffer);
-	}
-
-	begin_clear(kvm, &range);
-	mutex_unlock(&kvm->slots_lock);
+/* Clears @range, which is claimed, or for which slots_lock is held. */
+static int clear_range(struct kvm *kvm, struct clear_range *range, bool claimed)
+{
+	const struct kvm_clear_dirty_log *request = &range->request;
+	unsigned long words = range->end - range->first;
+	/* Those that belong to the words that are cleared, so each thread has its own. */
+	unsigned long *buffer = kvm_second_dirty_bitmap(range->slot) + range->first;
 
 	if (copy_from_user(buffer, request->dirty_bitmap, words * sizeof(*buffer)))
-		r = -EFAULT;
-	else
-		r = kvm_rs_clear_dirty_range(kvm, slot, request->first_page, words, buffer,
-					     range.accounted);
-	end_clear(kvm, &range);
+		return -EFAULT;
+	if (!claimed)
+		return kvm_rs_clear_dirty_log(kvm, range->slot, request->first_page, words,
+					      buffer);
+	return kvm_rs_clear_dirty_range(kvm, range->slot, request->first_page, words, buffer,
+					range->accounted);
+}
 
-	mutex_lock(&kvm->slots_lock);
-	return r;
+/*
+ * KVM_CLEAR_DIRTY_LOG. @check looks up the slot, with slots_lock held, checks the request against
+ * it, and calls kvm_rs_clear_found(). It may do so more than once, so an error is possible after
+ * some of the bits were cleared, if the slot or the user's bitmap is gone by then.
+ */
+int kvm_rs_clear_log(struct kvm *kvm, const struct kvm_clear_dirty_log *request,
+		     int (*check)(struct kvm *kvm, struct kvm_clear_dirty_log *request))
+{
+	struct clear_range range = { .request = *request };
+	int r;
+
+	for (;;) {
+		mutex_lock(&kvm->slots_lock);
+		r = check(kvm, &range.request);
+		/* reap.rs says what needs slots_lock. */
+		if (!r && (kvm_memslots_have_rmaps(kvm) || kvm->rs_dirty_log.dirty_bits)) {
+			kvm_rs_wait_for_clears(kvm);
+			r = clear_range(kvm, &range, false);
+		} else if (!r && begin_clear(kvm, &range)) {
+			mutex_unlock(&kvm->slots_lock);
+			r = clear_range(kvm, &range, true);
+			end_clear(kvm, &range);
+			/* Shadow pages came, which there are only where there are lists for them. */
+			if (r == -EAGAIN && !WARN_ON_ONCE(!kvm_memslots_have_rmaps(kvm)))
+				continue;
+			return r;
+		} else if (!r) {
+			/* Don't keep those waiting who clear something else. */
+			mutex_unlock(&kvm->slots_lock);
+			if (wait_event_killable(kvm->rs_dirty_log.clears_wait,
+						!is_cleared(kvm, &range)))
+				return -EINTR;
+			continue;
+		}
+		mutex_unlock(&kvm->slots_lock);
+		return r;
+	}
+}
+
+/* KVM_GET_DIRTY_LOG in manual mode, before the bitmap is copied. slots_lock is held. */
+int kvm_rs_harvest_slot(struct kvm *kvm, const struct kvm_memory_slot *slot, unsigned long *buffer)
+{
+	if (!kvm->rs_dirty_log.dirty_bits)
+		return 0;
+	kvm_rs_wait_for_clears(kvm);
+	return kvm_rs_harvest_dirty_log(kvm, slot, buffer);
 }
 
 /* Clears D where it does not stand for a write since the page's bit was taken. */

@@ -243,6 +243,9 @@ static unsigned int whom(struct kvm *kvm)
 		if (counts(READ_ONCE(lock->since[holder])))
 			return holder;
 	}
+	/* One that is not accounted, as there are several. */
+	if (tdp_mmu_enabled && !list_empty_careful(&kvm->rs_dirty_log.clears))
+		return KVM_MMU_CLEAR;
 	return KVM_MMU_FAULT;
 }
 

@@ -176,6 +176,7 @@ pub struct clear_range {
     pub who: usize,
     pub slot: *mut kvm_memory_slot,
     pub words: core::ops::Range<usize>,
+    pub accounted: bool,
 }
 
 #[repr(C)]

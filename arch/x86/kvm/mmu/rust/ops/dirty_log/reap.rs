@@ -54,12 +54,14 @@
 //!   again. In a table that both have pages in, each changes only its own leaves ([`super::leaves`]). Each flushes
 //!   for what it took, before its ioctl returns, and does not rely on the flush of the other: it flushes if it took
 //!   any bit, whether it found a leaf to change or not. So if the other has write-protected a huge page (`HugePages::Protect`)
-//!   and has not flushed yet, it does not matter.
-//! - **CLEAR of some of the same pages** waits until the first one has ended. Not doing so would be wrong: it finds
+//!   and has not flushed yet, it does not matter. That is what `kvm_flush_remote_tlbs_memslot()` wants `slots_lock`
+//!   for, which is not held: it flushes for operations that rely on each other's flush.
+//! - **CLEAR of some of the same pages** waits, without `slots_lock`, until the first one has ended. Not doing so would be wrong: it finds
 //!   the bit of a page clear that the other has taken and not protected yet, and returns; and the two would
 //!   overwrite each other's buffer.
 //! - **GET in manual mode** copies the bitmap under `slots_lock`, and waits for nobody. It sees the bits that were
-//!   taken as clear, as it does after the CLEAR; the thread that took them copies these pages after that has returned.
+//!   taken as clear, although their pages may not be protected yet; the thread that took them copies these pages
+//!   after its CLEAR has returned. A VMM that copies in one thread what another has cleared has to wait for that.
 //! - **GET in legacy mode**, and all who **change memslots** (to enable or disable the log, to delete or move a slot,
 //!   to make one) wait, with `slots_lock` held, until no range is claimed (`kvm_rs_wait_for_clears()`); none is
 //!   claimed before they drop `slots_lock`. So nobody frees the slot or its bitmap, and nobody enables, disables,

@@ -114,17 +114,22 @@ pub fn wait_for_clears(kvm: *mut kvm) {
     }
 }
 
-/// Models `begin_clear()`. Who clears a part of the same range is waited for.
-fn begin_clear(kvm: *mut kvm, slot: *mut kvm_memory_slot, words: core::ops::Range<usize>) {
-    let meets = |other: &clear_range| {
-        other.slot == slot && other.words.start < words.end && words.start < other.words.end
-    };
+/// Models `is_cleared()`, for a range.
+fn is_cleared(kvm: *mut kvm, range: &clear_range) -> bool {
+    field!(kvm, rs_dirty_log.clears).iter().any(|other| {
+        other.slot == range.slot
+            && other.words.start < range.words.end
+            && range.words.start < other.words.end
+    })
+}
 
-    while field!(kvm, rs_dirty_log.clears).iter().any(meets) {
-        sched::block(CLEARS_KEY, "a thread that clears the same");
-    }
-    let who = me();
-    field!(kvm, rs_dirty_log.clears).push(clear_range { who, slot, words });
+/// Models `begin_clear()`, if nobody clears a part of the range. Returns whether it is accounted.
+fn begin_clear(kvm: *mut kvm, range: clear_range) -> bool {
+    let clears = field!(kvm, rs_dirty_log.clears);
+    let accounted = !clears.iter().any(|range| range.accounted);
+
+    clears.push(clear_range { accounted, ..range });
+    accounted
 }
 
 /// Models `end_clear()`.
@@ -526,59 +531,73 @@ fn get(kvm: *mut kvm, at: usize) -> Option<Vec<u64>> {
     (result == 0).then_some(log)
 }
 
-/// Models `KVM_CLEAR_DIRTY_LOG`: `kvm_clear_dirty_log_protect()`, for the words from `first` on.
-/// False: interrupted.
+/// Models `KVM_CLEAR_DIRTY_LOG`: `kvm_rs_clear_log()` and `kvm_clear_dirty_log_protect()`, for the words from
+/// `first` on. False: interrupted, or the user's bitmap could not be read.
 pub fn clear_dirty_log(kvm: *mut kvm, at: usize, first: usize, bits: &[u64]) -> bool {
-    field!(kvm, slots_lock).lock("mutex_lock(slots_lock)", false);
-    let mut result = clear_slot(kvm, at, first, bits);
-
-    if result == EAGAIN {
-        result = clear_slot(kvm, at, first, bits);
-    }
-    field!(kvm, slots_lock).unlock("mutex_unlock(slots_lock)", false);
-    assert!(result == 0 || result == EINTR, "CLEAR fails by {result}");
-    result == 0
-}
-
-const EAGAIN: i32 = -11;
-const EINTR: i32 = -4;
-
-/// Models `kvm_rs_clear_slot()`. `slots_lock` is held, and dropped for the time of the work.
-fn clear_slot(kvm: *mut kvm, at: usize, first: usize, bits: &[u64]) -> i32 {
-    let slot = field!(kvm, memslots)[at];
-    let first_page = first as u64 * 64;
-    // SAFETY: the second half is for the ioctls: each has the words that belong to those it clears.
-    let buffer = unsafe { (*field!(slot, dirty_bitmap)).add(words(slot) + first) };
-    let copy = || {
-        for (n, word) in bits.iter().enumerate() {
-            // SAFETY: as above.
-            unsafe { buffer.add(n).write(*word as usize) };
-        }
-    };
-
     note(
         "KVM_CLEAR_DIRTY_LOG",
         [at as u64, first as u64, bits.len() as u64],
     );
-    if *field!(kvm, arch.have_rmaps) || *field!(kvm, rs_dirty_log.dirty_bits) {
-        wait_for_clears(kvm);
-        copy();
-        // SAFETY: all exist, and `slots_lock` is held.
-        return killable(|| unsafe {
-            kvm_rs_clear_dirty_log(kvm, slot, first_page, bits.len(), buffer)
-        });
-    }
+    loop {
+        field!(kvm, slots_lock).lock("mutex_lock(slots_lock)", false);
+        let slot = field!(kvm, memslots)[at];
+        let words = first..first + bits.len();
+        let range = clear_range { who: me(), slot, words, accounted: false };
 
-    begin_clear(kvm, slot, first..first + bits.len());
-    field!(kvm, slots_lock).unlock("mutex_unlock(slots_lock)", false);
-    copy();
-    // Others may have a fault of userspace's memory to wait for.
+        if *field!(kvm, arch.have_rmaps) || *field!(kvm, rs_dirty_log.dirty_bits) {
+            wait_for_clears(kvm);
+            let result = clear_range(kvm, &range, bits, false);
+            field!(kvm, slots_lock).unlock("mutex_unlock(slots_lock)", false);
+            return result == 0;
+        }
+        if is_cleared(kvm, &range) {
+            field!(kvm, slots_lock).unlock("mutex_unlock(slots_lock)", false);
+            while is_cleared(kvm, &range) {
+                sched::block(CLEARS_KEY, "a thread that clears the same");
+            }
+            continue;
+        }
+        let accounted = begin_clear(kvm, clear_range { words: range.words.clone(), ..range });
+        field!(kvm, slots_lock).unlock("mutex_unlock(slots_lock)", false);
+        let result = clear_range(kvm, &clear_range { accounted, ..range }, bits, true);
+        end_clear(kvm);
+        if result == EAGAIN {
+            assert!(*field!(kvm, arch.have_rmaps), "there are shadow pages");
+            continue;
+        }
+        return result == 0;
+    }
+}
+
+const EAGAIN: i32 = -11;
+const EFAULT: i32 = -14;
+
+/// Models `clear_range()`. `claimed`: rather than that `slots_lock` is held.
+fn clear_range(kvm: *mut kvm, range: &clear_range, bits: &[u64], claimed: bool) -> i32 {
+    let (slot, first) = (range.slot, range.words.start);
+    // SAFETY: the second half is for the ioctls: each has the words that belong to those it clears.
+    let buffer = unsafe { (*field!(slot, dirty_bitmap)).add(words(slot) + first) };
+
+    for (n, word) in bits.iter().enumerate() {
+        // SAFETY: as above.
+        unsafe { buffer.add(n).write(*word as usize) };
+    }
+    // The user's memory may have to be waited for, or may be gone.
     point();
-    // SAFETY: all exist, and the range is claimed.
-    let result = killable(|| unsafe {
-        kvm_rs_clear_dirty_range(kvm, slot, first_page, bits.len(), buffer, true)
-    });
-    end_clear(kvm);
-    field!(kvm, slots_lock).lock("mutex_lock(slots_lock)", false);
-    result
+    if !sched::tries_all() && sched::chance(32) {
+        return EFAULT;
+    }
+    let first_page = first as u64 * 64;
+    killable(|| {
+        if claimed {
+            let accounted = range.accounted;
+            // SAFETY: all exist, and the range is claimed.
+            unsafe {
+                kvm_rs_clear_dirty_range(kvm, slot, first_page, bits.len(), buffer, accounted)
+            }
+        } else {
+            // SAFETY: all exist, and `slots_lock` is held.
+            unsafe { kvm_rs_clear_dirty_log(kvm, slot, first_page, bits.len(), buffer) }
+        }
+    })
 }
