@@ -258,15 +258,20 @@ def lock_stat_tests(tmp):
         return tool("../tools/kvm/mmu_lock_stat/mmu_lock_stat", *args)
 
     def serve():
-        answers = [{"QMP": {}}, {"return": {}}, {"return": [
+        cpus = [{"cpu-index": n, "qom-path": f"/machine/cpu{n}"} for n in range(2)]
+        answers = [{"QMP": {}}, {"return": {}}, {"return": cpus}, {"return": [
             {"provider": "kvm", "stats": [
                 {"name": "mmu_hold_clear_ns", "value": 40000000},
                 {"name": "mmu_hold_clear_max_ns", "value": 40000000},
                 # As QEMU lists it: from its end.
                 {"name": "mmu_hold_clear_hist", "value": [0] * 5 + [1] + [0] * 26},
                 {"name": "pages_4k", "value": 3}]}]}, {"return": [
-            {"provider": "kvm", "stats": [{"name": "mmu_invalidate_retries", "value": 7},
-                                          {"name": "mmu_wait_for_clear_ns", "value": 90}]}]}]
+            # As QEMU lists them: the last vCPU first.
+            {"provider": "kvm", "qom-path": "/machine/cpu1", "stats": [
+                {"name": "mmu_invalidate_retries", "value": 3}]},
+            {"provider": "kvm", "qom-path": "/machine/cpu0", "stats": [
+                {"name": "mmu_invalidate_retries", "value": 7},
+                {"name": "mmu_wait_for_clear_ns", "value": 90}]}]}]
         connection = server.accept()[0]
         for answer in answers:
             connection.sendall(json.dumps(answer).encode() + b"\n")
@@ -315,6 +320,7 @@ def lock_stat_tests(tmp):
     thread.join()
     by_qmp = json.loads(out)
     yield "mmu_lock_stat: QEMU's statistics are those of the file", code == 0 and \
+        by_qmp["vcpu1"]["invalidate_retries"]["count"] == 3 and \
         by_qmp["vm"]["hold_clear"] == by_file["vm"]["hold_clear"] and by_qmp["vcpu0"] == {
             name: by_file["vcpu0"][name] for name in ("invalidate_retries", "wait_for_clear")}
     yield "mmu_lock_stat: says what it does not find", run("999999999")[0] == 1

@@ -118,15 +118,18 @@ class Qmp:
 
     def read(self):
         """A sample."""
+        # The statistics of vCPUs come in no order to rely on: QEMU (10.0) begins with the last.
+        names = {cpu["qom-path"]: f"vcpu{cpu['cpu-index']}" for cpu in self.ask("query-cpus-fast")}
         sample = {}
         for target in ("vm", "vcpu"):
-            results = [result["stats"] for result in self.ask("query-stats", target=target)
-                       if result["provider"] == "kvm"]
-            for n, stats in enumerate(results):
-                values = {s["name"]: s["value"] for s in stats if s["name"].startswith((
+            for result in self.ask("query-stats", target=target):
+                if result["provider"] != "kvm":
+                    continue
+                values = {s["name"]: s["value"] for s in result["stats"] if s["name"].startswith((
                     "mmu_hold_", "mmu_write_wait", "mmu_lock_wait", "mmu_wait_for_", "mmu_fault_",
                     "mmu_invalidate_retries")) and s["name"] != "mmu_fault_splits"}
-                sample["vm" if target == "vm" else f"vcpu{n}"] = parse_stats(values)
+                who = "vm" if target == "vm" else names[result["qom-path"]]
+                sample[who] = parse_stats(values)
         if not any(sample.values()):
             die("KVM has no statistics of mmu_lock")
         return sample
