@@ -23,6 +23,8 @@ class Qemu:
         self.name = f"qemu{Qemu.count}"
         self.test = test
         self.path = test.tmp / f"{self.name}.qmp"
+        # For others: a monitor talks to one at a time.
+        self.monitors = [test.tmp / f"{self.name}.qmp{n}" for n in range(3)]
         self.events = []
         self.buffer = b""
         size = f"{RAM // MIB}M"
@@ -37,7 +39,8 @@ class Qemu:
                 "-m", f"{size},slots=2,maxmem=1G", "-object", mem, "-bios", test.rom,
                 "-nodefaults", "-no-user-config", "-display", "none", "-vga", "none",
                 "-no-shutdown", "-S",
-                "-qmp", f"unix:{self.path},server=on,wait=off"]
+                *(word for path in (self.path, *self.monitors)
+                  for word in ("-qmp", f"unix:{path},server=on,wait=off"))]
         if incoming:
             args += ["-incoming", "defer"]
         environment = dict(os.environ)

@@ -8,6 +8,8 @@
 #   run.sh     part PART...     only these parts
 #   run.sh     table [FILE]...  the tables of the parts that were run; a document
 #                               FILE.md gets them between its marks, FILE.svg the plot
+#   run.sh     show             a migration that tools/kvm/mmu_lock_stat watches, on the Rust MMU;
+#                               its pictures go into the documentation
 #   run.sh     ci               two scenarios on the Rust MMU, for 'make test'
 #   run.sh     SCENARIO...      only these scenarios, without the tables
 # BACKENDS=, of hugetlb and thp: what backs the guest's memory there (both). MMUS=, of c and
@@ -94,6 +96,15 @@ part)
 	done ;;
 table)
 	table "${@:2}" || status=1 ;;
+show)
+	if MMUS=rust boot migrate/show watched thp "" 64 --icount --smp 2 --timeout 1200; then
+		for picture in table record; do
+			cp "$logs/show/rust/$picture.svg" \
+				"$TOP/Documentation/virt/kvm/x86/mmu-lock-$picture.svg"
+		done
+	else
+		status=1
+	fi ;;
 ci)
 	MMUS=rust boot test/migrate "completes cancelled" hugetlb "" 64 --icount --timeout 600 ||
 		status=1 ;;
