@@ -105,7 +105,7 @@ mode! {
 /// # Invariants
 ///
 /// This thread holds the lock in this mode for as long as the value exists, except while
-/// [`Held::unlocked`] or [`Held::cond_resched`] borrows it; or no other thread can take the lock.
+/// [`Held::run_unlocked`] or [`Held::cond_resched_rwlock`] borrows it; or no other thread can take the lock.
 pub(crate) struct Held<T, M>(T, Batch, PhantomData<M>, NotThreadSafe);
 
 /// Proof that this thread does not hold the lock of which there was a [`Held`], and so may sleep.
@@ -141,8 +141,11 @@ impl<T: RwLocked, M: Mode> Held<T, M> {
     /// Drops the lock and retakes it, if somebody waits for it or the scheduler wants the CPU. The caller
     /// holds no other spinning lock and is in no RCU read-side critical section, which
     /// `CONFIG_DEBUG_ATOMIC_SLEEP` checks.
+    ///
+    /// Who accounts for holds wraps this and [`Held::run_unlocked`] in a trait. Its methods have other names,
+    /// because a method of the type itself would come first.
     #[inline]
-    pub(crate) fn cond_resched(&mut self) {
+    pub(crate) fn cond_resched_rwlock(&mut self) {
         self.1.submit();
         // SAFETY: held by the type invariant; the exclusive borrow shows that nothing relies on the lock
         // being held.
@@ -151,7 +154,7 @@ impl<T: RwLocked, M: Mode> Held<T, M> {
 
     /// Runs `f` without the lock.
     #[inline]
-    pub(crate) fn unlocked<R>(&mut self, f: impl FnOnce(&Unlocked) -> R) -> R {
+    pub(crate) fn run_unlocked<R>(&mut self, f: impl FnOnce(&Unlocked) -> R) -> R {
         self.1.submit();
         // SAFETY: held by the type invariant; the exclusive borrow shows that nothing relies on the lock
         // being held.

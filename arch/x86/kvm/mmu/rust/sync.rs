@@ -158,21 +158,20 @@ impl<'l, M: Accounted> MmuLock<'l> for Held<Lock<'l>, M> {
     #[inline]
     fn cond_resched(&mut self) {
         let lock = self.object();
-        // A hold that is not dropped goes on.
-        let paused = if need_break(lock.vm) {
-            M::pause(lock)
-        } else {
-            0
-        };
 
-        Held::cond_resched(self);
+        // A hold that is not dropped goes on. What comes after this is for the next time.
+        if !need_break(lock.vm) {
+            return;
+        }
+        let paused = M::pause(lock);
+        Held::cond_resched_rwlock(self);
         resume(lock, paused);
     }
 
     #[inline]
     fn unlocked<R>(&mut self, f: impl FnOnce(&Unlocked) -> R) -> R {
         let paused = M::pause(self.object());
-        let result = Held::unlocked(self, f);
+        let result = Held::run_unlocked(self, f);
 
         resume(self.object(), paused);
         result

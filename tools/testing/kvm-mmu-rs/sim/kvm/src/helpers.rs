@@ -19,6 +19,7 @@ use kernel::{
 };
 
 use crate::{
+    holds,
     model::slots::{self, srcu_read_lock, srcu_read_unlock},
     types::*,
 };
@@ -165,6 +166,7 @@ pub unsafe fn rust_support_cond_resched_read(lock: *mut rwlock_t) {
     lock.assert_read_held();
     may_give_way();
     if wants_cpu(kvm) || lock.is_contended() {
+        holds::dropped();
         lock.read_unlock();
         schedule();
         lock.read_lock();
@@ -182,6 +184,7 @@ pub unsafe fn rust_support_cond_resched_write(lock: *mut rwlock_t) {
     lock.assert_write_held();
     may_give_way();
     if wants_cpu(kvm) || lock.is_contended() {
+        holds::dropped();
         lock.write_unlock();
         schedule();
         lock.write_lock();
@@ -213,6 +216,7 @@ pub unsafe fn rust_support_read_lock(lock: *mut rwlock_t) {
 /// `lock` must point to the `mmu_lock` of the VM of the run, and this thread must hold it for read, and not
 /// use what it guards any more.
 pub unsafe fn rust_support_read_unlock(lock: *mut rwlock_t) {
+    holds::dropped();
     rwlock!(lock).read_unlock();
 }
 
@@ -228,6 +232,7 @@ pub unsafe fn rust_support_write_lock(lock: *mut rwlock_t) {
 /// `lock` must point to the `mmu_lock` of the VM of the run, and this thread must hold it for write, and not
 /// use what it guards any more.
 pub unsafe fn rust_support_write_unlock(lock: *mut rwlock_t) {
+    holds::dropped();
     rwlock!(lock).write_unlock();
 }
 
@@ -750,12 +755,14 @@ pub unsafe fn kvm_rs_clock() -> u64 {
 /// `kvm` must point to the VM of the run.
 pub unsafe fn kvm_rs_read_lock(kvm: *mut kvm, holder: u32) {
     field!(kvm, mmu_lock).read_lock();
+    holds::begin(holder, false);
 }
 
 /// # Safety
 ///
 /// `kvm` must point to the VM of the run.
 pub unsafe fn kvm_rs_read_unlock(kvm: *mut kvm, holder: u32) {
+    holds::end(holder, false);
     field!(kvm, mmu_lock).read_unlock();
 }
 
@@ -764,12 +771,14 @@ pub unsafe fn kvm_rs_read_unlock(kvm: *mut kvm, holder: u32) {
 /// `kvm` must point to the VM of the run.
 pub unsafe fn kvm_rs_write_lock(kvm: *mut kvm, holder: u32) {
     field!(kvm, mmu_lock).write_lock();
+    holds::begin(holder, true);
 }
 
 /// # Safety
 ///
 /// `kvm` must point to the VM of the run.
 pub unsafe fn kvm_rs_write_unlock(kvm: *mut kvm) {
+    holds::end_write();
     field!(kvm, mmu_lock).write_unlock();
 }
 
@@ -780,6 +789,7 @@ pub unsafe fn kvm_rs_vcpu_read_lock(vcpu: *mut kvm_vcpu) {
     let kvm = *field!(vcpu, kvm);
 
     field!(kvm, mmu_lock).read_lock();
+    holds::begin(kvm_mmu_holder_KVM_MMU_FAULT, false);
 }
 
 /// # Safety
@@ -788,32 +798,32 @@ pub unsafe fn kvm_rs_vcpu_read_lock(vcpu: *mut kvm_vcpu) {
 pub unsafe fn kvm_rs_vcpu_read_unlock(vcpu: *mut kvm_vcpu) {
     let kvm = *field!(vcpu, kvm);
 
+    holds::end(kvm_mmu_holder_KVM_MMU_FAULT, false);
     field!(kvm, mmu_lock).read_unlock();
 }
 
-/// `kvm.mmu_lock_stats=N`.
-///
 /// # Safety
 ///
-/// None: the arguments are not looked at. Unsafe because C's function is.
+/// `kvm` must point to the VM of the run, and this thread must hold its `mmu_lock` for read.
 pub unsafe fn kvm_rs_pause_read(kvm: *mut kvm, holder: u32) -> u32 {
-    0
+    field!(kvm, mmu_lock).assert_read_held();
+    holds::pause(Some(holder), false)
 }
 
-/// As [`kvm_rs_pause_read`].
-///
 /// # Safety
 ///
-/// None: the arguments are not looked at. Unsafe because C's function is.
+/// `kvm` must point to the VM of the run, and this thread must hold its `mmu_lock` for write.
 pub unsafe fn kvm_rs_pause_write(kvm: *mut kvm) -> u32 {
-    0
+    field!(kvm, mmu_lock).assert_write_held();
+    holds::pause(None, true)
 }
 
 /// # Safety
 ///
-/// None: nothing is ever paused, so a call fails the run. Unsafe because C's function is.
+/// `kvm` must point to the VM of the run, and this thread must hold its `mmu_lock`.
 pub unsafe fn kvm_rs_resume_hold(kvm: *mut kvm, paused: u32) {
-    unreachable!("nothing is paused");
+    field!(kvm, mmu_lock).assert_held();
+    holds::resume(paused);
 }
 
 /// # Safety

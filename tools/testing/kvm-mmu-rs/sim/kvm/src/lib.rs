@@ -5,11 +5,13 @@
 //! - [`bindings`]: what bindgen makes of C's headers in the kernel: structures, with the fields that
 //!   the MMU or a model looks at, and the functions of either side;
 //! - [`helpers`]: `rust_helpers.c`, on the simulated machine;
+//! - [`holds`]: what `rust_lock_stats.c` accounts for, checked;
 //! - [`host`]: the host's memory: which frame a guest frame lies in, and whose it is;
 //! - [`model`]: the C around the MMU that is modelled rather than run.
 
 pub mod bindings;
 pub mod helpers;
+pub mod holds;
 pub mod host;
 pub mod model;
 pub mod types;

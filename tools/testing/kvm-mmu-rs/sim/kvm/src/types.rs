@@ -45,6 +45,7 @@ pub const kvm_mmu_holder_KVM_MMU_GET: u32 = 2;
 pub const kvm_mmu_holder_KVM_MMU_DISABLE: u32 = 3;
 pub const kvm_mmu_holder_KVM_MMU_RMAP: u32 = 4;
 pub const kvm_mmu_holder_KVM_MMU_ZAP: u32 = 6;
+pub const kvm_mmu_holder_KVM_MMU_FAULT: u32 = 8;
 pub const kvm_mmu_holder_KVM_MMU_OTHER: u32 = 9;
 
 pub const RET_PF_CONTINUE: u32 = 0;

@@ -91,6 +91,10 @@ pub struct Facts {
     pub rcu: u32,
     /// Spinning locks that it holds; it may not sleep then.
     pub spinning: u32,
+    /// What its hold of `mmu_lock` is accounted to, and whether it is for write.
+    pub hold: Option<(u32, bool)>,
+    /// The same of a hold that it goes on with when it has taken the lock again.
+    pub paused: Option<(u32, bool)>,
     /// Tables that it has freed itself since it took `mmu_lock`.
     pub freed: u32,
     /// The scheduler wants the CPU.

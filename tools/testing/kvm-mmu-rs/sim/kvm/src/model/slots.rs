@@ -9,7 +9,7 @@ use machine::{
 };
 
 use super::field;
-use crate::bindings::*;
+use crate::{bindings::*, holds};
 
 pub(super) const MN_KEY: usize = usize::MAX - 2;
 const SRCU_KEY: usize = usize::MAX - 3;
@@ -267,8 +267,10 @@ pub fn set_log(kvm: *mut kvm, at: usize, on: bool) {
             super::memory::free_split_caches(kvm);
         }
         field!(kvm, mmu_lock).read_lock();
+        holds::begin(kvm_mmu_holder_KVM_MMU_DISABLE, false);
         // SAFETY: all exist, and the lock is held.
         unsafe { kvm_tdp_mmu_recover_huge_pages(kvm, new) };
+        holds::end(kvm_mmu_holder_KVM_MMU_DISABLE, false);
         field!(kvm, mmu_lock).read_unlock();
     } else {
         // SAFETY: all exist, and `slots_lock` is held.
