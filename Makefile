@@ -103,9 +103,14 @@ matrix:
 check: $(S)/linux
 	@tests/check/run.sh
 
-## make migrate    live migration of a guest in a dozen ways, C | Rust
-migrate: lab
+## make migrate    live migration of a guest in a dozen ways, C | Rust;
+##                 QEMU=ours: with the QEMU of 'make qemu', which splits huge pages ahead
+migrate: lab $(if $(filter ours,$(QEMU)),qemu)
 	@tests/migrate/run.sh
+
+## make qemu       Debian's QEMU with contrib/qemu/, for 'make migrate'; half an hour
+qemu: root
+	@contrib/qemu/build.sh
 
 ## make sim        simulate the MMU under random schedules for two minutes;
 ##                 MINUTES=n, SCENARIO=name, SEED=n (replays a scenario)
@@ -240,4 +245,4 @@ $(S)/selftests: $(S)/src-selftests scripts/selftests.sh
 	shell series paths clean distclean lab debug pristine modules selftests preflight root source \
 	alloc-sites test-debug test-mutants test-upstream test-other try host kasan kcsan matrix deb deb-config test-deb modules-deb test-modules build-matrix \
 	hw-check hw-check-machine \
-	sim sim-coverage sim-every sim-mutants test-cargo-mutants model
+	sim sim-coverage sim-every sim-mutants test-cargo-mutants model qemu

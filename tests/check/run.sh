@@ -135,7 +135,7 @@ step "rustfmt" formats
 step "clippy, as the kernel sets it" clippy
 step "checkpatch" checkpatch
 step "shellcheck" shellcheck -x "${shell[@]}"
-step "codespell" codespell -L nd,parm README.md INSTALL.md results Documentation arch rust scripts tests patches
+step "codespell" codespell -L nd,parm README.md INSTALL.md results Documentation arch rust scripts tests contrib patches
 step "documentation" documentation
 step "layers" tests/check/layers.py
 step "newtypes" newtypes

@@ -76,6 +76,12 @@ def tsc_khz():
 TSC_KHZ = tsc_khz()
 
 
+def mmu_engine():
+    """Which MMU the loaded module has: "rust" or "c"."""
+    path = PARAMETERS / "mmu_engine"
+    return path.read_text().strip() if path.exists() else "c"
+
+
 def ticks(us):
     return us * TSC_KHZ // 1000
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from common import (
     CAPABILITIES, CHECK, CONTROL, COST, HISTOGRAMS, MAGIC, MIB, NR_BUCKETS, NR_FIELDS,
     NR_PHASES, NR_SAMPLES, NR_WINDOWS, PAGE, PHASES, QUIESCE, RAM, RUN, SAMPLES, SAMPLE_SHIFT,
-    SUB_BITS, TIMELINE, Failed, check, note, ticks, to_us)
+    SUB_BITS, TIMELINE, Failed, check, mmu_engine, note, ticks, to_us)
 from qemu import Qemu
 from tracing import Tracing
 
@@ -23,6 +23,9 @@ class Migration:
         self.scale = args.scale
         self.shared = args.shared
         self.seconds = args.seconds
+        self.engine = mmu_engine()
+        # In how many QEMU splits huge pages ahead; 0 for a QEMU that cannot.
+        self.threads = args.threads
         self.batch = 4 if self.scale == 1 else 8
         self.meter_us = 100 if self.scale == 1 else 500 * self.scale
         self.poll = 0.002 if self.scale == 1 else 0.03
@@ -172,6 +175,37 @@ class Migration:
         time.sleep(ms / 1000)
         self.wait_ticks(self.vm, 5)
 
+    def ask_to_split(self):
+        """Has the source split ahead. It refuses where KVM cannot."""
+        try:
+            self.vm.qmp("migrate-set-parameters", split_ahead_threads=self.threads)
+        except Failed as reason:
+            check(self.engine == "c" and "KVM_CAP_SPLIT_HUGE_PAGES" in str(reason), str(reason))
+            return
+        check(self.engine == "rust", "QEMU splits ahead on the MMU in C")
+        self.result["split_ahead"] = {"before": self.vm.pages()}
+
+    def look_at_split(self, info):
+        """Logging has begun: all had been split before."""
+        if "split_ahead" not in self.result:
+            return
+        pages, progress = self.vm.pages(), info.get("split-ahead", {})
+        check(progress.get("threads") == self.threads and progress["total"] >= RAM and
+              progress["split"] == progress["total"] and not progress["recovered"],
+              f"not all is split when logging begins: {progress}")
+        check(not pages[1] and not pages[2], f"there are huge pages left: {pages}")
+        self.result["split_ahead"] |= progress | {"setup_ms": info["setup-time"],
+                                                  "logging": pages}
+
+    def look_at_recovery(self, info):
+        """The migration is cancelled, and the status says so."""
+        if "split_ahead" not in self.result:
+            return
+        progress = info.get("split-ahead", {})
+        check(progress.get("recovered") == progress["total"],
+              f"not all is recovered when the migration is cancelled: {progress}")
+        self.result["split_ahead"] |= progress | {"cancelled": self.vm.pages()}
+
     def start(self, caps=(), both_params=None, **params):
         """Begins to migrate to a new QEMU."""
         self.other = Qemu(self, True)
@@ -185,6 +219,8 @@ class Migration:
                 qemu.qmp("migrate-set-parameters", **both_params)
         if params:
             self.vm.qmp("migrate-set-parameters", **params)
+        if self.threads:
+            self.ask_to_split()
         self.other.qmp("migrate-incoming", uri=uri)
         if self.logging:
             self.logging.start()
@@ -205,6 +241,7 @@ class Migration:
             if enabling and status == "active" and ram.get("dirty-sync-count", 0) >= 1:
                 self.vm.phase("pre-copy")
                 enabling = False
+                self.look_at_split(info)
             if until(status, ram):
                 return info
             check(status not in ("completed", "cancelled"), f"migration is {status} too early")

@@ -14,6 +14,10 @@ from common import (
     check, note)
 
 
+# Where contrib/qemu/build.sh leaves it, as the guest sees it; what Debian has belongs to it.
+OURS = ["/build/qemu/qemu-system-x86_64", "-L", "/usr/share/qemu"]
+
+
 class Qemu:
     """A QEMU with one guest, and its QMP connection."""
     count = 0
@@ -34,8 +38,8 @@ class Qemu:
         else:
             mem = f"memory-backend-ram,id=mem,size={size},prealloc=on"
         accel = "kvm" + test.accel
-        args = ["qemu-system-x86_64", "-name", self.name, "-machine", "pc,memory-backend=mem",
-                "-accel", accel, "-cpu", "host", "-smp", "2",
+        args = [*(OURS if test.threads else ["qemu-system-x86_64"]), "-name", self.name,
+                "-machine", "pc,memory-backend=mem", "-accel", accel, "-cpu", "host", "-smp", "2",
                 "-m", f"{size},slots=2,maxmem=1G", "-object", mem, "-bios", test.rom,
                 "-nodefaults", "-no-user-config", "-display", "none", "-vga", "none",
                 "-no-shutdown", "-S",

@@ -82,6 +82,23 @@ def scenario_table(found):
         yield "| " + " | ".join([backend, title, *status, *pages, *down]) + " |"
 
 
+def split_table(found):
+    """What the QEMU of contrib/qemu split ahead: pages before, when logging begins, and when
+    the migration has been cancelled."""
+    yield ("| memory | scenario | threads | split | recovered | setup [ms] | 4 KiB and 2 MiB pages "
+           "before | when logging begins | cancelled |")
+    yield "|---|---|--:|--:|--:|--:|--:|--:|--:|"
+    for (backend, name), sides in found.items():
+        ahead = sides.get("rust", {}).get("split_ahead", {})
+        if "total" not in ahead:
+            continue
+        pages = ["{}, {}".format(*ahead[when]) if when in ahead else "-"
+                 for when in ("before", "logging", "cancelled")]
+        cells = [f"{ahead[key] / ahead['total']:.0%}" for key in ("split", "recovered")]
+        yield "| " + " | ".join([backend, sides["rust"]["title"], str(ahead["threads"]), *cells,
+                                 str(ahead.get("setup_ms", "-")), *pages]) + " |"
+
+
 def problems(found):
     """(backend, scenario, side, why) of what did not pass."""
     for (backend, name), sides in found.items():
@@ -242,14 +259,20 @@ def main():
         lines += ["In real time on the emulator, 64 MiB:", "", *scenario_table(real), ""]
     if missing:
         lines += [f"Not run: the parts {', '.join(missing)} of `make migrate`.", ""]
-    lines += ["Where one instruction is one nanosecond (`-icount`), 128 MiB:", "",
-              *scenario_table(exact), "",
-              "How late a vCPU is served there, by phase (target: half of C's):", "",
-              *stall_table(exact), "", *ahead_table(exact)]
+    if exact:
+        lines += ["Where one instruction is one nanosecond (`-icount`), 128 MiB:", "",
+                  *scenario_table(exact), "",
+                  "How late a vCPU is served there, by phase (target: half of C's):", "",
+                  *stall_table(exact), "", *ahead_table(exact)]
+    name = "migrate"
+    if any("split_ahead" in side for found in (real, exact) for sides in found.values()
+           for side in sides.values()):
+        name = "migrate-ours"
+        lines += ["What was split ahead on Rust:", "", *split_table(real | exact)]
     failed = [*problems(real), *problems(exact)]
     for document in args[:-1]:
         if document.endswith(".md"):
-            put_into(Path(document), "migrate", lines)
+            put_into(Path(document), name, lines)
         else:
             plot(exact, Path(document))
     print("\n".join(lines))

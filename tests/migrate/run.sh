@@ -7,14 +7,16 @@
 #   run.sh                      all parts, then the tables
 #   run.sh     part PART...     only these parts
 #   run.sh     table [FILE]...  the tables of the parts that were run; a document
-#                               FILE.md gets them between its marks, FILE.svg the plot
+#                               FILE.md gets them between its marks, FILE.svg the plot;
+#                               PARTS=some: of the last "run.sh SCENARIO..."
 #   run.sh     show             a migration that tools/kvm/mmu_lock_stat watches, on the Rust MMU;
 #                               its pictures go into the documentation
 #   run.sh     ci               two scenarios on the Rust MMU, for 'make test'
 #   run.sh     SCENARIO...      only these scenarios, without the tables
 # BACKENDS=, of hugetlb and thp: what backs the guest's memory there (both). MMUS=, of c and
-# rust: which of them (both). DIRTY_LOG=dirty_bits: how Rust finds writes.
-# JSON, plot and logs in build/logs/migrate.
+# rust: which of them (both). DIRTY_LOG=dirty_bits: how Rust finds writes. QEMU=ours: with
+# the QEMU of contrib/qemu, which splits huge pages ahead, in two threads, on Rust.
+# JSON, plot and logs in build/logs/migrate, or build/logs/migrate-ours.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/../../scripts/lib.sh"
@@ -45,14 +47,20 @@ declare -A scenarios=(
 	[exact]="completes cancelled cancel_running split_ahead"
 )
 parts=({hugetlb,thp}-{1,2,3} hugetlb-exact)
-logs=$BUILD/logs/migrate
+logs=$BUILD/logs/migrate${QEMU:+-$QEMU}
+case ${QEMU:-} in
+"") ;;
+ours)
+	[[ -x $BUILD/qemu/qemu-system-x86_64 ]] || die "contrib/qemu is not built; run 'make qemu'" ;;
+*)	die "QEMU=$QEMU: the only other one is QEMU=ours" ;;
+esac
 
 # boot NAME SCENARIOS BACKENDS DRIVER-OPTIONS MIB BOOT-OPTIONS...
 boot()
 {
 	local name=$1 options
 	# shellcheck disable=SC2086 # words
-	options="$4 $(printf -- '-o %s ' $2)"
+	options="$4 ${QEMU:+--ours 2} $(printf -- '-o %s ' $2)"
 	rm -rf "${BUILD:?}/logs/$name"
 	mkdir -p "$BUILD/logs/$name"
 	printf '%s\n' "${MMUS:-c rust}" "$3" "$2" >"$BUILD/logs/$name/wanted"
@@ -68,13 +76,14 @@ part()
 		die "migrate/run.sh: no part '$1'; the parts are: ${parts[*]}"
 	case $1 in
 	*-exact)
-		boot "migrate/$1" "$wanted" "${1%-*}" "" 128 --icount --timeout 1200 ;;
-	*)	boot "migrate/$1" "$wanted" "${1%-*}" "-s 40" 64 --thread single --timeout 1200 ;;
+		boot "${logs##*/}/$1" "$wanted" "${1%-*}" "" 128 --icount --timeout 1200 ;;
+	*)	boot "${logs##*/}/$1" "$wanted" "${1%-*}" "-s 40" 64 --thread single --timeout 1200 ;;
 	esac
 }
 
 table()
 {
+	[[ ! ${PARTS:-} ]] || read -ra parts <<<"$PARTS"
 	printf '%s\n' "${parts[@]}" >"$logs/parts"
 	"$TOP/scripts/in-root" python3 -B "$TOP/tests/migrate/report.py" "$@" "$logs"
 }
@@ -106,10 +115,10 @@ show)
 		status=1
 	fi ;;
 ci)
-	MMUS=rust boot test/migrate "completes cancelled" hugetlb "" 64 --icount --timeout 600 ||
+	QEMU='' MMUS=rust boot test/migrate "completes cancelled" hugetlb "" 64 --icount --timeout 600 ||
 		status=1 ;;
 *)
-	boot migrate/some "$*" "${BACKENDS:-hugetlb thp}" "-s 40" 64 --thread single \
+	boot "${logs##*/}/some" "$*" "${BACKENDS:-hugetlb thp}" "-s 40" 64 --thread single \
 		--timeout 1800 || status=1 ;;
 esac
 exit "$status"

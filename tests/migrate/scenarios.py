@@ -37,12 +37,13 @@ class Scenarios(Migration):
     def cancel(self, mapped):
         """Cancels, and counts the pages as soon as that is done."""
         self.vm.qmp("migrate_cancel")
-        self.wait(lambda status, ram: status == "cancelled")
+        info = self.wait(lambda status, ram: status == "cancelled")
         recovered = self.vm.pages()
         self.cost = self.faults_and_writes()
         self.result["pages_4k_2m_1g"].append(recovered)
         check(recovered[1] == mapped[1],
               f"huge pages are not back: {mapped} before, {recovered} after cancelling")
+        self.look_at_recovery(info)
 
     def scenario_cancelled(self):
         """cancelled midway, the guest stays"""

@@ -242,6 +242,39 @@ def bench_tests(tmp):
         case(0.1, uncounted=3)[0] != 0
 
 
+def migrate_tests(tmp):
+    """The table of what QEMU has split ahead."""
+    ahead = {"threads": 2, "total": 1 << 27, "split": 1 << 27, "recovered": 1 << 27, "setup_ms": 9,
+             "before": [40, 31, 0], "logging": [15912, 0, 0], "cancelled": [40, 31, 0]}
+
+    def run(split_ahead, ran=("c", "rust")):
+        logs = tmp / f"migrate{len(list(tmp.iterdir()))}"
+        for side in ran:
+            (logs / "hugetlb-1" / side).mkdir(parents=True)
+            result = {"scenario": "s", "title": "a title", "status": "pass", "pages": 7}
+            if side == "rust" and split_ahead:
+                result["split_ahead"] = split_ahead
+            (logs / "hugetlb-1" / side / "hugetlb.json").write_text(json.dumps(
+                {"engine": side, "build": side, "backend": "hugetlb", "results": [result]}))
+        (logs / "hugetlb-1/wanted").write_text("c rust\nhugetlb\ns\n")
+        (logs / "parts").write_text("hugetlb-1\n")
+        page = logs / "page.md"
+        page.write_text("".join(f"<!-- {name}: {end} -->\n" for name in ("migrate", "migrate-ours")
+                                for end in ("begin", "end")))
+        return *tool("migrate/report.py", page, logs), page.read_text()
+
+    status, out, page = run(ahead)
+    yield "migrate: shows what was split ahead, and where", status == 0 and \
+        "| 2 | 100% | 100% | 9 | 40, 31 | 15912, 0 | 40, 31 |" in out and \
+        page.startswith("<!-- migrate: begin -->\n<!-- migrate: end -->")
+    yield "migrate: what was not cancelled has no pages then", \
+        "| 9 | 40, 31 | 15912, 0 | - |" in run({k: v for k, v in ahead.items() if k != "cancelled"})[1]
+    status, out, page = run(None)
+    yield "migrate: without it there is no such table", status == 0 and "threads" not in out and \
+        page.endswith("<!-- migrate-ours: begin -->\n<!-- migrate-ours: end -->\n")
+    yield "migrate: a side that has not run fails", run(ahead, ("rust",))[0] == 1
+
+
 LOCK_STATS = """mmu_lock_stats Y
 vm write_wait count=2 ns=5000 max_ns=3000 hist=2048:1,4096:1,
 vm hold_clear count=1 ns=40000000 max_ns=40000000 hist=67108864:1,
@@ -469,7 +502,8 @@ def main():
     with tempfile.TemporaryDirectory() as name:
         for index, tests in enumerate((table_tests, compare_tests, summary_tests,
                                        bench_tests, matrix_tests,
-                                       btf_tests, hw_check_tests, lock_stat_tests)):
+                                       btf_tests, hw_check_tests, lock_stat_tests,
+                                       migrate_tests)):
             tmp = Path(name) / str(index)
             tmp.mkdir()
             for what, passed in tests(tmp):
