@@ -38,9 +38,14 @@ class Qemu:
         else:
             mem = f"memory-backend-ram,id=mem,size={size},prealloc=on"
         accel = "kvm" + test.accel
+        maxmem, more = "1G", []
+        if test.untouched_gib and not incoming:
+            maxmem = f"{test.untouched_gib + 1}G"
+            more = ["-object", f"memory-backend-ram,id=big,size={test.untouched_gib}G,reserve=off",
+                    "-device", "pc-dimm,memdev=big"]
         args = [*(OURS if test.threads else ["qemu-system-x86_64"]), "-name", self.name,
                 "-machine", "pc,memory-backend=mem", "-accel", accel, "-cpu", "host", "-smp", "2",
-                "-m", f"{size},slots=2,maxmem=1G", "-object", mem, "-bios", test.rom,
+                "-m", f"{size},slots=2,maxmem={maxmem}", "-object", mem, *more, "-bios", test.rom,
                 "-nodefaults", "-no-user-config", "-display", "none", "-vga", "none",
                 "-no-shutdown", "-S",
                 *(word for path in (self.path, *self.monitors)

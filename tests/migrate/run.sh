@@ -48,6 +48,7 @@ declare -A scenarios=(
 )
 parts=({hugetlb,thp}-{1,2,3} hugetlb-exact)
 logs=$BUILD/logs/migrate${QEMU:+-$QEMU}
+[[ ! ${QEMU:-} ]] || scenarios[1]+=" split_cancelled"
 case ${QEMU:-} in
 "") ;;
 ours)

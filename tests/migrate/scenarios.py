@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
 """The scenarios, and running them."""
+import os
 import struct
 import subprocess
 import time
@@ -70,6 +71,43 @@ class Scenarios(Migration):
             self.cancel(mapped)
             self.leave()
         self.end_cancelled()
+
+    def scenario_split_cancelled(self):
+        """cancelled while huge pages are split ahead"""
+        if not self.threads or self.engine == "c" or self.shared:
+            raise Skipped("needs a QEMU and an MMU that split ahead, and the machine for itself")
+        # Going through all that takes long enough to be met in it.
+        self.shut()
+        self.untouched_gib = 700
+        self.boot()
+        self.run_for(100)
+        mapped = self.vm.pages()
+        # Whoever splits gets what we and QEMU's main loop leave, of the one processor.
+        first = os.sched_param(30)
+        for pid in (0, self.vm.process.pid):
+            os.sched_setscheduler(pid, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, first)
+        try:
+            self.start()
+            deadline = time.monotonic() + 60
+            while True:
+                info = self.vm.qmp("query-migrate")
+                if info.get("split-ahead", {}).get("split"):
+                    break
+                check(time.monotonic() < deadline, f"nothing is split: {info}")
+                time.sleep(0.005)
+            self.vm.qmp("migrate_cancel")
+        finally:
+            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+        check(info["status"] == "setup" and info["split-ahead"]["split"] < info["split-ahead"]["total"],
+              f"all was split before it could be cancelled: {info}")
+        done = self.wait(lambda status, ram: status == "cancelled")
+        progress, pages = done["split-ahead"], self.vm.pages()
+        check(progress["split"] < progress["total"], f"it did not end early: {progress}")
+        check(pages[1] == mapped[1], f"huge pages are not back: {mapped} before, {pages} after it")
+        self.look_at_recovery(done)
+        self.leave()
+        self.wait_ticks(self.vm, 20)
+        self.verify()
 
     def leave(self):
         """The destination of a migration that was cancelled goes."""
@@ -343,10 +381,11 @@ class Scenarios(Migration):
         subprocess.run(["dmesg", "-C"], check=True)
         try:
             self.eager("Y")
-            if self.accel or self.ahead:
+            if self.accel or self.ahead or self.untouched_gib:
                 self.shut()
                 self.accel = ""
                 self.ahead = False
+                self.untouched_gib = 0
             if not self.vm:
                 self.boot()
             self.vm.set(batch=self.batch)
