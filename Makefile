@@ -82,7 +82,7 @@ test-mutants: lab
 	@tests/mutants/run.sh $(MUTANTS)
 
 ## make test-cargo-mutants  check that the host tests and the simulation notice what
-##                 cargo-mutants breaks; hours, resumable; SAMPLE=n (200), SEED=n
+##                 cargo-mutants breaks; resumable; SAMPLE=n (200), SEED=n
 test-cargo-mutants: root
 	@SAMPLE='$(or $(SAMPLE),200)' SEED='$(or $(SEED),15)' tests/cargo-mutants/run.sh
 
@@ -123,7 +123,8 @@ sim: root
 sim-every: root
 	@tests/sim/run.sh every $(if $(WORLD),--world '$(WORLD)') $(if $(PREEMPTIONS),--preemptions '$(PREEMPTIONS)')
 
-## make sim-mutants  check that the simulation finds the bugs planted in the MMU
+## make sim-mutants  check that the simulation finds the bugs planted in the MMU;
+##                 resumable; MUTANTS='BUG ...'
 sim-mutants: root
 	@tests/sim/run.sh mutants $(MUTANTS)
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0
 """Draws mutants from cargo-mutants' list.
 
-draw.py COUNT SEED DIRECTORY <LIST.json: the same for the same list and seed. Writes the diff of each to
-a file in the directory, and says its number and name.
+draw.py COUNT SEED DIRECTORY <LIST.json: so many, or "all"; the same for the same list and seed. Writes the
+diff of each to a file in the directory, and says its number and name. The first is 1.
 """
 
 import json
@@ -19,12 +19,13 @@ def name(mutant: dict) -> str:
 
 
 def main() -> None:
-    count, seed, directory = int(sys.argv[1]), int(sys.argv[2]), pathlib.Path(sys.argv[3])
+    seed, directory = int(sys.argv[2]), pathlib.Path(sys.argv[3])
     mutants = sorted(json.load(sys.stdin), key=name)
+    count = len(mutants) if sys.argv[1] == "all" else int(sys.argv[1])
     if count > len(mutants):
         sys.exit(f"error: {count} mutants are wanted, and there are {len(mutants)}")
     drawn = random.Random(seed).sample(mutants, count)
-    for number, mutant in enumerate(drawn):
+    for number, mutant in enumerate(drawn, 1):
         lines = mutant["diff"].splitlines(keepends=True)
         # The name stands where patch looks for that of the file.
         head = [f"--- a/{mutant['file'].removeprefix('src/')}\n",

@@ -1,16 +1,20 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 # 'make test-cargo-mutants': whether the host tests and the simulation notice what cargo-mutants
-# breaks. Hours; interrupted, each part goes on where it was. As TAP.
+# breaks. All mutants are in one build, each behind a switch; those that are in no function's body, and so
+# cannot be, are built alone.
+# Interrupted, it goes on where it was.
 #   run.sh [pure|sample]...   pure: all of pure/, by the host tests. sample: a sample of the algorithms,
 #                             drawn by a seed, by the simulation. Both, if none is named
 #   run.sh again              tries those again that were missed
 #   run.sh report             what was found so far: a table for results/cargo-mutants.md
-# SAMPLE=n (200), SEED=n (15), SECONDS_EACH=n (6): the sample's size and seed, and how long the
-# simulation looks for each.
+# SAMPLE=n (200), SEED=n (15), SECONDS_EACH=n (6): the sample's size and seed, and how many seconds of a
+# CPU the simulation looks for each.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/../../scripts/lib.sh"
+# shellcheck source=tests/switch.sh
+. "$TOP/tests/switch.sh"
 if [[ ! ${LAB_INSIDE:-} ]]; then
 	# Whom to trust is the machine's business: it may have a proxy of its own.
 	trust=()
@@ -23,10 +27,9 @@ fi
 version=25.3.1
 tool=$CACHE/cargo-mutants-$version/bin/cargo-mutants
 host=$TOP/tools/testing/kvm-mmu-rs mmu=$TOP/arch/x86/kvm/mmu/rust
+sim=tools/testing/kvm-mmu-rs/sim
 work=$BUILD/cargo-mutants
 here=$TOP/tests/cargo-mutants
-# Of so many parts pure/ is tried in one after the other. A part that was interrupted begins anew.
-parts=40
 sample=${SAMPLE:-200} seed=${SEED:-15} seconds=${SECONDS_EACH:-6}
 for n in "$sample" "$seed" "$seconds"; do
 	[[ $n =~ ^[1-9][0-9]*$ ]] || die "'$n' is no number; SAMPLE, SEED and SECONDS_EACH are"
@@ -53,13 +56,89 @@ fresh()
 	echo "$sum" >"$dir/sum"
 }
 
+# is_current PROGRAM DIRECTORY...: whether it is newer than all Rust there.
+is_current()
+{
+	[[ -e $1 && ! $(find "${@:2}" -name '*.rs' -newer "$1") ]]
+}
+
+# list DIRECTORY COUNT SOURCES ROOT FILE...: so many ("all") of cargo-mutants' mutants of these files. SOURCES
+# holds the crate's, ROOT is its first. Numbers and names are in DIRECTORY/list, diffs in DIRECTORY/diffs.
+list()
+{
+	local dir=$1 count=$2 sources=$3 root=$4 file files=()
+	shift 4
+	for file; do
+		files+=(-f "src/$file")
+	done
+	[[ ! -e $dir/list ]] || return 0
+	rm -rf "$dir/crate"
+	mkdir -p "$dir/crate" "$dir/diffs"
+	cp -a "$sources" "$dir/crate/src"
+	printf '%s\n' '[package]' 'name = "crate"' 'edition = "2021"' '[lib]' \
+		"path = \"src/$root\"" '[workspace]' >"$dir/crate/Cargo.toml"
+	"$tool" mutants --dir "$dir/crate" --list --json --diff "${files[@]}" 2>"$dir/log" |
+		python3 -B "$here/draw.py" "$count" "$seed" "$dir/diffs" >"$dir/list.part"
+	sed "s|^\([0-9]*\)\t.*|\1=$dir/diffs/\1|" "$dir/list.part" >"$dir/bugs"
+	mv "$dir/list.part" "$dir/list"
+}
+
+# each DIRECTORY SOURCES CRATE: tries those of DIRECTORY/list that have no line in DIRECTORY/outcomes yet.
+# Such a line has the number, what came of it, the seconds, and the name. Uses the functions try NUMBER,
+# whose status says whether the bug was missed (0), or the tests did not end (152), and build_alone.
+each()
+{
+	local dir=$1 sources=$2 crate=$3 n name status before
+	touch "$dir/outcomes"
+	while IFS=$'\t' read -r n name; do
+		! grep -q "^$n	" "$dir/outcomes" || continue
+		! grep -qx "$n" "$dir/alone" || continue
+		status=0 before=$EPOCHREALTIME
+		if grep -qx "$n" "$dir/unviable"; then
+			status=unviable
+		else
+			try "$n" || status=$?
+		fi
+		outcome_is "$status"
+	done <"$dir/list"
+	while IFS=$'\t' read -r n name; do
+		! grep -q "^$n	" "$dir/outcomes" || continue
+		status=0 before=$EPOCHREALTIME
+		rsync -a --delete --exclude /target "$sources/" "$crate/"
+		patch -d "$crate" -p1 --quiet --no-backup-if-mismatch <"$dir/diffs/$n" >&2 ||
+			die "cargo-mutants' diff for '$name' does not apply"
+		if build_alone; then
+			try 0 || status=$?
+		else
+			status=unviable
+		fi
+		outcome_is "$status"
+	done <"$dir/list"
+}
+
+# outcome_is STATUS: writes the line of the mutant that each is at.
+outcome_is()
+{
+	local what
+	case $1 in
+	0) what=missed ;;
+	152) what=timeout ;;
+	unviable) what=unviable ;;
+	# A failure, a panic, an abort, an overflow of the stack.
+	1|101|134|139) what=caught ;;
+	*) die "with '$name' the tests ended with status $1, see $dir/log" ;;
+	esac
+	printf '%s\t%s\t%s\t%s\n' "$n" "$what" \
+		"$(awk "BEGIN { printf \"%.1f\", $EPOCHREALTIME - $before }")" "$name" >>"$dir/outcomes"
+	say "${dir##*/}: $(wc -l <"$dir/outcomes") of $(wc -l <"$dir/list"): $what: $name"
+}
+
 # --- pure/, by the host tests
 
-# The tests as one crate whose sources are all below it, and as one program, which is soon linked. It is
-# built in place: whatever an interrupted run has left of a mutant is overwritten.
+# The tests as one crate whose sources are all below it, and as one program.
 pure_tree()
 {
-	local new=$work/new test
+	local new=$1 test
 	rm -rf "$new"
 	mkdir -p "$new/tests/all"
 	cp -a "$host"/{Cargo.toml,Cargo.lock,src} "$new/"
@@ -72,7 +151,8 @@ pure_tree()
 		test=${test##*/}
 		echo "mod ${test%.rs};" >>"$new/tests/all/main.rs"
 	done
-	sed -i 's/^publish = false/&\nautotests = false/' "$new/Cargo.toml"
+	# They have no use for loom, either.
+	sed -i 's/^publish = false/&\nautotests = false/; /^loom = /d' "$new/Cargo.toml"
 	cat >>"$new/Cargo.toml" <<-'END'
 
 		[lib]
@@ -83,161 +163,150 @@ pure_tree()
 		path = "tests/all/main.rs"
 		[profile.dev]
 		debug = false
+		opt-level = 1
 		[profile.dev.package."*"]
 		opt-level = 3
 	END
-	rsync -a --checksum --delete --exclude /target "$new/" "$work/tree/"
-	# What was overwritten is as old as it was before, which cargo would not notice.
-	find "$work/tree/src" "$work/tree/tests" -name '*.rs' -exec touch {} +
-	env -C "$work/tree" cargo test --quiet --locked >"$work/log" 2>&1 ||
-		die "the host tests fail as they are, see $work/log"
 }
 
-# try_them DIRECTORY OPTION...: those that the options select.
-try_them()
+# program NAME: builds the tests; copies the program to that file.
+program()
 {
-	local dir=$1 status=0 what
-	mkdir -p "$dir"
-	PROPTEST_MAX_SHRINK_ITERS=0 "$tool" mutants --dir "$work/tree" --in-place -o "$dir" \
-		-f 'src/pure/**' --baseline skip --timeout 20 --build-timeout 300 --colors never --no-shuffle \
-		"${@:2}" >"$dir/log" 2>&1 || status=$?
-	# 2: some were missed; 3: some did not end, which is noticed as well.
-	case $status in
-	0|2|3)	;;
-	*)	die "cargo-mutants ended with status $status, see $dir/log" ;;
-	esac
-	for what in caught timeout unviable; do
-		cat "$dir/mutants.out/$what.txt" >>"$dir/$what"
-	done
-	cp "$dir/mutants.out/missed.txt" "$dir/missed"
-}
-
-# count NAME: of all parts.
-count()
-{
-	cat /dev/null "$work"/pure/*/"$1" 2>/dev/null | sort -u | wc -l
+	local dir=$work/pure built
+	built=$(env "${switch_env[@]}" CARGO_TARGET_DIR="$dir/target" cargo test --no-run \
+		--manifest-path "$dir/tree/Cargo.toml" --message-format json 2>"$dir/log" |
+		sed -n 's/.*"executable":"\([^"]*\)".*/\1/p')
+	[[ $built ]] && cp "$built" "$1"
 }
 
 pure()
 {
-	local n
-	fresh "$work/pure" <(echo "$parts") "$mmu"/pure/*.rs
-	pure_tree
-	for ((n = 0; n < parts; n++)); do
-		[[ ! -e $work/pure/$n/missed ]] || continue
-		try_them "$work/pure/$n" --shard "$n/$parts"
-		say "pure/: part $((n + 1)) of $parts: $(count caught) caught, $(count timeout) did not end," \
-			"$(count missed) missed, $(count unviable) do not compile"
-	done
-}
-
-again()
-{
-	local n names
-	pure_tree
-	for ((n = 0; n < parts; n++)); do
-		[[ -s $work/pure/$n/missed ]] || continue
-		# As regular expressions.
-		mapfile -t names < <(sed 's/[][\.*^$+?(){}|]/\\&/g; s/.*/^&$/' "$work/pure/$n/missed")
-		try_them "$work/pure/$n" "${names[@]/#/--re=}"
-		say "pure/: part $((n + 1)) of $parts: $(count missed) missed"
-	done
-	if [[ -e $work/sample/outcomes ]]; then
-		sed -i '/^[0-9]*\tmissed\t/d' "$work/sample/outcomes"
-		sample
+	local dir=$work/pure
+	fresh "$dir" "$mmu"/pure/*.rs
+	mkdir -p "$dir/tree"
+	pure_tree "$dir/new"
+	list "$dir" all "$dir/new/src" lib.rs 'pure/**'
+	rsync -a --delete --exclude /target "$dir/new/" "$dir/tree/"
+	if ! is_current "$dir/program" "$mmu/pure" "$host"/{src,tests}; then
+		switch_in "$dir/new/src" "$dir/tree/src" lib.rs "$dir" \
+			cargo check --manifest-path "$dir/tree/Cargo.toml" --lib --message-format json
+		program "$dir/program" || die "the host tests do not build, see $dir/log"
+		MUTANT=0 "$dir/program" >"$dir/log" 2>&1 || {
+			rm "$dir/program"
+			die "the host tests fail as they are, see $dir/log"
+		}
 	fi
-}
 
-# Those that were missed and are not in the list, with their reasons, of what changes nothing. A line of
-# cargo-mutants' begins with a place, which moves; the list has the file and the rest.
-unexplained()
-{
-	local file
-	for file; do
-		[[ ! -e $file ]] || cat "$file"
-	done | sed -E 's/^([^:]*):[0-9]+:[0-9]+: /\1: /' | sort -u |
-		grep -vxFf <(sed -n 's/^  //p' "$here/equivalent") || :
+	build_alone()
+	{
+		program "$dir/program.alone"
+	}
+	try()
+	{
+		local run=$dir/program
+		(($1)) || run+=.alone
+		MUTANT=$1 PROPTEST_MAX_SHRINK_ITERS=0 limited 5 "$run" >"$dir/log" 2>&1
+	}
+	each "$dir" "$dir/new/src" "$dir/tree/src"
 }
 
 # --- the algorithms, by the simulation
 
-sim=tools/testing/kvm-mmu-rs/sim
-
-# For each mutant a line of its number, what came of it, seconds of a CPU, and its name.
 sample()
 {
-	local dir=$work/sample tree=$work/sample/tree crate n name status line
-	local program=$dir/target/mutant/kvm-mmu-sim
+	local dir=$work/sample tree=$work/sample/tree crate
 	fresh "$dir" <(echo "$seed $sample") "$mmu"/{change,walk}.rs "$mmu"/ops/*.rs "$mmu"/ops/*/*.rs \
 		"$mmu"/rmap/*.rs "$mmu"/rmap/ops/*.rs
-	if [[ ! -e $dir/list ]]; then
-		mkdir -p "$dir/crate" "$dir/diffs"
-		cp -a "$mmu" "$dir/crate/src"
-		printf '%s\n' '[package]' 'name = "kvm_rust_mmu"' 'edition = "2021"' '[lib]' \
-			'path = "src/rust_mmu.rs"' '[workspace]' >"$dir/crate/Cargo.toml"
-		PROPTEST_MAX_SHRINK_ITERS=0 "$tool" mutants --dir "$dir/crate" --list --json --diff -f 'src/ops/**' -f 'src/rmap/**' \
-			-f src/change.rs -f src/walk.rs 2>"$dir/log" |
-			python3 -B "$here/draw.py" "$sample" "$seed" "$dir/diffs" >"$dir/list.part"
-		mv "$dir/list.part" "$dir/list"
-	fi
-
+	list "$dir" "$sample" "$mmu" rust_mmu.rs 'ops/**' 'rmap/**' change.rs walk.rs
 	mkdir -p "$tree"
 	rsync -a --delete --exclude target --include '/arch/***' --include '/rust/***' \
 		--include '/tools/***' --exclude '*' "$TOP/arch" "$TOP/rust" "$TOP/tools" "$tree/"
 	crate=$tree/$sim/mmu/$(sed -n 's|^path = "\(.*\)/rust_mmu.rs"|\1|p' "$TOP/$sim/mmu/Cargo.toml")
-	touch "$dir/outcomes"
-	while IFS=$'\t' read -r n name; do
-		! grep -q "^$n	" "$dir/outcomes" || continue
-		rsync -a --delete "$mmu/" "$crate/"
-		patch -d "$crate" -p1 --quiet --no-backup-if-mismatch <"$dir/diffs/$n" >&2 ||
-			die "cargo-mutants' diff for '$name' does not apply"
-		status=0 line=''
-		if ! env -C "$tree/$sim" CARGO_TARGET_DIR="$dir/target" RUSTFLAGS="--cap-lints warn" \
-			cargo build --profile mutant --locked --quiet >"$dir/log" 2>&1; then
-			line=unviable
-		else
-			# A bug that most runs meet is met at once; then a longer look, scenario by scenario.
-			timeout "$((20 * seconds + 60))" "$program" --minutes "$(awk "BEGIN { print $seconds / 60 }")" \
-				>"$dir/log" 2>&1 || status=$?
-			case $status in
-			0) line=missed ;;
-			124) line=timeout ;;
-			*) line=caught ;;
-			esac
-		fi
-		printf '%s\t%s\t%s\t%s\n' "$n" "$line" \
-			"$(sed -n 's/^  schedule .* run, \(.*\) s of a CPU/\1/p' "$dir/log")" "$name" >>"$dir/outcomes"
-		say "sample: $(wc -l <"$dir/outcomes") of $sample: $line: $name"
-	done <"$dir/list"
+	simulation()
+	{
+		env -C "$tree/$sim" "${switch_env[@]}" CARGO_TARGET_DIR="$dir/target" \
+			cargo build --profile mutant --locked --quiet >"$dir/log" 2>&1 &&
+			cp "$dir/target/mutant/kvm-mmu-sim" "$1"
+	}
+	if ! is_current "$dir/program" "$mmu" "$TOP/$sim"; then
+		switch_in "$mmu" "$crate" rust_mmu.rs "$dir" env -C "$tree/$sim" CARGO_TARGET_DIR="$dir/check" \
+			cargo check -p kvm_rust_mmu --locked --message-format json
+		simulation "$dir/program" || die "the simulation does not build, see $dir/log"
+	fi
+
+	build_alone()
+	{
+		simulation "$dir/program.alone"
+	}
+	try()
+	{
+		local run=$dir/program
+		(($1)) || run+=.alone
+		# A bug that most runs meet is met at once.
+		MUTANT=$1 limited "$((3 * seconds + 20))" "$run" \
+			--minutes "$(awk "BEGIN { print $seconds / 60 }")" >"$dir/log" 2>&1
+	}
+	each "$dir" "$mmu" "$crate"
 }
 
-# outcome NAME: how many of the sample.
+again()
+{
+	local part
+	for part in pure sample; do
+		[[ ! -e $work/$part/outcomes ]] || {
+			sed -i '/^[0-9]*\tmissed\t/d' "$work/$part/outcomes"
+			"$part"
+		}
+	done
+}
+
+# missed PART: those that were missed, without line and column, which move.
+missed()
+{
+	cut -f2,4 "$work/$1/outcomes" | sed -n 's/^missed\t//p' | sed -E 's/^([^:]*):[0-9]+:[0-9]+: /\1: /'
+}
+
+# unexplained PART: those of them that are not in the list, with their reasons, of what changes nothing.
+unexplained()
+{
+	missed "$1" | grep -vxFf <(sed -n 's/^  //p' "$here/equivalent") || :
+}
+
+# outcome PART NAME: how many.
 outcome()
 {
-	cut -f2 "$work/sample/outcomes" | grep -cx "$1" || :
+	cut -f2 "$work/$1/outcomes" | grep -cx "$2" || :
+}
+
+# percent CAUGHT MISSED
+percent()
+{
+	awk "BEGIN { printf \"%.1f %%\", 100 * $1 / ($1 + $2) }"
 }
 
 report()
 {
-	local caught missed left
-	echo "| what | mutants | caught | did not end | missed | of these, change nothing | do not compile |"
-	echo "|---|--:|--:|--:|--:|--:|--:|"
-	if compgen -G "$work/pure/*/missed" >/dev/null; then
-		caught=$(count caught) missed=$(count missed)
-		left=$(unexplained "$work"/pure/*/missed | wc -l)
-		echo "| \`pure/\`, by the host tests | $((caught + missed + $(count timeout) + $(count unviable))) |" \
-			"$caught | $(count timeout) | $missed | $((missed - left)) | $(count unviable) |"
-	fi
-	if [[ -e $work/sample/outcomes ]]; then
-		cut -f2,4 "$work/sample/outcomes" | sed -n 's/^missed\t//p' >"$work/sample/missed"
-		left=$(unexplained "$work/sample/missed" | wc -l)
-		echo "| a sample of the algorithms, by the simulation | $(wc -l <"$work/sample/outcomes") |" \
-			"$(outcome caught) | $(outcome timeout) | $(outcome missed) | $(($(outcome missed) - left)) |" \
-			"$(outcome unviable) |"
-	fi
+	local part what caught ended missed left
+	echo "| what | mutants | do not compile | caught | do not end | missed | of these, change nothing |" \
+		"caught, of all that compile | of those that change something |"
+	echo "|---|--:|--:|--:|--:|--:|--:|--:|--:|"
+	for part in pure sample; do
+		[[ -e $work/$part/outcomes ]] || continue
+		# shellcheck disable=SC2016 # Markdown's backquotes
+		what='`pure/`, by the host tests'
+		[[ $part = pure ]] || what='a sample of the algorithms, by the simulation'
+		caught=$(outcome "$part" caught) ended=$(outcome "$part" timeout) missed=$(outcome "$part" missed)
+		left=$(unexplained "$part" | wc -l)
+		echo "| $what | $(wc -l <"$work/$part/outcomes") | $(outcome "$part" unviable) | $caught | $ended |" \
+			"$missed | $((missed - left)) |" \
+			"$(percent $((caught + ended)) "$missed") | $(percent $((caught + ended)) "$left") |"
+	done
 	echo
-	# shellcheck disable=SC2016 # Markdown's backquotes
-	unexplained "$work"/pure/*/missed "$work"/sample/missed | sed 's/^/- `/; s/$/`/'
+	for part in pure sample; do
+		# shellcheck disable=SC2016 # Markdown's backquotes
+		[[ ! -e $work/$part/outcomes ]] || unexplained "$part" | sort | uniq -c |
+			sed -E 's/^ *([0-9]+) (.*)/- `\2` (\1)/; s/ \(1\)$//'
+	done
 }
 
 # What is not there yet says nothing.
@@ -248,5 +317,5 @@ for part in "$@"; do
 done
 for part in "$@"; do
 	[[ $part = report ]] || install_tool
-	( "$part" )
+	"$part"
 done

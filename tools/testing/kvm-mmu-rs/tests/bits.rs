@@ -4,7 +4,10 @@
 
 use kvm_mmu_rs::{
     formats,
-    pure::{leaf, spte, Gfn, GfnRange, Hpa, Level, LogProtected, Masks, Pfn, Protect, Role, Spte},
+    pure::{
+        leaf, protect, spte, Gfn, GfnRange, Hpa, Level, LogProtected, Masks, Pfn, Protect, Role,
+        Spte,
+    },
 };
 use proptest::prelude::*;
 
@@ -198,6 +201,24 @@ proptest! {
             prop_assert_eq!(LogProtected::new(&masks).writable(writable), writable);
             prop_assert_eq!(leaf::unprotected(unprotected, &masks), unprotected);
             prop_assert_eq!(unprotected.0 & !leaf & !(WRITABLE | masks.dirty), 0);
+        }
+    }
+}
+
+proptest! {
+    /// A protected leaf has lost W, or D where the CPU logs what sets it; and, if writes are tracked, what a
+    /// fast page fault takes for the permission to set W again.
+    #[test]
+    fn protection_takes_away_one_right(leaf: u64, ad_type in 0u64..3) {
+        for masks in all_masks() {
+            let leaf = leaf & !(3 << 60) | ad_type << 60;
+            let protected = |how| protect::protected(Spte(leaf), how, &masks).0;
+
+            prop_assert_eq!(protected(Protect::Log), leaf & !WRITABLE);
+            prop_assert_eq!(protected(Protect::Tracking), leaf & !WRITABLE & !masks.mmu_writable);
+            // The other types have no D bit, or one that does not count.
+            let lost = if ad_type == 0 { masks.dirty } else { WRITABLE };
+            prop_assert_eq!(protected(Protect::ClearDirty), leaf & !lost);
         }
     }
 }

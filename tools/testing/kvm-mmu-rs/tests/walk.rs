@@ -310,6 +310,18 @@ proptest! {
         prop_assert_eq!((position.level(), position.gfn()), (min, gfn));
     }
 
+    /// Below a root with alias bits there are no frames that have one of them.
+    #[test]
+    fn seeking_ends_at_the_alias(gfn in 0u64..1 << 36) {
+        let alias = 1 << 35;
+        let mut position = Position::start(Level::Page512G, Level::Page4K, Gfn(0), alias).unwrap();
+        let found = gfn < alias;
+
+        prop_assert_eq!(position.seek(Gfn(gfn)), found);
+        let stands_on = if found { Gfn(gfn) } else { Gfn(0) };
+        prop_assert_eq!(position.gfn(), stands_on.round_down(Level::Page512G));
+    }
+
     /// What lies behind is not sought.
     #[test]
     fn seeking_never_goes_back(start in 1u64..1 << 36, back in 1u64..1 << 36) {
