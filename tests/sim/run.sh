@@ -4,16 +4,21 @@
 # decides every interleaving (tools/testing/kvm-mmu-rs/sim).
 #   run.sh [--minutes N] [--scenario NAME] [--seed SEED]
 #   run.sh mutants [NAME...]   that it finds the bugs in sim/mutants; all of them. A table for
-#                              results/sim.md. RUNS=n: looks for each so many times (once)
+#                              results/sim.md. RUNS=n: looks for each so many times (once).
+#                              Interrupted, it goes on where it was, unless a source has changed
 #   run.sh every [OPTION]...   every schedule of small worlds. --world NAME: of one; --format Npt, EptAd,
 #                              Ept or EptPml; --preemptions N: where there are too many, those with
 #                              so many preemptions at most (2)
+#   run.sh speed [MINUTES]     how many schedules of each scenario it takes in a second of a CPU, as a
+#                              table for results/sim.md
 #   run.sh coverage [MINUTES]  which lines of the algorithms two minutes reach, and which they do not
 #   run.sh ci                  for 'make test': two minutes, small worlds on NPT, five mutants and
 #                              the rules, as TAP
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/../../scripts/lib.sh"
+# shellcheck source=tests/switch.sh
+. "$TOP/tests/switch.sh"
 if [[ ! ${LAB_INSIDE:-} ]]; then
 	# Whom to trust is the machine's business: it may have a proxy of its own.
 	trust=()
@@ -25,7 +30,8 @@ sim=tools/testing/kvm-mmu-rs/sim
 mutants=$TOP/$sim/mutants
 # The five of 'make test'.
 telling=(no-flush-after-zap store-instead-of-exchange no-freeze aging-by-store bits-taken-by-store)
-logs=$BUILD/logs/sim
+logs=$BUILD/logs/sim planted=$BUILD/sim-mutants
+declare -A number=()
 runs=${RUNS:-1}
 [[ $runs =~ ^[1-9][0-9]*$ ]] || die "RUNS=$runs is no number of runs"
 
@@ -37,46 +43,101 @@ build()
 	echo "$2/$3/kvm-mmu-sim"
 }
 
-# mutant NAME RUNS: builds the MMU with one bug, and looks for it that many times, each for a minute
-# of a CPU at most. Says how many schedules the median run took, how many seconds, and what was found;
-# fails if one of the runs has found nothing.
-mutant()
+# copy TREE: the sources that a simulation is built from; says where the MMU's crate is.
+copy()
 {
-	local patch=$mutants/$1.patch tree=$BUILD/sim-mutants/tree log=$logs/$1.log
-	local crate dir program only status n count counts=() times=() why
-	[[ -e $patch ]] ||
-		die "no mutant '$1'; there are: $(cd "$mutants" && echo *.patch | sed 's/\.patch//g')"
-	mkdir -p "$tree" "$logs"
+	mkdir -p "$1"
 	rsync -a --delete --exclude target --include '/arch/***' --include '/rust/***' \
-		--include '/tools/***' --exclude '*' "$TOP/arch" "$TOP/rust" "$TOP/tools" "$tree/"
+		--include '/tools/***' --exclude '*' "$TOP/arch" "$TOP/rust" "$TOP/tools" "$1/"
 	# Where the crate is, only its manifest says.
-	crate=$tree/$sim/mmu/$(sed -n 's|^path = "\(.*\)/rust_mmu.rs"|\1|p' "$TOP/$sim/mmu/Cargo.toml")
+	echo "$1/$sim/mmu/$(sed -n 's|^path = "\(.*\)/rust_mmu.rs"|\1|p' "$TOP/$sim/mmu/Cargo.toml")"
+}
+
+# plant NAME...: builds the MMU with these bugs, each behind a switch. Outcomes of other sources are removed.
+plant()
+{
+	local tree=$planted/tree crate m key elsewhere=()
+	mkdir -p "$planted" "$logs"
+	: >"$planted/bugs"
+	for m; do
+		[[ -e $mutants/$m.patch ]] ||
+			die "no mutant '$m'; there are: $(cd "$mutants" && echo *.patch | sed 's/\.patch//g')"
+		number[$m]=$((${#number[@]} + 1))
+		if grep -q '^In: ' "$mutants/$m.patch"; then
+			elsewhere+=("${number[$m]}")
+		else
+			echo "${number[$m]}=$mutants/$m.patch" >>"$planted/bugs"
+		fi
+	done
+	key=$(cd "$TOP" && git ls-files -co --exclude-standard arch/x86/kvm/mmu/rust rust "$sim" |
+		xargs cat tests/switch.py tests/mutant.rs tests/sim/run.sh | cat - <(echo "$runs" "$@") | sha256sum)
+	program=$planted/target/mutant/kvm-mmu-sim
+	[[ ! -e $planted/key || $(<"$planted/key") != "$key" ]] || return 0
+	rm -f "$planted"/{key,outcomes}
+	crate=$(copy "$tree")
+	: >"$planted/unviable"
+	: >"$planted/alone"
+	if [[ -s $planted/bugs ]]; then
+		switch_in "$TOP/arch/x86/kvm/mmu/rust" "$crate" rust_mmu.rs "$planted" env -C "$tree/$sim" \
+			CARGO_TARGET_DIR="$planted/check" cargo check -p kvm_rust_mmu --locked --message-format json
+		program=$(export "${switch_env[@]}" && build "$tree" "$planted/target" mutant)
+	fi
+	printf '%s\n' "${elsewhere[@]}" >>"$planted/alone"
+	echo "$key" >"$planted/key"
+}
+
+# plant_alone NAME: builds the simulation with one bug, which is not in the body of a function of the MMU's; says
+# where it is.
+plant_alone()
+{
+	local tree=$planted/alone-tree crate dir
+	crate=$(copy "$tree")
 	# A bug may also be in C, that is in what models it.
-	dir=$(sed -n 's/^In: //p' "$patch")
-	patch -d "${dir:+$tree/}${dir:-$crate}" -p1 --quiet --no-backup-if-mismatch <"$patch" >&2 ||
+	dir=$(sed -n 's/^In: //p' "$mutants/$1.patch")
+	patch -d "${dir:+$tree/}${dir:-$crate}" -p1 --quiet --no-backup-if-mismatch <"$mutants/$1.patch" >&2 ||
 		die "the mutant $1 does not apply; export it again"
 	# What the last one has changed there is older again than what was built of it.
 	touch "$tree/$sim/kvm/src/lib.rs"
+	build "$tree" "$planted/alone-target" mutant
+}
+
+# mutant NAME RUNS: looks for the bug that many times, each for a minute of a CPU at most. Sets $count and
+# $seconds to what the median run took, and $why to what was found; fails if a run has found nothing,
+# and $why says so.
+mutant()
+{
+	local log=$logs/$1.log run=$program only status n counts=() times=()
+	count=- seconds=-
+	if grep -qx "${number[$1]}" "$planted/unviable"; then
+		why="does not compile"
+		return 1
+	fi
+	if grep -qx "${number[$1]}" "$planted/alone"; then
+		run=$(plant_alone "$1") || {
+			why="does not compile"
+			return 1
+		}
+	fi
 	# The scenario that should find it, if it is not left to all of them.
-	only=$(sed -n 's/^Scenario: //p' "$patch")
-	program=$(build "$tree" "$BUILD/sim-mutants/target" mutant)
+	only=$(sed -n 's/^Scenario: //p' "$mutants/$1.patch")
 	for ((n = 1; n <= $2; n++)); do
 		status=0
-		timeout 600 "$program" --minutes 1 ${only:+--scenario "$only"} >"$log" 2>&1 || status=$?
+		MUTANT=${number[$1]} limited 300 "$run" --minutes 1 ${only:+--scenario "$only"} >"$log" 2>&1 ||
+			status=$?
 		if ((status == 0)); then
-			echo "- - not found in a minute, in run $n of $2"
+			count=- why="not found in a minute, in run $n of $2"
 			return 1
 		fi
 		count=$(sed -n 's/^  schedule \([0-9]*\) of this run, .*/\1/p' "$log")
 		[[ $count ]] || {
-			echo "- - ended with status $status, and no failure"
+			count=- why="ended with status $status, and no failure"
 			return 1
 		}
 		counts+=("$count")
 		times+=("$(sed -n 's/^  schedule .* run, \(.*\) s of a CPU/\1/p' "$log")")
 	done
 	why=$(sed -n 's/^FAILED: //p' "$log")
-	echo "$(median "${counts[@]}") $(median "${times[@]}") $why"
+	count=$(median "${counts[@]}") seconds=$(median "${times[@]}")
 }
 
 # median NUMBER...
@@ -90,15 +151,25 @@ mutants)
 	shift
 	telling=("$@")
 	(($#)) || mapfile -t telling < <(cd "$mutants" && printf '%s\n' *.patch | sed 's/\.patch$//')
+	plant "${telling[@]}"
 	missed=() all=()
 	echo "The median of $runs runs; a run ends after a minute of a CPU."
 	echo
 	echo "| bug | what | found by | schedules | seconds of a CPU |"
 	echo "|---|---|---|--:|--:|"
 	for m in "${telling[@]}"; do
-		found=$(mutant "$m" "$runs") || missed+=("$m")
-		read -r count seconds why <<<"$found"
-		[[ $count = - ]] || all+=("$count")
+		if ! line=$(grep -s "^$m	" "$planted/outcomes"); then
+			mutant "$m" "$runs" || :
+			line=$(printf '%s\t' "$m" "$count" "$seconds")$why
+			echo "$line" >>"$planted/outcomes"
+			say "$(wc -l <"$planted/outcomes") of ${#telling[@]}: $line"
+		fi
+		IFS=$'\t' read -r _ count seconds why <<<"$line"
+		if [[ $count = - ]]; then
+			missed+=("$m")
+		else
+			all+=("$count")
+		fi
 		echo "| \`$m\` | $(sed -n 2p "$mutants/$m.patch") | $why | $count | $seconds |"
 	done
 	echo
@@ -138,6 +209,21 @@ coverage)
 			/^end_of_record/ { flush(); name = "" }
 			END { printf "| all | %d | %d | %.1f %% |\n", sum, reached, 100 * reached / sum }'
 	;;
+speed)
+	program=$(build "$TOP" "$BUILD/sim" release)
+	"$program" --minutes "${2:-2}" --from 1 | tee /dev/stderr | awk '
+		BEGIN {
+			print "| scenario | what | schedules | a second | steps each |"
+			print "|---|---|--:|--:|--:|"
+		}
+		/ steps each: ok / {
+			what = $0
+			sub(/^[^(]*\(/, "", what)
+			sub(/\)$/, "", what)
+			printf "| `%s` | %s | %d | %d | %d |\n", $1, what, $2, $4, $7
+		}
+		/^nobody / { print "\n" toupper(substr($0, 1, 1)) substr($0, 2) "." }'
+	;;
 every)
 	program=$(build "$TOP" "$BUILD/sim-small" release --features small)
 	exec "$program" "${@:2}"
@@ -153,11 +239,12 @@ ci)
 	rules=$("$TOP/tests/sim/rules.sh")
 	mapfile -t rules < <(grep -E '^(not )?ok ' <<<"$rules")
 	echo "1..$((2 + ${#telling[@]} + ${#rules[@]}))"
+	plant "${telling[@]}"
 	for m in "${telling[@]}"; do
-		if found=$(mutant "$m" 1); then
+		if mutant "$m" 1; then
 			echo "ok $((++n)) - the bug $m is found"
 		else
-			echo "not ok $((++n)) - the bug $m is found # ${found#- - }"
+			echo "not ok $((++n)) - the bug $m is found # $why"
 		fi
 	done
 	for rule in "${rules[@]}"; do

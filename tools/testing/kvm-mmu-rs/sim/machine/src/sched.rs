@@ -95,6 +95,8 @@ pub struct Facts {
     pub hold: Option<(u32, bool)>,
     /// The same of a hold that it goes on with when it has taken the lock again.
     pub paused: Option<(u32, bool)>,
+    /// All locks that it holds, a bit each; see [`crate::lock`].
+    pub locks: u32,
     /// Tables that it has freed itself since it took `mmu_lock`.
     pub freed: u32,
     /// The scheduler wants the CPU.
