@@ -349,6 +349,28 @@ pub const ALL: &[Scenario] = &[
         },
     },
     Scenario {
+        name: "dirty-bits-notify",
+        what: "few writes, by D bits, against a host that moves memory",
+        adjust: |plan, rng| {
+            plan.dirty_bits = true;
+            plan.format = Format::ALL[rng.below(2) as usize];
+            plan.base_gfn = HUGE_PAGES;
+            plan.npages = HUGE_PAGES;
+            plan.huge = 0;
+            plan.hot = (0..1 + rng.below(2))
+                .map(|_| HUGE_PAGES + rng.below(HUGE_PAGES))
+                .collect();
+            plan.odds = Odds::default();
+            plan.vcpus = 1;
+            plan.accesses = 1 + rng.below(4);
+            plan.only_writes = true;
+            plan.migrations = 1;
+            plan.passes = 1 + rng.below(2);
+            plan.notifiers = 1;
+            plan.invalidations = 1 + rng.below(12);
+        },
+    },
+    Scenario {
         name: "ahead",
         what: "userspace splits ahead and recovers, against faults, notifiers, zaps and the log",
         adjust: |plan, rng| {
@@ -464,6 +486,7 @@ impl Scenario {
             passes: 3,
             dirty_bits: false,
             dirty_bits_late: false,
+            traced: rng.below(8) == 0,
         };
 
         (self.adjust)(&mut plan, &mut rng);

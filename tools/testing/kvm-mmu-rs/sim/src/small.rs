@@ -262,6 +262,7 @@ fn plan(small: &Small, format: Format) -> Plan {
         passes: 0,
         dirty_bits: small.dirty_bits,
         dirty_bits_late: false,
+        traced: false,
     }
 }
 

@@ -77,6 +77,8 @@ pub struct Plan {
     pub dirty_bits: bool,
     /// But log the first memslot by faults for a while.
     pub dirty_bits_late: bool,
+    /// The tracepoint for changes of SPTEs is on.
+    pub traced: bool,
 }
 
 /// A part of a memslot's log that a thread is to clear, and whose pages it is to copy then.
@@ -242,6 +244,7 @@ pub fn begin(plan: Plan) {
         },
         wants_dirty_bits: plan.dirty_bits,
         dirty_bits_late: plan.dirty_bits_late,
+        traced: plan.traced,
         nr_memslots_dirty_logging: 0,
         mmu_lock: Default::default(),
         slots_lock: Default::default(),

@@ -990,13 +990,13 @@ pub unsafe fn kvm_rs_trace_get_page(sp: *mut kvm_mmu_page) {}
 /// None: the arguments are not looked at. Unsafe because C's function is.
 pub unsafe fn kvm_rs_trace_prepare_zap_page(sp: *mut kvm_mmu_page) {}
 
-/// Off: a helper that is only compared with the tables at the end would not see more.
+/// In some runs: entries are changed one by one then, which is other code.
 ///
 /// # Safety
 ///
 /// None: it has no arguments. Unsafe because C's function is.
 pub unsafe fn kvm_rs_trace_spte_changed_enabled() -> bool {
-    false
+    crate::model::vm().is_some_and(|kvm| *field!(kvm, traced))
 }
 
 /// # Safety

@@ -190,6 +190,8 @@ pub struct kvm {
     pub wants_dirty_bits: bool,
     /// Only once a memslot is logged already.
     pub dirty_bits_late: bool,
+    /// The tracepoint for changes of SPTEs is on.
+    pub traced: bool,
     pub nr_memslots_dirty_logging: u32,
     pub mmu_lock: rwlock_t,
     pub slots_lock: Lock,
