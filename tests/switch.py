@@ -68,8 +68,10 @@ def changed(text: str, diff: str, file: str) -> dict[int, str] | None:
     with tempfile.TemporaryDirectory() as directory:
         path = pathlib.Path(directory) / "file"
         path.write_text(text, encoding="utf-8")
-        subprocess.run(["patch", "-s", "--no-backup-if-mismatch", str(path)], input=part.group(),
-                       text=True, check=True)
+        done = subprocess.run(["patch", "-s", "--no-backup-if-mismatch", str(path)], input=part.group(),
+                              text=True, capture_output=True, check=False)
+        if done.returncode:
+            sys.exit(f"error: a diff of {file} does not apply: {done.stdout}{done.stderr}{diff}")
         new = path.read_text(encoding="utf-8")
     old_places, new_places = bodies(text), bodies(new)
 
