@@ -130,10 +130,11 @@ struct kvm_rs_vm_stat {
 			atomic64_t mmu_split_lost_race;
 			atomic64_t mmu_yields;
 			atomic64_t mmu_dirty_tables;
+			atomic64_t mmu_dirty_clean_tables;
 			atomic64_t mmu_dirty_pages;
 			atomic64_t mmu_dirty_carried;
 		};
-		atomic64_t mmu_events[10];
+		atomic64_t mmu_events[11];
 	};
 	u64 mmu_max_hold_ns;
 	/*

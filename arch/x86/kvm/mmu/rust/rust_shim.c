@@ -162,5 +162,6 @@ ASSERT_EVENT(KVM_RS_SPLIT_NO_BUDGET, mmu_split_no_budget);
 ASSERT_EVENT(KVM_RS_SPLIT_LOST_RACE, mmu_split_lost_race);
 ASSERT_EVENT(KVM_RS_YIELD, mmu_yields);
 ASSERT_EVENT(KVM_RS_DIRTY_TABLE, mmu_dirty_tables);
+ASSERT_EVENT(KVM_RS_DIRTY_CLEAN_TABLE, mmu_dirty_clean_tables);
 ASSERT_EVENT(KVM_RS_DIRTY_PAGE, mmu_dirty_pages);
 ASSERT_EVENT(KVM_RS_DIRTY_CARRY, mmu_dirty_carried);

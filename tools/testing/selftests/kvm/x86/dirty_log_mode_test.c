@@ -7,6 +7,9 @@
  * time.  A VM that chooses write protection must not use them.  Either way, the log must
  * contain every page that was written.
  *
+ * A VM that uses D bits and then chooses write protection keeps D bits until none of its
+ * memslots is logged, even if another memslot starts logging in between.
+ *
  * Manual protection may be toggled at any time, even while another thread starts logging a
  * memslot.  The log must then still contain the writes to memory that has been unmapped from
  * the guest.
@@ -214,6 +217,30 @@ static void test_trace(void)
 	destroy(&t);
 }
 
+/* After a GET that has found writes, the next one looks once more, and later ones don't. */
+static void test_clean(void)
+{
+	u64 tables[3], clean[3];
+	struct test t;
+	int i;
+
+	create(&t, KVM_X86_DIRTY_LOG_DIRTY_BITS);
+	set_logging(&t, 1, true);
+	write_pages(&t, 1, 4);
+	get_log(&t, 1, 4);
+	for (i = 0; i < 3; i++) {
+		if (i)
+			TEST_ASSERT_EQ(get_log(&t, 1, 0), 0);
+		tables[i] = vm_get_stat(t.vm, mmu_dirty_tables);
+		clean[i] = vm_get_stat(t.vm, mmu_dirty_clean_tables);
+	}
+	ksft_test_result(clean[1] == clean[0] + 1 && tables[1] == tables[0] + 1 &&
+			 clean[2] == clean[1] && tables[2] == tables[1],
+			 "a table is read in vain once (tables %lu, %lu, %lu, in vain %lu, %lu, %lu)\n",
+			 tables[0], tables[1], tables[2], clean[0], clean[1], clean[2]);
+	destroy(&t);
+}
+
 /* A display's memslot is always logged, and must not decide how the others are. */
 static void test_display(void)
 {
@@ -239,6 +266,44 @@ static void test_display(void)
 			 n[1] == DIV_ROUND_UP(SLOT_PAGES, 7),
 			 "D bits are %s, with a memslot that was logged before (%u and %u pages)\n",
 			 after ? "used" : "not used", n[0], n[1]);
+	destroy(&t);
+}
+
+/* How many tables GET looks at for D bits, of a slot of which every third page is written. */
+static u64 tables_of_get(struct test *t, int slot)
+{
+	u64 before = vm_get_stat(t->vm, mmu_dirty_tables);
+	unsigned int n;
+
+	write_pages(t, slot, 3);
+	n = get_log(t, slot, 3);
+	TEST_ASSERT_EQ(n, DIV_ROUND_UP(SLOT_PAGES, 3));
+	return vm_get_stat(t->vm, mmu_dirty_tables) - before;
+}
+
+/* The leaves of a slot that is logged by D bits are writable, so faults cannot take over. */
+static void test_back(void)
+{
+	u64 both[NR_SLOTS], one, after;
+	struct test t;
+
+	create(&t, KVM_X86_DIRTY_LOG_DIRTY_BITS);
+	set_logging(&t, 1, true);
+	write_pages(&t, 1, 1);
+	get_log(&t, 1, 1);
+
+	vm_enable_cap(t.vm, KVM_CAP_X86_DIRTY_LOG_MODE, KVM_X86_DIRTY_LOG_WRITE_PROTECT);
+	set_logging(&t, 2, true);
+	both[0] = tables_of_get(&t, 1);
+	both[1] = tables_of_get(&t, 2);
+	set_logging(&t, 1, false);
+	one = tables_of_get(&t, 2);
+	set_logging(&t, 2, false);
+	set_logging(&t, 1, true);
+	after = tables_of_get(&t, 1);
+	ksft_test_result(both[0] && both[1] && one && !after,
+			 "from D bits to faults when no memslot is logged (tables looked at: %lu, %lu, %lu; %lu)\n",
+			 both[0], both[1], one, after);
 	destroy(&t);
 }
 
@@ -349,19 +414,23 @@ int main(void)
 
 	kvm_vm_free(vm);
 	ksft_print_header();
-	ksft_set_plan(6);
+	ksft_set_plan(8);
 	test_values(has_cap);
 	if (valid & BIT(KVM_X86_DIRTY_LOG_DIRTY_BITS)) {
 		test_mode(KVM_X86_DIRTY_LOG_WRITE_PROTECT);
 		test_mode(KVM_X86_DIRTY_LOG_DIRTY_BITS);
 		test_trace();
+		test_clean();
 		test_display();
+		test_back();
 		test_race();
 	} else {
 		ksft_test_result_skip("write protection: this VM has no choice\n");
 		ksft_test_result_skip("D bits: this VM has no choice\n");
 		ksft_test_result_skip("trace: this VM has no choice\n");
+		ksft_test_result_skip("clean: this VM has no choice\n");
 		ksft_test_result_skip("display: this VM has no choice\n");
+		ksft_test_result_skip("back: this VM has no choice\n");
 		ksft_test_result_skip("race: this VM has no choice\n");
 	}
 	ksft_finished();

@@ -28,6 +28,8 @@ pub(crate) enum Event {
     Yield,
     /// GET read the leaves of a table to find D bits.
     DirtyTable,
+    /// It found none there.
+    DirtyCleanTable,
     /// GET found D set in a leaf.
     DirtyPage,
 }
@@ -50,6 +52,7 @@ pub(crate) fn count_many(vm: Vm<'_>, event: Event, n: u64) {
         Event::SplitLostRace => bindings::kvm_rs_event_KVM_RS_SPLIT_LOST_RACE,
         Event::Yield => bindings::kvm_rs_event_KVM_RS_YIELD,
         Event::DirtyTable => bindings::kvm_rs_event_KVM_RS_DIRTY_TABLE,
+        Event::DirtyCleanTable => bindings::kvm_rs_event_KVM_RS_DIRTY_CLEAN_TABLE,
         Event::DirtyPage => bindings::kvm_rs_event_KVM_RS_DIRTY_PAGE,
     };
     // SAFETY: the VM exists.

@@ -36,8 +36,9 @@ pub const kvm_rs_event_KVM_RS_SPLIT_NO_BUDGET: u32 = 4;
 pub const kvm_rs_event_KVM_RS_SPLIT_LOST_RACE: u32 = 5;
 pub const kvm_rs_event_KVM_RS_YIELD: u32 = 6;
 pub const kvm_rs_event_KVM_RS_DIRTY_TABLE: u32 = 7;
-pub const kvm_rs_event_KVM_RS_DIRTY_PAGE: u32 = 8;
-pub const kvm_rs_event_KVM_RS_DIRTY_CARRY: u32 = 9;
+pub const kvm_rs_event_KVM_RS_DIRTY_CLEAN_TABLE: u32 = 8;
+pub const kvm_rs_event_KVM_RS_DIRTY_PAGE: u32 = 9;
+pub const kvm_rs_event_KVM_RS_DIRTY_CARRY: u32 = 10;
 
 pub const kvm_mmu_holder_KVM_MMU_ENABLE: u32 = 0;
 pub const kvm_mmu_holder_KVM_MMU_CLEAR: u32 = 1;
@@ -158,7 +159,7 @@ pub struct kvm_vm_stat {
 #[repr(C)]
 #[derive(Default)]
 pub struct kvm_rs_stat {
-    pub mmu_events: [u64; 10],
+    pub mmu_events: [u64; 11],
     pub mmu_max_hold_ns: u64,
 }
 

@@ -405,6 +405,8 @@ fn forget_in_table(
 #[derive(Default)]
 pub(super) struct Counts {
     tables: u64,
+    /// Those of them with nothing new in them.
+    clean: u64,
     pages: u64,
 }
 
@@ -413,12 +415,14 @@ impl Counts {
     #[inline]
     pub(super) fn add(&mut self, pages: u64) {
         self.tables = self.tables.wrapping_add(1);
+        self.clean = self.clean.wrapping_add((pages == 0).into());
         self.pages = self.pages.wrapping_add(pages);
     }
 
     /// Counts all that in the VM's statistics, and traces it. `range` is what was walked.
     pub(super) fn tell(&self, vm: Vm<'_>, as_id: u16, range: GfnRange) {
         stats::count_many(vm, Event::DirtyTable, self.tables);
+        stats::count_many(vm, Event::DirtyCleanTable, self.clean);
         stats::count_many(vm, Event::DirtyPage, self.pages);
         trace::harvest_dirty_bits(as_id, range, self.tables, self.pages);
     }
