@@ -334,11 +334,15 @@ void kvm_rs_commit_dirty_log(struct kvm *kvm)
  * The D bits of a slot that is just being enabled are ignored, because they may be old. Writes
  * before the ioctl returns don't have to be in the log. The same goes for all slots while the
  * VM goes over from faults to D bits.
+ *
+ * Between the removal of the leaf and this, neither D nor the bit tells of the write. So GET,
+ * which holds slots_lock and mmu_lock for read, must not run meanwhile.
  */
 void kvm_rs_carry_dirty(struct kvm *kvm, int as_id, gfn_t first, const u64 *written, int words)
 {
 	const struct kvm_memory_slot *slot = NULL;
 	unsigned long bit, nbits = words * BITS_PER_LONG;
+	bool __maybe_unused is_news = false;
 	u64 carried = 0;
 	gfn_t gfn;
 
@@ -354,9 +358,12 @@ void kvm_rs_carry_dirty(struct kvm *kvm, int as_id, gfn_t first, const u64 *writ
 		if (!slot || !slot->dirty_bitmap ||
 		    slot == READ_ONCE(kvm->rs_dirty_log.starting))
 			continue;
-		set_bit_le(gfn - slot->base_gfn, slot->dirty_bitmap);
+		if (!test_and_set_bit_le(gfn - slot->base_gfn, slot->dirty_bitmap))
+			is_news = true;
 		carried++;
 	}
+	lockdep_assert_once(!is_news || lockdep_is_held_type(&kvm->mmu_lock, 0) ||
+			    lockdep_is_held(&kvm->slots_lock));
 	if (carried)
 		atomic64_add(carried, &kvm->rs_stat.mmu_events[KVM_RS_DIRTY_CARRY]);
 }

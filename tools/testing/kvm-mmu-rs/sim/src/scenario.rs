@@ -306,6 +306,7 @@ pub const ALL: &[Scenario] = &[
                 // Two slots share a table.
                 plan.boundary = 1 + rng.below(plan.npages - 1);
             }
+            plan.traced = rng.below(4) == 0;
         },
     },
     Scenario {

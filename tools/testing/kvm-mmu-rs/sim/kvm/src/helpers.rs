@@ -116,7 +116,10 @@ pub unsafe fn kvm_rs_carry_dirty(
                 .cast::<u64>()
                 .add(n as usize / 64)
         };
-        mem::update("carries D", word, |old| Some(old | 1 << (n % 64)));
+        let (old, _) = mem::update("carries D", word, |old| Some(old | 1 << (n % 64)));
+        if old >> (n % 64) & 1 == 0 && !field!(kvm, slots_lock).is_held() {
+            field!(kvm, mmu_lock).assert_write_held();
+        }
     }
     srcu_read_unlock(kvm, srcu);
 }

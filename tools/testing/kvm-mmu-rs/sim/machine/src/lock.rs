@@ -245,9 +245,14 @@ impl Lock {
         wake(self.key());
     }
 
+    /// Whether this thread holds it.
+    pub fn is_held(&self) -> bool {
+        self.holder.get() == Some(me())
+    }
+
     /// Fails unless this thread holds it.
     pub fn assert_held(&self, what: &'static str) {
-        if self.holder.get() != Some(me()) {
+        if !self.is_held() {
             fail(format!("{what}: this thread does not hold it"));
         }
     }
