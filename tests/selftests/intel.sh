@@ -5,7 +5,8 @@
 #   MACHINE  pml: EPT with A/D bits and PML;  ad: EPT with A/D bits, no PML;
 #            noad: EPT without A/D bits (kvm_intel.eptad=0)
 #   NAME     log directory build/logs/NAME
-#   ID       only these tests
+#   ID       only these tests; or else all, those called dirty_bits-* on "ad" only: there is no
+#            choice on the others
 # build/logs/NAME then has c.tap, rust.tap, kunit/ and, of each MMU, the
 # output of the tests that did not pass.
 set -euo pipefail
@@ -22,7 +23,10 @@ noad) cpu=skylake append+=" kvm_intel.eptad=0" ;;
 esac
 name=$2
 shift 2
-only=("${@/#/-o }")
+ids=("$@")
+(($#)) || mapfile -t ids < <(awk -v ad="$([[ $cpu = haswell ]] && echo 1)" '
+	!/^#/ && NF && (ad || $1 !~ /^dirty_bits-/) { print $1 }' "$TOP/tests/selftests/intel.list")
+only=("${ids[@]/#/-o }")
 
 # The programs that the list names are all that the guest gets.
 with=()
