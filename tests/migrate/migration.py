@@ -7,8 +7,8 @@ from pathlib import Path
 
 from common import (
     CAPABILITIES, CHECK, CONTROL, COST, HISTOGRAMS, MAGIC, MIB, NR_BUCKETS, NR_FIELDS,
-    NR_PHASES, NR_SAMPLES, NR_WINDOWS, PAGE, PHASES, QUIESCE, RAM, RUN, SAMPLES, SAMPLE_SHIFT,
-    SUB_BITS, TIMELINE, Failed, check, mmu_engine, note, ticks, to_us)
+    NR_PHASES, NR_SAMPLES, NR_WINDOWS, PAGE, PARAMETERS, PHASES, QUIESCE, RAM, RUN, SAMPLES,
+    SAMPLE_SHIFT, SUB_BITS, TIMELINE, Failed, check, mmu_engine, note, ticks, to_us)
 from qemu import Qemu
 from tracing import Tracing
 
@@ -170,6 +170,16 @@ class Migration:
                 seen |= {"samples": len(late), "p50_us": late[len(late) // 2],
                          "p99_us": late[len(late) * 99 // 100], "max_us": late[-1]}
 
+    def check_log(self, qemu):
+        """What the source's log has cost, and that it was kept as kvm.dirty_log says."""
+        mode, stats = PARAMETERS / "dirty_log", qemu.stats()
+        self.result["stats"] = {name: stats[name] for name in (
+            "pf_taken", "mmu_dirty_tables", "mmu_dirty_clean_tables", "mmu_dirty_pages",
+            "mmu_dirty_carried") if name in stats}
+        # A dirty ring is filled by faults.
+        by_bits = mode.exists() and mode.read_text().strip() == "dirty_bits" and not self.accel
+        check(not by_bits or stats["mmu_dirty_tables"], "the guest was not logged by D bits")
+
     # --- migrating
 
     def run_for(self, ms):
@@ -273,8 +283,10 @@ class Migration:
             self.result["downtime_us"] = max(down, self.result.get("downtime_us", 0))
         ram = info.get("ram", {})
         self.result["rounds"] = ram.get("dirty-sync-count")
+        self.result["migration_ms"] = info.get("total-time")
         if self.logging:
             self.measure_logging(source)
+        self.check_log(source)
         self.vm, self.other = destination, None
         source.stop()
         destination.phase("after")

@@ -14,8 +14,9 @@
 #   run.sh     ci               two scenarios on the Rust MMU, for 'make test'
 #   run.sh     SCENARIO...      only these scenarios, without the tables
 # BACKENDS=, of hugetlb and thp: what backs the guest's memory there (both). MMUS=, of c and
-# rust: which of them (both). DIRTY_LOG=dirty_bits: how Rust finds writes. QEMU=ours: with
-# the QEMU of contrib/qemu, which splits huge pages ahead, in two threads, on Rust.
+# rust: which of them (both). DIRTY_LOG=dirty_bits: how Rust finds writes. EXACT=1: in time where
+# one instruction is one nanosecond, and with 128 MiB. QEMU=ours: with the QEMU of contrib/qemu,
+# which splits huge pages ahead, in two threads, on Rust.
 # JSON, plot and logs in build/logs/migrate, or build/logs/migrate-ours.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
@@ -119,7 +120,9 @@ ci)
 	QEMU='' MMUS=rust boot test/migrate "completes cancelled" hugetlb "" 64 --icount --timeout 600 ||
 		status=1 ;;
 *)
-	boot "${logs##*/}/some" "$*" "${BACKENDS:-hugetlb thp}" "-s 40" 64 --thread single \
-		--timeout 1800 || status=1 ;;
+	how=("-s 40" 64 --thread single)
+	[[ ! ${EXACT:-} ]] || how=("" 128 --icount)
+	boot "${logs##*/}/some" "$*" "${BACKENDS:-hugetlb thp}" "${how[@]}" --timeout 1800 ||
+		status=1 ;;
 esac
 exit "$status"

@@ -113,6 +113,7 @@ class Scenarios(Migration):
         """The destination of a migration that was cancelled goes."""
         if self.logging:
             self.measure_logging(self.vm)
+        self.check_log(self.vm)
         self.other.stop()
         self.other = None
 
@@ -222,6 +223,21 @@ class Scenarios(Migration):
                       throttle_trigger_threshold=20)
         self.result["throttle_percent"] = seen["throttle"]
         check(seen["throttle"], "the guest was not throttled, so this shows nothing")
+
+    def scenario_fast_writer(self):
+        """auto-converge against a guest that writes as fast as it can"""
+        if self.scale != 1:
+            raise Skipped("only where one instruction is one nanosecond")
+        # More than it can write in a tick.
+        self.vm.set(batch=512 * self.batch)
+        seen = []
+
+        def look(info):
+            seen.append(info.get("cpu-throttle-percentage", 0))
+        self.run_for(100)
+        self.complete(look, caps=("auto-converge",))
+        self.result["throttle_percent"] = max(seen)
+        check(max(seen), "the guest was not throttled, so this shows nothing")
 
     def scenario_post_copy(self):
         """post-copy"""
