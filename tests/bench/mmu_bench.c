@@ -275,8 +275,8 @@ static int dirty_all(void)
 	return write_bytes(SLOT_GPA, size / PAGE, PAGE);
 }
 
-/* Has it read a byte of each page of the slot, and then write one of each hundredth. */
-static int read_all(void)
+/* Has it read a byte of each page of the slot. */
+static int read_only(void)
 {
 	run_guest(&(struct kvm_regs) {
 		.rip = CODE_GPA + READ_ALL,
@@ -285,6 +285,13 @@ static int read_all(void)
 		.rdx = PAGE,
 		.rflags = 2,
 	});
+	return 0;
+}
+
+/* Has it do that, and then write to each hundredth page. */
+static int read_all(void)
+{
+	read_only();
 	return write_bytes(SLOT_GPA, size / PAGE / 100, 100 * PAGE);
 }
 
@@ -710,6 +717,10 @@ static void bench_log(int huge)
 	TIME("log-get-read", get_log());
 	check_dirty(size / PAGE / 100, "reading");
 	TIME("log-clear-read", clear_log());
+	TIME("log-read-only", read_only());
+	TIME("log-get-read-only", get_log());
+	check_dirty(0, "reading only");
+	TIME("log-clear-read-only", clear_log());
 	close_vm();
 	munmap(mem, size);
 }
