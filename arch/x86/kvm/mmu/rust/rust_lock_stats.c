@@ -369,14 +369,15 @@ static enum kvm_mmu_fault_cause cause_of(struct kvm_vcpu *vcpu,
 	default:
 		return KVM_MMU_FAULT_OTHER;
 	}
+	/*
+	 * A split says more than what the CPU found: a huge page may have come since, or have been
+	 * made inaccessible by aging. What is executed is not split because of the log.
+	 */
+	if (vcpu->rs_fault.split)
+		return fault->exec ? KVM_MMU_FAULT_NX : KVM_MMU_FAULT_SPLIT;
 	if (!fault->present)
 		return KVM_MMU_FAULT_MISSING;
-	/* What is executed may have to be split for that; it isn't because of the log. */
-	if (fault->exec)
-		return KVM_MMU_FAULT_NX;
-	if (vcpu->rs_fault.split)
-		return KVM_MMU_FAULT_SPLIT;
-	return KVM_MMU_FAULT_LOGGED;
+	return fault->exec ? KVM_MMU_FAULT_NX : KVM_MMU_FAULT_LOGGED;
 }
 
 /*
