@@ -52,6 +52,16 @@ int kvm_rs_clear_dirty_range(struct kvm *kvm, const struct kvm_memory_slot *slot
 u64 kvm_rs_prefault(struct kvm_vcpu *vcpu, gfn_t gfn, u64 nr_pages);
 void kvm_rs_fault_around(struct kvm_vcpu *vcpu, struct kvm_page_fault *fault,
 			 unsigned int pages);
+
+/* Maps pages around the one that @fault has mapped, if userspace wants that. */
+static inline void kvm_rs_map_around(struct kvm_vcpu *vcpu, struct kvm_page_fault *fault)
+{
+	unsigned int pages = READ_ONCE(kvm_rs_fault_around_pages);
+
+	if (unlikely(pages > 1))
+		kvm_rs_fault_around(vcpu, fault, pages);
+}
+
 int kvm_rs_split_range(struct kvm *kvm, const struct kvm_memory_slot *slot, gfn_t start,
 		       gfn_t end, int target_level);
 int kvm_rs_recover_range(struct kvm *kvm, const struct kvm_memory_slot *slot, gfn_t start,

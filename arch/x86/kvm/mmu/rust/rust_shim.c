@@ -22,7 +22,7 @@ static char *mmu_engine = "rust";
 module_param(mmu_engine, charp, 0444);
 MODULE_PARM_DESC(mmu_engine, "The implementation of the TDP MMU in this build (read-only)");
 
-unsigned int kvm_rs_fault_around_pages;
+unsigned int kvm_rs_fault_around_pages __read_mostly;
 module_param_named(fault_around_pages, kvm_rs_fault_around_pages, uint, 0644);
 MODULE_PARM_DESC(fault_around_pages,
 		 "How many 4 KiB pages around a fault are mapped with it, a power of two, up to 128 (0: none)");
