@@ -6,8 +6,8 @@ use kvm_mmu_rs::{
     formats,
     pure::{
         leaf::{self, AdMode, LeafSpec},
-        spte, Entry, Gfn, Hpa, Index, Level, LogProtected, Masks, Pfn, Protect, Role, Settled, Spte,
-        WriteBits,
+        spte, Entry, Gfn, Hpa, Index, Level, LogProtected, Masks, Pfn, Protect, Role, Settled,
+        Spte, WriteBits,
     },
 };
 use proptest::prelude::*;

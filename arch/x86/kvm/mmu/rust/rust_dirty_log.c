@@ -235,7 +235,7 @@ int kvm_rs_clear_log(struct kvm *kvm, const struct kvm_clear_dirty_log *request,
 			mutex_unlock(&kvm->slots_lock);
 			r = clear_range(kvm, &range, true);
 			end_clear(kvm, &range);
-			/* Shadow pages came, which there are only where there are lists for them. */
+			/* Shadow pages came. Where there are any, there are lists for them. */
 			if (r == -EAGAIN && !WARN_ON_ONCE(!kvm_memslots_have_rmaps(kvm)))
 				continue;
 			return r;

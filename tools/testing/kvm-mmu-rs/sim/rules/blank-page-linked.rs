@@ -4,12 +4,12 @@
 
 use crate::{
     page::BlankSp,
-    pure::{Level, Masks, Spte},
+    pure::{Masks, Spte},
     sync::Shared,
     walk::Step,
 };
 
-fn program<'l>(page: BlankSp, step: &mut Step<'_, Shared<'l>>, masks: &Masks, first: Spte) {
+fn program<'l>(page: BlankSp, step: &mut Step<'_, Shared<'l>>, masks: &Masks, like: Spte) {
     let _ = page.link(step, masks); //~ FAILS
-    let _ = page.fill(first, Level::Page4K).link(step, masks); //~ TWIN
+    let _ = page.link_split(step, like, masks); //~ TWIN
 }

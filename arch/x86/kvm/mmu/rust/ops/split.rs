@@ -213,7 +213,11 @@ fn split_root<'l, M: Update<'l>>(
                 return Err(EINTR);
             }
             if !refill(&mut walk, cache, &huge, range.end, min_level) {
-                return Err(if fatal_signal_pending() { EINTR } else { ENOMEM });
+                return Err(if fatal_signal_pending() {
+                    EINTR
+                } else {
+                    ENOMEM
+                });
             }
             continue;
         };

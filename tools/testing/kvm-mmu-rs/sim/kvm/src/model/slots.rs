@@ -544,7 +544,12 @@ pub fn clear_dirty_log(kvm: *mut kvm, at: usize, first: usize, bits: &[u64]) -> 
         field!(kvm, slots_lock).lock("mutex_lock(slots_lock)", false);
         let slot = field!(kvm, memslots)[at];
         let words = first..first + bits.len();
-        let range = clear_range { who: me(), slot, words, accounted: false };
+        let range = clear_range {
+            who: me(),
+            slot,
+            words,
+            accounted: false,
+        };
 
         if *field!(kvm, arch.have_rmaps) || *field!(kvm, rs_dirty_log.dirty_bits) {
             wait_for_clears(kvm);
@@ -559,7 +564,13 @@ pub fn clear_dirty_log(kvm: *mut kvm, at: usize, first: usize, bits: &[u64]) -> 
             }
             continue;
         }
-        let accounted = begin_clear(kvm, clear_range { words: range.words.clone(), ..range });
+        let accounted = begin_clear(
+            kvm,
+            clear_range {
+                words: range.words.clone(),
+                ..range
+            },
+        );
         field!(kvm, slots_lock).unlock("mutex_unlock(slots_lock)", false);
         let result = clear_range(kvm, &clear_range { accounted, ..range }, bits, true);
         end_clear(kvm);
