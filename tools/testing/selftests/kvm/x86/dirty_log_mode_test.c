@@ -208,7 +208,7 @@ static void test_trace(void)
 	set_logging(&t, 2, true);
 	write_pages(&t, 2, 4);
 	get_log(&t, 2, 4);
-	snprintf(text, sizeof(text), " gfns %lx-%lx tables 1 pages %lu",
+	snprintf(text, sizeof(text), " gfns %llx-%llx tables 1 pages %llu",
 		 TEST_BASE / PAGE_SIZE + SLOT_PAGES, TEST_BASE / PAGE_SIZE + 2 * SLOT_PAGES,
 		 SLOT_PAGES / 4);
 	found = is_traced("kvm_mmu_harvest_dirty_bits:", text);
