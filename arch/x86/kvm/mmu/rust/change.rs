@@ -130,8 +130,9 @@ impl<'l> Update<'l> for Shared<'l> {
         if mirror {
             // Unfreeze, with the old value if the external table could not be updated.
             let last = if result.is_ok() { new } else { view.spte() };
-            // SAFETY: `mmu_lock` is held, and the entry is frozen by us. The old value was in it before, and what
-            // it points to was not torn down, as the change has failed; for `new` as above.
+            // SAFETY: `mmu_lock` is held, and the entry is frozen by us, so that others store only the same value
+            // again, until they don't find it any more (`wait_for_thaw`). The old value was in it before, and
+            // what it points to was not torn down, as the change has failed; for `new` as above.
             unsafe { view.write(last) };
         } else if result.is_err() {
             // Only external tables can fail.
@@ -457,8 +458,8 @@ fn die(what: &str, place: &Place<'_>, gfn: Gfn, old: Spte, new: Spte) -> ! {
     unsafe { kernel::bindings::BUG() }
 }
 
-/// Zaps the leaves of `table` that map frames of `range`. What is beyond the table is left out. Mirrors are not
-/// zapped so (a bug in the caller). Returns whether there was any leaf. Changes are not traced.
+/// Zaps the leaves of `table` that map frames of `range`, which starts in it. What is beyond the table is left out.
+/// Mirrors are not zapped so (a bug in the caller). Returns whether there was any leaf. Changes are not traced.
 ///
 /// With `mmu_lock` held for write, nobody else makes an entry present or not present, so what is counted is
 /// what is zapped. Plain stores are enough even if the leaves are volatile, because nobody misses what they
@@ -479,6 +480,7 @@ pub(crate) fn zap_pages(lock: &Exclusive<'_>, table: SmallTable<'_>, range: GfnR
     let mut leaves: i32 = 0;
 
     kvm_mmu_warn_on!(sp.role().mirror());
+    table.check_start(range);
     if lock.vm().logs_by_dirty_bits() {
         leaves = zap_written_pages(lock, table, range);
     } else {
@@ -533,10 +535,10 @@ fn zap_written_pages(lock: &Exclusive<'_>, table: SmallTable<'_>, range: GfnRang
     leaves
 }
 
-/// Maps the frames of `range`, in order, by the leaves that `leaf` makes for them where none is present. What is
-/// beyond `table` is left out. Mirrors are not mapped so (a bug in the caller). An entry that has a leaf is left
-/// as it is. Ends where `leaf` makes none, and at an entry that is frozen, or that somebody else has changed
-/// meanwhile. Returns the number of frames that are mapped now, from the first on.
+/// Maps the frames of `range`, which starts in `table`, in order, by the leaves that `leaf` makes for them where
+/// none is present. What is beyond `table` is left out. Mirrors are not mapped so (a bug in the caller). An entry
+/// that has a leaf is left as it is. Ends where `leaf` makes none, and at an entry that is frozen, or that somebody
+/// else has changed meanwhile. Returns the number of frames that are mapped now, from the first on.
 ///
 /// The statistics are updated for all together: first all are added, and in the end those are taken back that
 /// were not mapped. The other way round, the count could drop below zero if the table is torn down meanwhile.
@@ -557,6 +559,7 @@ pub(crate) fn map_pages(
     let mut end = range.start;
 
     kvm_mmu_warn_on!(role.mirror());
+    table.check_start(range);
     vm.add_leaves(Level::Page4K, left);
 
     for gfn in range.frames() {
@@ -613,18 +616,20 @@ impl<'l, M: Update<'l>> Step<'_, M> {
     /// Has the table that the entry points to drain, for [`crate::ops::dirty_log::dirty_bits`], unless somebody
     /// else changed the entry first; then the view has the new value.
     #[inline]
-    pub(crate) fn try_drain(&mut self, _slots: &SlotsLock<'_>, masks: &Masks) {
+    pub(crate) fn try_drain(&mut self, slots: &SlotsLock<'_>, masks: &Masks) {
         let new = Summary::draining(self.view.spte(), masks);
 
+        slots.check_vm(self.lock);
         // SAFETY: `mmu_lock` is held. The summary is A and a software bit: the entry points where it did.
         unsafe { self.view.compare_exchange(new) };
     }
 
     /// Closes that table, unless somebody else changed the entry first.
     #[inline]
-    pub(crate) fn try_close(&mut self, _slots: &SlotsLock<'_>, masks: &Masks) {
+    pub(crate) fn try_close(&mut self, slots: &SlotsLock<'_>, masks: &Masks) {
         let new = Summary::closed(self.view.spte(), masks);
 
+        slots.check_vm(self.lock);
         // SAFETY: as in `try_drain`.
         unsafe { self.view.compare_exchange(new) };
     }
@@ -718,6 +723,18 @@ impl<'t> LogLocks<'t> {
     }
 }
 
+impl SmallTable<'_> {
+    /// Warns if `range` starts in another table (a bug), with `CONFIG_KVM_PROVE_MMU=y`: what takes a range finds
+    /// its entries by the low bits of the first frame. An empty range may start anywhere.
+    #[inline(always)]
+    pub(crate) fn check_start(self, range: GfnRange) {
+        kvm_mmu_warn_on!(
+            !range.is_empty()
+                && range.start.round_down(Level::Page2M) != Sp::of_table(self.table()).gfn()
+        );
+    }
+}
+
 impl SmallSptep<'_> {
     /// Clears the log's bit by a plain store, if the leaf is settled. Returns what was read, as an error if it is
     /// not settled.
@@ -732,7 +749,8 @@ impl SmallSptep<'_> {
         if !settled.matches(old) {
             return Err(old);
         }
-        // SAFETY: `mmu_lock` is held. No entry of the table points to a table.
+        // SAFETY: `mmu_lock` is held. No entry of the table points to a table. What others store to a settled leaf
+        // meanwhile may be lost: the head of `ops/dirty_log/leaves.rs` shows it for each of them.
         unsafe { self.sptep().write(settled.cleared(old)) };
         Ok(old)
     }
@@ -763,7 +781,8 @@ impl SmallSptep<'_> {
         if !protected.matches(old) {
             return false;
         }
-        // SAFETY: `mmu_lock` is held. No entry of the table points to a table.
+        // SAFETY: `mmu_lock` is held. No entry of the table points to a table. What others store to such a leaf
+        // meanwhile may be lost: the head of `ops/dirty_log/unprotect.rs` shows it for each of them.
         unsafe { self.sptep().write(protected.writable(old)) };
         true
     }
@@ -802,7 +821,8 @@ impl SmallGroup<'_> {
         if !settled.matches_all(&now) {
             return Err(now);
         }
-        // SAFETY: `mmu_lock` is held.
+        // SAFETY: `mmu_lock` is held. What others store to settled leaves meanwhile may be lost: see the head of
+        // `ops/dirty_log/leaves.rs`, which has eight leaves loaded before the first is stored.
         unsafe { self.write(now.map(|old| settled.cleared(old))) };
         Ok(now)
     }
@@ -821,7 +841,8 @@ impl SmallGroup<'_> {
         if !protected.matches_all(&now) {
             return false;
         }
-        // SAFETY: `mmu_lock` is held.
+        // SAFETY: `mmu_lock` is held. What others store to such leaves meanwhile may be lost: see the head of
+        // `ops/dirty_log/unprotect.rs`, which has eight leaves loaded before the first is stored.
         unsafe { self.write(now.map(|old| protected.writable(old))) };
         true
     }

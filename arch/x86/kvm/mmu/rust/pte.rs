@@ -18,6 +18,11 @@
 //!   points to a table of the next lower level, which RCU frees once the entry doesn't point to it any more.
 //!   No entry of a [`SmallTable`] points to a table, so there every value does.
 //!
+//! A plain [`Sptep::write`] has a third, if `mmu_lock` is only held for read and others can reach the entry:
+//!
+//! - **What is lost**: others may store between the load of the old value and the write, and then that store is
+//!   undone. The caller shows that nobody does, or that it does not matter.
+//!
 //! [`crate::change`] has a safe function for each change that is made. They prove the place by a lock's token,
 //! and the value by how they make it. Which frame a leaf maps is not a matter of these invariants: it is C's
 //! fault that says it, or a leaf that is there already, and [`crate::pure::transition`] refuses a change of it.
@@ -177,7 +182,8 @@ impl<'r> SmallTable<'r> {
         SmallSptep(self.0.sptep(index))
     }
 
-    /// The SPTEs of the frames of `range`, in order. What is beyond the table is left out.
+    /// The SPTEs of the frames of `range`, in order. What is beyond the table is left out. If the range starts in
+    /// another table (a bug that `check_start()` finds), they are those of other frames.
     #[inline(always)]
     pub(crate) fn pages(self, range: GfnRange) -> SmallPages<'r> {
         let Range { start, end } = Index::of_pages(range);
@@ -193,7 +199,7 @@ impl<'r> SmallTable<'r> {
     }
 
     /// Where to look for SPTEs that have any of `bits` set: a frame of `range` before which none has. `None` if
-    /// none of the range has. What is beyond the table is left out.
+    /// none of the range has. The range is taken as [`SmallTable::pages`] takes it.
     // A function of its own, so that its loop has all registers.
     #[inline(never)]
     pub(crate) fn find(self, range: GfnRange, bits: u64) -> Option<Gfn> {
@@ -294,11 +300,12 @@ impl<'r> SmallGroup<'r> {
     ///
     /// # Safety
     ///
-    /// The place must be the caller's to change, see [the head of this file](self).
+    /// As to the place and to what is lost, see [the head of this file](self).
     #[inline(always)]
     pub(crate) unsafe fn write(self, new: [Spte; GROUP]) {
         for (sptep, new) in self.spteps().into_iter().zip(new) {
-            // SAFETY: the place is the caller's. No entry of the table points to a table.
+            // SAFETY: the place, and what is lost, by this function's safety requirement. No entry of the table
+            // points to a table.
             unsafe { sptep.sptep().write(new) };
         }
     }
@@ -503,7 +510,7 @@ impl<'w> View<'w> {
     ///
     /// # Safety
     ///
-    /// As to the place and to the value, see [the head of this file](self).
+    /// As to the place, to the value and to what is lost, see [the head of this file](self).
     #[inline]
     pub(crate) unsafe fn write(&self, new: Spte) {
         // SAFETY: by this function's safety requirement.
@@ -514,7 +521,7 @@ impl<'w> View<'w> {
     ///
     /// # Safety
     ///
-    /// As for [`View::write`].
+    /// As to the place and to the value, see [the head of this file](self).
     #[inline]
     pub(crate) unsafe fn swap(&mut self, new: Spte) {
         // SAFETY: by this function's safety requirement.
@@ -529,7 +536,7 @@ impl<'w> View<'w> {
     ///
     /// # Safety
     ///
-    /// As for [`View::write`].
+    /// As to the place and to the value, see [the head of this file](self).
     #[inline]
     pub(crate) unsafe fn compare_exchange(&mut self, new: Spte) -> bool {
         // SAFETY: by this function's safety requirement.
@@ -617,7 +624,7 @@ impl<'r> Sptep<'r> {
     ///
     /// # Safety
     ///
-    /// As to the place and to the value, see [the head of this file](self).
+    /// As to the place, to the value and to what is lost, see [the head of this file](self).
     #[inline]
     pub(crate) unsafe fn write(&self, new: Spte) {
         self.atomic().store(new.raw(), Release);
@@ -627,7 +634,7 @@ impl<'r> Sptep<'r> {
     ///
     /// # Safety
     ///
-    /// As for [`Sptep::write`].
+    /// As to the place and to the value, see [the head of this file](self).
     #[inline]
     pub(crate) unsafe fn swap(&self, new: Spte) -> Spte {
         Spte(self.atomic().xchg(new.raw(), Full))
@@ -637,7 +644,7 @@ impl<'r> Sptep<'r> {
     ///
     /// # Safety
     ///
-    /// As for [`Sptep::write`].
+    /// As to the place and to the value, see [the head of this file](self).
     #[inline]
     pub(crate) unsafe fn compare_exchange(&self, old: Spte, new: Spte) -> Result<(), Spte> {
         match self.atomic().cmpxchg(old.raw(), new.raw(), Full) {
@@ -684,7 +691,9 @@ pub(crate) fn mark_access_track(leaf: Spte, masks: &Masks) -> Spte {
 ///
 /// # Invariants
 ///
-/// The entry has had that value since `'r` began.
+/// The entry has had that value at some time since `'r` began. If `mmu_lock` is held for write during `'r`, as it is
+/// where the reverse map is changed, the entry still has its target, and is present or not as it was. The CPU,
+/// aging and a fast page fault may have changed A, D, W and what access tracking saves.
 #[derive(Clone, Copy)]
 pub(crate) struct Seen<'r> {
     sptep: Sptep<'r>,

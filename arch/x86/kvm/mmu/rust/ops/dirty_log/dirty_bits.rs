@@ -206,6 +206,7 @@ impl<'m> DirtyBits<'m> {
         rest: &mut GfnRange,
         log: &DirtyBitmap<'_>,
     ) -> Option<WordPart> {
+        table.check_start(*rest);
         rest.start = table.find(*rest, self.masks.dirty)?;
         let part = parts(log.gfn(0), *rest).next()?;
 
@@ -384,6 +385,7 @@ fn forget_in_table(
 ) {
     let is_old = |spte: Spte| spte.is_present() && !spte.is_writable() && spte.is_dirty(masks);
 
+    table.check_start(within);
     for (gfn, sptep) in within.frames().zip(table.pages(within)) {
         let mut old = sptep.read();
 

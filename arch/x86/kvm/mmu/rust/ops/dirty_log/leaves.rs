@@ -192,6 +192,7 @@ impl<'t> Leaves<'t> {
         let mut at: u32 = 0;
         let mut pages = self.table.pages(range);
 
+        self.table.check_start(range);
         if self.traced {
             return self.clear_traced(range);
         }
@@ -217,6 +218,7 @@ impl<'t> Leaves<'t> {
             return self.clear_range(GfnRange::new(first, first.add(WORD_PAGES))) != 0;
         }
         for gfn in frames(first, wanted) {
+            table.check_start(GfnRange::single(gfn));
             if self.traced {
                 any |= self.clear_traced(GfnRange::single(gfn)) != 0;
             } else {

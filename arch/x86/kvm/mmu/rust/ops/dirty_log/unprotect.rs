@@ -59,6 +59,7 @@ pub(super) fn unprotect_pages(
     let protected = LogProtected::new(lock.vm().masks());
     let mut any = false;
 
+    table.check_start(range);
     if trace::spte_changed_enabled() {
         return unprotect_traced(lock, unlogged, table, range, role, protected);
     }
