@@ -14,7 +14,9 @@
 //! up with the next fault. So errno and the returned range are those of the single faults.
 //!
 //! Around the fault of a vCPU it is the same: the fault has mapped 4 KiB, and nobody asks what became of the
-//! neighbours. Their A bits stay clear, and in a logged memslot the first write to each is noticed.
+//! neighbours. Their A bits stay clear, and in a logged memslot the first write to each is noticed. The table
+//! is read before host pages are looked up, so that a guest that has its neighbours mapped already does not
+//! pay for them with each fault. That is only a hint: entries are read again when they are changed.
 //!
 //! # The protocol
 //!
@@ -78,9 +80,11 @@ pub(crate) fn prefault(vcpu: Vcpu<'_>, _srcu: &Srcu<'_>, root: Sp<'_>, range: Gf
 
 /// Maps what it can of the aligned `pages` frames around `gfn`, in its memslot, which a fault of the vCPU has
 /// just mapped by a 4 KiB page. `pages` is rounded down to a power of two, and is [`HostPages::MAX`] at most.
+/// Frames that are mapped already end those before `gfn`, and those after it.
 ///
 /// Looks up host pages twice at most: what cannot be mapped ends the frames before `gfn`, and those after
-/// it. Takes `mmu_lock`, twice at most. Does not sleep for I/O.
+/// it. Takes `mmu_lock`, twice at most. Does not sleep for I/O. Gives up when a notifier is in the way, as it
+/// would be in the way of the second lookup too.
 pub(crate) fn around(
     vcpu: Vcpu<'_>,
     _srcu: &Srcu<'_>,
@@ -89,13 +93,56 @@ pub(crate) fn around(
     gfn: Gfn,
     pages: u64,
 ) {
-    let window = window(gfn, pages).intersection(slot.range());
-    let mut host = HostPages::new();
-    let mapped = map_run(vcpu, root, window, &mut host);
-
-    if window.start.add(mapped) <= gfn {
-        map_run(vcpu, root, GfnRange::new(gfn.add(1), window.end), &mut host);
+    if !is_simple(vcpu.vm()) || !slot.is_plain() {
+        return;
     }
+    let window = window(gfn, pages).intersection(slot.range());
+    let missing = missing_around(vcpu.vm(), root, window, gfn);
+    let after = GfnRange::new(gfn.add(1), missing.end);
+    // Both sides are looked up together, and the page of the fault with them.
+    let all = if missing.start == gfn { after } else { missing };
+    let mut host = HostPages::new();
+
+    if all.is_empty() {
+        return;
+    }
+    let Some(mapped) = map_batch(vcpu, root, slot, all, &mut host) else {
+        return;
+    };
+
+    if all.start.add(mapped) <= gfn && !after.is_empty() {
+        map_batch(vcpu, root, slot, after, &mut host);
+    }
+}
+
+/// Whether the VM's pages are mapped by table at all.
+fn is_simple(vm: Vm<'_>) -> bool {
+    // Whether a page is private has to be asked for each, and mirrors take a different path.
+    vm.uses_tdp_mmu() && !vm.has_private_mem()
+}
+
+/// The frames of `window` next to `gfn` whose entries are not present, without a gap on either side, and `gfn`
+/// itself. All of `window` is in one table. Takes no lock: others may change the entries at any time.
+fn missing_around(vm: Vm<'_>, root: Sp<'_>, window: GfnRange, gfn: Gfn) -> GfnRange {
+    let masks = vm.masks();
+    let guard = rcu::read_lock();
+    let Some(table) = small_table(vm, &guard, root, gfn, masks) else {
+        return GfnRange::single(gfn);
+    };
+    let mut missing = window;
+
+    table.check_start(window);
+    for (at, sptep) in window.frames().zip(table.pages(window)) {
+        if at == gfn || !sptep.read().is_present() {
+            continue;
+        }
+        if at > gfn {
+            missing.end = at;
+            break;
+        }
+        missing.start = at.add(1);
+    }
+    missing
 }
 
 /// The frames that [`around`] may map; all of them are in one table.
@@ -111,38 +158,17 @@ fn window(gfn: Gfn, pages: u64) -> GfnRange {
 /// Maps what it can of `range` without a gap; all of it is in one table of 4 KiB pages. Returns the number of
 /// frames that are mapped now.
 fn map_run(vcpu: Vcpu<'_>, root: Sp<'_>, range: GfnRange, pages: &mut HostPages) -> u64 {
-    let vm = vcpu.vm();
-
-    // Whether a page is private has to be asked for each, and mirrors take a different path.
-    if !vm.uses_tdp_mmu() || vm.has_private_mem() {
-        return 0;
-    }
-
     let mut next = range.start;
 
+    if !is_simple(vcpu.vm()) {
+        return 0;
+    }
     while next < range.end {
         let Some(slot) = vcpu.memslot(next).filter(|slot| slot.is_plain()) else {
             break;
         };
         let wanted = GfnRange::new(next, range.end).intersection(slot.range());
-        let sequence = vm.invalidation_sequence();
-
-        pages.look_up(slot, wanted);
-        let found = GfnRange::new(next, next.add(pages.len() as u64));
-
-        if found.is_empty() {
-            break;
-        }
-        let mapped = vcpu.with_shared(|lock| {
-            let mapped = if sequence.is_current(lock) {
-                map_found(vcpu, lock, root, slot, pages, found)
-            } else {
-                0
-            };
-
-            pages.release(lock, mapped as usize);
-            mapped
-        });
+        let mapped = map_batch(vcpu, root, slot, wanted, pages).unwrap_or(0);
 
         next = next.add(mapped);
         if mapped < wanted.pages().min(HostPages::MAX as u64) {
@@ -150,6 +176,34 @@ fn map_run(vcpu: Vcpu<'_>, root: Sp<'_>, range: GfnRange, pages: &mut HostPages)
         }
     }
     next.since(range.start)
+}
+
+/// Maps what it can of `range` without a gap, [`HostPages::MAX`] pages at most; all of it is in `slot`, and in one
+/// table of 4 KiB pages. Returns the number of frames that are mapped now; `None` if nothing was tried, because
+/// of an invalidation that is in progress, or has ended since the host pages were looked up.
+fn map_batch(
+    vcpu: Vcpu<'_>,
+    root: Sp<'_>,
+    slot: Memslot<'_>,
+    range: GfnRange,
+    pages: &mut HostPages,
+) -> Option<u64> {
+    let sequence = vcpu.vm().invalidation_sequence();
+
+    pages.look_up(slot, range);
+    let found = GfnRange::new(range.start, range.start.add(pages.len() as u64));
+
+    if found.is_empty() {
+        return Some(0);
+    }
+    vcpu.with_shared(|lock| {
+        let mapped = sequence
+            .is_current(lock)
+            .then(|| map_found(vcpu, lock, root, slot, pages, found));
+
+        pages.release(lock, mapped.unwrap_or(0) as usize);
+        mapped
+    })
 }
 
 /// The frames of the table of 4 KiB pages that holds the frame before `gfn`.
