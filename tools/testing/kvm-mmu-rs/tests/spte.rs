@@ -232,6 +232,11 @@ proptest! {
             protected.matches_all(&sptes),
             sptes.iter().all(|spte| protected.matches(*spte))
         );
+        if protected.matches_none(&sptes) {
+            prop_assert!(!sptes.iter().any(|spte| protected.matches(*spte)));
+        }
+        // Where all are alike there is nothing in between.
+        prop_assert!(protected.matches_none(&sptes[..1]) || protected.matches(sptes[0]));
     }
 
     #[test]

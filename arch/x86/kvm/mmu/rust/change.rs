@@ -828,23 +828,26 @@ impl SmallGroup<'_> {
     }
 
     /// Makes all leaves writable by plain stores, if only the log has protected each of them. Returns whether
-    /// it has.
+    /// it has, or `None` if they have to be looked at one by one.
     #[inline(always)]
     pub(crate) fn unprotect(
         self,
         _lock: &Shared<'_>,
         _unlogged: Unlogged<'_>,
         protected: LogProtected,
-    ) -> bool {
+    ) -> Option<bool> {
         let now = self.read();
 
+        if protected.matches_none(&now) {
+            return Some(false);
+        }
         if !protected.matches_all(&now) {
-            return false;
+            return None;
         }
         // SAFETY: `mmu_lock` is held. What others store to such leaves meanwhile may be lost: see the head of
         // `ops/dirty_log/unprotect.rs`, which has eight leaves loaded before the first is stored.
         unsafe { self.write(now.map(|old| protected.writable(old))) };
-        true
+        Some(true)
     }
 }
 

@@ -208,6 +208,15 @@ impl LogProtected {
         Spte::all(sptes).0 & set == self.value && Spte::any(sptes).0 & (self.mask & !set) == 0
     }
 
+    /// Whether it can be told at once that none of `sptes` is: a bit that has to be set is set in none, or one that
+    /// has to be clear is set in all.
+    #[inline(always)]
+    pub fn matches_none(self, sptes: &[Spte]) -> bool {
+        let set = self.mask & self.value;
+
+        Spte::any(sptes).0 & set != self.value || Spte::all(sptes).0 & (self.mask & !set) != 0
+    }
+
     /// Such a leaf with write access, and with D, which the CPU then need not set.
     #[inline]
     pub const fn writable(self, spte: Spte) -> Spte {

@@ -66,8 +66,10 @@ pub(super) fn unprotect_pages(
     let mut pages = table.pages(range);
 
     while let Some(group) = pages.next_group() {
-        any |= group.unprotect(lock, unlogged, protected)
-            || unprotect_each(lock, unlogged, group.spteps(), protected);
+        // All of them, where nothing was written; none, where everything was.
+        any |= group
+            .unprotect(lock, unlogged, protected)
+            .unwrap_or_else(|| unprotect_each(lock, unlogged, group.spteps(), protected));
     }
     any | unprotect_each(lock, unlogged, pages, protected)
 }
