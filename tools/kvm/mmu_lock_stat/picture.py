@@ -88,14 +88,26 @@ class Picture:
         self.text(LEFT - 8, self.y + 15, "phase", "end")
         self.y += BAND
 
-    def share(self, name, a, b):
-        """What vCPUs spent in something, in percent of the time of all of them."""
-        time = (b[0] - a[0]) * len(self.whose) * 1e9
-        return 100 * total(b[1], a[1], name) / max(time, 1)
+    def shares(self, name):
+        """What vCPUs spent in something, in percent of the time of all of them, in each interval.
+
+        It is accounted when it is over: what is longer than an interval began before it.
+        """
+        shares = [0.0] * len(self.pairs)
+        for who in self.whose:
+            left = 0
+            for n in reversed(range(len(self.pairs))):
+                a, b = self.pairs[n]
+                time = max((b[0] - a[0]) * 1e9, 1)
+                left += grown(b[1], a[1], who, name)
+                here = min(left, time)
+                left -= here
+                shares[n] += 100 * here / time / len(self.whose)
+        return shares
 
     def rows(self, names):
         """Of those that are not always 0: {name: (statistic, share of each interval)}."""
-        return {name: (stat, [self.share(stat, a, b) for a, b in self.pairs])
+        return {name: (stat, self.shares(stat))
                 for name, stat in names if total(self.last, self.first, stat) > 0}
 
     def faults(self):
