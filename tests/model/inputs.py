@@ -32,27 +32,23 @@ def number(cell):
     return float(found[1].replace(",", ""))
 
 
-def row(page, begins):
-    """The cells of the first row of @page that begins like that, without the first of them."""
+def row(page, begins, after=""):
+    """The cells of the first row of @page, behind @after, that begins like that, without the first."""
     text = (RESULTS / page).read_text(encoding="utf-8")
-    for line in text.splitlines():
+    for line in text.partition(after)[2].splitlines() if after else text.splitlines():
         if line.startswith(f"| {begins} |"):
             return [cell.strip() for cell in line.split("|")[2:-1]]
     raise Missing(f"results/{page} has no row '{begins}'")
 
 
 def native(name, column):
-    """Nanoseconds for 2 MiB; column 0 is C, 1 is Rust."""
-    return number(row("bench-native.md", name)[column])
+    """Nanoseconds for 2 MiB on the older CPU; column 0 is C, 1 is Rust."""
+    return number(row("bench-native.md", name, "## On an older CPU")[column])
 
 
 def bench(name, column):
-    """Instructions for 2 MiB; the rows that have changed last are at the end."""
-    text = (RESULTS / "bench.md").read_text(encoding="utf-8")
-    rows = [line for line in text.splitlines() if line.startswith(f"| {name} |")]
-    if not rows:
-        raise Missing(f"results/bench.md has no row '{name}'")
-    return number([cell.strip() for cell in rows[-1].split("|")[3:-1]][column])
+    """Instructions for 2 MiB; the first table is of those, and its first cell the size in MiB."""
+    return number(row("bench.md", name)[1 + column])
 
 
 def contention(party, column):
