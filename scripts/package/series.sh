@@ -5,7 +5,7 @@
 # patches/layers says which commits it has. Fixes for upstream's C, in patches/upstream,
 # are not part of it.
 #   VERIFY=1   also compile KVM at each commit, with KVM_RUST_MMU off, and on from the
-#              commit that adds it (a quarter of an hour)
+#              commit that adds it (a quarter of an hour; interrupted, it goes on where it was)
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/../lib.sh"
@@ -176,15 +176,27 @@ git -C "$full" sparse-checkout set --no-cone /Makefile /Kbuild /Kconfig /scripts
 	/include/ /kernel/ /rust/ /virt/ /tools/include/ /tools/arch/
 git -C "$full" checkout -q
 trap 'git -C "$SRC" worktree remove --force "$full" || :; cleanup' EXIT
-# compile OUT NAME: KVM's modules of the work tree, with the configuration in OUT.
+# What has compiled, a line each: the code, the configuration, and the commit's subject.
+verified=$BUILD/series.verified
+touch "$verified"
+# compile OUT NAME: KVM's modules of the work tree, with the configuration in OUT, unless they have
+# compiled before.
 compile()
 {
-	mkdir -p "$work/$2/arch/x86/kvm" "$work/$2/virt/kvm"
+	local key log=$BUILD/logs/series.log
+
+	key=$({
+		git -C "$full" rev-parse HEAD:arch HEAD:include HEAD:rust HEAD:virt
+		cat "$1/.config"
+	} | sha256sum | cut -c1-16)
+	! grep -q "^$key $2 " "$verified" || return 0
+	mkdir -p "$work/$2/arch/x86/kvm" "$work/$2/virt/kvm" "$BUILD/logs"
 	make -s -C "$full" O="$1" LLVM=-19 -j"$JOBS" M=arch/x86/kvm \
-		MO="$work/$2/arch/x86/kvm" modules >"$work/$2.log" 2>&1 || {
-		tail -n 30 "$work/$2.log"
+		MO="$work/$2/arch/x86/kvm" modules >"$log" 2>&1 || {
+		tail -n 30 "$log"
 		die "KVM does not compile (option $2) at: $(git -C "$full" log -1 --format=%s)"
 	}
+	echo "$key $2 $(git -C "$full" log -1 --format=%s)" >>"$verified"
 }
 on=0 n=0
 while read -r commit; do
