@@ -30,6 +30,7 @@
 #include <linux/sizes.h>
 
 #include "kvm_util.h"
+#include "log_mode.h"
 #include "mmu_stat.h"
 #include "processor.h"
 #include "test_util.h"
@@ -46,24 +47,6 @@
 #define NR_PAGES		(2 * PAGES_PER_2M)
 #define NR_MAPPED		PAGES_PER_2M
 #define SLOT_SIZE		(NR_PAGES * PAGE_SIZE)
-
-enum log_mode {
-	LOG_LEGACY,
-	LOG_MANUAL,
-	LOG_INITIALLY_SET,
-	NR_LOG_MODES,
-};
-
-static const struct {
-	const char *name;
-	u64 caps;
-} log_modes[NR_LOG_MODES] = {
-	[LOG_LEGACY]		= { "legacy", 0 },
-	[LOG_MANUAL]		= { "manual-protect", KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE },
-	[LOG_INITIALLY_SET]	= { "initially-all-set",
-				    KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE |
-				    KVM_DIRTY_LOG_INITIALLY_SET },
-};
 
 /* What backs the slots. */
 static const struct arrangement {

@@ -35,6 +35,7 @@
 #include "processor.h"
 #include "run_vcpu.h"
 #include "test_util.h"
+#include "tracefs.h"
 #include "ucall_common.h"
 
 /* Memslots 1 and 2, one after the other. */
@@ -165,54 +166,28 @@ static void test_mode(int mode)
 	destroy(&t);
 }
 
-static bool write_tracefs(const char *name, const char *value)
-{
-	char path[256];
-	FILE *f;
-
-	snprintf(path, sizeof(path), "/sys/kernel/tracing/%s", name);
-	f = fopen(path, "we");
-	if (!f)
-		return false;
-	fputs(value, f);
-	return !fclose(f);
-}
-
-/* Whether the trace has a line with @event and @text. */
-static bool is_traced(const char *event, const char *text)
-{
-	FILE *f = fopen("/sys/kernel/tracing/trace", "re");
-	bool found = false;
-	char line[512];
-
-	TEST_ASSERT(f, "Cannot read the trace");
-	while (fgets(line, sizeof(line), f))
-		found |= strstr(line, event) && strstr(line, text);
-	fclose(f);
-	return found;
-}
-
 static void test_trace(void)
 {
-	const char *enable = "events/kvmmmu/kvm_mmu_harvest_dirty_bits/enable";
+	const char *enable = TRACEFS "/events/kvmmmu/kvm_mmu_harvest_dirty_bits/enable";
 	char text[128];
 	struct test t;
 	bool found;
 
-	if (!write_tracefs(enable, "1")) {
+	if (!write_file(enable, "1")) {
 		ksft_test_result_skip("trace: cannot enable the tracepoint\n");
 		return;
 	}
-	write_tracefs("trace", "");
+	write_file(TRACEFS "/trace", "");
 	create(&t, KVM_X86_DIRTY_LOG_DIRTY_BITS);
 	set_logging(&t, 2, true);
 	write_pages(&t, 2, 4);
 	get_log(&t, 2, 4);
-	snprintf(text, sizeof(text), " gfns %llx-%llx tables 1 pages %llu",
+	snprintf(text, sizeof(text),
+		 "kvm_mmu_harvest_dirty_bits: as_id 0 gfns %llx-%llx tables 1 pages %llu",
 		 TEST_BASE / PAGE_SIZE + SLOT_PAGES, TEST_BASE / PAGE_SIZE + 2 * SLOT_PAGES,
 		 SLOT_PAGES / 4);
-	found = is_traced("kvm_mmu_harvest_dirty_bits:", text);
-	write_tracefs(enable, "0");
+	found = count_in_trace(TRACEFS "/trace", text);
+	write_file(enable, "0");
 	ksft_test_result(found, "the trace has \"%s\"\n", text);
 	destroy(&t);
 }

@@ -36,6 +36,7 @@
 #include <linux/sizes.h>
 
 #include "kvm_util.h"
+#include "log_mode.h"
 #include "mmu_stat.h"
 #include "processor.h"
 #include "run_vcpu.h"
@@ -97,28 +98,6 @@ static const char * const layout_names[NR_LAYOUTS] = {
 /* The partial layout starts and ends this many pages outside whole pages. */
 #define HEAD_PAGES		17
 #define TAIL_PAGES		33
-
-enum log_mode {
-	/* Everything is protected on enabling, GET_DIRTY_LOG reprotects. */
-	LOG_LEGACY,
-	/* Everything is protected on enabling, CLEAR_DIRTY_LOG reprotects. */
-	LOG_MANUAL,
-	/* All pages start out dirty, CLEAR_DIRTY_LOG protects and reprotects. */
-	LOG_INITIALLY_SET,
-	NR_LOG_MODES,
-};
-
-static const struct {
-	const char *name;
-	u64 caps;
-} log_modes[NR_LOG_MODES] = {
-	[LOG_LEGACY]		= { "legacy", 0 },
-	[LOG_MANUAL]		= { "manual-protect",
-				    KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE },
-	[LOG_INITIALLY_SET]	= { "initially-all-set",
-				    KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE |
-				    KVM_DIRTY_LOG_INITIALLY_SET },
-};
 
 /* What happens while dirty logging is enabled. */
 static const struct scenario {

@@ -49,6 +49,7 @@
 #include "processor.h"
 #include "run_vcpu.h"
 #include "test_util.h"
+#include "tracefs.h"
 #include "ucall_common.h"
 
 #define TEST_SLOT	1
@@ -88,7 +89,7 @@ static const char * const op_names[NR_OPS] = {
 	[OP_AHEAD]	= "split ahead",
 };
 
-#define INSTANCE	"/sys/kernel/tracing/instances/mmu_enomem_test"
+#define INSTANCE	TRACEFS "/instances/mmu_enomem_test"
 #define PAGE_ALLOC	INSTANCE "/events/kmem/mm_page_alloc"
 
 /* How an allocation is made to fail. */
@@ -570,21 +571,9 @@ static void l1_touches_too(void *data)
 	run_l2(data, touch_slot);
 }
 
-static bool write_to(const char *path, const char *text)
-{
-	int fd = open(path, O_WRONLY | O_CLOEXEC);
-	bool ok;
-
-	if (fd < 0)
-		return false;
-	ok = write(fd, text, strlen(text)) == (ssize_t)strlen(text);
-	close(fd);
-	return ok;
-}
-
 static void stop_tracing(void)
 {
-	write_to(PAGE_ALLOC "/enable", "0");
+	write_file(PAGE_ALLOC "/enable", "0");
 	rmdir(INSTANCE);
 }
 
@@ -598,21 +587,7 @@ static bool start_tracing(void)
 	if (mkdir(INSTANCE, 0700))
 		return false;
 	atexit(stop_tracing);
-	return write_to(PAGE_ALLOC "/filter", filter) && write_to(PAGE_ALLOC "/enable", "1");
-}
-
-static unsigned int nr_traced(void)
-{
-	unsigned int nr = 0;
-	char line[512];
-	FILE *f;
-
-	f = fopen(INSTANCE "/trace", "re");
-	TEST_ASSERT(f, "Cannot read the trace");
-	while (fgets(line, sizeof(line), f))
-		nr += !!strstr(line, " mm_page_alloc: ");
-	fclose(f);
-	return nr;
+	return write_file(PAGE_ALLOC "/filter", filter) && write_file(PAGE_ALLOC "/enable", "1");
 }
 
 /*
@@ -650,7 +625,7 @@ static void test_two_roots(void)
 	} else {
 		vm_set_user_memory_region(vm, TEST_SLOT, KVM_MEM_LOG_DIRTY_PAGES, TEST_BASE,
 					  AHEAD_SIZE, ahead);
-		nr = nr_traced();
+		nr = count_in_trace(INSTANCE "/trace", " mm_page_alloc: ");
 		TEST_ASSERT_EQ(vm_get_stat(vm, pages_2m), 0);
 		/* Two tables are needed, and the bitmap and whatever else are pages, too. */
 		ksft_test_result(nr >= 2 && nr < AHEAD + AHEAD / 2,

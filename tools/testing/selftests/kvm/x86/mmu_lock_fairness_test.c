@@ -21,7 +21,6 @@
  * Finally, with everything else idle, use ftrace to count how often notifiers take the lock.
  * A notifier that hits no slot must never take it.
  */
-#include <fcntl.h>
 #include <limits.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -41,6 +40,7 @@
 #include "processor.h"
 #include "run_vcpu.h"
 #include "test_util.h"
+#include "tracefs.h"
 #include "ucall_common.h"
 
 #define TEST_SLOT	1
@@ -50,8 +50,7 @@
 /* What notifiers are fired at: a huge page, and room to move it to. */
 #define VICTIM_SIZE	SZ_2M
 
-#define TRACING		"/sys/kernel/tracing"
-#define INSTANCE	TRACING "/instances/kvm_mmu_lock_fairness"
+#define INSTANCE	TRACEFS "/instances/kvm_mmu_lock_fairness"
 #define LOCKS		"_raw_read_lock _raw_write_lock"
 #define UNLOCKS		"_raw_read_unlock _raw_write_unlock"
 
@@ -492,24 +491,6 @@ static void free_vm(void)
 
 /* --- tracing */
 
-static bool write_file(const char *path, const char *text)
-{
-	int fd = open(path, O_WRONLY | O_TRUNC);
-	size_t left = strlen(text);
-	ssize_t ret;
-
-	if (fd < 0)
-		return false;
-	/* ftrace takes one word at a time. */
-	for (ret = 1; left && ret > 0; left -= ret, text += ret) {
-		ret = write(fd, text, left);
-		if (ret < 0)
-			break;
-	}
-	close(fd);
-	return !left;
-}
-
 /* Traces what a thread does with rwlocks; @events: also how it waits for them. */
 static bool start_tracing(pid_t thread, bool events)
 {
@@ -543,26 +524,19 @@ static void stop_tracing(void)
  */
 static unsigned int longest_holds(u64 *reading, u64 *writing)
 {
-	u64 since = 0, waits_for = 0, lock, sec, usec, now, *longest;
+	u64 since = 0, waits_for = 0, lock, now, *longest;
+	struct trace_event event;
 	unsigned int count = 0;
-	char line[512], *what, *stamp;
 	bool contended = false;
-	FILE *file;
+	const char *what;
+	FILE *trace;
 
 	*reading = 0;
 	*writing = 0;
-	file = fopen(INSTANCE "/trace", "r");
-	TEST_ASSERT(file, "Can't read the trace");
-	while (fgets(line, sizeof(line), file)) {
-		what = strstr(line, ": ");
-		if (line[0] == '#' || !what)
-			continue;
-		*what = '\0';
-		what += 2;
-		stamp = strrchr(line, ' ');
-		if (!stamp || sscanf(stamp, "%lu.%lu", &sec, &usec) != 2)
-			continue;
-		now = sec * 1000000000ull + usec * 1000;
+	trace = open_trace(INSTANCE "/trace");
+	while (next_event(trace, &event)) {
+		what = event.what;
+		now = event.ns;
 
 		if (!strncmp(what, "_raw_read_lock ", 15) ||
 		    !strncmp(what, "_raw_write_lock ", 16)) {
@@ -584,7 +558,7 @@ static unsigned int longest_holds(u64 *reading, u64 *writing)
 			count++;
 		}
 	}
-	fclose(file);
+	fclose(trace);
 	return count;
 }
 
@@ -662,18 +636,10 @@ static void run_mode(enum mode mode)
 /* Counts the rwlocks that this thread took in KVM's notifiers since the last call. */
 static unsigned int count_notifier_locks(void)
 {
-	unsigned int count = 0;
-	char line[512];
-	FILE *file;
+	const char *trace = INSTANCE "/trace";
+	unsigned int count = count_in_trace(trace, "<-kvm_") + count_in_trace(trace, "<-__kvm_");
 
-	file = fopen(INSTANCE "/trace", "r");
-	TEST_ASSERT(file, "Can't read the trace");
-	while (fgets(line, sizeof(line), file)) {
-		if (strstr(line, "<-kvm_") || strstr(line, "<-__kvm_"))
-			count++;
-	}
-	fclose(file);
-	write_file(INSTANCE "/trace", "0");
+	write_file(trace, "0");
 	return count;
 }
 

@@ -30,6 +30,7 @@
 #include "processor.h"
 #include "run_vcpu.h"
 #include "test_util.h"
+#include "tracefs.h"
 #include "ucall_common.h"
 
 #define TEST_SLOT	1
@@ -55,7 +56,7 @@
 #define CODE_OFFSET	64
 
 #define PARAMETERS	"/sys/module/kvm/parameters/"
-#define INSTANCE	"/sys/kernel/tracing/instances/mmu_lock_stats_test"
+#define INSTANCE	TRACEFS "/instances/mmu_lock_stats_test"
 #define CGROUP		"/sys/fs/cgroup/mmu_lock_stats_test"
 
 static struct kvm_vm *vm;
@@ -94,11 +95,7 @@ static u64 now_ns(void)
 
 static void set_parameter(const char *name, const char *value)
 {
-	int fd = open_path_or_exit(name, O_WRONLY);
-
-	TEST_ASSERT(write(fd, value, strlen(value)) == (ssize_t)strlen(value),
-		    "Cannot write '%s' to %s", value, name);
-	close(fd);
+	TEST_ASSERT(write_file(name, value), "Cannot write '%s' to %s", value, name);
 }
 
 static void set_delay(const char *holder, u64 ns)
@@ -263,18 +260,6 @@ static u64 run_op(enum op new_op, u64 at)
 
 /* --- what the kernel's tracepoints say of this thread */
 
-static bool write_file(const char *path, const char *text)
-{
-	int fd = open(path, O_WRONLY | O_TRUNC);
-	ssize_t ret;
-
-	if (fd < 0)
-		return false;
-	ret = write(fd, text, strlen(text));
-	close(fd);
-	return ret == (ssize_t)strlen(text);
-}
-
 static bool start_tracing(void)
 {
 	char tid[16];
@@ -320,25 +305,17 @@ static void end_faults(struct traced *traced, u64 first, u64 until, unsigned int
 /* What this thread has done since forget_trace(). */
 static struct traced read_trace(void)
 {
-	u64 sec, usec, now, lock, waits_for = 0, since = 0, address, last = 0, first = 0, entry = 0;
+	u64 lock, waits_for = 0, since = 0, address, last = 0, first = 0, entry = 0;
 	unsigned int nr_faults = 0;
 	struct traced traced = {};
-	char line[512], *what, *stamp;
+	struct trace_event event;
 	bool writes = false;
-	FILE *file;
+	FILE *trace;
 
-	file = fopen(INSTANCE "/trace", "re");
-	TEST_ASSERT(file, "Cannot read the trace");
-	while (fgets(line, sizeof(line), file)) {
-		what = strstr(line, ": ");
-		if (line[0] == '#' || !what)
-			continue;
-		*what = '\0';
-		what += 2;
-		stamp = strrchr(line, ' ');
-		if (!stamp || sscanf(stamp, "%lu.%lu", &sec, &usec) != 2)
-			continue;
-		now = sec * 1000000000ull + usec * 1000;
+	trace = open_trace(INSTANCE "/trace");
+	while (next_event(trace, &event)) {
+		char *what = event.what;
+		u64 now = event.ns;
 
 		if (sscanf(what, "contention_begin: %lx", &lock) == 1) {
 			/* Sleeping locks don't spin. */
@@ -369,7 +346,7 @@ static struct traced read_trace(void)
 				entry = now;
 		}
 	}
-	fclose(file);
+	fclose(trace);
 	end_faults(&traced, first, entry, nr_faults);
 	return traced;
 }

@@ -14,7 +14,6 @@
  * function that sets the bit write its stack trace to several trace buffers first.
  */
 #include <errno.h>
-#include <fcntl.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -32,6 +31,7 @@
 #include "processor.h"
 #include "run_vcpu.h"
 #include "test_util.h"
+#include "tracefs.h"
 #include "ucall_common.h"
 
 #define TEST_SLOT	1
@@ -40,7 +40,7 @@
 #define TEST_PAGES	8ul
 #define TEST_SIZE	(TEST_PAGES * PAGE_SIZE)
 
-#define INSTANCES	"/sys/kernel/tracing/instances/kvm_mmu_race_prefault"
+#define INSTANCES	TRACEFS "/instances/kvm_mmu_race_prefault"
 #define SET_BIT		"mark_page_dirty_in_slot"
 #define MAX_BUFFERS	32
 
@@ -100,18 +100,6 @@ static void *prefault(void *unused)
 	return NULL;
 }
 
-static bool write_to(const char *path, const char *text)
-{
-	int fd = open(path, O_WRONLY | O_APPEND | O_CLOEXEC);
-	bool ok;
-
-	if (fd < 0)
-		return false;
-	ok = write(fd, text, strlen(text)) == (ssize_t)strlen(text);
-	close(fd);
-	return ok;
-}
-
 static void narrow_window(void)
 {
 	char path[128];
@@ -119,7 +107,7 @@ static void narrow_window(void)
 	while (nr_buffers) {
 		nr_buffers--;
 		snprintf(path, sizeof(path), INSTANCES "%u/set_ftrace_filter", nr_buffers);
-		write_to(path, "!" SET_BIT ":stacktrace");
+		append_file(path, "!" SET_BIT ":stacktrace");
 		snprintf(path, sizeof(path), INSTANCES "%u", nr_buffers);
 		rmdir(path);
 	}
@@ -139,7 +127,7 @@ static void widen_window(unsigned int buffers)
 			break;
 		snprintf(path, sizeof(path), INSTANCES "%u/set_ftrace_filter", nr_buffers);
 		nr_buffers++;
-		ok = write_to(path, SET_BIT ":stacktrace");
+		ok = append_file(path, SET_BIT ":stacktrace");
 		if (!ok)
 			break;
 	}

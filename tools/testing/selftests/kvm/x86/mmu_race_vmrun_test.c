@@ -38,6 +38,7 @@
 #include "processor.h"
 #include "run_vcpu.h"
 #include "test_util.h"
+#include "tracefs.h"
 #include "ucall_common.h"
 
 #define TEST_SLOT	1
@@ -52,7 +53,7 @@
 /* Of so many VMs one has to have run L2 in time. */
 #define MAX_VMS_PER_HIT	4
 
-#define INSTANCE	"/sys/kernel/tracing/instances/kvm_mmu_race_vmrun"
+#define INSTANCE	TRACEFS "/instances/kvm_mmu_race_vmrun"
 #define SPLIT		INSTANCE "/events/kvmmmu/kvm_mmu_split_huge_page"
 
 /* What the host and the guest tell each other. */
@@ -156,21 +157,9 @@ static void create_vm(void)
 				  mem);
 }
 
-static bool write_to(const char *path, const char *text)
-{
-	int fd = open(path, O_WRONLY | O_CLOEXEC);
-	bool ok;
-
-	if (fd < 0)
-		return false;
-	ok = write(fd, text, strlen(text)) == (ssize_t)strlen(text);
-	close(fd);
-	return ok;
-}
-
 static void stop_tracing(void)
 {
-	write_to(SPLIT "/enable", "0");
+	write_file(SPLIT "/enable", "0");
 	close(splits);
 	rmdir(INSTANCE);
 }
@@ -183,8 +172,8 @@ static bool start_tracing(void)
 	if (mkdir(INSTANCE, 0700))
 		return false;
 	splits = open(INSTANCE "/trace_pipe", O_RDONLY | O_CLOEXEC);
-	return splits >= 0 && write_to(SPLIT "/filter", "gfn == 0") &&
-	       write_to(SPLIT "/enable", "1");
+	return splits >= 0 && write_file(SPLIT "/filter", "gfn == 0") &&
+	       write_file(SPLIT "/enable", "1");
 }
 
 /* The event is that of the huge page that begins with @page. */
@@ -194,7 +183,7 @@ static void wait_for_split_of(u64 page)
 	char filter[64];
 
 	snprintf(filter, sizeof(filter), "gfn == 0x%lx", gfn);
-	TEST_ASSERT(write_to(SPLIT "/filter", filter), "The filter is not accepted");
+	TEST_ASSERT(write_file(SPLIT "/filter", filter), "The filter is not accepted");
 }
 
 static u64 *written(u64 i)

@@ -32,6 +32,7 @@
 #include "processor.h"
 #include "run_vcpu.h"
 #include "test_util.h"
+#include "tracefs.h"
 #include "ucall_common.h"
 
 #define TEST_SLOT	1
@@ -380,11 +381,7 @@ static bool has_fault_around(void)
 
 static void write_fault_around(const char *value)
 {
-	int fd = open(FAULT_AROUND, O_WRONLY);
-
-	TEST_ASSERT(fd >= 0 && write(fd, value, strlen(value)) == (ssize_t)strlen(value),
-		    "%s cannot be set to %s", FAULT_AROUND, value);
-	close(fd);
+	TEST_ASSERT(write_file(FAULT_AROUND, value), "%s cannot be set to %s", FAULT_AROUND, value);
 }
 
 static void set_fault_around(unsigned int pages)
