@@ -4,17 +4,12 @@
 #   contention.sh [GIB [ROUNDS]]      (4, 20)
 # Tables on stdout; build/logs/contention.json has all numbers.
 set -euo pipefail
-# shellcheck source=scripts/lib.sh
-. "$(dirname "$0")/../../scripts/lib.sh"
-enter_root "$@"
+# shellcheck source=tests/native/start.sh
+. "$(dirname "$0")/start.sh"
 
-gib=${1:-4} rounds=${2:-20} json=$BUILD/logs/contention.json
-"$TOP/tests/native/link.sh" contention
-mkdir -p "$BUILD/logs"
-
-cpu=$(sed -n 's/^model name[^:]*: //p; T; q' /proc/cpuinfo)
+gib=${1:-4} rounds=${2:-20}
 say "contention: each party a thread, for the checks only"
-"$BUILD/native/contention" -g 1 -s 10 >&2
+"$program" -g 1 -s 10 >&2
 say "contention: $gib GiB in 2 MiB pages, $rounds rounds, C and Rust in turn"
-"$BUILD/native/contention" -g "$gib" -r "$rounds" -j "$json"
+"$program" -g "$gib" -r "$rounds" -j "$json"
 say "on $cpu; JSON: $json"
