@@ -613,6 +613,18 @@ impl<'l, M: Update<'l>> Step<'_, M> {
         }
     }
 
+    /// The level of a table that the entry can point to. `None` for an entry of 4 KiB, which is a bug in the
+    /// caller, and ends the VM.
+    #[inline]
+    fn child_level(&self) -> Option<Level> {
+        let level = self.view.level().down();
+
+        if level.is_none() {
+            self.lock.vm().bugged();
+        }
+        level
+    }
+
     /// Has the table that the entry points to drain, for [`crate::ops::dirty_log::dirty_bits`], unless somebody
     /// else changed the entry first; then the view has the new value.
     #[inline]
@@ -862,10 +874,7 @@ impl OwnedSp {
         step: &mut Step<'s, M>,
         masks: &Masks,
     ) -> Result<Sp<'s>, OwnedSp> {
-        let vm: Vm<'_> = step.lock.vm();
-        let Some(level) = step.view.level().down() else {
-            // An entry of 4 KiB has no child: a bug in the caller.
-            vm.bugged();
+        let Some(level) = step.child_level() else {
             return Err(self);
         };
 
@@ -880,7 +889,7 @@ impl OwnedSp {
                 // SAFETY: the entry points to the page now. If somebody unlinks it at once, the RCU
                 // read lock of the walk that `step` belongs to keeps it from being freed.
                 let sp = unsafe { self.into_linked() };
-                sp.account_linked(vm);
+                sp.account_linked(step.lock.vm());
                 Ok(sp)
             }
             Err(Lost) => Err(self),
@@ -898,14 +907,11 @@ impl BlankSp {
         like: Spte,
         masks: &Masks,
     ) -> Result<Sp<'s>, BlankSp> {
-        let vm: Vm<'_> = step.lock.vm();
-        let Some(level) = step.view.level().down() else {
-            // A page of 4 KiB can't be split: a bug in the caller.
-            vm.bugged();
+        let Some(level) = step.child_level() else {
             return Err(self);
         };
         let role = step.view.sp().role().at_level(level);
-        let nx_huge_pages = vm.nx_huge_pages();
+        let nx_huge_pages = step.lock.vm().nx_huge_pages();
         let first = leaf::split_child(like, role, level, Index::FIRST, nx_huge_pages, masks);
         // SAFETY: `split_child` makes leaves of `level` only. The page is linked below an entry that is one above
         // that, and is blank again if that fails.

@@ -7,7 +7,7 @@
 
 use crate::{
     change::mark_old,
-    pure::{Age, GfnRange, Level, Masks},
+    pure::{Age, GfnRange, Level},
     rmap::SlotRmaps,
     sys::Memslot,
 };
@@ -17,10 +17,7 @@ use crate::{
 /// Upstream steps by the page size from the start of the range, which may be in the middle of a page, and
 /// so may miss the last one. Here every page that holds a frame of the range is checked.
 pub(crate) fn age(slot: Memslot<'_>, range: GfnRange, what: Age) -> bool {
-    age_leaves(slot, range, what, slot.masks())
-}
-
-fn age_leaves(slot: Memslot<'_>, range: GfnRange, what: Age, masks: &Masks) -> bool {
+    let masks = slot.masks();
     let mut young = false;
 
     if range.is_empty() {
