@@ -8,7 +8,8 @@
 //! file says where in `kernel` it belongs.
 //!
 //! The crate that includes it has the declarations of `helpers.h` in its `bindings`, and compiles
-//! `helpers.c` as it compiles helpers of its own.
+//! `helpers.c` as it compiles helpers of its own. With KUnit tests it also has those of `tests.h`, and
+//! compiles `tests.c`.
 
 #![expect(unsafe_code)]
 

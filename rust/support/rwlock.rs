@@ -108,7 +108,7 @@ mode! {
 /// [`Held::run_unlocked`] or [`Held::cond_resched_rwlock`] borrows it; or no other thread can take the lock.
 pub(crate) struct Held<T, M>(T, Batch, PhantomData<M>, NotThreadSafe);
 
-/// Proof that this thread does not hold the lock of which there was a [`Held`], and so may sleep.
+/// Proof that this thread does not hold the lock that a [`Held`] was for, so that it may sleep.
 pub(crate) struct Unlocked(NotThreadSafe);
 
 impl<T: RwLocked, M: Mode> Held<T, M> {
@@ -142,8 +142,8 @@ impl<T: RwLocked, M: Mode> Held<T, M> {
     /// holds no other spinning lock and is in no RCU read-side critical section, which
     /// `CONFIG_DEBUG_ATOMIC_SLEEP` checks.
     ///
-    /// Who accounts for holds wraps this and [`Held::run_unlocked`] in a trait. Its methods have other names,
-    /// because a method of the type itself would come first.
+    /// To account for holds, wrap this and [`Held::run_unlocked`] in a trait. Its methods need other names,
+    /// because a method of the type itself takes precedence.
     #[inline]
     pub(crate) fn cond_resched_rwlock(&mut self) {
         self.1.submit();

@@ -6,7 +6,7 @@ use core::ptr::NonNull;
 
 use kernel::{
     alloc::{flags::GFP_KERNEL, KBox},
-    bindings::callback_head,
+    bindings::{callback_head, rwlock_t},
     prelude::*,
     sync::{
         atomic::{ordering::Relaxed, Atomic},
@@ -14,7 +14,14 @@ use kernel::{
     },
 };
 
-use super::{atomic::AtomicBits, preempt::PreemptGuard, rcu};
+use super::{
+    atomic::AtomicBits,
+    preempt::PreemptGuard,
+    rcu,
+    rwlock::{Held, Mode, Read, RwLocked, Write},
+    task,
+};
+use crate::bindings;
 
 /// How many objects were freed, and the sum of what they held.
 static FREED: Atomic<u64> = Atomic::new(0);
@@ -61,6 +68,55 @@ unsafe impl rcu::RcuFree for Owned {
     }
 }
 
+/// A handle on the lock of `tests.c`.
+#[derive(Clone, Copy)]
+struct TestLock;
+
+// SAFETY: the lock is static and initialised.
+unsafe impl RwLocked for TestLock {
+    fn rwlock(self) -> *mut rwlock_t {
+        // SAFETY: always safe to call.
+        unsafe { bindings::rust_support_test_rwlock() }
+    }
+}
+
+impl TestLock {
+    /// Whether nobody holds it.
+    fn is_free(self) -> bool {
+        // SAFETY: always safe to call.
+        unsafe { bindings::rust_support_test_rwlock_is_free() }
+    }
+}
+
+/// Whether the lock is free before it is taken; then with the proof that it is held, inside and after
+/// `run_unlocked()`, and after `cond_resched_rwlock()`; and once it is dropped.
+fn when_free<M: Mode>() -> [bool; 6] {
+    let before = TestLock.is_free();
+
+    // SAFETY: the lock is initialised.
+    unsafe { M::lock(TestLock.rwlock()) };
+    // SAFETY: it was just taken, and is dropped after the proof.
+    let mut held = unsafe { Held::<_, M>::assume_held(TestLock) };
+    let taken = TestLock.is_free();
+    let inside = held.run_unlocked(|_| TestLock.is_free());
+    let retaken = TestLock.is_free();
+
+    held.cond_resched_rwlock();
+    let rescheduled = TestLock.is_free();
+
+    drop(held);
+    // SAFETY: it was taken above.
+    unsafe { M::unlock(TestLock.rwlock()) };
+    [
+        before,
+        taken,
+        inside,
+        retaken,
+        rescheduled,
+        TestLock.is_free(),
+    ]
+}
+
 #[kunit_tests(rust_support)]
 mod suite {
     use super::*;
@@ -102,6 +158,19 @@ mod suite {
         assert_eq!(FREED.load(Relaxed), 100);
         assert_eq!(SUM.load(Relaxed), 5050);
         Ok(())
+    }
+
+    #[test]
+    fn a_held_rwlock_is_free_only_in_run_unlocked() {
+        let expected = [true, false, true, false, false, true];
+
+        assert_eq!(when_free::<Read>(), expected);
+        assert_eq!(when_free::<Write>(), expected);
+    }
+
+    #[test]
+    fn a_task_that_is_not_killed_has_no_fatal_signal() {
+        assert!(!task::fatal_signal_pending());
     }
 
     #[test]

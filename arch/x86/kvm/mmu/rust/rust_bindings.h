@@ -13,6 +13,7 @@
 #include "../../../../../rust/support/helpers.h"
 #include "rust_rmap.h"
 #ifdef CONFIG_KVM_RUST_MMU_KUNIT_TEST
+#include "../../../../../rust/support/tests.h"
 #include "rust_oracle.h"
 #endif
 

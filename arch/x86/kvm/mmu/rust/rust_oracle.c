@@ -13,6 +13,7 @@
 #include <linux/module.h>
 #include <linux/slab.h>
 
+#include "../../../../../rust/support/tests.c"
 #include "rust_oracle.h"
 
 /* spte.c shall be what it is without the Rust MMU... */
