@@ -267,6 +267,15 @@ minutes_left()
 	echo $(((deadline - $(date +%s)) / 60))
 }
 
+# lacks_time MINUTES: whether fewer are left; then $why says so.
+lacks_time()
+{
+	local left
+	left=$(minutes_left)
+	why="not run: $left minutes are left, it wants $1"
+	((left < $1))
+}
+
 # skip STAGE WHY: the one way in which a stage is left out.
 skip()
 {
@@ -289,10 +298,10 @@ run_stage()
 # A stage, or the boot that it judges; unless there is no time for it.
 run_job()
 {
-	local stage=$1 need left
-	need=$(scaled "${minutes[$stage]:-1}") left=$(minutes_left)
-	if ((left < need + judging)); then
-		skip "$stage" "not run: $left minutes are left, it wants $((need + judging))"
+	local stage=$1 need why
+	need=$(scaled "${minutes[$stage]:-1}")
+	if lacks_time $((need + judging)); then
+		skip "$stage" "$why"
 		return
 	fi
 	progress "$stage ..."
@@ -406,11 +415,8 @@ deadline=${LAB_DEADLINE:-$(($(date +%s) + 36000))}
 # The debug kernel is the one thing here that is built: with both processors, before they
 # are shared.
 if wanted debug-1 || wanted debug-2; then
-	left=$(minutes_left) need=$(scaled 45)
-	why=''
-	if ((left < need)); then
-		why="not built: $left minutes are left, it wants $need"
-	else
+	if ! lacks_time "$(scaled 45)"; then
+		why=''
 		progress "building the debug kernel, which takes up to $(scaled 13) minutes ..."
 		make -C "$TOP" -s debug >"$logs/debug-build.log" 2>&1 || why=failed
 	fi
