@@ -169,7 +169,8 @@ kernel: $(S)/linux $(S)/mod-c $(S)/mod-rust
 shell: lab
 	@scripts/boot.sh --interactive 'kvm-load rust && cd /build/selftests && exec bash -i'
 
-## make series     the whole fork as a git format-patch series, verified
+## make series     the whole fork as a git format-patch series, verified;
+##                 VERIFY=1: also compile each commit, resumable
 series: source
 	@scripts/package/series.sh
 
