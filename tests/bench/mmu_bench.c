@@ -13,7 +13,7 @@
  *
  * With "late" the number is how long a thread of higher priority, which wakes up
  * in the middle of the operation, waits at most for the CPU: how long KVM does
- * not give way. Both threads have to be on one CPU, with SCHED_FIFO. With
+ * not yield. Both threads have to be on one CPU, with SCHED_FIFO. With
  * "late-1g" it is that for a memslot of 1 GiB pages. With "wall" it is the time on the
  * clock, on a real processor, and behind it is what that has counted: " COUNTER=N" each.
  * With "log" the operations are those of logging that differ by kvm.dirty_log, with "stats" those

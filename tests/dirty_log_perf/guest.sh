@@ -65,7 +65,7 @@ bench()
 pages=$((vcpus * ${bytes%M} / 2))
 echo $pages >/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages
 for ((n = 1; n <= repeats; n++)); do
-	# Who is first changes.
+	# Take turns in being first.
 	case $((n % 3)) in
 	1) sides=(c rust rust-bits) ;;
 	2) sides=(rust rust-bits c) ;;

@@ -88,7 +88,7 @@ class Machine:
         start = self.sim.now
         self.sim.run(ended=lambda: not self.workers)
         piece = self.sim.now - start
-        # Who waits still is counted.
+        # Those that still wait are counted.
         self.over = True
         self.sim.run()
         return Phase(piece * scale / 1e9, piece, self.fault_waits, self.notifier_waits)
@@ -111,7 +111,7 @@ class Machine:
                 yield v.alloc * min(per_lock, tables - n)
                 yield from lock.acquire(me, write)
             elif looks:
-                yield from lock.give_way(me, write)
+                yield from lock.cond_resched(me, write)
             yield cost
         yield from lock.release(me, write)
         if flushes:
@@ -204,7 +204,7 @@ class Migration:
         return phases
 
     def of_c(self):
-        """C clears for write, and does not look who waits; QEMU has it clear a gigabyte at a time."""
+        """C clears for write, and does not check whether anybody waits; QEMU has it clear a gigabyte at a time."""
         v = self.v
         per_lock = int(v.c_tables_per_lock)
         return {

@@ -115,7 +115,7 @@ class FairLock:
             self.readers -= 1
         self._grant()
 
-    def give_way(self, who, write):
+    def cond_resched(self, who, write):
         """What cond_resched_rwlock_*() does, if somebody waits."""
         if self.contended:
             self.breaks += 1

@@ -58,14 +58,14 @@ def lock_tests():
         yield from lock.acquire("long", False)
         for _ in range(10):
             yield 10
-            yield from lock.give_way("long", False)
+            yield from lock.cond_resched("long", False)
         yield from lock.release("long", False)
         seen.append(("long", sim.now))
     sim.spawn(long_reader())
     log = []
     hold(sim, lock, log, "w", True, 15, 5)
     sim.run()
-    yield "who looks gives way to a writer, and goes on after it", \
+    yield "a reader that checks yields to a writer, and goes on after it", \
         ("w", "has", 20) in log and seen == [("long", 105)] and lock.breaks == 1
 
 
@@ -74,7 +74,7 @@ def line_tests():
     line = Line(sim, 50, 5)
     yield "a line comes from another CPU once, and is one's own then", \
         [line.change("a"), line.change("a")] == [50, 55]
-    yield "who wants it meanwhile waits", line.change("b") == 105
+    yield "another that wants it meanwhile waits", line.change("b") == 105
     sim.spawn(iter([1000.0]))
     sim.run()
     yield "nobody waits for a line that nobody uses", line.change("b") == 5

@@ -247,7 +247,7 @@ static double measure_floor(const struct operation *op)
 	return (now() - start) / huge_pages;
 }
 
-/* The MMUs take turns at each operation, and at who begins. */
+/* The MMUs take turns at each operation, and in beginning. */
 static void run(int round)
 {
 	for (unsigned int i = 0; i < OPERATIONS; i++) {

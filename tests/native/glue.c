@@ -6,7 +6,7 @@
  *
  * The symbols of the C MMU's objects have got the prefix c_, those of the Rust
  * MMU's r_. The lookup of the host's mapping always finds a huge page, and a TLB
- * flush waits for who is in the guest: both are the same for either MMU, and cost
+ * flush waits for CPUs in the guest: both are the same for either MMU, and cost
  * next to nothing, so that what is left is the MMU's.
  */
 #include <linux/kvm_host.h>
@@ -419,7 +419,7 @@ static void set_flags(struct vm *vm, u32 flags)
 
 	*new = *vm->slot;
 	new->flags = flags;
-	/* Complete; pairs with who handles a fault or a notifier. */
+	/* Complete; pairs with the handlers of faults and notifiers. */
 	smp_store_release(&vm->slot, new);
 	kernel_synchronize();
 }

@@ -181,9 +181,9 @@ unsigned long kernel_headers_used(void)
 }
 
 /*
- * A free table is full of this, when asked for. To a reader that is still in it this
- * is a page of nobody's that a fast page fault may make writable; and who writes to a
- * free table is found out when it is handed out again.
+ * A free table is full of this, when asked for. To a reader that is still in it, it looks like a
+ * page that a fast page fault may make writable; and a write to a free table is noticed when the
+ * table is handed out again.
  */
 #define POISON	(SPTE_MMU_PRESENT_MASK | PT_PRESENT_MASK | PT_USER_MASK | PT_ACCESSED_MASK | \
 		 DEFAULT_SPTE_HOST_WRITABLE | DEFAULT_SPTE_MMU_WRITABLE)

@@ -117,7 +117,7 @@ void native_zap_all(enum native_mmu mmu);
  * A CPU other than the first. native_cpu_create() is called before there is a thread
  * for it: @area is for its per-CPU data, and aligned as a page; returns the GS base
  * that the thread has to have. The thread ends with native_cpu_offline(), and
- * native_cpu_remove() is for who has joined it, if it was the last.
+ * native_cpu_remove() is called after joining it, if it was the last.
  */
 unsigned long native_percpu_bytes(void);
 unsigned long native_cpu_create(int cpu, void *area);

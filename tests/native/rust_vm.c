@@ -15,7 +15,7 @@ void kvm_rs_choose_clock(void)
 {
 }
 
-/* CLEAR by several threads is between the MMU and who calls it. */
+/* CLEAR by several threads concerns the callers of the MMU only. */
 void kvm_rs_init_dirty_log(struct kvm *kvm)
 {
 }

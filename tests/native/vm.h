@@ -4,7 +4,7 @@
  *
  * struct kvm of the Rust MMU's objects has other offsets than that of the C MMU's
  * (see rust_vm.c), so it is used by pointer only, and of its fields beyond the
- * first only by who is compiled for the one or the other.
+ * first only by code that is compiled for the one or the other.
  */
 #ifndef TESTS_NATIVE_VM_H
 #define TESTS_NATIVE_VM_H

@@ -103,10 +103,10 @@ struct kvm_rs_vcpu_fault {
 struct kvm_rs_lock {
 	/*
 	 * Since when, or 0, with the generation of the key (rust_lock_stats.c). Written by the
-	 * holder, of which there is one at a time of each kind. KVM_MMU_FAULT only for write.
+	 * holder; there is at most one of each kind at a time. KVM_MMU_FAULT only for write.
 	 */
 	u64 since[KVM_MMU_NR_HOLDERS];
-	/* Of the holder for write, plus 1, or 0. Written under the lock, like the next two. */
+	/* The holder for write, plus 1, or 0. Written under the lock, like the next two. */
 	u8 writer;
 	/* The last one, plus 1, and since when it had the lock. */
 	u8 last_writer;
@@ -166,7 +166,7 @@ struct kvm_rs_dirty_log {
 	wait_queue_head_t clears_wait;
 	/* One of them is accounted in the statistics of mmu_lock, which have room for one. */
 	bool clear_accounted;
-	/* To lockdep each of them is a reader, and who waits for them a writer. */
+	/* To lockdep each of them is a reader, and whoever waits for them is a writer. */
 	struct lockdep_map clears_map;
 };
 

@@ -24,7 +24,7 @@
 //! Freezing serves to find out how many leaves are removed: a fault may install one in an entry that is not
 //! present (`freeze_leaves`). A *full* table of 4 KiB pages has no such entry ([`Sp::is_full`]): a split has
 //! made it with 512 leaves, and under the read lock none of them is removed except with the table. So 512 are
-//! accounted, and the entries are left as they are. Those who may still see the unlinked table:
+//! accounted, and the entries are left as they are. The following may still see the unlinked table:
 //!
 //! - A **fault** (read lock) that is on its way down finds each leaf present. Either the leaf allows the
 //!   access, or the fault replaces it by a leaf of the same frame, which changes no count. In both cases the
@@ -44,7 +44,7 @@
 //! - **Enabling, reaping and disabling the log** (read lock, `slots_lock`) may store into it, which is
 //!   harmless ([`crate::ops::dirty_log`]).
 //! - **NX recovery** compares the entry that pointed to the table, and gives up.
-//! - **Notifiers**, and everybody else who removes single leaves, hold the lock for write: either they run
+//! - **Notifiers**, and everything else that removes single leaves, hold the lock for write: either they run
 //!   before the table is unlinked, and clear the flag, or they don't find the table.
 //!
 //! Mirrors, upper levels, tables that have lost a leaf, tables of a VM that is logged by D bits, and changes
@@ -592,8 +592,8 @@ pub(crate) fn map_pages(
 impl<'l, M: Update<'l>> Step<'_, M> {
     /// Changes the entry, unless somebody else changed it first; then the view has the new value.
     ///
-    /// `new` is a leaf or not present. Anything else is a bug, which ends the VM: who follows an entry trusts
-    /// that it points to a table, which only [`OwnedSp::link`] makes it do.
+    /// `new` is a leaf or not present. Anything else is a bug, which ends the VM: walks trust that an
+    /// entry points to a table, and only [`OwnedSp::link`] makes it point to one.
     #[inline]
     pub(crate) fn set(&mut self, new: Spte, masks: &Masks) -> Result<(), Lost> {
         if new.is_present() && !new.is_leaf(self.view.level()) {
@@ -648,8 +648,8 @@ impl<'l, M: Update<'l>> Step<'_, M> {
 }
 
 impl Step<'_, Shared<'_>> {
-    /// Clears bits of a leaf, without bookkeeping, but for the trace: the loss of these bits is not counted. Fails
-    /// if somebody else was faster; then the view has the new value.
+    /// Clears bits of a leaf, with no bookkeeping except for the trace: these bits are not accounted. Fails if
+    /// somebody else was faster; then the view has the new value.
     #[inline]
     pub(crate) fn try_clear_bits(&mut self, bits: WriteBits, as_id: u16) -> Result<(), Lost> {
         let view = &mut self.view;

@@ -642,7 +642,7 @@ export! {
 
         // SAFETY: C passes a valid pointer.
         unsafe { root_level.write(role_level) };
-        // SAFETY: C passes an array of that many elements, of which none need have a value.
+        // SAFETY: C passes an array of that many elements; none of them needs to have a value.
         let sptes = unsafe { &mut *sptes.cast::<[MaybeUninit<u64>; WALK_LEN]>() };
         // SAFETY: the vCPU has loaded the root, and holds a reference to it.
         let Some(root) = (unsafe { root::loaded(vcpu.root()) }) else {
@@ -679,7 +679,8 @@ export! {
         unsafe { with_masks(|masks| Spte(spte).is_volatile(masks)) }
     }
 
-    /// Makes a leaf for the shadow MMU. `mmu_lock` is held for write. Returns whether it was write-protected for shadow paging.
+    /// Makes a leaf for the shadow MMU. `mmu_lock` is held for write. Returns whether it was write-protected for
+    /// shadow paging.
     fn make_spte(
         vcpu: *mut bindings::kvm_vcpu,
         sp: *mut bindings::kvm_mmu_page,

@@ -90,8 +90,8 @@ export! {
     fn kvm_rs_rmap_next(iter: *mut RmapIterator) -> *mut u64 {
         // SAFETY: C passes what `kvm_rs_rmap_first()` has written.
         let at = unsafe { iter.read() };
-        // SAFETY: C has held `mmu_lock` since, for read at least, and has not changed the list. Nor does it
-        // before it is done with what it gets here.
+        // SAFETY: C has held `mmu_lock` since, for read at least, and does not change the list until it is
+        // done with what it gets here.
         write_cursor(iter, unsafe { rmap::next(at) })
     }
 

@@ -8,8 +8,8 @@
 //!
 //! # Changing an SPTE
 //!
-//! Those who walk a table trust what they find in it, so whatever changes an SPTE here is unsafe, and has the
-//! same two requirements:
+//! A walk trusts what it finds in a table, so whatever changes an SPTE here is unsafe, and has the same two
+//! requirements:
 //!
 //! - **The place** is the caller's to change: `mmu_lock` of the table's VM is held, or nobody else can reach
 //!   the table, or the table was just unlinked by the caller. Without any of that, an exchange may only change

@@ -93,7 +93,7 @@ static bool chooses_dirty_bits(struct kvm *kvm)
  * KVM_CLEAR_DIRTY_LOG: a range of a memslot's log. It is cleared without slots_lock, once it is
  * claimed. Whoever needs the whole log, or changes memslots, takes slots_lock, so that no other
  * range is claimed, and waits for those that are. So this wait is below slots_lock, and above
- * mmap_lock and mmu_lock: who has claimed a range must not wait for slots_lock.
+ * mmap_lock and mmu_lock: a thread that has claimed a range must not wait for slots_lock.
  * ops/dirty_log/reap.rs says why ranges may be cleared side by side.
  */
 struct clear_range {
@@ -124,7 +124,7 @@ static bool is_cleared(struct kvm *kvm, const struct clear_range *range)
 	struct kvm_rs_dirty_log *log = &kvm->rs_dirty_log;
 	struct clear_range *other;
 
-	/* Who finds none is to see all that they did. */
+	/* If there is none any more, what they did is visible. */
 	guard(spinlock)(&log->clears_lock);
 	list_for_each_entry(other, &log->clears, node) {
 		if (!range || (other->slot == range->slot && other->first < range->end &&
@@ -240,7 +240,7 @@ int kvm_rs_clear_log(struct kvm *kvm, const struct kvm_clear_dirty_log *request,
 				continue;
 			return r;
 		} else if (!r) {
-			/* Don't keep those waiting who clear something else. */
+			/* Don't make others wait that clear something else. */
 			mutex_unlock(&kvm->slots_lock);
 			if (wait_event_killable(kvm->rs_dirty_log.clears_wait,
 						!is_cleared(kvm, &range)))
@@ -297,7 +297,7 @@ void kvm_rs_prepare_dirty_log(struct kvm *kvm, const struct kvm_memory_slot *old
 	} else if (!log->dirty_bits && change == KVM_MR_FLAGS_ONLY && chooses_dirty_bits(kvm)) {
 		/* Other changes may fail yet. */
 		WRITE_ONCE(log->switching, true);
-		/* Pairs with kvm_rs_logs_by_dirty_bits(): who sees it set sees switching, too. */
+		/* Pairs with kvm_rs_logs_by_dirty_bits(): whoever sees it set sees switching, too. */
 		smp_store_release(&log->dirty_bits, true);
 	}
 

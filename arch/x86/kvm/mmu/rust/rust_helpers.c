@@ -270,7 +270,7 @@ __kvm_rs bool kvm_rs_slot_dirty_track_enabled(const struct kvm_memory_slot *slot
 
 __kvm_rs bool kvm_rs_logs_by_dirty_bits(struct kvm *kvm)
 {
-	/* Pairs with kvm_rs_prepare_dirty_log(): who sees it set sees switching, too. */
+	/* Pairs with kvm_rs_prepare_dirty_log(): whoever sees it set sees switching, too. */
 	return smp_load_acquire(&kvm->rs_dirty_log.dirty_bits) && !kvm->dirty_ring_size;
 }
 

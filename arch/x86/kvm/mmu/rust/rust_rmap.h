@@ -23,7 +23,7 @@ struct kvm_mmu_page *kvm_rs_get_split_sp(struct kvm *kvm, u64 *huge_sptep, gfn_t
 					 unsigned int access);
 void kvm_rs_link_sp(struct kvm *kvm, u64 *sptep, struct kvm_mmu_page *sp, bool flush);
 
-/* A place in a list, of which C knows no more. */
+/* A place in a list, opaque to C. */
 struct rmap_iterator {
 	void *desc;
 	u32 index;

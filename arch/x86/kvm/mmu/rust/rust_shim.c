@@ -46,9 +46,9 @@ void kvm_rs_init_vm(struct kvm *kvm)
 
 /*
  * Whether the other address space (SMM, or not) allows a page of @level at @gfn, which
- * is in @slot. A frame of which writes are tracked there forbids it, as it does in its
- * own address space; see kvm_gfn_is_lpage_allowed(). That pages have to stay small there
- * says nothing of this one. slots_lock or kvm->srcu is held, and mmu_lock.
+ * is in @slot. If writes to a frame of it are tracked there, it is forbidden, as in that
+ * address space; see kvm_gfn_is_lpage_allowed(). Pages that have to stay small there don't
+ * matter here. slots_lock or kvm->srcu is held, and mmu_lock.
  */
 bool kvm_rs_other_slots_allow(struct kvm *kvm, const struct kvm_memory_slot *slot, gfn_t gfn,
 			      int level)
@@ -100,7 +100,7 @@ void kvm_rs_release_pages(struct page **pages, int used, int nr)
  */
 void kvm_rs_free_pages(struct kvm_mmu_page **pages, int nr)
 {
-	/* Of 256 bytes, most of which will not be used. */
+	/* It has 256 bytes, and most of them will not be used. */
 	struct folio_batch tables __uninitialized;
 	int i;
 

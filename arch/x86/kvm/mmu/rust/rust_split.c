@@ -27,9 +27,9 @@ static struct kvm_lpage_info *lpage_info(const struct kvm_memory_slot *slot, gfn
 }
 
 /*
- * Says for the frames of @slot from @start up to @end, which are in one gigabyte, that no page
- * may be larger than @level. Who takes mmu_lock for read afterwards sees it, and nobody is
- * left who has not: that is what it is held for write for.
+ * Limits the pages that map frames of @slot from @start up to @end, which are in one gigabyte,
+ * to @level. mmu_lock is held for write so that all readers are gone that have not seen the
+ * limit; those that take it afterwards see it.
  */
 static void keep_small(struct kvm *kvm, const struct kvm_memory_slot *slot, gfn_t start, gfn_t end,
 		       int level)

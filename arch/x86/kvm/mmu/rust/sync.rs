@@ -216,7 +216,7 @@ pub(crate) fn need_break(vm: Vm<'_>) -> bool {
     rwlock::need_break(vm)
 }
 
-/// Who clears W or D for the dirty log in some leaves, and is the only one who does.
+/// The only one to clear W or D for the dirty log in some leaves.
 ///
 /// # Safety
 ///
@@ -320,7 +320,7 @@ unsafe impl LogOwner for ClearRange<'_> {
     }
 }
 
-/// Who reaps a log, and why nobody else reaps the same pages.
+/// A reaper of a log, and why nobody else reaps the same pages.
 pub(crate) enum Reaper<'a, 'l> {
     /// The only reaper of the VM.
     Only(&'a mut SlotsLock<'l>),

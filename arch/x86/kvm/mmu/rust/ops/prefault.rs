@@ -30,9 +30,9 @@
 //!   host page keeps the frame from being reused until then. A change of **memory attributes** does the same.
 //! - A **fault** (read lock) may install the same leaf first. Then our exchange fails, and the batch ends. It
 //!   cannot have mapped another frame, as the sequence is the same for both. Where a leaf exists, we leave it.
-//! - Who **tears down** the table (read lock: recovery, NX recovery, zapping of roots, a fault that installs
+//! - **Tearing down** the table (read lock: recovery, NX recovery, zapping of roots, a fault that installs
 //!   a huge page) freezes each entry that is not present, and the batch ends at the first of these. A leaf
-//!   that we install before that is found and counted by the one who freezes it. A full table has no entry
+//!   that we install before that is found and counted when its entry is frozen. A full table has no entry
 //!   that we could use, and cannot get one under the read lock ([`crate::change`]). The RCU read lock keeps
 //!   the table from being freed.
 //! - A root that was **invalidated** is seen to be invalid, because that happens under the write lock. To map

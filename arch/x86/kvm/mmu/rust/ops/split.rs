@@ -146,7 +146,7 @@ pub(crate) fn try_split_huge_pages<'l, M: Update<'l>>(
     range: GfnRange,
     target: Level,
 ) {
-    // CLEAR_DIRTY_LOG gets here for every 64 pages, and usually there is nothing to split.
+    // CLEAR_DIRTY_LOG calls this for every 64 pages, and usually there is nothing to split.
     let mut cache = None;
     let roots = Selection::valid(slot.as_id());
     let _ = split_huge_pages(lock, roots, range, target, &mut cache);
@@ -156,10 +156,9 @@ pub(crate) fn try_split_huge_pages<'l, M: Update<'l>>(
     }
 }
 
-/// Splits the huge pages of `range` down to `target`, in the roots of `selection`, with tables from `cache`, or
-/// from one that it makes when it needs it. Fails with `ENOMEM` in the
-/// first root for which there is no memory, and with `EINTR` instead of allocating more if the current task is
-/// being killed; then some of the pages are split.
+/// Splits the huge pages of `range` down to `target`, in the roots of `selection`, with tables from `cache`,
+/// which is made if it is needed. Fails with `ENOMEM` in the first root for which there is no memory, and with
+/// `EINTR` instead of allocating more if the current task is being killed; then some of the pages are split.
 ///
 /// If nobody holds `slots_lock`, roots may become invalid whenever the walk yields. What is left of them is not
 /// split.

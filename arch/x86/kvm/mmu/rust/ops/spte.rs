@@ -65,7 +65,7 @@ pub(crate) fn make_leaf<'l>(
 
     // Expensive to determine, and needed up to three times, or not at all.
     let host_mmio = OnceCell::new();
-    // Not the request, of which the closure would want a copy in memory.
+    // Not the request: the closure would need a copy of that in memory.
     let pfn = request.pfn;
     let is_host_mmio = || *host_mmio.get_or_init(|| sys::is_host_mmio(pfn));
 
@@ -116,7 +116,7 @@ pub(crate) struct PrefetchLeaves<'a> {
     vcpu: Vcpu<'a>,
     slot: Memslot<'a>,
     masks: &'a Masks,
-    /// The leaf, but for the frame, if it may be writable.
+    /// The leaf without the frame, if it may be writable.
     writable: Spte,
     /// The same if it must not be.
     protected: Spte,

@@ -15,8 +15,8 @@ use crate::{
 
 /// Zaps the leaves of `range` in one root. Tables stay.
 ///
-/// The 4 KiB pages of a table go in one step ([`zap_pages`]), but for mirrors, and where each change is
-/// traced. Yields only if it may (an MMU notifier may not always).
+/// The 4 KiB pages of a table are zapped in one step ([`zap_pages`]), except in mirrors, and if each change is
+/// traced. Yields only if `can_yield` (an MMU notifier must not always).
 fn zap_leafs_in_root(
     lock: &mut Exclusive<'_>,
     root: Sp<'_>,

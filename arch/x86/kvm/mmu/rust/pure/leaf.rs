@@ -150,8 +150,8 @@ const fn without_exec(access: u32, masks: &Masks) -> u32 {
     }
 }
 
-/// A leaf like `leaf`, but for the frame `pfn`. `leaf` was made of a [`LeafSpec`] with frame 0, no memory type
-/// and no encryption, and gets those as well.
+/// A leaf like `leaf` that maps the frame `pfn`, with the frame's memory type and encryption. `leaf` was made
+/// from a [`LeafSpec`] with frame 0 and neither of these.
 #[inline]
 pub const fn for_frame(
     leaf: Spte,
@@ -230,8 +230,8 @@ pub const fn child_stride(level: Level) -> u64 {
     level.pages().wrapping_shl(PAGE_SHIFT)
 }
 
-/// The huge leaf of `level` that replaces a table of which `small` is a leaf, at whatever level
-/// below; `make_huge_spte()`.
+/// The huge leaf of `level` that replaces a table; `small` is a leaf below that table, at any level;
+/// `make_huge_spte()`.
 ///
 /// Only correct if the whole huge page is mapped contiguously with equal rights, which the caller knows
 /// from the host's mapping. The leaf is not executable if the NX huge page mitigation is enabled.

@@ -17,8 +17,8 @@ use crate::{
 ///
 /// # Invariants
 ///
-/// The first `len` elements of `pages`, of which there are at most [`HostPages::MAX`], point to host pages,
-/// and this value owns a reference to each.
+/// The first `len` elements of `pages`, at most [`HostPages::MAX`], point to host pages, and this value owns a
+/// reference to each.
 pub(crate) struct HostPages {
     pages: [MaybeUninit<*mut page>; HostPages::MAX],
     len: usize,
@@ -93,7 +93,7 @@ impl HostPages {
         // INVARIANT: C drops all references.
         let len = core::mem::take(&mut self.len);
         let used = used.min(len);
-        // SAFETY: by the type invariant, which held until now for `len` pages, of which `used` are no more.
+        // SAFETY: by the type invariant, which held until now for `len` pages. `used` is at most that.
         unsafe { bindings::kvm_rs_release_pages(self.as_mut_ptr(), used as i32, len as i32) }
     }
 

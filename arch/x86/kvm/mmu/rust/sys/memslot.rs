@@ -117,7 +117,7 @@ impl<'p> Unlogged<'p> {
     /// For a slot that is not logged, in the SRCU section in which it was looked up: without `slots_lock`, it
     /// need not exist in any other, so that `'p` is part of this one.
     pub(crate) fn in_srcu(slot: Memslot<'p>, _srcu: &'p Srcu<'_>) -> Option<Self> {
-        // INVARIANT: who replaces the slot waits for the end of the section.
+        // INVARIANT: whoever replaces the slot waits for the end of the section.
         Unlogged::new(slot, false)
     }
 }

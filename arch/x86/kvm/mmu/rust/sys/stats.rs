@@ -17,7 +17,7 @@ pub(crate) enum Event {
     FaultSplit,
     /// A huge page was recovered in place.
     Promotion,
-    /// A huge page stays huge for lack of memory. So do those that follow in the walk, without being
+    /// A huge page stays huge for lack of memory. Those that follow in the walk stay huge, too, and are not
     /// counted.
     SplitNoMemory,
     /// A huge page stays huge because the VM is at its limit of shadow pages.

@@ -191,8 +191,8 @@ impl<'a> Vm<'a> {
     /// (`KVM_DIRTY_LOG_INITIALLY_SET`). Userspace may change it at any time.
     #[inline]
     pub(crate) fn dirty_log_initially_set(self) -> bool {
-        // SAFETY: the VM exists. C reads the field so as well, and `KVM_ENABLE_CAP` sets it, without a lock: it
-        // is a word of flags, of which either value will do.
+        // SAFETY: the VM exists. The field is a word of flags that `KVM_ENABLE_CAP` sets without a lock; C reads
+        // it without a lock as well, and either value will do.
         unsafe { bindings::kvm_rs_dirty_log_initially_set(self.as_ptr()) }
     }
 
@@ -285,7 +285,7 @@ impl<'a> Vm<'a> {
         }
         let vm = lock.vm();
 
-        // SAFETY: both exist, and who has a slot keeps the memslots from being freed. `mmu_lock` is
+        // SAFETY: both exist, and whoever has a slot keeps the memslots from being freed. `mmu_lock` is
         // held, so no tracking begins.
         unsafe {
             bindings::kvm_rs_other_slots_allow(vm.as_ptr(), slot.as_ptr(), gfn.raw(), level.raw())

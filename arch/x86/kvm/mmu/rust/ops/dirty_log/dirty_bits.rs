@@ -74,8 +74,8 @@
 //!
 //! # From faults to D bits
 //!
-//! A VM of which a slot is logged by faults, like that of a display always is, goes over to D bits when
-//! another slot begins to be logged. In the first one a leaf is writable only if its page's bit is set, or is
+//! A VM may have a slot that is logged by faults, as a display's always is. It goes over to D bits when another
+//! slot begins to be logged. In the first one a leaf is writable only if its page's bit is set, or is
 //! going to be by the fault that has made it writable. The next write to any other page faults, and sets its
 //! bit. So the log is complete as it is. But D may be set in a leaf since before its page's bit was taken, and
 //! would be reported. [`forget`] clears D in write-protected leaves, when all faults have ended that could
@@ -105,7 +105,7 @@
 //! set before the flush, and GET saw them. As long as A is clear no CPU sets another one. The only other
 //! source of D is a fault that installs a writable leaf; it sets the page's bit as well, and its vCPU sets A
 //! before it uses the leaf. GET in legacy mode clears bits, so it does not skip a closed table if one of its
-//! pages has its bit set. Zaps never skip a table, and CLEAR only one of which it wants no page.
+//! pages has its bit set. Zaps never skip a table, and CLEAR only skips one if no page of it was requested.
 //!
 //! The summary stays when logging ends. Code that changes an entry that points to a table has to expect that
 //! the CPU sets A at the same time ([`crate::ops::zap`]).

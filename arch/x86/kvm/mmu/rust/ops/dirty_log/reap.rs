@@ -22,11 +22,11 @@
 //!   order ([`crate::ops::map`]); the same argument holds. Upstream sets the bit before, which only
 //!   the write lock makes right: we could take the bit in between, see no leaf, and miss the page.
 //!   Between the leaf and its bit another vCPU may write the page. Both bits and bytes are right once
-//!   the vCPU that faults is out of the kernel, and who makes the last copy has stopped all vCPUs.
+//!   the vCPU that faults is out of the kernel, and before the last copy is made all vCPUs are stopped.
 //!   Nobody stops a thread that **prefetches** (`KVM_PRE_FAULT_MEMORY`). It installs a leaf that needs
 //!   no bit, as the first write to it is noticed.
 //! - A **split** (read lock, by a fault or by us) replaces a huge leaf by a table whose leaves have
-//!   the same rights. Both we and it do that by an exchange on the huge leaf: who loses looks again.
+//!   the same rights. Both we and it do that by an exchange on the huge leaf, and the loser looks again.
 //! - **NX recovery** and **the zapping of roots** (read lock) unlink tables, and freeze their entries or not.
 //!   An entry that is not present maps nothing; a leaf that takes its place later is a fault's. An
 //!   entry of an unlinked table matters to nobody any more.
@@ -50,15 +50,15 @@
 //! the last word of a slot is one range's. So what belongs to one thread alone are its bits, the leaves of these
 //! pages, and its words of the bitmap's second half, which it uses as its buffer. Against each of its peers:
 //!
-//! - **CLEAR of other pages** runs at the same time. Both split a huge page by an exchange, and who loses looks
+//! - **CLEAR of other pages** runs at the same time. Both split a huge page by an exchange, and the loser looks
 //!   again. In a table that both have pages in, each changes only its own leaves ([`super::leaves`]). Each flushes
 //!   for what it took, before its ioctl returns, and does not rely on the flush of the other: it flushes if it took
-//!   any bit, whether it found a leaf to change or not. So if the other has write-protected a huge page (`HugePages::Protect`)
-//!   and has not flushed yet, it does not matter. That is what `kvm_flush_remote_tlbs_memslot()` wants `slots_lock`
-//!   for, which is not held: it flushes for operations that rely on each other's flush.
-//! - **CLEAR of some of the same pages** waits, without `slots_lock`, until the first one has ended. Not doing so would be wrong: it finds
-//!   the bit of a page clear that the other has taken and not protected yet, and returns; and the two would
-//!   overwrite each other's buffer.
+//!   any bit, whether it found a leaf to change or not. So it does not matter if the other has write-protected a
+//!   huge page (`HugePages::Protect`) and has not flushed yet. `kvm_flush_remote_tlbs_memslot()` wants
+//!   `slots_lock`, which is not held, because it flushes for operations that rely on each other's flush.
+//! - **CLEAR of some of the same pages** waits, without `slots_lock`, until the first one has ended. Otherwise it
+//!   could find the bit of a page clear that the other has taken and not protected yet, and return; and the two
+//!   would overwrite each other's buffer.
 //! - **GET in manual mode** copies the bitmap under `slots_lock`, and waits for nobody. It sees the bits that were
 //!   taken as clear, although their pages may not be protected yet; the thread that took them copies these pages
 //!   after its CLEAR has returned. A VMM that copies in one thread what another has cleared has to wait for that.
@@ -70,11 +70,11 @@
 //! - **D bits**: CLEAR keeps `slots_lock`. GET closes a table only if the CPU's A bit was cleared, and flushed, by an
 //!   *earlier* holder ([`super::dirty_bits`]), and a CLEAR beside it would not be one.
 //! - **Shadow pages** share caches for splitting, which `slots_lock` guards. Where there may be any, CLEAR keeps it,
-//!   too. The first one may come in the middle of a CLEAR. It then ends with `EAGAIN`, with all that it took
-//!   protected and flushed, and begins again, with `slots_lock` held. It takes the bits that were set meanwhile as
-//!   well, which is right, because it has not returned yet. That happens once at most: shadow pages' lists stay.
-//! - **`KVM_SET_MEMORY_ATTRIBUTES`**, **ioeventfds** and others who take `slots_lock` for something else don't wait. What the
-//!   first one zaps it zaps like a notifier, with `mmu_lock` held for write.
+//!   too. The first one may come in the middle of a CLEAR. The CLEAR then ends with `EAGAIN`, with all that it took
+//!   protected and flushed, and begins again, with `slots_lock` held. It also takes the bits that were set since,
+//!   which is right, because it has not returned yet. That happens once at most: shadow pages' lists stay.
+//! - **`KVM_SET_MEMORY_ATTRIBUTES`**, **ioeventfds** and others that take `slots_lock` for something else don't
+//!   wait. The first one zaps like a notifier, with `mmu_lock` held for write.
 //! - The **dirty ring** has no bitmap to clear.
 //!
 //! # Interruption

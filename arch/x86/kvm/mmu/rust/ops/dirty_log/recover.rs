@@ -44,7 +44,7 @@ pub(crate) fn recover_huge_pages(lock: &mut Shared<'_>, slots: &SlotsLock<'_>, s
     recover_range(lock, unlogged, roots, slot, slot.range());
 }
 
-/// Recovers the huge pages of `slot` of which `range` has a part, in the roots of `selection`, and makes the
+/// Recovers the huge pages of `slot` that overlap `range`, in the roots of `selection`, and makes the
 /// pages of `range` writable that stay as they are. Stops early if the current task is being killed.
 ///
 /// If nobody holds `slots_lock`, roots may become invalid whenever the walk yields. They are left as they are.
@@ -186,8 +186,8 @@ fn recover(
     {
         return Outcome::Stays;
     }
-    // Who changes attributes zaps the pages concerned, drops the lock, and only then forbids a huge page of
-    // which they are a part. Faults wait meanwhile; so does recovery, unless `slots_lock` keeps it out.
+    // A change of attributes zaps the pages concerned, drops the lock, and only then forbids the huge pages that
+    // contain them. Faults wait until it is done; so does recovery, unless `slots_lock` keeps them apart.
     if !unlogged.is_under_slots_lock() && Vm::is_invalidating(step.lock, step.view.range()) {
         return Outcome::Stays;
     }
@@ -224,7 +224,7 @@ fn recover(
 ///
 /// Upstream copies the leaf as it is. Then a page that was write-protected for logging, and not
 /// written since, costs a fault on the next write, once the log is long gone; the fast page fault
-/// makes the huge page writable then, on the word of the same leaf.
+/// makes the huge page writable then, because of the same bits of that leaf.
 fn first_leaf(table: Table<'_>, gfn: Gfn, masks: &Masks) -> Option<(Gfn, Spte)> {
     let pages = table.level().pages();
 

@@ -2,8 +2,8 @@
 
 //! Making small pages writable when dirty logging ends.
 //!
-//! If the host maps the memory by small pages, there is no huge page to recover, and each 4 KiB leaf stays as
-//! the log has left it: write-protected. Upstream leaves it to the guest's next write to each page, which
+//! If the host maps the memory by small pages, there is no huge page to recover, and each 4 KiB leaf stays
+//! write-protected, as the log has left it. Upstream leaves it to the guest's next write to each page, which
 //! faults: 800,000 faults for a small guest whose migration was cancelled. Here W is set in all leaves of a
 //! table in one step, with `mmu_lock` held for read, by plain stores.
 //!
@@ -19,7 +19,7 @@
 //!   again, but nobody protects a page before this has ended ([`Unlogged`]). A fault that has seen the slot
 //!   logged may still be running if userspace recovers pages just as the log ends: its leaves are no less than
 //!   ours, or a later fault replaces them.
-//! - **Notifiers**, **write-tracking**, and everybody who removes single leaves or takes MMU-writable back hold
+//! - **Notifiers**, **write-tracking**, and everything that removes single leaves or clears MMU-writable hold
 //!   the lock for write: none of them runs between our load and our store. So no leaf comes back that was
 //!   zapped, and no frame becomes writable that is tracked (`tdp-unprotect-zapped.litmus` shows what would
 //!   happen otherwise).
@@ -29,12 +29,11 @@
 //! - **Aging** (no lock) and the **CPU** clear or set A by locked updates. Either may be lost, which aging
 //!   tolerates. The CPU sets no D, as W is clear. Without A/D bits aging clears permissions and saves them
 //!   elsewhere, so such leaves are left to the next fault.
-//! - **NX recovery** or **another recovery** (read lock) may unlink the table, and freeze its entries. Our store may then put a leaf
-//!   where a frozen entry was, in a table that nobody can reach but those who are in it already. The leaf
-//!   was counted as one that goes, by what the freezing saw; a fault that meets ours replaces a leaf by a
-//!   leaf, which counts nothing. A CPU that uses the table by a cached upper-level entry writes to a page
-//!   that is the guest's: until the flush, before which neither drops the lock, so no notifier
-//!   has run. Should our store come after that flush, then no CPU gets to the table any more.
+//! - **NX recovery** or **another recovery** (read lock) may unlink the table, and freeze its entries. Our store
+//!   may then put a leaf where a frozen entry was, in a table that only those that are in it already can reach.
+//!   Freezing has seen the leaf, and has counted it as removed; a fault that meets ours replaces a leaf by a leaf,
+//!   which counts nothing. Until the flush, a CPU may use the table by a cached upper-level entry. It writes to a
+//!   page that is the guest's, because neither drops the lock before the flush, so no notifier has run. If our store comes after that flush, no CPU can reach the table any more.
 //! - **Roots** are zapped under `mmu_lock` held for write, or once they are invalid, and then nobody gets here.
 
 use crate::{
@@ -90,7 +89,8 @@ fn unprotect_each<'t>(
     any
 }
 
-/// The same, by exchanges, so that each change can be told exactly. Who loses leaves the page to a fault.
+/// The same, by exchanges, so that each change can be traced exactly. If an exchange fails, the page is left to
+/// a fault.
 #[cold]
 fn unprotect_traced(
     lock: &Shared<'_>,
