@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Which of the bugs that switch.py has put into this crate is switched on: that of the number in the
-//! environment variable MUTANT, and none without it.
+//! Which of the bugs that switch.py has put into this crate is switched on: that of the number in
+//! the environment variable MUTANT, and none without it.
 
 extern crate std;
 

@@ -3,13 +3,13 @@
 //! What the `kernel` crate does not have yet.
 //!
 //! Nothing here knows who uses it. The files are compiled into the crate that needs them, by
-//! `#[path]`, and not into `kernel`: everything is inlined there, and vmlinux gets no new symbol, so
-//! that a module which uses it can be loaded into a kernel that was built without it. The head of each
-//! file says where in `kernel` it belongs.
+//! `#[path]`, and not into `kernel`: everything is inlined there, and vmlinux gets no new symbol,
+//! so that a module which uses it can be loaded into a kernel that was built without it. The head
+//! of each file says where in `kernel` it belongs.
 //!
 //! The crate that includes it has the declarations of `helpers.h` in its `bindings`, and compiles
-//! `helpers.c` as it compiles helpers of its own. With KUnit tests it also has those of `tests.h`, and
-//! compiles `tests.c`.
+//! `helpers.c` as it compiles helpers of its own. With KUnit tests it also has those of `tests.h`,
+//! and compiles `tests.c`.
 
 #![expect(unsafe_code)]
 

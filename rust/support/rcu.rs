@@ -12,10 +12,10 @@ use kernel::bindings::{self, callback_head};
 ///
 /// # Safety
 ///
-/// - `into_head` must give up the object and return a head that is part of it, stays valid until `free`
-///   is called, and that nobody else uses.
-/// - `link` must return the address of a word of the object that is as valid, and that nobody else uses
-///   after `into_head`. It is not part of the head, which RCU uses.
+/// - `into_head` must give up the object and return a head that is part of it, stays valid until
+///   `free` is called, and that nobody else uses.
+/// - `link` must return the address of a word of the object that is as valid, and that nobody else
+///   uses after `into_head`. It is not part of the head, which RCU uses.
 /// - The object may be freed on any CPU.
 pub(crate) unsafe trait RcuFree: Sized {
     /// Gives the object up, in exchange for its head.
@@ -28,23 +28,25 @@ pub(crate) unsafe trait RcuFree: Sized {
     /// `head` must come from `into_head`, and the object must not be freed yet.
     unsafe fn link(head: NonNull<callback_head>) -> *mut *mut callback_head;
 
-    /// Frees objects, at most [`Batch::MAX`] of them. Called in softirq context, so it must not sleep.
+    /// Frees objects, at most [`Batch::MAX`] of them. Called in softirq context, so it must not
+    /// sleep.
     ///
     /// # Safety
     ///
-    /// The heads must come from `into_head`, and a grace period must have passed since. Called once for each.
+    /// The heads must come from `into_head`, and a grace period must have passed since. Called once
+    /// for each.
     unsafe fn free(heads: &[NonNull<callback_head>]);
 }
 
-/// Objects that are given up one after the other, and freed together after one grace period, which begins
-/// when the last of them has been added. That costs less than a callback for each, and no callback frees
-/// more than [`Batch::MAX`].
+/// Objects that are given up one after the other, and freed together after one grace period, which
+/// begins when the last of them has been added. That costs less than a callback for each, and no
+/// callback frees more than [`Batch::MAX`].
 pub(crate) struct Batch(Cell<Option<Chain>>);
 
 /// # Invariants
 ///
-/// `first` and those that it is linked with, `len` objects in all, were given up and not yet passed to RCU.
-/// `callback` is the one of their type.
+/// `first` and those that it is linked with, `len` objects in all, were given up and not yet passed
+/// to RCU. `callback` is the one of their type.
 #[derive(Clone, Copy)]
 struct Chain {
     first: NonNull<callback_head>,
@@ -113,8 +115,8 @@ impl Drop for Batch {
     }
 }
 
-/// Frees an object after a grace period: when all who are in a read-side critical section now have left
-/// it.
+/// Frees an object after a grace period: when all who are in a read-side critical section now have
+/// left it.
 #[inline]
 pub(crate) fn call_rcu<T: RcuFree>(object: T) {
     Batch::new().add(object);
@@ -122,8 +124,8 @@ pub(crate) fn call_rcu<T: RcuFree>(object: T) {
 
 /// # Safety
 ///
-/// For `call_rcu()` only, which calls it once and after a grace period, with the head that it was given,
-/// that of the first object of a chain.
+/// For `call_rcu()` only, which calls it once and after a grace period, with the head that it was
+/// given, that of the first object of a chain.
 unsafe extern "C" fn callback<T: RcuFree>(head: *mut callback_head) {
     // SAFETY: `into_head` returned it as one that is not null.
     let first = unsafe { NonNull::new_unchecked(head) };
@@ -139,7 +141,7 @@ unsafe extern "C" fn callback<T: RcuFree>(head: *mut callback_head) {
         // SAFETY: `Batch::add` has linked the object.
         next = NonNull::new(unsafe { link.read() });
     }
-    // SAFETY: by this function's safety requirement; a grace period has passed for all, because none is
-    // added to a chain after it was passed to RCU.
+    // SAFETY: by this function's safety requirement; a grace period has passed for all, because
+    // none is added to a chain after it was passed to RCU.
     unsafe { T::free(heads.get(..len).unwrap_or(&[])) }
 }

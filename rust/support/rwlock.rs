@@ -3,7 +3,8 @@
 //! Proof that a `rwlock_t` of C's is held, as a value; for `kernel::sync`.
 //!
 //! The lock belongs to a C object, and often C has taken it already. So the proof does not drop the
-//! lock; it says in which mode the lock is held, and that it stays held while the proof is borrowed.
+//! lock; it says in which mode the lock is held, and that it stays held while the proof is
+//! borrowed.
 //!
 //! C header: [`include/linux/rwlock.h`](srctree/include/linux/rwlock.h)
 
@@ -18,8 +19,8 @@ use crate::bindings;
 ///
 /// # Safety
 ///
-/// `rwlock` must return the address of an initialised lock, the same each time, which exists as long as
-/// the handle.
+/// `rwlock` must return the address of an initialised lock, the same each time, which exists as
+/// long as the handle.
 pub(crate) unsafe trait RwLocked: Copy {
     /// The lock.
     fn rwlock(self) -> *mut rwlock_t;
@@ -105,7 +106,8 @@ mode! {
 /// # Invariants
 ///
 /// This thread holds the lock in this mode for as long as the value exists, except while
-/// [`Held::run_unlocked`] or [`Held::cond_resched_rwlock`] borrows it; or no other thread can take the lock.
+/// [`Held::run_unlocked`] or [`Held::cond_resched_rwlock`] borrows it; or no other thread can take
+/// the lock.
 pub(crate) struct Held<T, M>(T, Batch, PhantomData<M>, NotThreadSafe);
 
 /// Proof that this thread does not hold the lock that a [`Held`] was for, so that it may sleep.
@@ -131,24 +133,24 @@ impl<T: RwLocked, M: Mode> Held<T, M> {
         self.0
     }
 
-    /// Frees an object after a grace period, which begins when the lock is dropped or the proof is gone, or
-    /// earlier.
+    /// Frees an object after a grace period, which begins when the lock is dropped or the proof is
+    /// gone, or earlier.
     #[inline]
     pub(crate) fn free_later(&self, object: impl RcuFree) {
         self.1.add(object);
     }
 
-    /// Drops the lock and retakes it, if somebody waits for it or the scheduler wants the CPU. The caller
-    /// holds no other spinning lock and is in no RCU read-side critical section, which
+    /// Drops the lock and retakes it, if somebody waits for it or the scheduler wants the CPU. The
+    /// caller holds no other spinning lock and is in no RCU read-side critical section, which
     /// `CONFIG_DEBUG_ATOMIC_SLEEP` checks.
     ///
-    /// To account for holds, wrap this and [`Held::run_unlocked`] in a trait. Its methods need other names,
-    /// because a method of the type itself takes precedence.
+    /// To account for holds, wrap this and [`Held::run_unlocked`] in a trait. Its methods need
+    /// other names, because a method of the type itself takes precedence.
     #[inline]
     pub(crate) fn cond_resched_rwlock(&mut self) {
         self.1.submit();
-        // SAFETY: held by the type invariant; the exclusive borrow shows that nothing relies on the lock
-        // being held.
+        // SAFETY: held by the type invariant; the exclusive borrow shows that nothing relies on the
+        // lock being held.
         unsafe { M::cond_resched(self.0.rwlock()) }
     }
 
@@ -156,8 +158,8 @@ impl<T: RwLocked, M: Mode> Held<T, M> {
     #[inline]
     pub(crate) fn run_unlocked<R>(&mut self, f: impl FnOnce(&Unlocked) -> R) -> R {
         self.1.submit();
-        // SAFETY: held by the type invariant; the exclusive borrow shows that nothing relies on the lock
-        // being held.
+        // SAFETY: held by the type invariant; the exclusive borrow shows that nothing relies on the
+        // lock being held.
         unsafe { M::unlock(self.0.rwlock()) };
         let result = f(&Unlocked(NotThreadSafe));
         // SAFETY: by the contract of `RwLocked`.

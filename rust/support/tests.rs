@@ -88,8 +88,8 @@ impl TestLock {
     }
 }
 
-/// Whether the lock is free before it is taken; then with the proof that it is held, inside and after
-/// `run_unlocked()`, and after `cond_resched_rwlock()`; and once it is dropped.
+/// Whether the lock is free before it is taken; then with the proof that it is held, inside and
+/// after `run_unlocked()`, and after `cond_resched_rwlock()`; and once it is dropped.
 fn when_free<M: Mode>() -> [bool; 6] {
     let before = TestLock.is_free();
 

@@ -206,8 +206,8 @@ proptest! {
 }
 
 proptest! {
-    /// A protected leaf has lost W, or D where the CPU logs what sets it; and, if writes are tracked, what a
-    /// fast page fault takes for the permission to set W again.
+    /// A protected leaf has lost W, or D where the CPU logs what sets it; and, if writes are
+    /// tracked, what a fast page fault takes for the permission to set W again.
     #[test]
     fn protection_takes_away_one_right(leaf: u64, ad_type in 0u64..3) {
         for masks in all_masks() {

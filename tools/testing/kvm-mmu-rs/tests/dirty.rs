@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The arithmetic of the dirty bitmap against a model that knows single bits only, and the summary of D
-//! bits.
+//! The arithmetic of the dirty bitmap against a model that knows single bits only, and the summary
+//! of D bits.
 
 use std::collections::BTreeSet;
 
@@ -103,8 +103,8 @@ proptest! {
         }
     }
 
-    /// A table starts open, drains and is closed, and is open again once the CPU has set A. The entry
-    /// points to the same table all the time.
+    /// A table starts open, drains and is closed, and is open again once the CPU has set A. The
+    /// entry points to the same table all the time.
     #[test]
     fn summary_states(table in 1u64..1 << 30, ept: bool) {
         let masks = if ept { formats::ept(true) } else { formats::npt() };

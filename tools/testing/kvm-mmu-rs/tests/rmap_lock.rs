@@ -3,8 +3,8 @@
 //! The lock bit of a reverse-map list, in every interleaving of a few threads (loom).
 //!
 //! What the lock has to give: a reader without `mmu_lock` sees a chain that does not change, and
-//! whose contents were written before it was published; and a writer frees a descriptor only when no
-//! reader can be in it. The chain is one loom cell, which reports any unordered access.
+//! whose contents were written before it was published; and a writer frees a descriptor only when
+//! no reader can be in it. The chain is one loom cell, which reports any unordered access.
 
 use kvm_mmu_rs::encoding::{lock, unlock, Cell, Word};
 use loom::{

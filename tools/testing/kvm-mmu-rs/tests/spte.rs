@@ -183,8 +183,8 @@ proptest! {
         let volatile = fast_fault || hardware_dirty || !spte.ad_enabled();
 
         prop_assert_eq!(spte.is_volatile(&masks), volatile);
-        // Where the log takes D away, no settled leaf is volatile, and all others that are writable are;
-        // where it takes W away, D makes no difference.
+        // Where the log takes D away, no settled leaf is volatile, and all others that are writable
+        // are; where it takes W away, D makes no difference.
         let by_dirty = settled(WriteBits::dirty(&masks), &spec, &masks);
         let by_write = settled(WriteBits::W, &spec, &masks);
         prop_assert_eq!(by_dirty.matches(spte), spte.is_writable() && !volatile);
@@ -299,8 +299,8 @@ proptest! {
         prop_assert_eq!(leaf::recovered(small, spec.level, spec.nx_huge_pages, &masks), huge);
     }
 
-    /// [`WriteBits`] are none of those that say where an entry points, whatever it is and however it is protected;
-    /// and a split makes no tables, whatever it splits.
+    /// [`WriteBits`] are none of those that say where an entry points, whatever it is and however
+    /// it is protected; and a split makes no tables, whatever it splits.
     #[test]
     fn what_no_change_for_the_log_can_make_of_an_entry(word: u64, how in 0usize..4) {
         for masks in [formats::npt(), formats::ept(true), formats::ept(false)] {

@@ -277,8 +277,8 @@ proptest! {
         prop_assert_eq!(many, one);
     }
 
-    /// A walk that seeks a frame stands on its entry, in the lowest table on the path that has one, and
-    /// goes down to it from there.
+    /// A walk that seeks a frame stands on its entry, in the lowest table on the path that has one,
+    /// and goes down to it from there.
     #[test]
     fn seeking_finds_the_entry(start in 0u64..1 << 36, ahead in prop_oneof![0u64..600, 0u64..1 << 19, 0u64..1 << 36]) {
         let root = Level::Page512G;

@@ -2,9 +2,9 @@
 
 //! A cache of page tables for splitting, which is filled while `mmu_lock` is dropped.
 //!
-//! Upstream drops the lock for each table that it needs, and restarts from the root. Here one drop of
-//! the lock provides as many tables as the cache holds. Tables are allocated one by one, because the
-//! bulk page allocator doesn't charge the memcg; that is a twentieth of the cost of a split.
+//! Upstream drops the lock for each table that it needs, and restarts from the root. Here one drop
+//! of the lock provides as many tables as the cache holds. Tables are allocated one by one, because
+//! the bulk page allocator doesn't charge the memcg; that is a twentieth of the cost of a split.
 //!
 //! A table is allocated on the NUMA node of the memory that it will map, rather than on the node of
 //! the thread that splits, because the CPUs that walk it are most likely close to its pages.
@@ -19,8 +19,8 @@ use crate::{
 /// 256 KiB.
 const CAPACITY: usize = 64;
 
-/// Tables that nothing points to yet. [`TdpSplitCache::free`], or dropping the cache, frees those that are
-/// left.
+/// Tables that nothing points to yet. [`TdpSplitCache::free`], or dropping the cache, frees those
+/// that are left.
 ///
 /// # Invariants
 ///
@@ -36,7 +36,8 @@ pub(crate) struct TdpSplitCache {
 }
 
 impl TdpSplitCache {
-    /// An empty cache for splitting in `vm`, which may be told how many tables to allocate at a time.
+    /// An empty cache for splitting in `vm`, which may be told how many tables to allocate at a
+    /// time.
     pub(crate) fn new(vm: Vm<'_>, shortage: Shortage) -> Self {
         let limit = vm.eager_split().unwrap_or(CAPACITY);
 
@@ -50,8 +51,8 @@ impl TdpSplitCache {
         }
     }
 
-    /// Frees what is left, with `mmu_lock` dropped, so that nobody has to wait while up to 64 tables are
-    /// freed.
+    /// Frees what is left, with `mmu_lock` dropped, so that nobody has to wait while up to 64
+    /// tables are freed.
     pub(crate) fn free<'l>(self, lock: &mut impl MmuLock<'l>) {
         if self.len != 0 {
             lock.unlocked(|_| drop(self));
@@ -85,9 +86,10 @@ impl TdpSplitCache {
         }
     }
 
-    /// Allocates up to `want` tables for `node`, as far as there is room. If the tables of other nodes
-    /// leave no room, half of those are freed. Stops early if the current task is being killed and nobody
-    /// needs the tables ([`Shortage::Fail`]). Returns whether there is any table for `node`.
+    /// Allocates up to `want` tables for `node`, as far as there is room. If the tables of other
+    /// nodes leave no room, half of those are freed. Stops early if the current task is being
+    /// killed and nobody needs the tables ([`Shortage::Fail`]). Returns whether there is any table
+    /// for `node`.
     pub(crate) fn fill(&mut self, unlocked: &Unlocked, want: u64, node: Node) -> bool {
         if self.len >= self.limit {
             // INVARIANT: the places from there on are freed.

@@ -2,58 +2,61 @@
 
 //! Changing an SPTE: the write, and the bookkeeping that follows from it.
 //!
-//! [`Transition::classify`] decides what a change implies, and this file carries it out, once. The two
-//! modes of `mmu_lock` differ in how the value gets into the SPTE:
+//! [`Transition::classify`] decides what a change implies, and this file carries it out, once. The
+//! two modes of `mmu_lock` differ in how the value gets into the SPTE:
 //!
 //! - Under [`Shared`], by compare-and-exchange. The loser learns the value that beat it, and has
 //!   changed nothing.
-//! - Under [`Exclusive`], by a plain store, or by an exchange if the old value is volatile, so that a
-//!   bit that is set concurrently by hardware or without the lock isn't lost.
+//! - Under [`Exclusive`], by a plain store, or by an exchange if the old value is volatile, so that
+//!   a bit that is set concurrently by hardware or without the lock isn't lost.
 //!
 //! # Tearing a table down
 //!
 //! A table that has just been unlinked is still visible to those who read the parent entry before.
-//! Under [`Shared`] they may even install an entry in it: a fault that is on its way down already has
-//! a pointer into the table. So each entry is exchanged for the frozen value, which nobody overwrites,
-//! and the value that the exchange returns is accounted. A fault that comes later sees a frozen entry,
-//! fails, and is retried from the root. Under [`Exclusive`] there are no such faults; only the CPU may
-//! still use the old translation until the flush, and set a D bit.
+//! Under [`Shared`] they may even install an entry in it: a fault that is on its way down already
+//! has a pointer into the table. So each entry is exchanged for the frozen value, which nobody
+//! overwrites, and the value that the exchange returns is accounted. A fault that comes later sees
+//! a frozen entry, fails, and is retried from the root. Under [`Exclusive`] there are no such
+//! faults; only the CPU may still use the old translation until the flush, and set a D bit.
 //!
 //! # Full tables
 //!
-//! Freezing serves to find out how many leaves are removed: a fault may install one in an entry that is not
-//! present (`freeze_leaves`). A *full* table of 4 KiB pages has no such entry ([`Sp::is_full`]): a split has
-//! made it with 512 leaves, and under the read lock none of them is removed except with the table. So 512 are
-//! accounted, and the entries are left as they are. The following may still see the unlinked table:
+//! Freezing serves to find out how many leaves are removed: a fault may install one in an entry
+//! that is not present (`freeze_leaves`). A *full* table of 4 KiB pages has no such entry
+//! ([`Sp::is_full`]): a split has made it with 512 leaves, and under the read lock none of them is
+//! removed except with the table. So 512 are accounted, and the entries are left as they are. The
+//! following may still see the unlinked table:
 //!
-//! - A **fault** (read lock) that is on its way down finds each leaf present. Either the leaf allows the
-//!   access, or the fault replaces it by a leaf of the same frame, which changes no count. In both cases the
-//!   guest retries. It can't install a table, as there is no level below. If it made the leaf writable, it
-//!   sets the page's bit in the log: at worst a bit is set for a page that was not written. The frame is
-//!   still the host's, because its notifier waits for the lock, which the fault has held since before the
-//!   table was unlinked.
-//! - A **fast page fault** and **aging** (no lock) change bits that nobody reads any more. Neither makes an
-//!   entry present or not present. They may run even after the frame was freed and reused: no CPU can
-//!   reach this table then.
-//! - The **CPU** may use the table through an upper-level entry that it has cached, until the flush. It then
-//!   uses the translation that it had, or one with W that the fast page fault above has set. That is allowed
-//!   until a notifier has run, and the bit in the log is set after it. Flows that unlink tables flush before
-//!   they drop `mmu_lock`, and so before a notifier or write-tracking can take it. Roots that are zapped
-//!   without a flush are invalid, and no vCPU runs on them. And reaping the log flushes before the ioctl
-//!   returns; after that no CPU can reach a table that was unlinked before.
-//! - **Enabling, reaping and disabling the log** (read lock, `slots_lock`) may store into it, which is
-//!   harmless ([`crate::ops::dirty_log`]).
+//! - A **fault** (read lock) that is on its way down finds each leaf present. Either the leaf
+//!   allows the access, or the fault replaces it by a leaf of the same frame, which changes no
+//!   count. In both cases the guest retries. It can't install a table, as there is no level below.
+//!   If it made the leaf writable, it sets the page's bit in the log: at worst a bit is set for a
+//!   page that was not written. The frame is still the host's, because its notifier waits for the
+//!   lock, which the fault has held since before the table was unlinked.
+//! - A **fast page fault** and **aging** (no lock) change bits that nobody reads any more. Neither
+//!   makes an entry present or not present. They may run even after the frame was freed and reused:
+//!   no CPU can reach this table then.
+//! - The **CPU** may use the table through an upper-level entry that it has cached, until the
+//!   flush. It then uses the translation that it had, or one with W that the fast page fault above
+//!   has set. That is allowed until a notifier has run, and the bit in the log is set after it.
+//!   Flows that unlink tables flush before they drop `mmu_lock`, and so before a notifier or
+//!   write-tracking can take it. Roots that are zapped without a flush are invalid, and no vCPU
+//!   runs on them. And reaping the log flushes before the ioctl returns; after that no CPU can
+//!   reach a table that was unlinked before.
+//! - **Enabling, reaping and disabling the log** (read lock, `slots_lock`) may store into it, which
+//!   is harmless ([`crate::ops::dirty_log`]).
 //! - **NX recovery** compares the entry that pointed to the table, and gives up.
-//! - **Notifiers**, and everything else that removes single leaves, hold the lock for write: either they run
-//!   before the table is unlinked, and clear the flag, or they don't find the table.
+//! - **Notifiers**, and everything else that removes single leaves, hold the lock for write: either
+//!   they run before the table is unlinked, and clear the flag, or they don't find the table.
 //!
-//! Mirrors, upper levels, tables that have lost a leaf, tables of a VM that is logged by D bits, and changes
-//! that are traced are frozen as before.
+//! Mirrors, upper levels, tables that have lost a leaf, tables of a VM that is logged by D bits,
+//! and changes that are traced are frozen as before.
 //!
 //! # D bits of leaves that go away
 //!
-//! If the dirty log is in the D bits, whoever removes a leaf with D set also sets the page's bit in the log,
-//! before `mmu_lock` is dropped. That happens here; see [`crate::ops::dirty_log::dirty_bits`].
+//! If the dirty log is in the D bits, whoever removes a leaf with D set also sets the page's bit in
+//! the log, before `mmu_lock` is dropped. That happens here; see
+//! [`crate::ops::dirty_log::dirty_bits`].
 
 #![expect(unsafe_code)]
 
@@ -85,8 +88,8 @@ pub(crate) trait Update<'l>: MmuLock<'l> + Sized {
     ///
     /// # Safety
     ///
-    /// If `new` is present and not a leaf at the entry's level, it must point to a table of the next lower
-    /// level, which is freed by RCU once the entry no longer points to it.
+    /// If `new` is present and not a leaf at the entry's level, it must point to a table of the
+    /// next lower level, which is freed by RCU once the entry no longer points to it.
     unsafe fn update(&self, view: &mut View<'_>, new: Spte, masks: &Masks) -> Result<(), Lost>;
 
     /// Freezes an entry of a table that is being torn down, and returns what it was; `None` if
@@ -119,8 +122,8 @@ impl<'l> Update<'l> for Shared<'l> {
         // install a child in a table that the external side doesn't have yet.
         let first = if mirror { Spte::FROZEN } else { new };
         kvm_mmu_warn_on!(first.is_ve_possible(masks));
-        // SAFETY: `mmu_lock` is held. The frozen value is not present, and `new` points to a table only as this
-        // function requires.
+        // SAFETY: `mmu_lock` is held. The frozen value is not present, and `new` points to a table
+        // only as this function requires.
         if !unsafe { view.compare_exchange(first) } {
             return Err(Lost);
         }
@@ -130,9 +133,10 @@ impl<'l> Update<'l> for Shared<'l> {
         if mirror {
             // Unfreeze, with the old value if the external table could not be updated.
             let last = if result.is_ok() { new } else { view.spte() };
-            // SAFETY: `mmu_lock` is held, and the entry is frozen by us, so that others store only the same value
-            // again, until they don't find it any more (`wait_for_thaw`). The old value was in it before, and
-            // what it points to was not torn down, as the change has failed; for `new` as above.
+            // SAFETY: `mmu_lock` is held, and the entry is frozen by us, so that others store only
+            // the same value again, until they don't find it any more (`wait_for_thaw`). The old
+            // value was in it before, and what it points to was not torn down, as the change has
+            // failed; for `new` as above.
             unsafe { view.write(last) };
         } else if result.is_err() {
             // Only external tables can fail.
@@ -163,7 +167,8 @@ impl<'l> Update<'l> for Exclusive<'l> {
         kvm_mmu_warn_on!(new.is_ve_possible(masks));
 
         if view.spte().needs_atomic_update(view.level(), masks) {
-            // SAFETY: `mmu_lock` is held for write. `new` points to a table only as this function requires.
+            // SAFETY: `mmu_lock` is held for write. `new` points to a table only as this function
+            // requires.
             unsafe { view.swap(new) };
         } else {
             // SAFETY: as above.
@@ -201,9 +206,9 @@ impl<'l> Update<'l> for Exclusive<'l> {
     }
 }
 
-/// Waits for an entry that was already frozen when it was frozen here, and returns its last value. It was
-/// frozen by a fault in the middle of a change that ends with a plain store, which would undo the
-/// freezing.
+/// Waits for an entry that was already frozen when it was frozen here, and returns its last value.
+/// It was frozen by a fault in the middle of a change that ends with a plain store, which would
+/// undo the freezing.
 ///
 /// # Safety
 ///
@@ -239,8 +244,8 @@ impl<'a> Place<'a> {
         }
     }
 
-    /// Does the bookkeeping for a change of the entry at `gfn`, except for the page statistics: it returns
-    /// the change in the number of leaves, so that the caller can add them up.
+    /// Does the bookkeeping for a change of the entry at `gfn`, except for the page statistics: it
+    /// returns the change in the number of leaves, so that the caller can add them up.
     ///
     /// Fails only if the entry is a mirror and the external table refuses the change. Pages are not
     /// marked dirty here, but where an entry becomes writable.
@@ -278,7 +283,8 @@ impl<'a> Place<'a> {
                     // SAFETY: the entry that pointed to the table was just replaced, by us.
                     tear_down(lock, unsafe { RemovedSp::from_table(table) }, masks);
                 } else if self.mirror {
-                    // SAFETY: the page is a mirror. Its entry was frozen by us, or `mmu_lock` is held for write.
+                    // SAFETY: the page is a mirror. Its entry was frozen by us, or `mmu_lock` is
+                    // held for write.
                     unsafe { self.vm.set_external_spte(gfn, old, new, self.level) }?;
                 }
                 if effects.written && self.vm.logs_by_dirty_bits() {
@@ -322,9 +328,9 @@ fn commit<'l, M: Update<'l>>(
 
 /// Tears down a table that is no longer linked, and everything below it.
 ///
-/// Only freezing has to be atomic for each entry, because faults race with it. No reader compares the
-/// statistics with the tables, so they are updated once per table: an atomic addition for each of 512
-/// leaves would be a large part of the cost of recovering a huge page.
+/// Only freezing has to be atomic for each entry, because faults race with it. No reader compares
+/// the statistics with the tables, so they are updated once per table: an atomic addition for each
+/// of 512 leaves would be a large part of the cost of recovering a huge page.
 ///
 /// Recursion ends after four levels.
 fn tear_down<'l, M: Update<'l>>(lock: &M, removed: RemovedSp, masks: &Masks) {
@@ -337,8 +343,8 @@ fn tear_down<'l, M: Update<'l>>(lock: &M, removed: RemovedSp, masks: &Masks) {
 
     // Every page of the TDP MMU has a level, and a child's is lower than its parent's.
     if let Some(level) = role.level() {
-        // Nearly all tables are of the last level and not mirrors. There is next to nothing to do for
-        // their entries, unless the tracepoint is enabled.
+        // Nearly all tables are of the last level and not mirrors. There is next to nothing to do
+        // for their entries, unless the tracepoint is enabled.
         let leaves = if level != Level::Page4K || role.mirror() || trace::spte_changed_enabled() {
             freeze_all(lock, &Place::new(vm, level, role), &removed, masks)
         } else if vm.logs_by_dirty_bits() {
@@ -365,8 +371,9 @@ fn tear_down<'l, M: Update<'l>>(lock: &M, removed: RemovedSp, masks: &Masks) {
     removed.retire(lock);
 }
 
-/// Freezes all entries of a table of 4 KiB pages that is not a mirror, and returns the change in the
-/// number of leaves. [`Place::apply`] would do nothing else for them, except to trace the change.
+/// Freezes all entries of a table of 4 KiB pages that is not a mirror, and returns the change in
+/// the number of leaves. [`Place::apply`] would do nothing else for them, except to trace the
+/// change.
 fn freeze_leaves<'l, M: Update<'l>>(lock: &M, removed: &RemovedSp, masks: &Masks) -> i32 {
     let table = removed.as_sp().table();
     let mut absent: i32 = 0;
@@ -384,8 +391,8 @@ fn freeze_leaves<'l, M: Update<'l>>(lock: &M, removed: &RemovedSp, masks: &Masks
     absent.wrapping_sub(ENTRIES as i32)
 }
 
-/// As [`freeze_leaves`], in a VM that is logged by D bits: sets the bits of the pages whose leaves have D
-/// set, for the whole table at once.
+/// As [`freeze_leaves`], in a VM that is logged by D bits: sets the bits of the pages whose leaves
+/// have D set, for the whole table at once.
 fn freeze_written_leaves<'l, M: Update<'l>>(lock: &M, removed: &RemovedSp, masks: &Masks) -> i32 {
     let sp = removed.as_sp();
     let table = sp.table();
@@ -409,7 +416,8 @@ fn freeze_written_leaves<'l, M: Update<'l>>(lock: &M, removed: &RemovedSp, masks
     absent.wrapping_sub(ENTRIES as i32)
 }
 
-/// Freezes all entries of a table, does their bookkeeping, and returns the change in the number of leaves.
+/// Freezes all entries of a table, does their bookkeeping, and returns the change in the number of
+/// leaves.
 fn freeze_all<'l, M: Update<'l>>(
     lock: &M,
     place: &Place<'_>,
@@ -449,8 +457,8 @@ fn report(what: &str, place: &Place<'_>, gfn: Gfn, old: Spte, new: Spte) {
     );
 }
 
-/// Stops the host, because a present leaf was about to map another frame: going on would corrupt guest
-/// data.
+/// Stops the host, because a present leaf was about to map another frame: going on would corrupt
+/// guest data.
 #[cold]
 fn die(what: &str, place: &Place<'_>, gfn: Gfn, old: Spte, new: Spte) -> ! {
     report(what, place, gfn, old, new);
@@ -458,19 +466,22 @@ fn die(what: &str, place: &Place<'_>, gfn: Gfn, old: Spte, new: Spte) -> ! {
     unsafe { kernel::bindings::BUG() }
 }
 
-/// Zaps the leaves of `table` that map frames of `range`, which starts in it. What is beyond the table is left out.
-/// Mirrors are not zapped so (a bug in the caller). Returns whether there was any leaf. Changes are not traced.
+/// Zaps the leaves of `table` that map frames of `range`, which starts in it. What is beyond the
+/// table is left out. Mirrors are not zapped so (a bug in the caller). Returns whether there was
+/// any leaf. Changes are not traced.
 ///
-/// With `mmu_lock` held for write, nobody else makes an entry present or not present, so what is counted is
-/// what is zapped. Plain stores are enough even if the leaves are volatile, because nobody misses what they
-/// may lose:
+/// With `mmu_lock` held for write, nobody else makes an entry present or not present, so what is
+/// counted is what is zapped. Plain stores are enough even if the leaves are volatile, because
+/// nobody misses what they may lose:
 ///
-/// - A **fast page fault** (no lock) makes a leaf writable by an exchange, which fails after our store. If
-///   it comes between our load and our store, the page's bit is set in the log, and the page is unmapped.
-/// - **Aging** (no lock) clears A by an exchange as well. Whether an unmapped page was young doesn't matter.
-/// - The **CPU** sets A and D by locked updates. D of a leaf that is zapped is not looked at, unless the VM is
-///   logged by D bits: its folio was marked dirty when the leaf was made. Until the caller flushes, the CPU may
-///   use what it has cached.
+/// - A **fast page fault** (no lock) makes a leaf writable by an exchange, which fails after our
+///   store. If it comes between our load and our store, the page's bit is set in the log, and the
+///   page is unmapped.
+/// - **Aging** (no lock) clears A by an exchange as well. Whether an unmapped page was young
+///   doesn't matter.
+/// - The **CPU** sets A and D by locked updates. D of a leaf that is zapped is not looked at,
+///   unless the VM is logged by D bits: its folio was marked dirty when the leaf was made. Until
+///   the caller flushes, the CPU may use what it has cached.
 ///
 /// (`tdp-zap-store.litmus`; `tdp-zap-unlocked.litmus` shows what the write lock is needed for.)
 // A function of its own, so that its loop has all registers.
@@ -500,11 +511,11 @@ pub(crate) fn zap_pages(lock: &Exclusive<'_>, table: SmallTable<'_>, range: GfnR
     true
 }
 
-/// As [`zap_pages`], in a VM that is logged by D bits: sets the bits of the pages whose leaves have D set, for
-/// the whole table at once. Returns the change in the number of leaves.
+/// As [`zap_pages`], in a VM that is logged by D bits: sets the bits of the pages whose leaves have
+/// D set, for the whole table at once. Returns the change in the number of leaves.
 ///
-/// The CPU may set D in a leaf that is writable and has D clear until the leaf is gone, so that one is zapped
-/// by an exchange. If D is set, nobody clears it: that takes `mmu_lock`.
+/// The CPU may set D in a leaf that is writable and has D clear until the leaf is gone, so that one
+/// is zapped by an exchange. If D is set, nobody clears it: that takes `mmu_lock`.
 #[inline(never)]
 fn zap_written_pages(lock: &Exclusive<'_>, table: SmallTable<'_>, range: GfnRange) -> i32 {
     let vm = lock.vm();
@@ -535,13 +546,15 @@ fn zap_written_pages(lock: &Exclusive<'_>, table: SmallTable<'_>, range: GfnRang
     leaves
 }
 
-/// Maps the frames of `range`, which starts in `table`, in order, by the leaves that `leaf` makes for them where
-/// none is present. What is beyond `table` is left out. Mirrors are not mapped so (a bug in the caller). An entry
-/// that has a leaf is left as it is. Ends where `leaf` makes none, and at an entry that is frozen, or that somebody
-/// else has changed meanwhile. Returns the number of frames that are mapped now, from the first on.
+/// Maps the frames of `range`, which starts in `table`, in order, by the leaves that `leaf` makes
+/// for them where none is present. What is beyond `table` is left out. Mirrors are not mapped so (a
+/// bug in the caller). An entry that has a leaf is left as it is. Ends where `leaf` makes none, and
+/// at an entry that is frozen, or that somebody else has changed meanwhile. Returns the number of
+/// frames that are mapped now, from the first on.
 ///
-/// The statistics are updated for all together: first all are added, and in the end those are taken back that
-/// were not mapped. The other way round, the count could drop below zero if the table is torn down meanwhile.
+/// The statistics are updated for all together: first all are added, and in the end those are taken
+/// back that were not mapped. The other way round, the count could drop below zero if the table is
+/// torn down meanwhile.
 #[inline(always)]
 pub(crate) fn map_pages(
     lock: &Shared<'_>,
@@ -592,8 +605,8 @@ pub(crate) fn map_pages(
 impl<'l, M: Update<'l>> Step<'_, M> {
     /// Changes the entry, unless somebody else changed it first; then the view has the new value.
     ///
-    /// `new` is a leaf or not present. Anything else is a bug, which ends the VM: walks trust that an
-    /// entry points to a table, and only [`OwnedSp::link`] makes it point to one.
+    /// `new` is a leaf or not present. Anything else is a bug, which ends the VM: walks trust that
+    /// an entry points to a table, and only [`OwnedSp::link`] makes it point to one.
     #[inline]
     pub(crate) fn set(&mut self, new: Spte, masks: &Masks) -> Result<(), Lost> {
         if new.is_present() && !new.is_leaf(self.view.level()) {
@@ -613,8 +626,8 @@ impl<'l, M: Update<'l>> Step<'_, M> {
         }
     }
 
-    /// The level of a table that the entry can point to. `None` for an entry of 4 KiB, which is a bug in the
-    /// caller, and ends the VM.
+    /// The level of a table that the entry can point to. `None` for an entry of 4 KiB, which is a
+    /// bug in the caller, and ends the VM.
     #[inline]
     fn child_level(&self) -> Option<Level> {
         let level = self.view.level().down();
@@ -625,14 +638,15 @@ impl<'l, M: Update<'l>> Step<'_, M> {
         level
     }
 
-    /// Has the table that the entry points to drain, for [`crate::ops::dirty_log::dirty_bits`], unless somebody
-    /// else changed the entry first; then the view has the new value.
+    /// Has the table that the entry points to drain, for [`crate::ops::dirty_log::dirty_bits`],
+    /// unless somebody else changed the entry first; then the view has the new value.
     #[inline]
     pub(crate) fn try_drain(&mut self, slots: &SlotsLock<'_>, masks: &Masks) {
         let new = Summary::draining(self.view.spte(), masks);
 
         slots.check_vm(self.lock);
-        // SAFETY: `mmu_lock` is held. The summary is A and a software bit: the entry points where it did.
+        // SAFETY: `mmu_lock` is held. The summary is A and a software bit: the entry points where
+        // it did.
         unsafe { self.view.compare_exchange(new) };
     }
 
@@ -648,8 +662,8 @@ impl<'l, M: Update<'l>> Step<'_, M> {
 }
 
 impl Step<'_, Shared<'_>> {
-    /// Clears bits of a leaf, with no bookkeeping except for the trace: these bits are not accounted. Fails if
-    /// somebody else was faster; then the view has the new value.
+    /// Clears bits of a leaf, with no bookkeeping except for the trace: these bits are not
+    /// accounted. Fails if somebody else was faster; then the view has the new value.
     #[inline]
     pub(crate) fn try_clear_bits(&mut self, bits: WriteBits, as_id: u16) -> Result<(), Lost> {
         let view = &mut self.view;
@@ -673,7 +687,8 @@ impl<'l> Step<'_, Exclusive<'l>> {
         warn_on_once!(result.is_err());
     }
 
-    /// Clears bits of a leaf, with no bookkeeping except for the trace: these bits are not accounted.
+    /// Clears bits of a leaf, with no bookkeeping except for the trace: these bits are not
+    /// accounted.
     #[inline]
     pub(crate) fn clear_bits(&mut self, bits: WriteBits, as_id: u16, masks: &Masks) {
         let view = &mut self.view;
@@ -682,7 +697,8 @@ impl<'l> Step<'_, Exclusive<'l>> {
             // SAFETY: `mmu_lock` is held for write.
             unsafe { view.fetch_clear(bits) };
         } else {
-            // SAFETY: `mmu_lock` is held for write. The entry points where it did, as nobody else changes that.
+            // SAFETY: `mmu_lock` is held for write. The entry points where it did, as nobody else
+            // changes that.
             unsafe { view.write(view.spte().cleared(bits)) };
         }
         let old = view.spte();
@@ -691,8 +707,8 @@ impl<'l> Step<'_, Exclusive<'l>> {
 }
 
 impl View<'_> {
-    /// Marks a leaf as not accessed, without any lock and without retrying: if the entry changes at the
-    /// same moment, it is either zapped or the page was used, and then it is young.
+    /// Marks a leaf as not accessed, without any lock and without retrying: if the entry changes at
+    /// the same moment, it is either zapped or the page was used, and then it is young.
     #[inline]
     pub(crate) fn mark_old(&self, _guard: &rcu::Guard, masks: &Masks) {
         let role = self.sp().role();
@@ -709,8 +725,8 @@ impl View<'_> {
     }
 }
 
-/// Marks a leaf that was `old` as not accessed, without `mmu_lock`, and returns the new value; `None` if somebody
-/// else changed the entry first.
+/// Marks a leaf that was `old` as not accessed, without `mmu_lock`, and returns the new value;
+/// `None` if somebody else changed the entry first.
 #[inline]
 pub(crate) fn mark_old(sptep: Sptep<'_>, old: Spte, masks: &Masks) -> Option<Spte> {
     let new = mark_access_track(old, masks);
@@ -721,8 +737,9 @@ pub(crate) fn mark_old(sptep: Sptep<'_>, old: Spte, masks: &Masks) -> Option<Spt
         .then_some(new)
 }
 
-/// `mmu_lock` is held, and nobody else clears W or D for the dirty log in the leaves that are changed ([`LogOwner`]):
-/// what it takes to do that in 4 KiB leaves, also by plain stores. `ops/dirty_log/leaves.rs` says why it is enough.
+/// `mmu_lock` is held, and nobody else clears W or D for the dirty log in the leaves that are
+/// changed ([`LogOwner`]): what it takes to do that in 4 KiB leaves, also by plain stores.
+/// `ops/dirty_log/leaves.rs` says why it is enough.
 #[derive(Clone, Copy)]
 pub(crate) struct LogLocks<'t>(PhantomData<&'t ()>);
 
@@ -736,8 +753,9 @@ impl<'t> LogLocks<'t> {
 }
 
 impl SmallTable<'_> {
-    /// Warns if `range` starts in another table (a bug), with `CONFIG_KVM_PROVE_MMU=y`: what takes a range finds
-    /// its entries by the low bits of the first frame. An empty range may start anywhere.
+    /// Warns if `range` starts in another table (a bug), with `CONFIG_KVM_PROVE_MMU=y`: what takes
+    /// a range finds its entries by the low bits of the first frame. An empty range may start
+    /// anywhere.
     #[inline(always)]
     pub(crate) fn check_start(self, range: GfnRange) {
         kvm_mmu_warn_on!(
@@ -748,8 +766,8 @@ impl SmallTable<'_> {
 }
 
 impl SmallSptep<'_> {
-    /// Clears the log's bit by a plain store, if the leaf is settled. Returns what was read, as an error if it is
-    /// not settled.
+    /// Clears the log's bit by a plain store, if the leaf is settled. Returns what was read, as an
+    /// error if it is not settled.
     #[inline(always)]
     pub(crate) fn clear_settled(
         self,
@@ -761,13 +779,15 @@ impl SmallSptep<'_> {
         if !settled.matches(old) {
             return Err(old);
         }
-        // SAFETY: `mmu_lock` is held. No entry of the table points to a table. What others store to a settled leaf
-        // meanwhile may be lost: the head of `ops/dirty_log/leaves.rs` shows it for each of them.
+        // SAFETY: `mmu_lock` is held. No entry of the table points to a table. What others store to
+        // a settled leaf meanwhile may be lost: the head of `ops/dirty_log/leaves.rs` shows it for
+        // each of them.
         unsafe { self.sptep().write(settled.cleared(old)) };
         Ok(old)
     }
 
-    /// Clears `bits` in a leaf that was `old`, unless somebody else changed it first; then returns what it is.
+    /// Clears `bits` in a leaf that was `old`, unless somebody else changed it first; then returns
+    /// what it is.
     #[inline(always)]
     pub(crate) fn try_clear(
         self,
@@ -779,8 +799,8 @@ impl SmallSptep<'_> {
         unsafe { self.sptep().compare_exchange(old, old.cleared(bits)) }
     }
 
-    /// Makes a leaf writable by a plain store if only the log has protected it. `ops/dirty_log/unprotect.rs` says
-    /// why that is enough. Returns whether it was.
+    /// Makes a leaf writable by a plain store if only the log has protected it.
+    /// `ops/dirty_log/unprotect.rs` says why that is enough. Returns whether it was.
     #[inline(always)]
     pub(crate) fn unprotect(
         self,
@@ -793,8 +813,9 @@ impl SmallSptep<'_> {
         if !protected.matches(old) {
             return false;
         }
-        // SAFETY: `mmu_lock` is held. No entry of the table points to a table. What others store to such a leaf
-        // meanwhile may be lost: the head of `ops/dirty_log/unprotect.rs` shows it for each of them.
+        // SAFETY: `mmu_lock` is held. No entry of the table points to a table. What others store to
+        // such a leaf meanwhile may be lost: the head of `ops/dirty_log/unprotect.rs` shows it for
+        // each of them.
         unsafe { self.sptep().write(protected.writable(old)) };
         true
     }
@@ -820,8 +841,8 @@ impl SmallSptep<'_> {
 }
 
 impl SmallGroup<'_> {
-    /// Clears the log's bit in all leaves by plain stores, if all of them are settled. Returns what was read, as an
-    /// error if they are not.
+    /// Clears the log's bit in all leaves by plain stores, if all of them are settled. Returns what
+    /// was read, as an error if they are not.
     #[inline(always)]
     pub(crate) fn clear_settled(
         self,
@@ -833,14 +854,15 @@ impl SmallGroup<'_> {
         if !settled.matches_all(&now) {
             return Err(now);
         }
-        // SAFETY: `mmu_lock` is held. What others store to settled leaves meanwhile may be lost: see the head of
-        // `ops/dirty_log/leaves.rs`, which has eight leaves loaded before the first is stored.
+        // SAFETY: `mmu_lock` is held. What others store to settled leaves meanwhile may be lost:
+        // see the head of `ops/dirty_log/leaves.rs`, which has eight leaves loaded before the first
+        // is stored.
         unsafe { self.write(now.map(|old| settled.cleared(old))) };
         Ok(now)
     }
 
-    /// Makes all leaves writable by plain stores, if only the log has protected each of them. Returns whether
-    /// it has, or `None` if they have to be looked at one by one.
+    /// Makes all leaves writable by plain stores, if only the log has protected each of them.
+    /// Returns whether it has, or `None` if they have to be looked at one by one.
     #[inline(always)]
     pub(crate) fn unprotect(
         self,
@@ -856,19 +878,20 @@ impl SmallGroup<'_> {
         if !protected.matches_all(&now) {
             return None;
         }
-        // SAFETY: `mmu_lock` is held. What others store to such leaves meanwhile may be lost: see the head of
-        // `ops/dirty_log/unprotect.rs`, which has eight leaves loaded before the first is stored.
+        // SAFETY: `mmu_lock` is held. What others store to such leaves meanwhile may be lost: see
+        // the head of `ops/dirty_log/unprotect.rs`, which has eight leaves loaded before the first
+        // is stored.
         unsafe { self.write(now.map(|old| protected.writable(old))) };
         Some(true)
     }
 }
 
 impl OwnedSp {
-    /// Links the page: makes it the child of the entry, and the entry point to it. Returns the page if
-    /// somebody else changed the entry first.
+    /// Links the page: makes it the child of the entry, and the entry point to it. Returns the page
+    /// if somebody else changed the entry first.
     ///
-    /// No flush is needed if the entry was a huge leaf: until the CPUs see the new table they use the old
-    /// translation, which is the same.
+    /// No flush is needed if the entry was a huge leaf: until the CPUs see the new table they use
+    /// the old translation, which is the same.
     pub(crate) fn link<'s, 'l, M: Update<'l>>(
         mut self,
         step: &mut Step<'s, M>,
@@ -883,7 +906,8 @@ impl OwnedSp {
         let table: Hpa = self.as_sp().hpa();
         let spte = leaf::table(table, !masks.ad_enabled, masks);
 
-        // SAFETY: the table is ours, of the level below the entry's, and RCU frees it when it was unlinked.
+        // SAFETY: the table is ours, of the level below the entry's, and RCU frees it when it was
+        // unlinked.
         match unsafe { step.lock.update(&mut step.view, spte, masks) } {
             Ok(()) => {
                 // SAFETY: the entry points to the page now. If somebody unlinks it at once, the RCU
@@ -898,8 +922,8 @@ impl OwnedSp {
 }
 
 impl BlankSp {
-    /// Fills the page with leaves that map what the huge leaf `like` maps, and links it as [`OwnedSp::link`] does.
-    /// Corresponds to the loop of `tdp_mmu_split_huge_page()`.
+    /// Fills the page with leaves that map what the huge leaf `like` maps, and links it as
+    /// [`OwnedSp::link`] does. Corresponds to the loop of `tdp_mmu_split_huge_page()`.
     #[inline]
     pub(crate) fn link_split<'s, 'l, M: Update<'l>>(
         self,
@@ -913,8 +937,8 @@ impl BlankSp {
         let role = step.view.sp().role().at_level(level);
         let nx_huge_pages = step.lock.vm().nx_huge_pages();
         let first = leaf::split_child(like, role, level, Index::FIRST, nx_huge_pages, masks);
-        // SAFETY: `split_child` makes leaves of `level` only. The page is linked below an entry that is one above
-        // that, and is blank again if that fails.
+        // SAFETY: `split_child` makes leaves of `level` only. The page is linked below an entry
+        // that is one above that, and is blank again if that fails.
         let page = unsafe { self.fill(first, level) };
 
         page.link(step, masks).map_err(OwnedSp::into_blank)

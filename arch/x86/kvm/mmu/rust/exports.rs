@@ -2,10 +2,10 @@
 
 //! The C functions that this crate replaces.
 //!
-//! Each one makes handles and tokens from C's pointers and locks, calls one operation, and converts the
-//! result. The prototypes in `tdp_mmu.h` and `spte.h` define the arguments. Pointers that C passes are
-//! valid during the call, and locks are held as C's callers hold them. If the caller has to hold a lock,
-//! the token has lockdep check it.
+//! Each one makes handles and tokens from C's pointers and locks, calls one operation, and converts
+//! the result. The prototypes in `tdp_mmu.h` and `spte.h` define the arguments. Pointers that C
+//! passes are valid during the call, and locks are held as C's callers hold them. If the caller has
+//! to hold a lock, the token has lockdep check it.
 
 #![expect(unsafe_code)]
 #![expect(
@@ -121,12 +121,13 @@ fn word(role: bindings::kvm_mmu_page_role) -> Role {
     Role(unsafe { *role.word })
 }
 
-/// Makes the part of a memslot's dirty bitmap that an ioctl reaps, and its buffer, from what C passes.
+/// Makes the part of a memslot's dirty bitmap that an ioctl reaps, and its buffer, from what C
+/// passes.
 ///
 /// # Safety
 ///
-/// The slot must have a bitmap of at least `first_word + words` words, and `buffer` must have `words`
-/// words that nobody else accesses for `'a`.
+/// The slot must have a bitmap of at least `first_word + words` words, and `buffer` must have
+/// `words` words that nobody else accesses for `'a`.
 unsafe fn dirty_bitmap<'a>(
     slot: Memslot<'a>,
     first_word: usize,
@@ -154,7 +155,8 @@ fn reap(
     errno(Reap::new(Reaper::Only(&mut slots), slot, log, huge).run())
 }
 
-/// Harvests D bits for C. Returns 0, or a negative error. A function of its own, because most VMs have none.
+/// Harvests D bits for C. Returns 0, or a negative error. A function of its own, because most VMs
+/// have none.
 #[inline(never)]
 fn harvest(kvm: *mut bindings::kvm, slot: Memslot<'_>, buffer: *mut c_ulong) -> c_int {
     let words = slot.range().pages().div_ceil(WORD_PAGES);
@@ -253,8 +255,8 @@ export! {
         zap::zap_all(&mut held!(Exclusive, wrap!(Vm, kvm)));
     }
 
-    /// Zaps the leaves of a range in all valid roots. `mmu_lock` is held for write. Returns whether a
-    /// TLB flush is due.
+    /// Zaps the leaves of a range in all valid roots. `mmu_lock` is held for write. Returns whether
+    /// a TLB flush is due.
     fn kvm_tdp_mmu_zap_leafs(
         kvm: *mut bindings::kvm,
         start: bindings::gfn_t,
@@ -268,8 +270,8 @@ export! {
         flush.defer()
     }
 
-    /// Zaps a table that is used instead of a huge page because of the NX mitigation. `mmu_lock` is held
-    /// for read, and RCU.
+    /// Zaps a table that is used instead of a huge page because of the NX mitigation. `mmu_lock` is
+    /// held for read, and RCU.
     fn kvm_tdp_mmu_zap_possible_nx_huge_page(
         kvm: *mut bindings::kvm,
         sp: *mut bindings::kvm_mmu_page,
@@ -279,8 +281,8 @@ export! {
         zap::zap_possible_nx_huge_page(&lock, wrap_non_null!(Sp, sp))
     }
 
-    /// The table that NX recovery is to zap before that of `sp`, or `sp`, if there is none. `mmu_lock` is
-    /// held for read, and RCU, and what is returned may be used as long.
+    /// The table that NX recovery is to zap before that of `sp`, or `sp`, if there is none.
+    /// `mmu_lock` is held for read, and RCU, and what is returned may be used as long.
     fn kvm_tdp_mmu_first_to_zap(
         kvm: *mut bindings::kvm,
         sp: *mut bindings::kvm_mmu_page,
@@ -290,7 +292,8 @@ export! {
         zap::first_to_zap(&lock, wrap_non_null!(Sp, sp)).as_ptr()
     }
 
-    /// Zaps a range for an MMU notifier. `mmu_lock` is held for write. Returns whether a flush is due.
+    /// Zaps a range for an MMU notifier. `mmu_lock` is held for write. Returns whether a flush is
+    /// due.
     fn kvm_tdp_mmu_unmap_gfn_range(
         kvm: *mut bindings::kvm,
         range: *mut bindings::kvm_gfn_range,
@@ -336,9 +339,9 @@ export! {
         code as c_int
     }
 
-    /// Maps up to `nr_pages` pages from `gfn` on that the guest has not touched yet, while that is simple. The
-    /// page before was just mapped by 4 KiB, for `KVM_PRE_FAULT_MEMORY`. Returns how many are mapped now. No
-    /// lock is held, but `kvm->srcu`.
+    /// Maps up to `nr_pages` pages from `gfn` on that the guest has not touched yet, while that is
+    /// simple. The page before was just mapped by 4 KiB, for `KVM_PRE_FAULT_MEMORY`. Returns how
+    /// many are mapped now. No lock is held, but `kvm->srcu`.
     fn kvm_rs_prefault(vcpu: *mut bindings::kvm_vcpu, gfn: bindings::gfn_t, nr_pages: u64) -> u64 {
         let vcpu = wrap!(Vcpu, vcpu);
         let srcu = held!(Srcu, vcpu.vm());
@@ -349,8 +352,8 @@ export! {
             .map_or(0, |root| prefault::prefault(vcpu, &srcu, root, range))
     }
 
-    /// Maps some of the `pages` pages around the one that `fault` has mapped, if there was none, and it is
-    /// one of 4 KiB. No lock is held, but `kvm->srcu`.
+    /// Maps some of the `pages` pages around the one that `fault` has mapped, if there was none,
+    /// and it is one of 4 KiB. No lock is held, but `kvm->srcu`.
     fn kvm_rs_fault_around(
         vcpu: *mut bindings::kvm_vcpu,
         fault: *mut bindings::kvm_page_fault,
@@ -429,8 +432,8 @@ export! {
         );
     }
 
-    /// Write-protects a frame for page tracking. `mmu_lock` is held for write. Returns whether a flush
-    /// is due.
+    /// Write-protects a frame for page tracking. `mmu_lock` is held for write. Returns whether a
+    /// flush is due.
     fn kvm_tdp_mmu_write_protect_gfn(
         kvm: *mut bindings::kvm,
         slot: *mut bindings::kvm_memory_slot,
@@ -473,9 +476,9 @@ export! {
         }
     }
 
-    /// Starts to log a memslot, splitting its huge pages if `eager_page_split` is set, unless logging begins
-    /// with all bits set. `slots_lock` is held; takes `mmu_lock` and flushes. Returns false, having done
-    /// nothing, if there is no TDP MMU.
+    /// Starts to log a memslot, splitting its huge pages if `eager_page_split` is set, unless
+    /// logging begins with all bits set. `slots_lock` is held; takes `mmu_lock` and flushes.
+    /// Returns false, having done nothing, if there is no TDP MMU.
     fn kvm_rs_start_dirty_log(
         kvm: *mut bindings::kvm,
         slot: *const bindings::kvm_memory_slot,
@@ -488,8 +491,8 @@ export! {
         let mut slots = held!(SlotsLock, vm);
 
         if vm.dirty_log_initially_set() {
-            // Userspace sets that without `slots_lock`. If it was not set in `kvm_rs_prepare_dirty_log()`, D
-            // bits are ignored until now.
+            // Userspace sets that without `slots_lock`. If it was not set in
+            // `kvm_rs_prepare_dirty_log()`, D bits are ignored until now.
             Vm::dirty_log_started(&slots);
         } else {
             enable::enable(&mut slots, wrap!(Memslot, slot));
@@ -497,9 +500,9 @@ export! {
         true
     }
 
-    /// Takes all bits of a memslot's dirty bitmap into `buffer`, which is zeroed and as long as the bitmap,
-    /// and protects their pages again; `KVM_GET_DIRTY_LOG` in legacy mode. `slots_lock` is held; takes
-    /// `mmu_lock` and flushes. Returns 0, or `-EINTR` with all bits back in the bitmap.
+    /// Takes all bits of a memslot's dirty bitmap into `buffer`, which is zeroed and as long as the
+    /// bitmap, and protects their pages again; `KVM_GET_DIRTY_LOG` in legacy mode. `slots_lock` is
+    /// held; takes `mmu_lock` and flushes. Returns 0, or `-EINTR` with all bits back in the bitmap.
     fn kvm_rs_get_dirty_log(
         kvm: *mut bindings::kvm,
         slot: *const bindings::kvm_memory_slot,
@@ -514,9 +517,9 @@ export! {
         reap(kvm, slot, log, HugePages::Protected)
     }
 
-    /// Sets the bits of the pages of a memslot whose leaves have D set, if the VM is logged by D bits;
-    /// `KVM_GET_DIRTY_LOG` in manual mode. `buffer` is the second half of the bitmap. `slots_lock` is held;
-    /// takes `mmu_lock`. Returns 0, or `-EINTR`.
+    /// Sets the bits of the pages of a memslot whose leaves have D set, if the VM is logged by D
+    /// bits; `KVM_GET_DIRTY_LOG` in manual mode. `buffer` is the second half of the bitmap.
+    /// `slots_lock` is held; takes `mmu_lock`. Returns 0, or `-EINTR`.
     fn kvm_rs_harvest_dirty_log(
         kvm: *mut bindings::kvm,
         slot: *const bindings::kvm_memory_slot,
@@ -528,18 +531,18 @@ export! {
         harvest(kvm, wrap!(Memslot, slot), buffer)
     }
 
-    /// Clears old D bits of a memslot that was logged by faults, when the VM goes over to D bits. `slots_lock` is
-    /// held; takes `mmu_lock`.
+    /// Clears old D bits of a memslot that was logged by faults, when the VM goes over to D bits.
+    /// `slots_lock` is held; takes `mmu_lock`.
     fn kvm_rs_forget_dirty_bits(kvm: *mut bindings::kvm, slot: *const bindings::kvm_memory_slot) {
         let vm = wrap!(Vm, kvm);
 
         dirty_bits::forget(&held!(SlotsLock, vm), wrap!(Memslot, slot));
     }
 
-    /// Clears the bits of a memslot's dirty bitmap that are set in `buffer`, which has `words` words, from
-    /// `first_page` on, and protects their pages again; `KVM_CLEAR_DIRTY_LOG`. Overwrites `buffer`.
-    /// `slots_lock` is held; takes `mmu_lock` and flushes. Returns 0, or `-EINTR` with only the bits of the
-    /// first part of the range cleared.
+    /// Clears the bits of a memslot's dirty bitmap that are set in `buffer`, which has `words`
+    /// words, from `first_page` on, and protects their pages again; `KVM_CLEAR_DIRTY_LOG`.
+    /// Overwrites `buffer`. `slots_lock` is held; takes `mmu_lock` and flushes. Returns 0, or
+    /// `-EINTR` with only the bits of the first part of the range cleared.
     fn kvm_rs_clear_dirty_log(
         kvm: *mut bindings::kvm,
         slot: *const bindings::kvm_memory_slot,
@@ -556,8 +559,9 @@ export! {
     }
 
     /// The same for one of several threads, which has claimed these words of the memslot's log with
-    /// `begin_clear()`, and does not hold `slots_lock`. `accounted`: in the statistics of `mmu_lock`. Returns also
-    /// `-EAGAIN`: shadow pages came, and the bits of the last part of the range are left set.
+    /// `begin_clear()`, and does not hold `slots_lock`. `accounted`: in the statistics of
+    /// `mmu_lock`. Returns also `-EAGAIN`: shadow pages came, and the bits of the last part of the
+    /// range are left set.
     fn kvm_rs_clear_dirty_range(
         kvm: *mut bindings::kvm,
         slot: *const bindings::kvm_memory_slot,
@@ -577,8 +581,8 @@ export! {
         errno(Reap::new(reaper, slot, log, HugePages::of(vm)).run())
     }
 
-    /// Recovers huge pages in a memslot, and makes the pages writable that stay as they are. `slots_lock` is
-    /// held, and `mmu_lock` for read.
+    /// Recovers huge pages in a memslot, and makes the pages writable that stay as they are.
+    /// `slots_lock` is held, and `mmu_lock` for read.
     fn kvm_tdp_mmu_recover_huge_pages(
         kvm: *mut bindings::kvm,
         slot: *const bindings::kvm_memory_slot,
@@ -593,8 +597,8 @@ export! {
         );
     }
 
-    /// Splits the huge pages of part of a memslot, before it is logged. `kvm->srcu` is held, and the memslot
-    /// was looked up under it; takes `mmu_lock`. Returns 0, `-ENOMEM` or `-EINTR`.
+    /// Splits the huge pages of part of a memslot, before it is logged. `kvm->srcu` is held, and
+    /// the memslot was looked up under it; takes `mmu_lock`. Returns 0, `-ENOMEM` or `-EINTR`.
     fn kvm_rs_split_range(
         kvm: *mut bindings::kvm,
         slot: *const bindings::kvm_memory_slot,
@@ -612,8 +616,9 @@ export! {
         )
     }
 
-    /// Recovers the huge pages of part of a memslot. `kvm->srcu` is held, and the memslot was looked up under
-    /// it; takes `mmu_lock` and flushes. Returns 0, or `-EBUSY` if the memslot is logged.
+    /// Recovers the huge pages of part of a memslot. `kvm->srcu` is held, and the memslot was
+    /// looked up under it; takes `mmu_lock` and flushes. Returns 0, or `-EBUSY` if the memslot is
+    /// logged.
     fn kvm_rs_recover_range(
         kvm: *mut bindings::kvm,
         slot: *const bindings::kvm_memory_slot,
@@ -627,8 +632,8 @@ export! {
         errno(ahead::recover(vm, &srcu, wrap!(Memslot, slot), range))
     }
 
-    /// Records the SPTEs on the path to a byte address in `sptes`, an array of at least six elements
-    /// that is indexed by level. Returns the lowest level reached, or -1. RCU is held.
+    /// Records the SPTEs on the path to a byte address in `sptes`, an array of at least six
+    /// elements that is indexed by level. Returns the lowest level reached, or -1. RCU is held.
     fn kvm_tdp_mmu_get_walk(
         vcpu: *mut bindings::kvm_vcpu,
         addr: u64,
@@ -652,8 +657,8 @@ export! {
         lookup::record_path(vcpu.vm(), &guard, root, gfn, sptes).map_or(-1, Level::raw)
     }
 
-    /// The slot of the last SPTE on the path to `gfn`, and its value. RCU is held, and the slot may be
-    /// used as long. Mirror roots have no fast page fault.
+    /// The slot of the last SPTE on the path to `gfn`, and its value. RCU is held, and the slot may
+    /// be used as long. Mirror roots have no fast page fault.
     fn kvm_tdp_mmu_fast_pf_get_last_sptep(
         vcpu: *mut bindings::kvm_vcpu,
         gfn: bindings::gfn_t,
@@ -679,8 +684,8 @@ export! {
         unsafe { with_masks(|masks| Spte(spte).is_volatile(masks)) }
     }
 
-    /// Makes a leaf for the shadow MMU. `mmu_lock` is held for write. Returns whether it was write-protected for
-    /// shadow paging.
+    /// Makes a leaf for the shadow MMU. `mmu_lock` is held for write. Returns whether it was
+    /// write-protected for shadow paging.
     fn make_spte(
         vcpu: *mut bindings::kvm_vcpu,
         sp: *mut bindings::kvm_mmu_page,

@@ -2,8 +2,8 @@
 
 //! The C functions of the reverse map that this crate replaces; see `rust_rmap.h`.
 //!
-//! The rules at the head of `exports.rs` apply here as well. `mmu_lock` is held for write unless stated
-//! otherwise.
+//! The rules at the head of `exports.rs` apply here as well. `mmu_lock` is held for write unless
+//! stated otherwise.
 
 #![expect(unsafe_code)]
 #![expect(
@@ -76,22 +76,22 @@ export! {
         unsafe { rmap::count(list) }
     }
 
-    /// The first SPTE of a list, or null. `iter` then is behind it. `mmu_lock` is held, for read at least:
-    /// `kvm_mmu_mark_parents_unsync()` comes here in faults of the TDP MMU.
+    /// The first SPTE of a list, or null. `iter` then is behind it. `mmu_lock` is held, for read at
+    /// least: `kvm_mmu_mark_parents_unsync()` comes here in faults of the TDP MMU.
     fn kvm_rs_rmap_first(head: *mut bindings::kvm_rmap_head, iter: *mut RmapIterator) -> *mut u64 {
         let list = wrap_non_null!(List, head);
-        // SAFETY: C holds `mmu_lock`, and lists change only where it is held for write. A holder for write
-        // does not change the list before it is done with what it gets here.
+        // SAFETY: C holds `mmu_lock`, and lists change only where it is held for write. A holder
+        // for write does not change the list before it is done with what it gets here.
         write_cursor(iter, unsafe { rmap::first(list) })
     }
 
-    /// The next SPTE of a list, or null. The list has not changed since the one before, as `mmu_lock` has
-    /// been held, for read at least.
+    /// The next SPTE of a list, or null. The list has not changed since the one before, as
+    /// `mmu_lock` has been held, for read at least.
     fn kvm_rs_rmap_next(iter: *mut RmapIterator) -> *mut u64 {
         // SAFETY: C passes what `kvm_rs_rmap_first()` has written.
         let at = unsafe { iter.read() };
-        // SAFETY: C has held `mmu_lock` since, for read at least, and does not change the list until it is
-        // done with what it gets here.
+        // SAFETY: C has held `mmu_lock` since, for read at least, and does not change the list
+        // until it is done with what it gets here.
         write_cursor(iter, unsafe { rmap::next(at) })
     }
 

@@ -7,8 +7,8 @@ use crate::bindings;
 /// What `mmu_lock` is held for (`enum kvm_mmu_holder`).
 #[derive(Clone, Copy)]
 pub(crate) enum Holder {
-    /// Dirty logging is enabled. `slots_lock` is held, as for the next three; but `Clear` may also be one of several
-    /// that each have a [`ClearRange`](crate::sync::ClearRange).
+    /// Dirty logging is enabled. `slots_lock` is held, as for the next three; but `Clear` may also
+    /// be one of several that each have a [`ClearRange`](crate::sync::ClearRange).
     Enable,
     /// `KVM_CLEAR_DIRTY_LOG`.
     Clear,
@@ -20,7 +20,8 @@ pub(crate) enum Holder {
     Rmap,
     /// Roots are zapped. `slots_lock` is held, or `mmu_lock` for write.
     Zap,
-    /// The holder is not accounted, or it is C that took the lock, for write, and has said what for.
+    /// The holder is not accounted, or it is C that took the lock, for write, and has said what
+    /// for.
     Caller,
 }
 

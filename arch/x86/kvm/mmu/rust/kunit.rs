@@ -23,8 +23,8 @@ use crate::{
     sys::{is_host_mmio, Memslot, Sp, Vcpu, Vm},
 };
 
-/// In how many settings a format is compared, and how many random inputs there are in each: 20,000 in all.
-/// What does not depend on frames and values of any kind is compared in full elsewhere.
+/// In how many settings a format is compared, and how many random inputs there are in each: 20,000
+/// in all. What does not depend on frames and values of any kind is compared in full elsewhere.
 const ROUNDS: usize = 20;
 const INPUTS: usize = 1_000;
 
@@ -303,9 +303,10 @@ impl Comparison<'_> {
     fn leaf(&mut self) -> Result<Spte> {
         let (oracle, input) = (self.oracle, self.input);
         let mut their_protected = false;
-        // Upstream takes any value with W for a leaf that was writable, also one that is not present,
-        // such as an MMIO SPTE out of date, and then makes a leaf writable whose frame is shadowed. So
-        // it is asked what it makes in place of an empty SPTE: the same, but that it looks.
+        // Upstream takes any value with W for a leaf that was writable, also one that is not
+        // present, such as an MMIO SPTE out of date, and then makes a leaf writable whose frame is
+        // shadowed. So it is asked what it makes in place of an empty SPTE: the same, but that it
+        // looks.
         let old = Spte(input.old_spte);
         let stale = !old.is_present() && old.is_writable();
         let asked = bindings::kvm_rs_leaf {

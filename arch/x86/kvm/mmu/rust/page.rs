@@ -3,10 +3,10 @@
 //! Shadow pages: the life of a page table and its header.
 //!
 //! A page is *owned* ([`OwnedSp`]) from its allocation until an SPTE points to it; until then,
-//! dropping it frees it. The table of a page for a split is not initialised at first ([`BlankSp`]). A
-//! linked page belongs to the tree, and is seen as an [`Sp`]. The thread that unlinks it tears it down
-//! ([`RemovedSp`]), and RCU frees it. Each transition consumes the old state and returns the new one,
-//! so that a page can neither be freed twice nor leak.
+//! dropping it frees it. The table of a page for a split is not initialised at first ([`BlankSp`]).
+//! A linked page belongs to the tree, and is seen as an [`Sp`]. The thread that unlinks it tears it
+//! down ([`RemovedSp`]), and RCU frees it. Each transition consumes the old state and returns the
+//! new one, so that a page can neither be freed twice nor leak.
 
 #![expect(unsafe_code)]
 
@@ -62,7 +62,8 @@ impl OwnedSp {
         self.init(core::ptr::null_mut(), Gfn(0), role);
     }
 
-    /// Prepares the page to be linked as the child of the entry at `view`, which is one above `level`.
+    /// Prepares the page to be linked as the child of the entry at `view`, which is one above
+    /// `level`.
     pub(crate) fn init_child(&mut self, view: &View<'_>, level: Level) {
         self.init(
             view.sptep().as_ptr(),
@@ -145,8 +146,8 @@ impl BlankSp {
             unsafe { bindings::kvm_rs_free_header(header.as_ptr()) };
             return None;
         }
-        // INVARIANT: header and table were just allocated; the table is filled before anything except
-        // `drop` uses it.
+        // INVARIANT: header and table were just allocated; the table is filled before anything
+        // except `drop` uses it.
         let mut page = OwnedSp(header);
 
         page.header().spt = spt;
@@ -156,13 +157,13 @@ impl BlankSp {
     /// Fills the whole table with leaves of `level` that differ only in their address, from that of
     /// `first` on. No atomics: nobody else can see it yet.
     ///
-    /// A table of 4 KiB pages is full then. One of 2 MiB pages is not: faults replace its leaves by tables,
-    /// which have to be torn down one by one.
+    /// A table of 4 KiB pages is full then. One of 2 MiB pages is not: faults replace its leaves by
+    /// tables, which have to be torn down one by one.
     ///
     /// # Safety
     ///
-    /// If `first` is present, it must be a leaf at `level`. The page must be linked as a table of that level, or
-    /// not at all.
+    /// If `first` is present, it must be a leaf at `level`. The page must be linked as a table of
+    /// that level, or not at all.
     #[inline]
     pub(crate) unsafe fn fill(self, first: Spte, level: Level) -> OwnedSp {
         let stride = leaf::child_stride(level);
@@ -177,7 +178,8 @@ impl BlankSp {
             offset = offset.wrapping_add(stride);
         }
         self.0.set_full(level == Level::Page4K);
-        // INVARIANT: now the table holds SPTEs, none of which points to a table, by the safety requirement.
+        // INVARIANT: now the table holds SPTEs, none of which points to a table, by the safety
+        // requirement.
         self.0
     }
 }
@@ -197,8 +199,8 @@ impl Drop for OwnedSp {
 ///
 /// # Invariants
 ///
-/// This value alone is responsible for the page. Readers that found the page before may still access it
-/// until a grace period has passed.
+/// This value alone is responsible for the page. Readers that found the page before may still
+/// access it until a grace period has passed.
 #[must_use = "an unlinked page leaks unless it is retired"]
 pub(crate) struct RemovedSp(NonNull<bindings::kvm_mmu_page>);
 
@@ -252,7 +254,8 @@ impl RemovedSp {
         }
     }
 
-    /// Frees the page once all readers are gone, together with others that are retired under the same lock.
+    /// Frees the page once all readers are gone, together with others that are retired under the
+    /// same lock.
     #[inline]
     pub(crate) fn retire<'l>(self, lock: &impl MmuLock<'l>) {
         lock.free_later(self);
@@ -264,8 +267,9 @@ impl RemovedSp {
     }
 }
 
-// SAFETY: head and link are part of the page, which by the type invariant nobody else frees. Nobody uses the
-// head for anything else, nor the link once the page was unlinked. Headers and tables are of no CPU.
+// SAFETY: head and link are part of the page, which by the type invariant nobody else frees. Nobody
+// uses the head for anything else, nor the link once the page was unlinked. Headers and tables are
+// of no CPU.
 unsafe impl RcuFree for RemovedSp {
     #[inline]
     fn into_head(self) -> NonNull<callback_head> {
@@ -279,8 +283,8 @@ unsafe impl RcuFree for RemovedSp {
     unsafe fn link(head: NonNull<callback_head>) -> *mut *mut callback_head {
         // SAFETY: by this function's safety requirement, `head` is part of a page header.
         let sp = unsafe { of_head(head) };
-        // SAFETY: the page exists; the address of a field, which pages of the TDP MMU do not use, except for
-        // its first word ([`Sp::full_word`]).
+        // SAFETY: the page exists; the address of a field, which pages of the TDP MMU do not use,
+        // except for its first word ([`Sp::full_word`]).
         let bitmap = unsafe { &raw mut (*sp).unsync_child_bitmap };
         // CAST: an array of `unsigned long`, which is as large as a pointer.
         let words = bitmap.cast::<*mut callback_head>();

@@ -3,29 +3,32 @@
 //! Live page tables, pointers to SPTEs, and snapshots of entries.
 //!
 //! A pointer to an SPTE never becomes a reference: while the table is linked, other CPUs change the
-//! SPTE, and hardware sets its accessed and dirty bits. All accesses are single-copy atomic, and there
-//! are only a few kinds. [`crate::change`] decides which of them a change needs.
+//! SPTE, and hardware sets its accessed and dirty bits. All accesses are single-copy atomic, and
+//! there are only a few kinds. [`crate::change`] decides which of them a change needs.
 //!
 //! # Changing an SPTE
 //!
-//! A walk trusts what it finds in a table, so whatever changes an SPTE here is unsafe, and has the same two
-//! requirements:
+//! A walk trusts what it finds in a table, so whatever changes an SPTE here is unsafe, and has the
+//! same two requirements:
 //!
-//! - **The place** is the caller's to change: `mmu_lock` of the table's VM is held, or nobody else can reach
-//!   the table, or the table was just unlinked by the caller. Without any of that, an exchange may only change
-//!   the bits that aging changes.
-//! - **The value** keeps the invariant of [`Table`]: if it is present, and not a leaf at the table's level, it
-//!   points to a table of the next lower level, which RCU frees once the entry doesn't point to it any more.
-//!   No entry of a [`SmallTable`] points to a table, so there every value does.
+//! - **The place** is the caller's to change: `mmu_lock` of the table's VM is held, or nobody else
+//!   can reach the table, or the table was just unlinked by the caller. Without any of that, an
+//!   exchange may only change the bits that aging changes.
+//! - **The value** keeps the invariant of [`Table`]: if it is present, and not a leaf at the
+//!   table's level, it points to a table of the next lower level, which RCU frees once the entry
+//!   doesn't point to it any more. No entry of a [`SmallTable`] points to a table, so there every
+//!   value does.
 //!
-//! A plain [`Sptep::write`] has a third, if `mmu_lock` is only held for read and others can reach the entry:
+//! A plain [`Sptep::write`] has a third, if `mmu_lock` is only held for read and others can reach
+//! the entry:
 //!
-//! - **What is lost**: others may store between the load of the old value and the write, and then that store is
-//!   undone. The caller shows that nobody does, or that it does not matter.
+//! - **What is lost**: others may store between the load of the old value and the write, and then
+//!   that store is undone. The caller shows that nobody does, or that it does not matter.
 //!
-//! [`crate::change`] has a safe function for each change that is made. They prove the place by a lock's token,
-//! and the value by how they make it. Which frame a leaf maps is not a matter of these invariants: it is C's
-//! fault that says it, or a leaf that is there already, and [`crate::pure::transition`] refuses a change of it.
+//! [`crate::change`] has a safe function for each change that is made. They prove the place by a
+//! lock's token, and the value by how they make it. Which frame a leaf maps is not a matter of
+//! these invariants: it is C's fault that says it, or a leaf that is there already, and
+//! [`crate::pure::transition`] refuses a change of it.
 
 #![expect(unsafe_code)]
 
@@ -46,10 +49,10 @@ use crate::{
 ///
 /// # Invariants
 ///
-/// - Points to a page of [`ENTRIES`] SPTEs that is not freed before `'r` ends, because an RCU read-side
-///   critical section or exclusive ownership lasts that long.
-/// - The SPTEs belong to a table of `level`: one that is not a leaf points to a table of the next lower
-///   level. At 4 KiB there are only leaves.
+/// - Points to a page of [`ENTRIES`] SPTEs that is not freed before `'r` ends, because an RCU
+///   read-side critical section or exclusive ownership lasts that long.
+/// - The SPTEs belong to a table of `level`: one that is not a leaf points to a table of the next
+///   lower level. At 4 KiB there are only leaves.
 #[derive(Clone, Copy)]
 pub(crate) struct Table<'r> {
     ptr: NonNull<u64>,
@@ -77,8 +80,8 @@ impl<'r> Table<'r> {
     ///
     /// # Safety
     ///
-    /// As for [`Table::from_raw`]. The address must come from a present non-leaf SPTE, i.e. it must be the
-    /// address of a kernel page in the direct map.
+    /// As for [`Table::from_raw`]. The address must come from a present non-leaf SPTE, i.e. it must
+    /// be the address of a kernel page in the direct map.
     #[inline]
     unsafe fn from_hpa(hpa: Hpa, level: Level) -> Self {
         // SAFETY: an address computation with no requirement of its own.
@@ -182,15 +185,17 @@ impl<'r> SmallTable<'r> {
         SmallSptep(self.0.sptep(index))
     }
 
-    /// The SPTEs of the frames of `range`, in order. What is beyond the table is left out. If the range starts in
-    /// another table (a bug that `check_start()` finds), they are those of other frames.
+    /// The SPTEs of the frames of `range`, in order. What is beyond the table is left out. If the
+    /// range starts in another table (a bug that `check_start()` finds), they are those of other
+    /// frames.
     #[inline(always)]
     pub(crate) fn pages(self, range: GfnRange) -> SmallPages<'r> {
         let Range { start, end } = Index::of_pages(range);
         // SAFETY: `start` is below `ENTRIES`, so the result stays in the page.
         let next = unsafe { self.0.ptr.add(start) };
 
-        // INVARIANT: `end` is at most `ENTRIES`, so all of them are in the table, which has 4 KiB pages.
+        // INVARIANT: `end` is at most `ENTRIES`, so all of them are in the table, which has 4 KiB
+        // pages.
         SmallPages(Pages {
             next,
             left: end.wrapping_sub(start),
@@ -198,8 +203,8 @@ impl<'r> SmallTable<'r> {
         })
     }
 
-    /// Where to look for SPTEs that have any of `bits` set: a frame of `range` before which none has. `None` if
-    /// none of the range has. The range is taken as [`SmallTable::pages`] takes it.
+    /// Where to look for SPTEs that have any of `bits` set: a frame of `range` before which none
+    /// has. `None` if none of the range has. The range is taken as [`SmallTable::pages`] takes it.
     // A function of its own, so that its loop has all registers.
     #[inline(never)]
     pub(crate) fn find(self, range: GfnRange, bits: u64) -> Option<Gfn> {
@@ -226,8 +231,8 @@ impl<'r> SmallTable<'r> {
 
     /// Calls `f` for the SPTE of each frame of `range`, as [`SmallTable::pages`] has them.
     ///
-    /// Eight calls in a row, as LLVM does not unroll such a loop by itself: that takes a quarter off the cost
-    /// of a loop over all of a table.
+    /// Eight calls in a row, as LLVM does not unroll such a loop by itself: that takes a quarter
+    /// off the cost of a loop over all of a table.
     #[inline(always)]
     pub(crate) fn for_each_page(self, range: GfnRange, mut f: impl FnMut(SmallSptep<'r>)) {
         let mut pages = self.pages(range);
@@ -304,8 +309,8 @@ impl<'r> SmallGroup<'r> {
     #[inline(always)]
     pub(crate) unsafe fn write(self, new: [Spte; GROUP]) {
         for (sptep, new) in self.spteps().into_iter().zip(new) {
-            // SAFETY: the place, and what is lost, by this function's safety requirement. No entry of the table
-            // points to a table.
+            // SAFETY: the place, and what is lost, by this function's safety requirement. No entry
+            // of the table points to a table.
             unsafe { sptep.sptep().write(new) };
         }
     }
@@ -426,8 +431,8 @@ impl<'r> Group<'r> {
 ///
 /// # Invariants
 ///
-/// `sptep` points into a [`Table`] of `level` that may be read during `'w`; `spte` is a value that the
-/// entry has had since `'w` began.
+/// `sptep` points into a [`Table`] of `level` that may be read during `'w`; `spte` is a value that
+/// the entry has had since `'w` began.
 #[derive(Clone, Copy)]
 pub(crate) struct View<'w> {
     sptep: Sptep<'w>,
@@ -531,8 +536,8 @@ impl<'w> View<'w> {
         self.spte = old;
     }
 
-    /// Replaces the entry if it still has the value of the view; otherwise the view gets the current
-    /// value. Returns whether the entry was replaced.
+    /// Replaces the entry if it still has the value of the view; otherwise the view gets the
+    /// current value. Returns whether the entry was replaced.
     ///
     /// # Safety
     ///
@@ -587,8 +592,8 @@ impl<'r> Sptep<'r> {
 
     #[inline]
     fn atomic(&self) -> &Atomic<u64> {
-        // SAFETY: by the type invariant the SPTE is valid and aligned as long as `self`. All accesses
-        // to it are marked, and hardware's A/D updates are atomic as well.
+        // SAFETY: by the type invariant the SPTE is valid and aligned as long as `self`. All
+        // accesses to it are marked, and hardware's A/D updates are atomic as well.
         unsafe { Atomic::from_ptr(self.0.as_ptr()) }
     }
 
@@ -600,9 +605,9 @@ impl<'r> Sptep<'r> {
 
     /// Reads the entry and returns the table that it points to, if any.
     ///
-    /// The result is valid as long as the SPTE: a table that is unlinked is freed after a grace period,
-    /// and `'r` lies within one read-side critical section (or this thread owns the SPTE's table, and
-    /// thus everything below it).
+    /// The result is valid as long as the SPTE: a table that is unlinked is freed after a grace
+    /// period, and `'r` lies within one read-side critical section (or this thread owns the SPTE's
+    /// table, and thus everything below it).
     ///
     /// # Safety
     ///
@@ -612,15 +617,15 @@ impl<'r> Sptep<'r> {
         let hpa = self.read().child_table(level, masks)?;
         let below = level.down()?;
 
-        // SAFETY: the entry was linked after `'r` began, or is ours; see above. It is no leaf, so the
-        // table is of the next lower level.
+        // SAFETY: the entry was linked after `'r` began, or is ours; see above. It is no leaf, so
+        // the table is of the next lower level.
         Some(unsafe { Table::from_hpa(hpa, below) })
     }
 
     /// Overwrites the entry. Loses whatever another CPU or hardware has just set.
     ///
-    /// This is a store-release, so that lockless readers who follow the entry to a table see the table's
-    /// contents. On x86 it is free, and only restrains the compiler.
+    /// This is a store-release, so that lockless readers who follow the entry to a table see the
+    /// table's contents. On x86 it is free, and only restrains the compiler.
     ///
     /// # Safety
     ///
@@ -653,7 +658,8 @@ impl<'r> Sptep<'r> {
         }
     }
 
-    /// Clears bits of the entry and returns what was there. None of them says where an entry points.
+    /// Clears bits of the entry and returns what was there. None of them says where an entry
+    /// points.
     ///
     /// # Safety
     ///
@@ -691,9 +697,10 @@ pub(crate) fn mark_access_track(leaf: Spte, masks: &Masks) -> Spte {
 ///
 /// # Invariants
 ///
-/// The entry has had that value at some time since `'r` began. If `mmu_lock` is held for write during `'r`, as it is
-/// where the reverse map is changed, the entry still has its target, and is present or not as it was. The CPU,
-/// aging and a fast page fault may have changed A, D, W and what access tracking saves.
+/// The entry has had that value at some time since `'r` began. If `mmu_lock` is held for write
+/// during `'r`, as it is where the reverse map is changed, the entry still has its target, and is
+/// present or not as it was. The CPU, aging and a fast page fault may have changed A, D, W and what
+/// access tracking saves.
 #[derive(Clone, Copy)]
 pub(crate) struct Seen<'r> {
     sptep: Sptep<'r>,

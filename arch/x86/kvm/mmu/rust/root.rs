@@ -2,10 +2,10 @@
 
 //! The roots of a VM: counted references, and the three ways to iterate over them.
 //!
-//! A VM has one valid direct root for each role in use (SMM or not, L1 or L2 with TDP), mirror roots if
-//! it is a TDX guest, and any number of invalid roots that are still referenced. The TDP MMU itself
-//! holds a reference to each valid root until it is invalidated. A vCPU that has loaded a root holds
-//! another, and so does a walk that may yield.
+//! A VM has one valid direct root for each role in use (SMM or not, L1 or L2 with TDP), mirror
+//! roots if it is a TDX guest, and any number of invalid roots that are still referenced. The TDP
+//! MMU itself holds a reference to each valid root until it is invalidated. A vCPU that has loaded
+//! a root holds another, and so does a walk that may yield.
 
 #![expect(unsafe_code)]
 
@@ -182,8 +182,8 @@ impl<'vm> Root<'vm> {
 
     /// The reference that the TDP MMU itself has held since the root was created.
     ///
-    /// Taking a root off the schedule of roots to zap inherits that reference: a root is scheduled exactly
-    /// once, when it is invalidated.
+    /// Taking a root off the schedule of roots to zap inherits that reference: a root is scheduled
+    /// exactly once, when it is invalidated.
     pub(crate) fn take_scheduled(slots: &SlotsLock<'vm>, sp: Sp<'vm>) -> Option<Self> {
         if !sp.is_scheduled_to_zap(slots) {
             return None;
@@ -193,8 +193,8 @@ impl<'vm> Root<'vm> {
         Some(Root { vm: slots.vm(), sp })
     }
 
-    /// Marks a valid root as invalid and schedules it to be zapped. The TDP MMU's own reference goes to
-    /// the schedule.
+    /// Marks a valid root as invalid and schedules it to be zapped. The TDP MMU's own reference
+    /// goes to the schedule.
     ///
     /// As `mmu_lock` is held for write, nobody is walking the root as a valid one.
     pub(crate) fn invalidate(lock: &Exclusive<'_>, slots: &SlotsLock<'_>, sp: Sp<'_>) {
@@ -273,8 +273,8 @@ unsafe fn list_next<'a>(vm: Vm<'_>, prev: Option<Sp<'_>>) -> Option<Sp<'a>> {
     NonNull::new(next).map(|sp| unsafe { Sp::from_raw(sp) })
 }
 
-/// An iteration over roots during which `mmu_lock` may be dropped: it holds a reference to the current
-/// root, and puts it only after it has a reference to the next one.
+/// An iteration over roots during which `mmu_lock` may be dropped: it holds a reference to the
+/// current root, and puts it only after it has a reference to the next one.
 pub(crate) struct Roots<'vm> {
     vm: Vm<'vm>,
     selection: Selection,
@@ -291,8 +291,8 @@ impl<'vm> Roots<'vm> {
         }
     }
 
-    /// Moves to the next root, which exists until the next call. Roles are stable while `mmu_lock` is held,
-    /// which the argument proves.
+    /// Moves to the next root, which exists until the next call. Roles are stable while `mmu_lock`
+    /// is held, which the argument proves.
     #[inline]
     pub(crate) fn next(&mut self, _held: &impl MmuLock<'vm>) -> Option<Sp<'_>> {
         let next = {
@@ -396,8 +396,8 @@ pub(crate) fn is_live(root: Sp<'_>) -> bool {
     unsafe { bindings::kvm_rs_root_is_live(root.as_ptr()) }
 }
 
-/// The root that a vCPU has loaded at `hpa`, which is whatever C has put there; `None` for the dummy
-/// root.
+/// The root that a vCPU has loaded at `hpa`, which is whatever C has put there; `None` for the
+/// dummy root.
 ///
 /// # Safety
 ///

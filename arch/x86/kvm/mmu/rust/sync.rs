@@ -5,32 +5,33 @@
 //! # The locking protocol
 //!
 //! `kvm->mmu_lock` is a fair rwlock. A holder of the **write** lock ([`Exclusive`]) has the page
-//! tables to itself, except for hardware, the fast page fault and aging, none of which takes the lock.
-//! Those three change only bits that make a leaf volatile
-//! ([`Spte::is_volatile`](crate::pure::Spte::is_volatile)). A holder of the **read** lock ([`Shared`])
-//! has peers, so a change of an SPTE is a compare-and-exchange, and only the winner does the
-//! bookkeeping. (Where dirty logging stores plainly, [`crate::ops::dirty_log`] says why that is enough.)
-//! C passes a `bool shared`; here the mode is a type, and a function that is only sound
-//! in one mode says so in its signature.
+//! tables to itself, except for hardware, the fast page fault and aging, none of which takes the
+//! lock. Those three change only bits that make a leaf volatile
+//! ([`Spte::is_volatile`](crate::pure::Spte::is_volatile)). A holder of the **read** lock
+//! ([`Shared`]) has peers, so a change of an SPTE is a compare-and-exchange, and only the winner
+//! does the bookkeeping. (Where dirty logging stores plainly, [`crate::ops::dirty_log`] says why
+//! that is enough.) C passes a `bool shared`; here the mode is a type, and a function that is only
+//! sound in one mode says so in its signature.
 //!
 //! Page tables are freed by RCU. Under either mode a table may only be accessed in an RCU read-side
-//! critical section. A zap under the read lock therefore doesn't have to wait for readers, and the TLB
-//! flush may follow the unlinking: a flow that unlinks tables flushes *before* it leaves its critical
-//! section.
+//! critical section. A zap under the read lock therefore doesn't have to wait for readers, and the
+//! TLB flush may follow the unlinking: a flow that unlinks tables flushes *before* it leaves its
+//! critical section.
 //!
-//! A change that takes several steps under the read lock (tearing down a subtree, updating an external
-//! TDX table) freezes the entries first. Nobody else touches a frozen entry; they retry instead.
+//! A change that takes several steps under the read lock (tearing down a subtree, updating an
+//! external TDX table) freezes the entries first. Nobody else touches a frozen entry; they retry
+//! instead.
 //!
-//! `slots_lock` is a mutex that is taken before `mmu_lock`. Enabling, disabling and reaping the dirty
-//! log of a memslot all require it ([`SlotsLock`]), so they never run concurrently. The exception is
-//! `KVM_CLEAR_DIRTY_LOG`: it takes `slots_lock` to claim a range of a memslot's log ([`ClearRange`]) and drops it
-//! again, so that several threads clear different ranges at the same time. Whoever needs the whole log, or
-//! changes memslots, waits under `slots_lock` until there is no such range, which also keeps new ones from being
-//! claimed (`rust_dirty_log.c`).
+//! `slots_lock` is a mutex that is taken before `mmu_lock`. Enabling, disabling and reaping the
+//! dirty log of a memslot all require it ([`SlotsLock`]), so they never run concurrently. The
+//! exception is `KVM_CLEAR_DIRTY_LOG`: it takes `slots_lock` to claim a range of a memslot's log
+//! ([`ClearRange`]) and drops it again, so that several threads clear different ranges at the same
+//! time. Whoever needs the whole log, or changes memslots, waits under `slots_lock` until there is
+//! no such range, which also keeps new ones from being claimed (`rust_dirty_log.c`).
 //!
-//! `tdp_mmu_pages_lock` nests inside `mmu_lock`. It protects the list of roots against other holders
-//! of the read lock, and the list of possible NX huge pages. Memory is allocated with GFP_KERNEL only
-//! while `mmu_lock` is dropped, which [`Unlocked`] proves.
+//! `tdp_mmu_pages_lock` nests inside `mmu_lock`. It protects the list of roots against other
+//! holders of the read lock, and the list of possible NX huge pages. Memory is allocated with
+//! GFP_KERNEL only while `mmu_lock` is dropped, which [`Unlocked`] proves.
 //!
 //! Nobody holds the lock for long: [`crate::walk`] yields whenever the lock is contended.
 
@@ -133,8 +134,8 @@ pub(crate) trait MmuLock<'l> {
     /// The VM whose lock it is.
     fn vm(&self) -> Vm<'l>;
 
-    /// Frees an object after a grace period, which begins at the latest when the lock is dropped, or C's
-    /// caller, who has taken it, goes on.
+    /// Frees an object after a grace period, which begins at the latest when the lock is dropped,
+    /// or C's caller, who has taken it, goes on.
     fn free_later(&self, object: impl RcuFree);
 
     /// Drops the lock and retakes it, if somebody waits for it or the scheduler wants the CPU.
@@ -220,19 +221,20 @@ pub(crate) fn need_break(vm: Vm<'_>) -> bool {
 ///
 /// # Safety
 ///
-/// While a value exists, nobody else may clear or set W or D for the dirty log in the leaves that its holder works on.
+/// While a value exists, nobody else may clear or set W or D for the dirty log in the leaves that
+/// its holder works on.
 pub(crate) unsafe trait LogOwner {
     /// Warns if `mmu_lock` is held of another VM (a bug), with `CONFIG_KVM_PROVE_MMU=y`.
     fn check_vm<'m>(&self, lock: &impl MmuLock<'m>);
 }
 
-/// `slots_lock` is held, and nobody has a [`ClearRange`]: nobody else enables, disables or reaps a dirty log, uses
-/// the VM's caches for splitting, or schedules roots to be zapped.
+/// `slots_lock` is held, and nobody has a [`ClearRange`]: nobody else enables, disables or reaps a
+/// dirty log, uses the VM's caches for splitting, or schedules roots to be zapped.
 ///
 /// # Invariants
 ///
-/// The calling thread holds `slots_lock` of the VM for as long as the value exists, and has waited for those that
-/// cleared a range when it took the lock; or nobody else can reach the VM.
+/// The calling thread holds `slots_lock` of the VM for as long as the value exists, and has waited
+/// for those that cleared a range when it took the lock; or nobody else can reach the VM.
 pub(crate) struct SlotsLock<'l>(Vm<'l>, NotThreadSafe);
 
 impl<'l> SlotsLock<'l> {
@@ -283,8 +285,9 @@ unsafe impl LogOwner for SlotsLock<'_> {
     }
 }
 
-/// A range of a memslot's log is this thread's to clear, without `slots_lock`: nobody else enables, disables or
-/// reaps the log of that range, and memslots stay as they are. Others may clear other ranges.
+/// A range of a memslot's log is this thread's to clear, without `slots_lock`: nobody else enables,
+/// disables or reaps the log of that range, and memslots stay as they are. Others may clear other
+/// ranges.
 ///
 /// # Invariants
 ///
@@ -296,7 +299,8 @@ impl<'l> ClearRange<'l> {
     ///
     /// # Safety
     ///
-    /// The calling thread must have claimed the range in which the token is used, until the token is gone.
+    /// The calling thread must have claimed the range in which the token is used, until the token
+    /// is gone.
     #[inline]
     pub(crate) unsafe fn assume_held(vm: Vm<'l>) -> Self {
         // SAFETY: the VM exists.
@@ -353,12 +357,13 @@ unsafe impl LogOwner for Reaper<'_, '_> {
     }
 }
 
-/// `kvm->srcu` is held for read: memslots that are looked up now stay, and whoever replaces one waits, after
-/// the new one is published, until this is gone.
+/// `kvm->srcu` is held for read: memslots that are looked up now stay, and whoever replaces one
+/// waits, after the new one is published, until this is gone.
 ///
 /// # Invariants
 ///
-/// The calling thread is in a read-side critical section of the VM's `srcu` for as long as the value exists.
+/// The calling thread is in a read-side critical section of the VM's `srcu` for as long as the
+/// value exists.
 pub(crate) struct Srcu<'l>(PhantomData<Vm<'l>>, NotThreadSafe);
 
 impl<'l> Srcu<'l> {
@@ -366,7 +371,8 @@ impl<'l> Srcu<'l> {
     ///
     /// # Safety
     ///
-    /// The calling thread must be in a read-side critical section of `vm`'s `srcu` until the token is gone.
+    /// The calling thread must be in a read-side critical section of `vm`'s `srcu` until the token
+    /// is gone.
     #[inline]
     pub(crate) unsafe fn assume_held(vm: Vm<'l>) -> Self {
         // SAFETY: the VM exists.

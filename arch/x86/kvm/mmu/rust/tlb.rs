@@ -6,8 +6,9 @@ use crate::sys::Vm;
 
 /// A TLB flush that may be due.
 ///
-/// Code that changes SPTEs such that stale TLB entries matter notes it here. The walk flushes before it
-/// yields, and the owner decides what becomes of a flush that is still pending at the end.
+/// Code that changes SPTEs such that stale TLB entries matter notes it here. The walk flushes
+/// before it yields, and the owner decides what becomes of a flush that is still pending at the
+/// end.
 #[must_use = "a pending TLB flush must be done, or handed to whoever will do it"]
 pub(crate) struct Flush {
     pending: bool,

@@ -6,21 +6,21 @@
 //!
 //! A walk visits, in pre-order, the entries that cover a range of guest frames (see
 //! [`crate::pure::position`]). The root can only map frames within its reach
-//! ([`Level::reach`](crate::pure::Level::reach)): a walk that starts beyond it is empty, and one that
-//! runs past it ends there. The walk holds the RCU read lock throughout, so every table on its path
-//! stays readable, even if another thread unlinks it. The entry is re-read before descending, so that
-//! the walk doesn't enter a table that is no longer linked *here*.
+//! ([`Level::reach`](crate::pure::Level::reach)): a walk that starts beyond it is empty, and one
+//! that runs past it ends there. The walk holds the RCU read lock throughout, so every table on its
+//! path stays readable, even if another thread unlinks it. The entry is re-read before descending,
+//! so that the walk doesn't enter a table that is no longer linked *here*.
 //!
 //! Before each entry the walk may **yield**: if `mmu_lock` is contended or the CPU should be
-//! rescheduled, it leaves the RCU critical section, drops `mmu_lock`, retakes both, and restarts from
-//! the root towards the frame it was at, because the tables on its path may be gone. It only yields if
-//! it has made progress since it last started. Otherwise two walks that keep interrupting each other,
-//! or a steady stream of waiters, could keep it in place forever.
+//! rescheduled, it leaves the RCU critical section, drops `mmu_lock`, retakes both, and restarts
+//! from the root towards the frame it was at, because the tables on its path may be gone. It only
+//! yields if it has made progress since it last started. Otherwise two walks that keep interrupting
+//! each other, or a steady stream of waiters, could keep it in place forever.
 //!
-//! C returns "yielded" to the caller, which must then skip to the next iteration and must not use what
-//! it got before. Here [`Walk::next`] hides the yield: it takes `&mut self`, and everything that it
-//! hands out borrows the walk. Nothing survives a yield, and using a stale entry is a borrow error.
-//! That is also why a walk is not an [`Iterator`].
+//! C returns "yielded" to the caller, which must then skip to the next iteration and must not use
+//! what it got before. Here [`Walk::next`] hides the yield: it takes `&mut self`, and everything
+//! that it hands out borrows the walk. Nothing survives a yield, and using a stale entry is a
+//! borrow error. That is also why a walk is not an [`Iterator`].
 
 use core::marker::PhantomData;
 
@@ -61,8 +61,8 @@ struct TreeCursor<'r> {
 }
 
 impl<'r> TreeCursor<'r> {
-    /// A cursor at the root. `None` if the range starts beyond the reach of the root. Also `None`, with a
-    /// warning, if the arguments are invalid (a bug in the caller).
+    /// A cursor at the root. `None` if the range starts beyond the reach of the root. Also `None`,
+    /// with a warning, if the arguments are invalid (a bug in the caller).
     fn new(root: Sp<'r>, min_level: Level, range: GfnRange, alias: u64) -> Option<Self> {
         if !root.reach().contains(range.start) {
             return None;
@@ -156,8 +156,8 @@ impl<'r> TreeCursor<'r> {
         }
     }
 
-    /// Steps over the entries after the current one, in its table, that `skip` holds for, up to the one that
-    /// covers `until`.
+    /// Steps over the entries after the current one, in its table, that `skip` holds for, up to the
+    /// one that covers `until`.
     #[inline]
     fn skip_while(&mut self, until: Gfn, mut skip: impl FnMut(Spte) -> bool) {
         let gfn = self.position.gfn().add(self.position.level().pages());
@@ -198,8 +198,8 @@ pub(crate) struct Walk<'w, 'l, M: MmuLock<'l>> {
 impl<'w, 'l, M: MmuLock<'l>> Walk<'w, 'l, M> {
     /// Starts a walk over the entries of `root`'s tree that cover `range`, down to `min_level`.
     ///
-    /// The root exists for `'w`, that is until the walk ends: [`crate::root::Roots`] holds a reference to it,
-    /// as each root that it hands out shows by its lifetime.
+    /// The root exists for `'w`, that is until the walk ends: [`crate::root::Roots`] holds a
+    /// reference to it, as each root that it hands out shows by its lifetime.
     pub(crate) fn new(
         lock: &'w mut M,
         root: Sp<'w>,
@@ -305,8 +305,8 @@ impl<'w, 'l, M: MmuLock<'l>> Walk<'w, 'l, M> {
         }
     }
 
-    /// Makes the next step visit the entry that covers `gfn`, and leave out what comes before it. It is
-    /// the one in the lowest table on the path; from there the walk goes down towards `gfn`.
+    /// Makes the next step visit the entry that covers `gfn`, and leave out what comes before it.
+    /// It is the one in the lowest table on the path; from there the walk goes down towards `gfn`.
     #[inline]
     pub(crate) fn seek(&mut self, gfn: Gfn) {
         if let Some(cursor) = self.cursor.as_mut() {
@@ -314,8 +314,9 @@ impl<'w, 'l, M: MmuLock<'l>> Walk<'w, 'l, M> {
         }
     }
 
-    /// Makes the next step leave out the entries that follow in the same table, as long as `skip` holds for
-    /// them, up to the one that covers `until`. Does nothing above the lowest level of the walk.
+    /// Makes the next step leave out the entries that follow in the same table, as long as `skip`
+    /// holds for them, up to the one that covers `until`. Does nothing above the lowest level of
+    /// the walk.
     #[inline(always)]
     pub(crate) fn skip_while(&mut self, until: Gfn, skip: impl FnMut(Spte) -> bool) {
         if let Some(cursor) = self.cursor.as_mut() {
@@ -323,8 +324,8 @@ impl<'w, 'l, M: MmuLock<'l>> Walk<'w, 'l, M> {
         }
     }
 
-    /// Whether the walk should yield, and has made progress since it last started, so that yielding can't
-    /// keep it in place.
+    /// Whether the walk should yield, and has made progress since it last started, so that yielding
+    /// can't keep it in place.
     #[inline]
     pub(crate) fn need_break(&self) -> bool {
         self.cursor
@@ -360,8 +361,8 @@ pub(crate) struct Step<'s, M> {
     pub(crate) lock: &'s M,
 }
 
-/// The entries that cover one frame, from the root down: a walk over a single frame, without what only
-/// other walks need. Faults depend on it being cheap.
+/// The entries that cover one frame, from the root down: a walk over a single frame, without what
+/// only other walks need. Faults depend on it being cheap.
 struct Path<'r> {
     /// The table of the current entry.
     table: Table<'r>,
@@ -373,8 +374,8 @@ struct Path<'r> {
 }
 
 impl<'r> Path<'r> {
-    /// The path to `gfn`, down to `min_level`. `None` if `gfn` is beyond the reach of the root. Also
-    /// `None`, with a warning, if the arguments are invalid (a bug in the caller).
+    /// The path to `gfn`, down to `min_level`. `None` if `gfn` is beyond the reach of the root.
+    /// Also `None`, with a warning, if the arguments are invalid (a bug in the caller).
     #[inline(always)]
     fn new(root: Sp<'r>, min_level: Level, gfn: Gfn, alias: u64) -> Option<Self> {
         if !root.reach().contains(gfn) {
@@ -396,8 +397,8 @@ impl<'r> Path<'r> {
         })
     }
 
-    /// Steps down to the next entry, and reads it. The current entry is re-read first: its table may have
-    /// been unlinked, or linked, since it was visited.
+    /// Steps down to the next entry, and reads it. The current entry is re-read first: its table
+    /// may have been unlinked, or linked, since it was visited.
     #[inline(always)]
     fn next(&mut self, masks: &Masks) -> Option<View<'r>> {
         if self.visited {
@@ -419,7 +420,8 @@ impl<'r> Path<'r> {
     }
 }
 
-/// What keeps the tables readable during a walk that never yields, and what may be done with an entry.
+/// What keeps the tables readable during a walk that never yields, and what may be done with an
+/// entry.
 pub(crate) trait Access<'w> {
     /// What the walk hands out for an entry.
     type Item<'s>
@@ -567,7 +569,8 @@ impl<'w, M> ShortWalk<'w, Locked<'w, M>> {
 }
 
 impl<'g> ShortWalk<'g, Lockless<'g>> {
-    /// Starts a walk over the entries of `root`'s tree that cover `range`, down to 4 KiB, without a lock.
+    /// Starts a walk over the entries of `root`'s tree that cover `range`, down to 4 KiB, without a
+    /// lock.
     pub(crate) fn lockless(
         vm: Vm<'_>,
         _guard: &'g rcu::Guard,

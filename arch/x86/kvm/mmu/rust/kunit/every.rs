@@ -2,10 +2,11 @@
 
 //! KUnit: our SPTE functions against upstream's, on every combination of what they look at.
 //!
-//! A leaf depends on its level, the role of its table, the rights that are asked for, the fault, the
-//! memslot, the entry that it replaces, and the format. All combinations are compared. Of frames two are
-//! enough, one of memory and one of none: of the frame's number only its address is used. Values that go
-//! into an MMIO SPTE are spread over it bit by bit, so they are compared bit by bit.
+//! A leaf depends on its level, the role of its table, the rights that are asked for, the fault,
+//! the memslot, the entry that it replaces, and the format. All combinations are compared. Of
+//! frames two are enough, one of memory and one of none: of the frame's number only its address is
+//! used. Values that go into an MMIO SPTE are spread over it bit by bit, so they are compared bit
+//! by bit.
 
 use kernel::prelude::*;
 
@@ -135,8 +136,8 @@ fn leaves(oracle: &Oracle, level: Level, tally: &mut Tally, count: &mut Count) -
     })
 }
 
-/// Splits a leaf to each smaller size, for all rights of the table and at both its ends, and recovers each
-/// huge page from what comes out.
+/// Splits a leaf to each smaller size, for all rights of the table and at both its ends, and
+/// recovers each huge page from what comes out.
 fn splits(comparison: &mut Comparison<'_>, top: Level, huge: Spte, count: &mut Count) -> Result {
     let oracle = comparison.oracle;
     let masks = &oracle.masks;

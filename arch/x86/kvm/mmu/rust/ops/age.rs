@@ -2,10 +2,11 @@
 
 //! Aging: has the guest accessed a range lately?
 //!
-//! Called by MMU notifiers that must not wait, so it only holds the RCU read lock. It reads SPTEs that
-//! change concurrently, and clears accessed state by a compare-and-exchange that it doesn't retry.
-//! Everything that it changes is therefore treated as volatile ([`crate::pure::Spte::is_volatile`]), or
-//! may be lost. There is no TLB flush: a stale translation only delays setting the A bit again.
+//! Called by MMU notifiers that must not wait, so it only holds the RCU read lock. It reads SPTEs
+//! that change concurrently, and clears accessed state by a compare-and-exchange that it doesn't
+//! retry. Everything that it changes is therefore treated as volatile
+//! ([`crate::pure::Spte::is_volatile`]), or may be lost. There is no TLB flush: a stale translation
+//! only delays setting the A bit again.
 
 use kernel::sync::rcu;
 

@@ -32,8 +32,9 @@ fn for_each_on_path<'g>(
 
 /// The last entry on the path to `gfn`, and its value.
 ///
-/// If `gfn` is beyond the reach of the root, there is no such entry. C expects one nonetheless, because a
-/// root always has entries, and ignores it unless it is present. So return the first, as not present.
+/// If `gfn` is beyond the reach of the root, there is no such entry. C expects one nonetheless,
+/// because a root always has entries, and ignores it unless it is present. So return the first, as
+/// not present.
 pub(crate) fn last_on_path<'g>(
     vm: Vm<'g>,
     guard: &'g rcu::Guard,
@@ -48,8 +49,8 @@ pub(crate) fn last_on_path<'g>(
     last
 }
 
-/// Records the path to `gfn` in `sptes`, indexed by level, and returns the lowest level reached; `None`
-/// if `gfn` is beyond the reach of the root.
+/// Records the path to `gfn` in `sptes`, indexed by level, and returns the lowest level reached;
+/// `None` if `gfn` is beyond the reach of the root.
 pub(crate) fn record_path<'g>(
     vm: Vm<'g>,
     guard: &'g rcu::Guard,

@@ -2,10 +2,10 @@
 
 //! Mapping a page on a fault of the guest; `kvm_tdp_mmu_map()`.
 //!
-//! Faults run in parallel, with `mmu_lock` held for read. A fault walks down to its goal level, adds
-//! missing tables, splits larger pages, and installs the leaf. It never waits: if somebody else changes
-//! an entry that it wants to change, or has frozen one on its path, the guest retries, and usually finds
-//! that the work is done.
+//! Faults run in parallel, with `mmu_lock` held for read. A fault walks down to its goal level,
+//! adds missing tables, splits larger pages, and installs the leaf. It never waits: if somebody
+//! else changes an entry that it wants to change, or has frozen one on its path, the guest retries,
+//! and usually finds that the work is done.
 
 use crate::{
     change::Lost,
@@ -38,8 +38,8 @@ pub(crate) enum RetPf {
 
 /// Resolves `fault` in the tree of `root`.
 ///
-/// What the root does not reach cannot be mapped, however often the guest tries: it is emulated, as an
-/// access beyond the host's MAXPHYADDR is. Faults of vCPUs end so before they get here (see
+/// What the root does not reach cannot be mapped, however often the guest tries: it is emulated, as
+/// an access beyond the host's MAXPHYADDR is. Faults of vCPUs end so before they get here (see
 /// `kvm_root_reaches()` in `mmu.c`).
 pub(crate) fn map(vcpu: Vcpu<'_>, fault: Fault<'_>, lock: &Shared<'_>, root: Sp<'_>) -> RetPf {
     kvm_mmu_warn_on!(root.role().invalid());
@@ -73,9 +73,10 @@ pub(crate) fn map(vcpu: Vcpu<'_>, fault: Fault<'_>, lock: &Shared<'_>, root: Sp<
             // Do not even allocate.
             return RetPf::Retry;
         }
-        // A memslot was made after this fault had looked for one, and another CPU has mapped the page. An
-        // MMIO SPTE must not replace that leaf: nobody would flush, and with mmu_lock held for read a leaf
-        // of 4 KiB is removed only together with its table. Look for the memslot again.
+        // A memslot was made after this fault had looked for one, and another CPU has mapped the
+        // page. An MMIO SPTE must not replace that leaf: nobody would flush, and with mmu_lock held
+        // for read a leaf of 4 KiB is removed only together with its table. Look for the memslot
+        // again.
         if matches!(entry, Entry::Leaf(_)) && fault.slot().is_none() {
             return RetPf::Retry;
         }
@@ -100,9 +101,9 @@ pub(crate) fn map(vcpu: Vcpu<'_>, fault: Fault<'_>, lock: &Shared<'_>, root: Sp<
     RetPf::Retry
 }
 
-/// Whether replacing the entry tears down at most one table. A fault doesn't yield, and 512 tables with 512
-/// entries each would take too long. Such a fault maps a page of the next smaller size instead of one of
-/// these tables; the last of these faults finds that no table is left.
+/// Whether replacing the entry tears down at most one table. A fault doesn't yield, and 512 tables
+/// with 512 entries each would take too long. Such a fault maps a page of the next smaller size
+/// instead of one of these tables; the last of these faults finds that no table is left.
 fn is_one_table(view: &View<'_>, masks: &Masks) -> bool {
     view.level() <= Level::Page2M
         || view

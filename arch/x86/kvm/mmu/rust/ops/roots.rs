@@ -12,8 +12,8 @@ use crate::{
 
 /// A root for the vCPU: an existing one, or a new one.
 ///
-/// Looks for it twice. First under `mmu_lock` held for read, because all vCPUs of a VM except the first
-/// find the root there, and then again under the lock that protects additions.
+/// Looks for it twice. First under `mmu_lock` held for read, because all vCPUs of a VM except the
+/// first find the root there, and then again under the lock that protects additions.
 pub(crate) fn get_or_create<'vm>(vcpu: Vcpu<'vm>, role: Role) -> Root<'vm> {
     let vm = vcpu.vm();
 

@@ -3,9 +3,9 @@
 //! Splitting huge pages, on a fault and eagerly.
 //!
 //! When dirty logging begins, huge pages have to be split, or the first write to each of them would
-//! make a vCPU do so. Eager splitting moves that work to the thread that enables logging. It is best
-//! effort: a page that can't be split for lack of memory stays huge, is write-protected in any case,
-//! and is split by the first write.
+//! make a vCPU do so. Eager splitting moves that work to the thread that enables logging. It is
+//! best effort: a page that can't be split for lack of memory stays huge, is write-protected in any
+//! case, and is split by the first write.
 //!
 //! Userspace may also have huge pages split ahead of the log: [`super::ahead`].
 
@@ -29,8 +29,9 @@ use crate::{
     walk::{Step, Walk},
 };
 
-/// Replaces the huge leaf at `step` by the table of `page`, which maps the same memory with the same
-/// rights, and counts that as `event`. Returns the page if somebody else changed the entry first.
+/// Replaces the huge leaf at `step` by the table of `page`, which maps the same memory with the
+/// same rights, and counts that as `event`. Returns the page if somebody else changed the entry
+/// first.
 ///
 /// The caller has matched the entry as a leaf.
 pub(crate) fn split<'s, 'l, M: Update<'l>>(
@@ -50,8 +51,8 @@ pub(crate) fn split<'s, 'l, M: Update<'l>>(
     split_as(page, step, like, event, masks)
 }
 
-/// As [`split`], but the small leaves are made from the huge leaf `like`, which may have fewer rights than
-/// the one that is replaced.
+/// As [`split`], but the small leaves are made from the huge leaf `like`, which may have fewer
+/// rights than the one that is replaced.
 pub(crate) fn split_as<'s, 'l, M: Update<'l>>(
     page: BlankSp,
     step: &mut Step<'s, M>,
@@ -91,8 +92,8 @@ pub(in crate::ops) struct HugeLeaf {
 }
 
 impl HugeLeaf {
-    /// Copies what is needed from a view, which doesn't survive the refill. `node` is the node of the
-    /// page.
+    /// Copies what is needed from a view, which doesn't survive the refill. `node` is the node of
+    /// the page.
     pub(in crate::ops) fn of(view: &View<'_>, node: Node) -> Self {
         HugeLeaf {
             gfn: view.gfn(),
@@ -103,9 +104,9 @@ impl HugeLeaf {
     }
 }
 
-/// Fills `cache`, with `mmu_lock` dropped, for as many pages of `size` as may be left before `end`. The
-/// walk restarts from the root. Returns false, and traces it, if there is no memory and `huge` has to
-/// stay huge.
+/// Fills `cache`, with `mmu_lock` dropped, for as many pages of `size` as may be left before `end`.
+/// The walk restarts from the root. Returns false, and traces it, if there is no memory and `huge`
+/// has to stay huge.
 fn refill<'l, M: Update<'l>>(
     walk: &mut Walk<'_, 'l, M>,
     cache: &mut TdpSplitCache,
@@ -124,8 +125,8 @@ fn refill<'l, M: Update<'l>>(
     filled
 }
 
-/// As [`refill`], for splits to 4 KiB that the dirty log can do without: not if the current task is being
-/// killed. The walk visits the entry again in any case.
+/// As [`refill`], for splits to 4 KiB that the dirty log can do without: not if the current task is
+/// being killed. The walk visits the entry again in any case.
 pub(in crate::ops) fn refill_unless_killed<'l, M: Update<'l>>(
     walk: &mut Walk<'_, 'l, M>,
     cache: &mut TdpSplitCache,
@@ -138,8 +139,8 @@ pub(in crate::ops) fn refill_unless_killed<'l, M: Update<'l>>(
     filled
 }
 
-/// Splits the huge pages of `range` in `slot` down to `target`, in all valid roots, as far as there is
-/// memory.
+/// Splits the huge pages of `range` in `slot` down to `target`, in all valid roots, as far as there
+/// is memory.
 pub(crate) fn try_split_huge_pages<'l, M: Update<'l>>(
     lock: &mut M,
     slot: Memslot<'_>,
@@ -156,12 +157,13 @@ pub(crate) fn try_split_huge_pages<'l, M: Update<'l>>(
     }
 }
 
-/// Splits the huge pages of `range` down to `target`, in the roots of `selection`, with tables from `cache`,
-/// which is made if it is needed. Fails with `ENOMEM` in the first root for which there is no memory, and with
-/// `EINTR` instead of allocating more if the current task is being killed; then some of the pages are split.
+/// Splits the huge pages of `range` down to `target`, in the roots of `selection`, with tables from
+/// `cache`, which is made if it is needed. Fails with `ENOMEM` in the first root for which there is
+/// no memory, and with `EINTR` instead of allocating more if the current task is being killed; then
+/// some of the pages are split.
 ///
-/// If nobody holds `slots_lock`, roots may become invalid whenever the walk yields. What is left of them is not
-/// split.
+/// If nobody holds `slots_lock`, roots may become invalid whenever the walk yields. What is left of
+/// them is not split.
 pub(in crate::ops) fn split_huge_pages<'l, M: Update<'l>>(
     lock: &mut M,
     selection: Selection,
@@ -180,8 +182,8 @@ pub(in crate::ops) fn split_huge_pages<'l, M: Update<'l>>(
 
 /// Splits in one root.
 ///
-/// The walk visits an entry before those below it, so a 1 GiB page is split to 2 MiB first, and then each
-/// of these. Tables are allocated with the lock dropped, and then the walk restarts.
+/// The walk visits an entry before those below it, so a 1 GiB page is split to 2 MiB first, and
+/// then each of these. Tables are allocated with the lock dropped, and then the walk restarts.
 fn split_root<'l, M: Update<'l>>(
     lock: &mut M,
     root: Sp<'_>,

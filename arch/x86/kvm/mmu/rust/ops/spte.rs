@@ -83,9 +83,9 @@ pub(crate) fn make_leaf<'l>(
     };
 
     let (protected, may_write) = spec.protected(masks);
-    // If the old leaf is writable, its shadow pages are unsync already: KVM never changes the frame of a
-    // leaf without zapping it first. An SPTE that isn't present is no leaf, whatever its bits are: a stale
-    // MMIO SPTE tells nothing about the frame. Upstream doesn't check.
+    // If the old leaf is writable, its shadow pages are unsync already: KVM never changes the frame
+    // of a leaf without zapping it first. An SPTE that isn't present is no leaf, whatever its bits
+    // are: a stale MMIO SPTE tells nothing about the frame. Upstream doesn't check.
     let was_writable =
         request.old.is_present() && request.old.is_leaf(level) && request.old.is_writable();
     let writable = may_write
@@ -108,8 +108,9 @@ pub(crate) fn make_leaf<'l>(
     (spte, may_write && !writable)
 }
 
-/// Makes leaves for pages that nobody accesses now, for one table of 4 KiB pages and one memslot. They are
-/// those of [`make_leaf`] and [`without_access`], but what they have in common is made once.
+/// Makes leaves for pages that nobody accesses now, for one table of 4 KiB pages and one memslot.
+/// They are those of [`make_leaf`] and [`without_access`], but what they have in common is made
+/// once.
 pub(crate) struct PrefetchLeaves<'a> {
     /// What is decided once stays right as long as this is held.
     lock: &'a Shared<'a>,
@@ -173,8 +174,8 @@ impl<'a> PrefetchLeaves<'a> {
         }
     }
 
-    /// The leaf that maps `pfn` at `gfn`, whose entry is not present. `None` if that takes a fault of its own,
-    /// because the page is host MMIO, which has to be recorded.
+    /// The leaf that maps `pfn` at `gfn`, whose entry is not present. `None` if that takes a fault
+    /// of its own, because the page is host MMIO, which has to be recorded.
     #[inline(always)]
     pub(crate) fn leaf(&self, gfn: Gfn, pfn: Pfn) -> Option<Spte> {
         // Expensive to determine, and needed up to three times, or not at all.
@@ -204,8 +205,9 @@ impl<'a> PrefetchLeaves<'a> {
     }
 }
 
-/// The leaf for a page that nobody accesses now. In a logged memslot it is as the log leaves one whose bit it has
-/// taken: the first write is noticed, there is no bit to set, and no moment between the leaf and its bit.
+/// The leaf for a page that nobody accesses now. In a logged memslot it is as the log leaves one
+/// whose bit it has taken: the first write is noticed, there is no bit to set, and no moment
+/// between the leaf and its bit.
 #[inline]
 pub(crate) fn without_access(
     vm: Vm<'_>,
@@ -221,10 +223,12 @@ pub(crate) fn without_access(
     }
 }
 
-/// Sets the bit of `gfn` in the dirty log if `leaf` is writable, because the first write won't be noticed.
+/// Sets the bit of `gfn` in the dirty log if `leaf` is writable, because the first write won't be
+/// noticed.
 ///
-/// If `mmu_lock` is held for read, this has to come *after* the leaf is installed, because the log may be
-/// reaped concurrently ([`crate::ops::dirty_log::reap`]). It needs no lock, as the fast page fault shows.
+/// If `mmu_lock` is held for read, this has to come *after* the leaf is installed, because the log
+/// may be reaped concurrently ([`crate::ops::dirty_log::reap`]). It needs no lock, as the fast page
+/// fault shows.
 #[inline]
 pub(crate) fn log_writable(vm: Vm<'_>, slot: Memslot<'_>, gfn: Gfn, leaf: Spte) {
     // Access tracking may have cleared W.

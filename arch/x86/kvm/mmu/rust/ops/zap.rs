@@ -15,8 +15,8 @@ use crate::{
 
 /// Zaps the leaves of `range` in one root. Tables stay.
 ///
-/// The 4 KiB pages of a table are zapped in one step ([`zap_pages`]), except in mirrors, and if each change is
-/// traced. Yields only if `can_yield` (an MMU notifier must not always).
+/// The 4 KiB pages of a table are zapped in one step ([`zap_pages`]), except in mirrors, and if
+/// each change is traced. Yields only if `can_yield` (an MMU notifier must not always).
 fn zap_leafs_in_root(
     lock: &mut Exclusive<'_>,
     root: Sp<'_>,
@@ -72,8 +72,8 @@ pub(crate) fn zap_leafs(lock: &mut Exclusive<'_>, range: GfnRange, flush: &mut F
     }
 }
 
-/// Zaps the range of an MMU notifier, including in invalid roots: they still map its pages, and must not
-/// once the notifier returns.
+/// Zaps the range of an MMU notifier, including in invalid roots: they still map its pages, and
+/// must not once the notifier returns.
 pub(crate) fn unmap(lock: &mut Exclusive<'_>, range: NotifierRange<'_>, flush: &mut Flush) {
     let vm = lock.vm();
     let masks = vm.masks();
@@ -88,7 +88,8 @@ pub(crate) fn unmap(lock: &mut Exclusive<'_>, range: NotifierRange<'_>, flush: &
     }
 }
 
-/// Zaps everything, because the VM or its memory goes away. No flush is needed, as no vCPU will run again.
+/// Zaps everything, because the VM or its memory goes away. No flush is needed, as no vCPU will run
+/// again.
 pub(crate) fn zap_all(lock: &mut Exclusive<'_>) {
     let masks = lock.vm().masks();
     let selection = Selection {
@@ -176,8 +177,9 @@ fn zap_level<'l, M: Update<'l>>(lock: &mut M, root: Sp<'_>, level: Level, masks:
     }
 }
 
-/// Which table to zap first, so that a huge page can take the place of that of `sp`: one that is below
-/// it, if there is any. It may hold 512 full ones, and to tear down more than one is too much for a step.
+/// Which table to zap first, so that a huge page can take the place of that of `sp`: one that is
+/// below it, if there is any. It may hold 512 full ones, and to tear down more than one is too much
+/// for a step.
 pub(crate) fn first_to_zap<'a>(lock: &Shared<'_>, sp: Sp<'a>) -> Sp<'a> {
     sp.table()
         .first_child(lock.vm().masks())
@@ -185,13 +187,14 @@ pub(crate) fn first_to_zap<'a>(lock: &Shared<'_>, sp: Sp<'a>) -> Sp<'a> {
 }
 
 /// Zaps the table of `sp`, so that a huge page can take its place. Returns false if somebody else
-/// has changed the entry that pointed to it, and in a VM that is logged by D bits. The caller flushes,
-/// inside of an RCU critical section.
+/// has changed the entry that pointed to it, and in a VM that is logged by D bits. The caller
+/// flushes, inside of an RCU critical section.
 pub(crate) fn zap_possible_nx_huge_page(lock: &Shared<'_>, sp: Sp<'_>) -> bool {
     let masks = lock.vm().masks();
 
-    // C asks whether the memslot of the table's first page is logged, but a table may map pages of several
-    // memslots. Between unlinking it and carrying its D bits into the log, GET would miss them.
+    // C asks whether the memslot of the table's first page is logged, but a table may map pages of
+    // several memslots. Between unlinking it and carrying its D bits into the log, GET would miss
+    // them.
     if lock.vm().logs_by_dirty_bits() {
         return false;
     }
@@ -213,8 +216,8 @@ pub(crate) fn zap_possible_nx_huge_page(lock: &Shared<'_>, sp: Sp<'_>) -> bool {
     if step.set(Spte::NONPRESENT, masks).is_ok() {
         return true;
     }
-    // The CPU may have set A, which logging by D bits clears. Otherwise an entry that points to a table
-    // only changes if the table is zapped or replaced.
+    // The CPU may have set A, which logging by D bits clears. Otherwise an entry that points to a
+    // table only changes if the table is zapped or replaced.
     points_to(&step.view, sp, masks) && step.set(Spte::NONPRESENT, masks).is_ok()
 }
 

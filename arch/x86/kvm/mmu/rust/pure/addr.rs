@@ -69,15 +69,15 @@ impl Gfn {
         self.0 & level.pages().wrapping_sub(1)
     }
 
-    /// The number of the page of `1 << shift` frames that holds this frame, counted from frame 0; see
-    /// [`Level::pages_shift`].
+    /// The number of the page of `1 << shift` frames that holds this frame, counted from frame 0;
+    /// see [`Level::pages_shift`].
     #[inline]
     pub const fn page_number(self, shift: u32) -> u64 {
         self.0 >> shift
     }
 
-    /// Whether `alias`, the bits that a tree's root adds to each frame before indexing (0 for none), can
-    /// be added to this frame.
+    /// Whether `alias`, the bits that a tree's root adds to each frame before indexing (0 for
+    /// none), can be added to this frame.
     #[inline]
     pub const fn is_below_alias(self, alias: u64) -> bool {
         alias == 0 || self.0 < alias
@@ -248,8 +248,9 @@ impl Level {
     /// The guest frames that a root of this level can map: what its entries cover, counted from
     /// frame 0.
     ///
-    /// Memslots are bounded by the host's MAXPHYADDR, which may be larger: 52 bits, where four levels
-    /// translate 48. [`Index::of`] knows of nine bits a level only, so a walk asks for this first.
+    /// Memslots are bounded by the host's MAXPHYADDR, which may be larger: 52 bits, where four
+    /// levels translate 48. [`Index::of`] knows of nine bits a level only, so a walk asks for this
+    /// first.
     #[inline]
     pub const fn reach(self) -> GfnRange {
         GfnRange::new(Gfn(0), Gfn(self.pages().wrapping_shl(LEVEL_BITS)))
@@ -306,8 +307,8 @@ impl Index {
             .map(|group| core::array::from_fn(|n| Index(group.wrapping_mul(8) | n as u16)))
     }
 
-    /// The indices, as plain numbers, that the frames of `range` have in a table of 4 KiB pages. They end with
-    /// the table of the first frame, so none is [`ENTRIES`] or more.
+    /// The indices, as plain numbers, that the frames of `range` have in a table of 4 KiB pages.
+    /// They end with the table of the first frame, so none is [`ENTRIES`] or more.
     #[inline(always)]
     pub fn of_pages(range: GfnRange) -> Range<usize> {
         let start = Index::of(range.start, Level::Page4K).get();

@@ -150,8 +150,8 @@ const fn without_exec(access: u32, masks: &Masks) -> u32 {
     }
 }
 
-/// A leaf like `leaf` that maps the frame `pfn`, with the frame's memory type and encryption. `leaf` was made
-/// from a [`LeafSpec`] with frame 0 and neither of these.
+/// A leaf like `leaf` that maps the frame `pfn`, with the frame's memory type and encryption.
+/// `leaf` was made from a [`LeafSpec`] with frame 0 and neither of these.
 #[inline]
 pub const fn for_frame(
     leaf: Spte,
@@ -194,8 +194,8 @@ const fn change_executable(spte: Spte, access: u32, masks: &Masks) -> Spte {
     }
 }
 
-/// The leaf at `index` of the table that replaces the huge leaf `huge`; `make_small_spte()`. Whatever `huge` is,
-/// the result does not point to a table at `level`.
+/// The leaf at `index` of the table that replaces the huge leaf `huge`; `make_small_spte()`.
+/// Whatever `huge` is, the result does not point to a table at `level`.
 ///
 /// `role` is the role of the new table. A 4 KiB leaf regains the execute rights that the NX huge
 /// page mitigation took from the huge one.
@@ -230,11 +230,12 @@ pub const fn child_stride(level: Level) -> u64 {
     level.pages().wrapping_shl(PAGE_SHIFT)
 }
 
-/// The huge leaf of `level` that replaces a table; `small` is a leaf below that table, at any level;
-/// `make_huge_spte()`.
+/// The huge leaf of `level` that replaces a table; `small` is a leaf below that table, at any
+/// level; `make_huge_spte()`.
 ///
-/// Only correct if the whole huge page is mapped contiguously with equal rights, which the caller knows
-/// from the host's mapping. The leaf is not executable if the NX huge page mitigation is enabled.
+/// Only correct if the whole huge page is mapped contiguously with equal rights, which the caller
+/// knows from the host's mapping. The leaf is not executable if the NX huge page mitigation is
+/// enabled.
 #[inline]
 pub const fn recovered(small: Spte, level: Level, nx_huge_pages: bool, masks: &Masks) -> Spte {
     let offset_in_page = ((level.pages() << PAGE_SHIFT) - 1) & !((1 << PAGE_SHIFT) - 1);
@@ -247,11 +248,11 @@ pub const fn recovered(small: Spte, level: Level, nx_huge_pages: bool, masks: &M
     }
 }
 
-/// The leaf with write access, if it was only protected for dirty logging, which has ended; otherwise the
-/// leaf as it is.
+/// The leaf with write access, if it was only protected for dirty logging, which has ended;
+/// otherwise the leaf as it is.
 ///
-/// That is what a fast page fault would make of the leaf on the first write. An access-tracked leaf is
-/// left alone, because W without R is not a valid EPT entry.
+/// That is what a fast page fault would make of the leaf on the first write. An access-tracked leaf
+/// is left alone, because W without R is not a valid EPT entry.
 #[inline]
 pub const fn unprotected(leaf: Spte, masks: &Masks) -> Spte {
     if leaf.is_mmu_writable(masks) && !leaf.is_access_tracked(masks) {

@@ -6,8 +6,8 @@
 //! source files build into the kernel and into the host crate `tools/testing/kvm-mmu-rs`, where
 //! they are tested against independent models.
 //!
-//! Arithmetic on guest frame numbers wraps on purpose: a guest can influence them, and must not be able
-//! to make the host panic.
+//! Arithmetic on guest frame numbers wraps on purpose: a guest can influence them, and must not be
+//! able to make the host panic.
 
 #![forbid(unsafe_code)]
 // Public items are the host crate's interface; in the kernel nothing is outside of this crate.

@@ -2,9 +2,9 @@
 
 //! The arithmetic of a pre-order walk: where a cursor stands, and where it goes next.
 //!
-//! The walk visits every entry that covers a frame of interest, and an entry before those of the table
-//! that it points to. The caller finds out whether there is such a table; a position only knows
-//! numbers. Corresponds to the integer half of C's `tdp_iter`.
+//! The walk visits every entry that covers a frame of interest, and an entry before those of the
+//! table that it points to. The caller finds out whether there is such a table; a position only
+//! knows numbers. Corresponds to the integer half of C's `tdp_iter`.
 
 use super::addr::{Gfn, Index, Level, ENTRIES};
 
@@ -21,8 +21,8 @@ pub struct Position {
     gfn: Gfn,
     /// Bits to add to a gfn before indexing: the shared alias of a TDX guest's memory.
     alias: u64,
-    /// The frame that the walk is heading for. It only ever grows, even across a restart, so it measures
-    /// progress.
+    /// The frame that the walk is heading for. It only ever grows, even across a restart, so it
+    /// measures progress.
     target: Gfn,
     /// The target when the walk last (re)started.
     restarted_at: Gfn,
@@ -33,8 +33,8 @@ impl Position {
     /// `min_level` at most.
     ///
     /// `None` if the root cannot map `start`, because it is beyond the reach of its level
-    /// ([`Level::reach`]) or not below the alias bits, or if the levels are in the wrong order. A walk
-    /// that goes on beyond the reach ends at the last entry of the root.
+    /// ([`Level::reach`]) or not below the alias bits, or if the levels are in the wrong order. A
+    /// walk that goes on beyond the reach ends at the last entry of the root.
     #[inline]
     pub fn start(root_level: Level, min_level: Level, start: Gfn, alias: u64) -> Option<Position> {
         if min_level > root_level || !start.is_below_alias(alias) {
@@ -64,8 +64,8 @@ impl Position {
         self.gfn = self.target.round_down(self.level);
     }
 
-    /// Whether the walk has made progress since it last (re)started, so that restarts can't keep it in
-    /// place.
+    /// Whether the walk has made progress since it last (re)started, so that restarts can't keep it
+    /// in place.
     #[inline]
     pub fn has_progressed(&self) -> bool {
         self.target != self.restarted_at
@@ -128,7 +128,8 @@ impl Position {
         (ENTRIES - 1).wrapping_sub(self.index().get())
     }
 
-    /// Steps over `count` entries of the same table, as [`Position::advance`] does; at most to the last one.
+    /// Steps over `count` entries of the same table, as [`Position::advance`] does; at most to the
+    /// last one.
     #[inline]
     pub fn advance_by(&mut self, count: usize) {
         let count = count.min(self.after()) as u64;
@@ -140,9 +141,9 @@ impl Position {
         }
     }
 
-    /// Steps forward to the entry that covers `gfn`, in the lowest table of the path that has one, and
-    /// leaves out what lies between. A frame before the target stands for the target: a walk never goes
-    /// back. Returns false, and stays, if the root cannot map the frame.
+    /// Steps forward to the entry that covers `gfn`, in the lowest table of the path that has one,
+    /// and leaves out what lies between. A frame before the target stands for the target: a walk
+    /// never goes back. Returns false, and stays, if the root cannot map the frame.
     #[inline]
     pub fn seek(&mut self, gfn: Gfn) -> bool {
         let gfn = gfn.max(self.target);

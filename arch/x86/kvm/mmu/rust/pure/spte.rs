@@ -72,8 +72,8 @@ pub enum Entry {
     Leaf(Pfn),
 }
 
-/// Some of the bits that tell whether and how a page may be written: W, MMU-writable, and D. Whatever of them is
-/// cleared, an entry points where it did, and is as present as it was.
+/// Some of the bits that tell whether and how a page may be written: W, MMU-writable, and D.
+/// Whatever of them is cleared, an entry points where it did, and is as present as it was.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct WriteBits(u64);
 
@@ -106,11 +106,13 @@ impl WriteBits {
     }
 }
 
-/// Identifies *settled* leaves by one comparison: present and writable, and with D set if it is D that the
-/// dirty log clears (PML). Neither a fault nor the CPU will set another bit there that matters to the log.
+/// Identifies *settled* leaves by one comparison: present and writable, and with D set if it is D
+/// that the dirty log clears (PML). Neither a fault nor the CPU will set another bit there that
+/// matters to the log.
 ///
-/// If the log clears W, D is not read, so a leaf is settled even if the CPU may set its D at any moment.
-/// It is volatile nonetheless ([`Spte::is_volatile`]), because C decides by D how to change it.
+/// If the log clears W, D is not read, so a leaf is settled even if the CPU may set its D at any
+/// moment. It is volatile nonetheless ([`Spte::is_volatile`]), because C decides by D how to change
+/// it.
 #[derive(Clone, Copy)]
 pub struct Settled {
     mask: u64,
@@ -119,8 +121,8 @@ pub struct Settled {
 }
 
 impl Settled {
-    /// For a log that takes `bit`, W or D, away from the leaves of pages with this role, in the format that
-    /// `masks` describes.
+    /// For a log that takes `bit`, W or D, away from the leaves of pages with this role, in the
+    /// format that `masks` describes.
     #[inline]
     pub const fn new(bit: WriteBits, role: Role, masks: &Masks) -> Self {
         if masks.dirty == 0 || role.ad_disabled() {
@@ -153,16 +155,16 @@ impl Settled {
         spte.0 & self.mask == self.value
     }
 
-    /// Whether all of `sptes` are settled: no bit need be clear in them, so it is enough to look at those that
-    /// are set in all.
+    /// Whether all of `sptes` are settled: no bit need be clear in them, so it is enough to look at
+    /// those that are set in all.
     #[inline(always)]
     pub fn matches_all(self, sptes: &[Spte]) -> bool {
         self.matches(Spte::all(sptes))
     }
 }
 
-/// Tells by one comparison which leaves nothing but a dirty log keeps from being written: present, with A/D
-/// bits, MMU-writable, and without W.
+/// Tells by one comparison which leaves nothing but a dirty log keeps from being written: present,
+/// with A/D bits, MMU-writable, and without W.
 #[derive(Clone, Copy)]
 pub struct LogProtected {
     mask: u64,
@@ -175,7 +177,8 @@ impl LogProtected {
     #[inline]
     pub const fn new(masks: &Masks) -> Self {
         if masks.dirty == 0 {
-            // Without A/D bits, what access tracking has taken away is saved elsewhere: match nothing.
+            // Without A/D bits, what access tracking has taken away is saved elsewhere: match
+            // nothing.
             return LogProtected {
                 mask: 0,
                 value: 1,
@@ -198,8 +201,8 @@ impl LogProtected {
         spte.0 & self.mask == self.value
     }
 
-    /// Whether all of `sptes` are: each bit that has to be set is set in all, and no bit that has to be clear
-    /// is set in any.
+    /// Whether all of `sptes` are: each bit that has to be set is set in all, and no bit that has
+    /// to be clear is set in any.
     #[inline(always)]
     pub fn matches_all(self, sptes: &[Spte]) -> bool {
         // Where nothing matches, `value` is not within `mask`.
@@ -208,8 +211,8 @@ impl LogProtected {
         Spte::all(sptes).0 & set == self.value && Spte::any(sptes).0 & (self.mask & !set) == 0
     }
 
-    /// Whether it can be told at once that none of `sptes` is: a bit that has to be set is set in none, or one that
-    /// has to be clear is set in all.
+    /// Whether it can be told at once that none of `sptes` is: a bit that has to be set is set in
+    /// none, or one that has to be clear is set in all.
     #[inline(always)]
     pub fn matches_none(self, sptes: &[Spte]) -> bool {
         let set = self.mask & self.value;
@@ -271,8 +274,8 @@ impl Spte {
         Spte(self.0 | (other.0 & bits))
     }
 
-    /// A leaf like this one, for the frame `offset` bytes further on. This leaf's address has none of the
-    /// bits of `offset`.
+    /// A leaf like this one, for the frame `offset` bytes further on. This leaf's address has none
+    /// of the bits of `offset`.
     #[inline]
     pub const fn at_offset(self, offset: u64) -> Spte {
         Spte(self.0 | offset)
@@ -395,12 +398,12 @@ impl Spte {
         self.without(bits.0)
     }
 
-    /// Whether an MMU-present leaf has bits that can change without `mmu_lock` and must not be lost, so
-    /// that it has to be updated by an atomic read-modify-write.
+    /// Whether an MMU-present leaf has bits that can change without `mmu_lock` and must not be
+    /// lost, so that it has to be updated by an atomic read-modify-write.
     ///
-    /// These are W, which a fast page fault sets; the access state of entries without A/D bits, which
-    /// aging and the fast page fault change; and D, which the CPU sets. The A bit may be lost, because
-    /// aging tolerates false answers. Corresponds to `spte_needs_atomic_update()`.
+    /// These are W, which a fast page fault sets; the access state of entries without A/D bits,
+    /// which aging and the fast page fault change; and D, which the CPU sets. The A bit may be
+    /// lost, because aging tolerates false answers. Corresponds to `spte_needs_atomic_update()`.
     #[inline]
     pub const fn is_volatile(self, masks: &Masks) -> bool {
         if !self.is_writable() && self.is_mmu_writable(masks) {
@@ -426,9 +429,10 @@ impl Spte {
         }
     }
 
-    /// Whether replacing the leaf `self` by the leaf `new` leaves stale TLB entries that matter. That is
-    /// only the case if write-tracking revokes a permission: dirty logging flushes for what it reaps,
-    /// and aging tolerates stale entries. See the comment on `leaf_spte_change_needs_tlb_flush()` in C.
+    /// Whether replacing the leaf `self` by the leaf `new` leaves stale TLB entries that matter.
+    /// That is only the case if write-tracking revokes a permission: dirty logging flushes for what
+    /// it reaps, and aging tolerates stale entries. See the comment on
+    /// `leaf_spte_change_needs_tlb_flush()` in C.
     #[inline]
     pub const fn change_needs_flush(self, new: Spte, masks: &Masks) -> bool {
         self.is_mmu_writable(masks) && !new.is_mmu_writable(masks)
@@ -448,8 +452,8 @@ impl Spte {
         self.0 & (ACC_TRACK_SAVED << ACC_TRACK_SHIFT) == 0
     }
 
-    /// The entry marked as not accessed: with A cleared or, if there is no A bit, inaccessible with the
-    /// permissions saved. Corresponds to `mark_spte_for_access_track()`.
+    /// The entry marked as not accessed: with A cleared or, if there is no A bit, inaccessible with
+    /// the permissions saved. Corresponds to `mark_spte_for_access_track()`.
     #[inline]
     pub const fn mark_access_track(self, masks: &Masks) -> Spte {
         if self.ad_enabled() {

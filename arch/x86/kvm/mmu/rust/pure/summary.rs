@@ -2,9 +2,9 @@
 
 //! What an entry that points to a table of 4 KiB leaves tells about the D bits in the table.
 //!
-//! The CPU sets A in an entry before it uses or caches it, that is before it sets D in a leaf below. The
-//! protocol is in `ops/dirty_log/dirty_bits.rs`. The software bit is the one that means host-writable in a
-//! leaf; it is unused in entries that point to tables.
+//! The CPU sets A in an entry before it uses or caches it, that is before it sets D in a leaf
+//! below. The protocol is in `ops/dirty_log/dirty_bits.rs`. The software bit is the one that means
+//! host-writable in a leaf; it is unused in entries that point to tables.
 
 use super::{masks::Masks, spte::Spte};
 

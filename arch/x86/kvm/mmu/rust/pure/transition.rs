@@ -18,9 +18,9 @@ pub enum Transition {
     /// The values are the same.
     Unchanged,
 
-    /// A leaf would be replaced by a leaf that maps another frame, without being non-present and flushed
-    /// in between. A notifier was missed or lost a race. Going on could give a guest access to another
-    /// guest's memory, so the host must stop.
+    /// A leaf would be replaced by a leaf that maps another frame, without being non-present and
+    /// flushed in between. A notifier was missed or lost a race. Going on could give a guest access
+    /// to another guest's memory, so the host must stop.
     Corrupt,
 
     /// Neither value maps anything. Trace it; there is nothing to account.
@@ -43,15 +43,16 @@ pub struct Effects {
     /// The table that was reachable through the old value only, and has to be torn down.
     pub removed: Option<Hpa>,
 
-    /// A table was replaced by another table. Tables never move, so warn, and tear down the old one.
+    /// A table was replaced by another table. Tables never move, so warn, and tear down the old
+    /// one.
     pub table_moved: bool,
 
     /// The new leaf is in none of the valid write states of [`Spte`]: warn.
     pub bad_write_state: bool,
 
-    /// A 4 KiB leaf with D set is removed. If the slot is logged by D bits, the page's bit has to be set
-    /// in the log. D of a larger leaf means nothing: it is not writable while its slot is logged, or
-    /// the bits of all its pages are set.
+    /// A 4 KiB leaf with D set is removed. If the slot is logged by D bits, the page's bit has to
+    /// be set in the log. D of a larger leaf means nothing: it is not writable while its slot is
+    /// logged, or the bits of all its pages are set.
     pub written: bool,
 }
 

@@ -19,8 +19,8 @@ use crate::{
 ///
 /// # Invariants
 ///
-/// `lock` was borrowed exclusively for `'a`: it is not dropped before, and no other `Rmap` of the VM
-/// exists.
+/// `lock` was borrowed exclusively for `'a`: it is not dropped before, and no other `Rmap` of the
+/// VM exists.
 pub(crate) struct Rmap<'a> {
     list: List<'a>,
     lock: &'a Exclusive<'a>,
@@ -98,7 +98,8 @@ impl<'a> Rmap<'a> {
         }
     }
 
-    /// Zaps and removes the SPTEs for which `keep` returns false. Returns how many of them were present.
+    /// Zaps and removes the SPTEs for which `keep` returns false. Returns how many of them were
+    /// present.
     ///
     /// The lock bit is only held for each removal, as `keep` may take long.
     pub(crate) fn retain(
@@ -123,7 +124,8 @@ impl<'a> Rmap<'a> {
         zapped
     }
 
-    /// Zaps all SPTEs in the list, with the lock bit held, and empties it. Returns how many were present.
+    /// Zaps all SPTEs in the list, with the lock bit held, and empties it. Returns how many were
+    /// present.
     pub(crate) fn clear(&mut self) -> i32 {
         let lock = self.lock;
         let mut zapped: i32 = 0;
@@ -166,8 +168,8 @@ impl<'a, 'l> Found<'a, 'l> {
         let mut sptes: Sptes<'a> = unsafe { Sptes::new(list.load().unlocked()) };
         let sptep = sptes.find(|sptep| wanted(lock, *sptep))?;
 
-        // INVARIANT: the lock is borrowed for `'a`, so it is not dropped, and changing lists frees no
-        // tables.
+        // INVARIANT: the lock is borrowed for `'a`, so it is not dropped, and changing lists frees
+        // no tables.
         Some(Found { sptep, lock })
     }
 

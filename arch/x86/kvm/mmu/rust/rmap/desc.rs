@@ -40,8 +40,8 @@ impl Store for Descs {
 
     #[inline]
     fn desc(&self, desc: DescPtr) -> &Desc<DescPtr> {
-        // SAFETY: by the invariant of `DescPtr`. A descriptor is only changed through a `&mut Descs` of
-        // its list, which only `Rmap` makes, with the lock bit held.
+        // SAFETY: by the invariant of `DescPtr`. A descriptor is only changed through a `&mut
+        // Descs` of its list, which only `Rmap` makes, with the lock bit held.
         unsafe { &*desc.as_ptr() }
     }
 
@@ -80,8 +80,8 @@ impl DescCache<'_> {
         DescCache(cache, PhantomData)
     }
 
-    /// Takes out a descriptor. The cache was topped up before `mmu_lock` was taken; otherwise C warns and
-    /// allocates atomically.
+    /// Takes out a descriptor. The cache was topped up before `mmu_lock` was taken; otherwise C
+    /// warns and allocates atomically.
     #[inline]
     pub(super) fn take(&mut self) -> DescPtr {
         // SAFETY: by the type invariant.

@@ -131,11 +131,11 @@ pub trait Cell {
 /// Locks the list, and returns its word without the lock bit; [`Word::EMPTY`], and no lock, if the
 /// list is empty.
 ///
-/// An empty list need not be locked. Only the holder of `mmu_lock` for write can add to it, and readers
-/// without `mmu_lock` have nothing to read.
+/// An empty list need not be locked. Only the holder of `mmu_lock` for write can add to it, and
+/// readers without `mmu_lock` have nothing to read.
 ///
-/// The lock keeps a chain stable for readers that don't hold `mmu_lock`. It doesn't keep the SPTEs from
-/// changing. Preemption must be disabled, as the lock is a spinlock.
+/// The lock keeps a chain stable for readers that don't hold `mmu_lock`. It doesn't keep the SPTEs
+/// from changing. Preemption must be disabled, as the lock is a spinlock.
 #[inline]
 pub fn lock(cell: &impl Cell) -> Word {
     let mut word = cell.load();
@@ -393,8 +393,8 @@ pub fn remove<S: Store>(store: &mut S, head: Head<S::Ref>, entry: u64) -> Option
     }
 }
 
-/// Removes the entry that [`ListCursor::peek`] just returned, and returns the new head. The cursor continues
-/// with the entries that it hasn't visited yet, although removal moves entries around.
+/// Removes the entry that [`ListCursor::peek`] just returned, and returns the new head. The cursor
+/// continues with the entries that it hasn't visited yet, although removal moves entries around.
 #[inline]
 pub fn remove_at<S: Store>(
     store: &mut S,

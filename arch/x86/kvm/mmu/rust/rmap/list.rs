@@ -60,8 +60,8 @@ impl<'a> List<'a> {
         self.load().is_empty()
     }
 
-    /// Locks the list for reading without `mmu_lock`; `kvm_rmap_lock_readonly()`. `None` if the list is
-    /// empty.
+    /// Locks the list for reading without `mmu_lock`; `kvm_rmap_lock_readonly()`. `None` if the
+    /// list is empty.
     #[inline]
     pub(crate) fn read(self) -> Option<LockedList<'a>> {
         if self.is_empty() {

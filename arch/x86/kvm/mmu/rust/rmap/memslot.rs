@@ -29,8 +29,8 @@ pub(crate) struct SlotRmaps<'a> {
 }
 
 impl<'a> SlotRmaps<'a> {
-    /// The lists of `slot` for leaves of `level`; `None` if there are no leaves at that level, or no
-    /// shadow MMU.
+    /// The lists of `slot` for leaves of `level`; `None` if there are no leaves at that level, or
+    /// no shadow MMU.
     #[inline]
     pub(crate) fn new(slot: Memslot<'a>, level: Level) -> Option<Self> {
         let index = level as usize - 1;

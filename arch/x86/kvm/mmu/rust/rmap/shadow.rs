@@ -2,10 +2,10 @@
 
 //! The shadow MMU's pages and SPTEs, as far as the reverse map needs them.
 //!
-//! A shadow page either shadows a guest page table, and records the translation of each of its SPTEs,
-//! or it is *direct*, and maps consecutive frames with the same rights. All changes here are made with
-//! `mmu_lock` held for write, so only hardware, the fast page fault and aging can interfere. The bits
-//! that they may change make a leaf volatile.
+//! A shadow page either shadows a guest page table, and records the translation of each of its
+//! SPTEs, or it is *direct*, and maps consecutive frames with the same rights. All changes here are
+//! made with `mmu_lock` held for write, so only hardware, the fast page fault and aging can
+//! interfere. The bits that they may change make a leaf volatile.
 
 #![expect(unsafe_code)]
 
@@ -89,8 +89,8 @@ impl<'a> Sp<'a> {
         }
     }
 
-    /// Records the translation of the SPTE at `index`. If the page is direct, warns unless it agrees;
-    /// `kvm_mmu_page_set_translation()`.
+    /// Records the translation of the SPTE at `index`. If the page is direct, warns unless it
+    /// agrees; `kvm_mmu_page_set_translation()`.
     #[inline]
     pub(crate) fn set_translation(self, lock: &Exclusive<'_>, index: Index, gfn: Gfn, access: u32) {
         if let Some(translation) = self.translation(index) {
@@ -134,7 +134,8 @@ pub(crate) fn clear(_lock: &Exclusive<'_>, leaf: Seen<'_>, bits: WriteBits, mask
     kvm_mmu_warn_on!(new.is_ve_possible(masks));
 
     if old.is_volatile(masks) {
-        // SAFETY: `mmu_lock` is held for write. The entry points where it did, as nobody else changes that.
+        // SAFETY: `mmu_lock` is held for write. The entry points where it did, as nobody else
+        // changes that.
         unsafe { leaf.sptep().swap(new) }
     } else {
         // SAFETY: as above.
@@ -163,8 +164,8 @@ pub(crate) fn clear_writable(_lock: &Exclusive<'_>, sptep: Sptep<'_>) -> bool {
     unsafe { sptep.fetch_clear(WriteBits::W) }.is_writable()
 }
 
-/// Puts a leaf into the entry at `index` of `table`. The caller accounts for it and adds it to its list. Anything but
-/// a leaf is a bug, which ends the VM.
+/// Puts a leaf into the entry at `index` of `table`. The caller accounts for it and adds it to its
+/// list. Anything but a leaf is a bug, which ends the VM.
 #[inline]
 pub(crate) fn set_leaf(lock: &Exclusive<'_>, table: Table<'_>, index: Index, leaf: Spte) {
     if !leaf.is_leaf(table.level()) {
@@ -175,12 +176,12 @@ pub(crate) fn set_leaf(lock: &Exclusive<'_>, table: Table<'_>, index: Index, lea
     unsafe { table.sptep(index).write(leaf) };
 }
 
-/// Zaps a leaf; `mmu_spte_clear_track_bits()`. Returns whether it was present. The caller accounts for it
-/// and removes it from its list.
+/// Zaps a leaf; `mmu_spte_clear_track_bits()`. Returns whether it was present. The caller accounts
+/// for it and removes it from its list.
 ///
-/// A plain store is enough even if the leaf is volatile: with `mmu_lock` held for write nobody else makes it
-/// present or not present, and bits that a fast page fault, aging or the CPU sets in it at that moment don't
-/// matter once it is zapped. See [`crate::change::zap_pages`].
+/// A plain store is enough even if the leaf is volatile: with `mmu_lock` held for write nobody else
+/// makes it present or not present, and bits that a fast page fault, aging or the CPU sets in it at
+/// that moment don't matter once it is zapped. See [`crate::change::zap_pages`].
 #[inline]
 pub(crate) fn zap(_lock: &Exclusive<'_>, sptep: Sptep<'_>) -> bool {
     let present = sptep.read().is_present();
@@ -190,8 +191,8 @@ pub(crate) fn zap(_lock: &Exclusive<'_>, sptep: Sptep<'_>) -> bool {
     present
 }
 
-/// Unsyncs the shadow pages of `gfn`, if possible, so that it may be mapped writable. Returns false if the
-/// page has to stay write-protected, or if `gfn` is not in `slot`. Corresponds to
+/// Unsyncs the shadow pages of `gfn`, if possible, so that it may be mapped writable. Returns false
+/// if the page has to stay write-protected, or if `gfn` is not in `slot`. Corresponds to
 /// `mmu_try_to_unsync_pages()`.
 pub(crate) fn try_to_unsync<'l>(
     lock: &impl MmuLock<'l>,

@@ -7,9 +7,9 @@
 //! advance, so a split only begins with enough for the worst case ([`DESC_MIN`]). Most guests don't
 //! alias frames, so hardly any descriptor is ever used, and the cache is filled once.
 //!
-//! The caches belong to the VM and stay filled between calls, because `KVM_CLEAR_DIRTY_LOG` comes in
-//! small pieces. They are charged to the memcg of the thread that fills them, and freed when dirty
-//! logging of a slot ends, or with the VM.
+//! The caches belong to the VM and stay filled between calls, because `KVM_CLEAR_DIRTY_LOG` comes
+//! in small pieces. They are charged to the memcg of the thread that fills them, and freed when
+//! dirty logging of a slot ends, or with the VM.
 
 #![expect(unsafe_code)]
 
@@ -77,7 +77,8 @@ impl<'v> ShadowSplitCaches<'v> {
         has(self.descs(), DESC_MIN) && has(self.headers(), 1) && has(self.tables(), 1)
     }
 
-    /// Makes [`ShadowSplitCaches::is_ready`] true, or fails. What was allocated stays in the caches.
+    /// Makes [`ShadowSplitCaches::is_ready`] true, or fails. What was allocated stays in the
+    /// caches.
     pub(crate) fn top_up(&mut self, _unlocked: &Unlocked) -> Result {
         // SAFETY: may sleep, as `mmu_lock` is not held; `slots_lock` is.
         to_result(unsafe {
@@ -98,8 +99,8 @@ impl<'v> ShadowSplitCaches<'v> {
         unsafe { DescCache::from_raw(cache) }
     }
 
-    /// A direct page that can replace the huge leaf at `huge`, which maps `gfn` with `access`: a new one, or
-    /// an existing one, if the frames are mapped in the same way elsewhere.
+    /// A direct page that can replace the huge leaf at `huge`, which maps `gfn` with `access`: a
+    /// new one, or an existing one, if the frames are mapped in the same way elsewhere.
     pub(crate) fn page_for<'s>(
         &mut self,
         _lock: &Exclusive<'_>,
@@ -121,8 +122,8 @@ impl<'v> ShadowSplitCaches<'v> {
         unsafe { Sp::from_raw(sp) }
     }
 
-    /// Replaces the huge leaf at `huge` by the table of `sp`, removes the leaf from its list, and flushes if
-    /// `flush`.
+    /// Replaces the huge leaf at `huge` by the table of `sp`, removes the leaf from its list, and
+    /// flushes if `flush`.
     pub(crate) fn link(&mut self, _lock: &Exclusive<'_>, huge: Sptep<'_>, sp: Sp<'_>, flush: bool) {
         // SAFETY: all exist, and the locks are held.
         unsafe { bindings::kvm_rs_link_sp(self.0.as_ptr(), huge.as_ptr(), sp.as_ptr(), flush) }

@@ -2,13 +2,13 @@
 
 //! Walking the reverse map of a memslot, level by level, and yielding on the way.
 //!
-//! The walk may yield before each list, as [`crate::walk`] does, and then hands out that list even if
-//! the lock is contended again. A steady stream of waiters, or two walks that keep interrupting each
-//! other, can't keep it in place. It also yields in long stretches of empty lists, which upstream
-//! skips without yielding.
+//! The walk may yield before each list, as [`crate::walk`] does, and then hands out that list even
+//! if the lock is contended again. A steady stream of waiters, or two walks that keep interrupting
+//! each other, can't keep it in place. It also yields in long stretches of empty lists, which
+//! upstream skips without yielding.
 //!
-//! What the walk hands out borrows it, and so can't be used after the lock is dropped. The lists are
-//! part of the memslot and stay where they are, but their contents may change during a yield.
+//! What the walk hands out borrows it, and so can't be used after the lock is dropped. The lists
+//! are part of the memslot and stay where they are, but their contents may change during a yield.
 
 use crate::{
     pte::Sptep,
@@ -40,8 +40,8 @@ impl<'l> RmapStep<'_, 'l> {
         Rmap::new(self.lock, self.list)
     }
 
-    /// The first SPTE in the list for which `wanted` is true, for a change that affects other lists as
-    /// well.
+    /// The first SPTE in the list for which `wanted` is true, for a change that affects other lists
+    /// as well.
     #[inline]
     pub(crate) fn find(
         &mut self,
@@ -123,7 +123,8 @@ impl<'w, 'l> RmapWalk<'w, 'l> {
         true
     }
 
-    /// The next list that is not empty. Yields first if necessary, after doing the pending flush, if any.
+    /// The next list that is not empty. Yields first if necessary, after doing the pending flush,
+    /// if any.
     #[inline(always)]
     pub(crate) fn next(&mut self, mut flush: Option<&mut Flush>) -> Option<RmapStep<'_, 'l>> {
         loop {

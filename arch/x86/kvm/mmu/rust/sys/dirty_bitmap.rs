@@ -18,7 +18,8 @@ use crate::{
     sys::Memslot,
 };
 
-/// The words that are looked at together, as most are clean: a cache line, and the pages of a huge page.
+/// The words that are looked at together, as most are clean: a cache line, and the pages of a huge
+/// page.
 const GROUP: usize = 8;
 
 /// What an ioctl wants of the bits.
@@ -32,9 +33,9 @@ pub(crate) enum Wanted {
 
 /// A run of words of a dirty bitmap, with a buffer of as many words for the bits that are taken.
 ///
-/// vCPUs set bits at any time, so the bitmap is accessed atomically. The buffer is the ioctl's own: it is
-/// in the second half of the bitmap's allocation, which `slots_lock` guards; of that, a `KVM_CLEAR_DIRTY_LOG` that
-/// has claimed a range has the same words as of the bitmap.
+/// vCPUs set bits at any time, so the bitmap is accessed atomically. The buffer is the ioctl's own:
+/// it is in the second half of the bitmap's allocation, which `slots_lock` guards; of that, a
+/// `KVM_CLEAR_DIRTY_LOG` that has claimed a range has the same words as of the bitmap.
 ///
 /// # Invariants
 ///
@@ -110,8 +111,8 @@ impl<'a> DirtyBitmap<'a> {
         parts(self.first, range).any(|part| self.current(part.word) & part.bits != 0)
     }
 
-    /// Sets bits of a part of a word in the bitmap; bit 0 of `written` stands for its first frame. Returns their
-    /// number.
+    /// Sets bits of a part of a word in the bitmap; bit 0 of `written` stands for its first frame.
+    /// Returns their number.
     #[inline]
     pub(crate) fn enter(&self, part: &WordPart, written: u64) -> u64 {
         if let (Some(word), true) = (self.word(part.word), written != 0) {
@@ -160,8 +161,8 @@ impl<'a> DirtyBitmap<'a> {
         Some(self.gfn(word).add(bits.trailing_zeros().into()))
     }
 
-    /// Calls `f` for each word that has bits that were taken of frames of `range`, with the frame of its
-    /// bit 0 and those bits.
+    /// Calls `f` for each word that has bits that were taken of frames of `range`, with the frame
+    /// of its bit 0 and those bits.
     #[inline(always)]
     pub(crate) fn for_each_taken(&self, range: GfnRange, mut f: impl FnMut(Gfn, u64)) {
         let words = words(self.first, range);
@@ -198,8 +199,8 @@ impl<'a> DirtyBitmap<'a> {
                 .is_some_and(|words| words.iter().fold(0, |any, word| any | word) != 0)
     }
 
-    /// Moves the wanted bits of some words from the bitmap to the buffer, which is zero there or names
-    /// the wanted bits. Returns whether there were any.
+    /// Moves the wanted bits of some words from the bitmap to the buffer, which is zero there or
+    /// names the wanted bits. Returns whether there were any.
     pub(crate) fn take(&mut self, words: Range<usize>) -> bool {
         let end = words.end.min(self.buffer.len());
         let mut any = false;
@@ -271,8 +272,8 @@ impl<'a> DirtyBitmap<'a> {
         });
     }
 
-    /// Calls `f` for some words: with the word of the bitmap and that of the buffer, for which it may
-    /// return another. Returns whether any of those that it returned has a bit set.
+    /// Calls `f` for some words: with the word of the bitmap and that of the buffer, for which it
+    /// may return another. Returns whether any of those that it returned has a bit set.
     #[inline(always)]
     fn update(
         &mut self,

@@ -111,12 +111,12 @@ impl<'a> Fault<'a> {
         unsafe { (*self.0.as_ptr()).goal_level = below as u8 };
     }
 
-    /// Lowers the goal level if there is a table that is used instead of a huge page because of the NX
-    /// mitigation.
+    /// Lowers the goal level if there is a table that is used instead of a huge page because of the
+    /// NX mitigation.
     pub(crate) fn adjust_for_nx(self, view: &View<'_>) {
         let level = view.level().raw();
-        // SAFETY: the fault exists; and so does the table that the entry, seen at this level, points
-        // to, if it does.
+        // SAFETY: the fault exists; and so does the table that the entry, seen at this level,
+        // points to, if it does.
         unsafe { bindings::disallowed_hugepage_adjust(self.as_ptr(), view.spte().raw(), level) }
     }
 }

@@ -2,8 +2,8 @@
 
 //! The SPTE format in use: a snapshot of C's mask globals.
 //!
-//! Vendor code sets the globals while its module loads, before there is any VM, and they don't change as
-//! long as there is one. So the snapshot is taken whenever a VM is created.
+//! Vendor code sets the globals while its module loads, before there is any VM, and they don't
+//! change as long as there is one. So the snapshot is taken whenever a VM is created.
 
 use core::cell::UnsafeCell;
 
@@ -76,8 +76,8 @@ pub(crate) unsafe fn refresh_masks() {
     }
 }
 
-/// Runs `f` with the format, for calls from C that don't say for which VM. Avoids a copy, which would be
-/// 140 bytes.
+/// Runs `f` with the format, for calls from C that don't say for which VM. Avoids a copy, which
+/// would be 140 bytes.
 ///
 /// # Safety
 ///
@@ -92,7 +92,8 @@ impl<'a> Memslot<'a> {
     /// The format of the SPTEs of the VM that the memslot belongs to.
     #[inline(always)]
     pub(crate) fn masks(self) -> &'a Masks {
-        // SAFETY: a memslot exists no longer than its VM, so nobody writes the snapshot during `'a`.
+        // SAFETY: a memslot exists no longer than its VM, so nobody writes the snapshot during
+        // `'a`.
         unsafe { &*SNAPSHOT.as_ptr() }
     }
 }

@@ -17,16 +17,16 @@ use crate::{
 ///
 /// # Invariants
 ///
-/// The first `len` elements of `pages`, at most [`HostPages::MAX`], point to host pages, and this value owns a
-/// reference to each.
+/// The first `len` elements of `pages`, at most [`HostPages::MAX`], point to host pages, and this
+/// value owns a reference to each.
 pub(crate) struct HostPages {
     pages: [MaybeUninit<*mut page>; HostPages::MAX],
     len: usize,
 }
 
 impl HostPages {
-    /// The most pages that are looked up together. They lie on the stack, where each takes 8 bytes. With 128,
-    /// the pages of a table take four lookups.
+    /// The most pages that are looked up together. They lie on the stack, where each takes 8 bytes.
+    /// With 128, the pages of a table take four lookups.
     pub(crate) const MAX: usize = 128;
 
     /// No pages.
@@ -39,9 +39,9 @@ impl HostPages {
         }
     }
 
-    /// Looks up the pages of `range` in order, as many as fit, up to the first that is not in the slot, or is
-    /// not mapped writable now. Drops what was looked up before. Finds nothing if the slot is read-only, or
-    /// is being deleted. Doesn't sleep.
+    /// Looks up the pages of `range` in order, as many as fit, up to the first that is not in the
+    /// slot, or is not mapped writable now. Drops what was looked up before. Finds nothing if the
+    /// slot is read-only, or is being deleted. Doesn't sleep.
     pub(crate) fn look_up(&mut self, slot: Memslot<'_>, range: GfnRange) {
         let within = range.intersection(slot.range());
 
@@ -50,7 +50,8 @@ impl HostPages {
             return;
         }
         let wanted = within.pages().min(HostPages::MAX as u64);
-        // SAFETY: the slot exists, and holds that many frames from there on; the array has as many elements.
+        // SAFETY: the slot exists, and holds that many frames from there on; the array has as many
+        // elements.
         let found = unsafe {
             bindings::kvm_prefetch_pages(
                 slot.as_ptr().cast_mut(),
@@ -60,7 +61,8 @@ impl HostPages {
             )
         };
 
-        // INVARIANT: C has stored as many pages as it says, with a reference to each, or returns an error.
+        // INVARIANT: C has stored as many pages as it says, with a reference to each, or returns an
+        // error.
         self.len = usize::try_from(found).unwrap_or(0);
     }
 
@@ -81,19 +83,22 @@ impl HostPages {
         Some(Pfn(unsafe { bindings::kvm_rs_page_to_pfn(page) }))
     }
 
-    /// Drops the references. The first `used` pages are mapped now, and may be written through their leaves
-    /// without further notice, so they are marked dirty. `mmu_lock` has been held since they were mapped, so
-    /// that no notifier has run that would have the owner of a page write it back, or reuse it.
+    /// Drops the references. The first `used` pages are mapped now, and may be written through
+    /// their leaves without further notice, so they are marked dirty. `mmu_lock` has been held
+    /// since they were mapped, so that no notifier has run that would have the owner of a page
+    /// write it back, or reuse it.
     pub(crate) fn release(&mut self, _lock: &Shared<'_>, used: usize) {
         self.put(used);
     }
 
-    /// Drops the references, after marking the first `used` pages dirty, for which `mmu_lock` is held.
+    /// Drops the references, after marking the first `used` pages dirty, for which `mmu_lock` is
+    /// held.
     fn put(&mut self, used: usize) {
         // INVARIANT: C drops all references.
         let len = core::mem::take(&mut self.len);
         let used = used.min(len);
-        // SAFETY: by the type invariant, which held until now for `len` pages. `used` is at most that.
+        // SAFETY: by the type invariant, which held until now for `len` pages. `used` is at most
+        // that.
         unsafe { bindings::kvm_rs_release_pages(self.as_mut_ptr(), used as i32, len as i32) }
     }
 

@@ -15,7 +15,8 @@ use crate::{
 ///
 /// # Invariants
 ///
-/// Points to a memslot that exists for `'a`. Its fields are constant; to change a memslot, KVM replaces it.
+/// Points to a memslot that exists for `'a`. Its fields are constant; to change a memslot, KVM
+/// replaces it.
 #[derive(Clone, Copy)]
 pub(crate) struct Memslot<'a>(NonNull<bindings::kvm_memory_slot>, PhantomData<&'a ()>);
 
@@ -61,8 +62,8 @@ impl Memslot<'_> {
         unsafe { bindings::kvm_rs_slot_dirty_track_enabled(self.as_ptr()) }
     }
 
-    /// Whether the slot's pages are those that userspace has mapped, and no rule of their own decides about
-    /// mapping them. The APIC access page and memory of guest_memfd are not plain.
+    /// Whether the slot's pages are those that userspace has mapped, and no rule of their own
+    /// decides about mapping them. The APIC access page and memory of guest_memfd are not plain.
     #[inline]
     pub(crate) fn is_plain(self) -> bool {
         // SAFETY: the slot exists; what is read is constant.
@@ -79,14 +80,14 @@ impl Memslot<'_> {
     }
 }
 
-/// Proof that writes to a memslot are not logged, and that no page of it is protected for a log as long as
-/// the value exists.
+/// Proof that writes to a memslot are not logged, and that no page of it is protected for a log as
+/// long as the value exists.
 ///
 /// # Invariants
 ///
-/// The slot is published as not logged, or it was when it was looked up. Whoever enables its log holds
-/// `slots_lock`, and between publishing it as logged and protecting the first page waits for the readers of
-/// `kvm->srcu`. One of the two keeps that from happening for `'p`.
+/// The slot is published as not logged, or it was when it was looked up. Whoever enables its log
+/// holds `slots_lock`, and between publishing it as logged and protecting the first page waits for
+/// the readers of `kvm->srcu`. One of the two keeps that from happening for `'p`.
 #[derive(Clone, Copy)]
 pub(crate) struct Unlogged<'p> {
     slots_locked: bool,
@@ -114,8 +115,8 @@ impl<'p> Unlogged<'p> {
         self.slots_locked
     }
 
-    /// For a slot that is not logged, in the SRCU section in which it was looked up: without `slots_lock`, it
-    /// need not exist in any other, so that `'p` is part of this one.
+    /// For a slot that is not logged, in the SRCU section in which it was looked up: without
+    /// `slots_lock`, it need not exist in any other, so that `'p` is part of this one.
     pub(crate) fn in_srcu(slot: Memslot<'p>, _srcu: &'p Srcu<'_>) -> Option<Self> {
         // INVARIANT: whoever replaces the slot waits for the end of the section.
         Unlogged::new(slot, false)

@@ -2,16 +2,16 @@
 
 //! The rest of KVM, as seen from the MMU: safe handles on C's objects.
 //!
-//! A handle is a pointer with a lifetime: an export makes it from a C argument, and it can't outlive the
-//! call. Fields that C may change concurrently are read by marked accesses.
+//! A handle is a pointer with a lifetime: an export makes it from a C argument, and it can't
+//! outlive the call. Fields that C may change concurrently are read by marked accesses.
 
 #![expect(unsafe_code)]
 
 /// Getters of a handle. Each reads a field of the C object, and may convert it.
 ///
-/// Only for fields that nobody else changes while the handle exists: by the type invariant of the handle
-/// the object exists, and its fields are constant or belong to this thread. Other fields have methods of
-/// their own, which say why they may be read.
+/// Only for fields that nobody else changes while the handle exists: by the type invariant of the
+/// handle the object exists, and its fields are constant or belong to this thread. Other fields
+/// have methods of their own, which say why they may be read.
 macro_rules! getters {
     ($($(#[$doc:meta])* $name:ident -> $type:ty = $($field:ident).+ $(, $convert:expr)?;)*) => {$(
         $(#[$doc])*
@@ -60,7 +60,8 @@ pub(crate) fn max_gfn_exclusive() -> Gfn {
     Gfn(unsafe { bindings::kvm_rs_max_gfn() }).add(1)
 }
 
-/// What becomes of an allocation if there is no memory, in a cgroup or at all, and none can be reclaimed.
+/// What becomes of an allocation if there is no memory, in a cgroup or at all, and none can be
+/// reclaimed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Shortage {
     /// The OOM killer looks for a task to kill; the allocation fails if there is none.
@@ -94,7 +95,8 @@ impl Node {
     }
 }
 
-/// Whether the frame is host MMIO rather than memory. Expensive: looks at the memory map and the PAT.
+/// Whether the frame is host MMIO rather than memory. Expensive: looks at the memory map and the
+/// PAT.
 pub(crate) fn is_host_mmio(pfn: Pfn) -> bool {
     // SAFETY: looks the frame up, whether it exists or not.
     unsafe { bindings::kvm_rs_is_host_mmio_pfn(pfn.raw()) }

@@ -114,7 +114,8 @@ impl<'a> Sp<'a> {
     /// The table.
     #[inline]
     pub(crate) fn table(self) -> Table<'a> {
-        // The role of a page that isn't linked yet may have no level. Then none of its entries is followed.
+        // The role of a page that isn't linked yet may have no level. Then none of its entries is
+        // followed.
         let level = self.role().level().unwrap_or(Level::Page4K);
         // SAFETY: a shadow page always has a table.
         let ptr = unsafe { NonNull::new_unchecked(self.spt()) };
@@ -139,20 +140,21 @@ impl<'a> Sp<'a> {
         let level = self.role().level().and_then(Level::up)?;
         // SAFETY: the page exists; the field is constant once it is linked.
         let ptep = NonNull::new(unsafe { *(*self.as_ptr()).__bindgen_anon_4.ptep })?;
-        // SAFETY: the page was found before it was torn down, in a critical section that lasts for `'a`. Its
-        // parent is torn down later, so the parent's grace period starts later and waits for that section.
+        // SAFETY: the page was found before it was torn down, in a critical section that lasts for
+        // `'a`. Its parent is torn down later, so the parent's grace period starts later and waits
+        // for that section.
         let sptep = unsafe { Sptep::from_raw(ptep) };
         // SAFETY: `OwnedSp::link` links a page where its header says, one level below.
         Some(unsafe { View::new(sptep, level, self.gfn()) })
     }
 
-    /// Whether the table is *full*: all of its leaves were present when it was linked, and none was removed
-    /// since. Single leaves are only removed with `mmu_lock` held for write, so a full table stays full while
-    /// the lock is held for read.
+    /// Whether the table is *full*: all of its leaves were present when it was linked, and none was
+    /// removed since. Single leaves are only removed with `mmu_lock` held for write, so a full
+    /// table stays full while the lock is held for read.
     #[inline]
     pub(crate) fn is_full<'l>(self, _lock: &impl MmuLock<'l>) -> bool {
-        // SAFETY: the field is valid; it is written before the page is linked, or with `mmu_lock` held for
-        // write, and the lock is held.
+        // SAFETY: the field is valid; it is written before the page is linked, or with `mmu_lock`
+        // held for write, and the lock is held.
         unsafe { *self.full_word() != 0 }
     }
 
@@ -163,8 +165,9 @@ impl<'a> Sp<'a> {
         unsafe { self.full_word().write(0) }
     }
 
-    /// The word that is not 0 if the table is full. It is the first word of the bitmap of unsync children of
-    /// the shadow MMU, which is not used for pages of the TDP MMU, nor traced, and is 0 in a new page.
+    /// The word that is not 0 if the table is full. It is the first word of the bitmap of unsync
+    /// children of the shadow MMU, which is not used for pages of the TDP MMU, nor traced, and is 0
+    /// in a new page.
     #[inline]
     pub(crate) fn full_word(self) -> *mut u64 {
         // SAFETY: the page exists; the address of a field.

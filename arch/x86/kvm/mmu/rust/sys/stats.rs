@@ -17,12 +17,13 @@ pub(crate) enum Event {
     FaultSplit,
     /// A huge page was recovered in place.
     Promotion,
-    /// A huge page stays huge for lack of memory. Those that follow in the walk stay huge, too, and are not
-    /// counted.
+    /// A huge page stays huge for lack of memory. Those that follow in the walk stay huge, too, and
+    /// are not counted.
     SplitNoMemory,
     /// A huge page stays huge because the VM is at its limit of shadow pages.
     SplitNoBudget,
-    /// Somebody else changed the entry first. The split is retried if there is still something to split.
+    /// Somebody else changed the entry first. The split is retried if there is still something to
+    /// split.
     SplitLostRace,
     /// A walk dropped `mmu_lock` because it was contended, or because the CPU was needed.
     Yield,

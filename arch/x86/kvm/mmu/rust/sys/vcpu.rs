@@ -48,8 +48,8 @@ impl<'a> Vcpu<'a> {
         unsafe { Vm::from_raw(kvm) }
     }
 
-    /// Takes `mmu_lock` for read and runs `f`, which does not yield, under it. Wait and hold are accounted
-    /// like those of a fault.
+    /// Takes `mmu_lock` for read and runs `f`, which does not yield, under it. Wait and hold are
+    /// accounted like those of a fault.
     #[inline]
     pub(crate) fn with_shared<R>(self, f: impl FnOnce(&mut Shared<'a>) -> R) -> R {
         // SAFETY: the vCPU exists and is loaded on this thread, and its VM's lock exists.
@@ -136,8 +136,8 @@ impl<'a> Vcpu<'a> {
         unsafe { bindings::kvm_rs_mt_mask(self.as_ptr(), gfn.raw(), is_mmio()) }
     }
 
-    /// The memslot that holds `gfn` in the vCPU's address space. It exists as long as the vCPU thread holds
-    /// `kvm->srcu`, and so for `'a`.
+    /// The memslot that holds `gfn` in the vCPU's address space. It exists as long as the vCPU
+    /// thread holds `kvm->srcu`, and so for `'a`.
     pub(crate) fn memslot(self, gfn: Gfn) -> Option<Memslot<'a>> {
         // SAFETY: the vCPU thread holds `kvm->srcu`, so the memslots exist.
         let slot = unsafe { bindings::kvm_vcpu_gfn_to_memslot(self.as_ptr(), gfn.raw()) };

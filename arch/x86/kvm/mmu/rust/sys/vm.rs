@@ -26,8 +26,8 @@ const NO_EAGER_SPLIT: u64 = u64::MAX;
 pub(crate) struct InvalidationSequence<'a>(Vm<'a>, c_ulong);
 
 impl InvalidationSequence<'_> {
-    /// Whether no invalidation has ended since, and none is in progress, so that what was looked up may be
-    /// mapped until the lock is dropped; the opposite of `mmu_invalidate_retry()`.
+    /// Whether no invalidation has ended since, and none is in progress, so that what was looked up
+    /// may be mapped until the lock is dropped; the opposite of `mmu_invalidate_retry()`.
     #[inline]
     pub(crate) fn is_current<'l>(&self, _lock: &impl MmuLock<'l>) -> bool {
         // SAFETY: the VM exists, and its `mmu_lock` is held.
@@ -63,25 +63,25 @@ impl<'a> Vm<'a> {
         self.cpu_dirty_log_size() != 0
     }
 
-    /// Whether this VM is logged by D bits ([`crate::ops::dirty_log::dirty_bits`]). Set before a logged memslot
-    /// is published, and cleared when none is logged any more.
+    /// Whether this VM is logged by D bits ([`crate::ops::dirty_log::dirty_bits`]). Set before a
+    /// logged memslot is published, and cleared when none is logged any more.
     #[inline]
     pub(crate) fn logs_by_dirty_bits(self) -> bool {
         // SAFETY: the VM exists; the helper reads a flag by a marked access.
         unsafe { bindings::kvm_rs_logs_by_dirty_bits(self.as_ptr()) }
     }
 
-    /// Whether this VM is about to be logged by D bits, and was logged by faults. D says nothing yet. To be asked
-    /// after [`Vm::logs_by_dirty_bits`].
+    /// Whether this VM is about to be logged by D bits, and was logged by faults. D says nothing
+    /// yet. To be asked after [`Vm::logs_by_dirty_bits`].
     #[inline]
     pub(crate) fn is_switching_dirty_log(self) -> bool {
         // SAFETY: the VM exists; the helper reads a flag by a marked access.
         unsafe { bindings::kvm_rs_is_switching_dirty_log(self.as_ptr()) }
     }
 
-    /// Sets the bits of written pages in the dirty logs of an address space. Bit 0 of `written` stands for
-    /// `first`. Pages outside of logged memslots are ignored, and so are those of a memslot that is just
-    /// being enabled. May be called under any lock.
+    /// Sets the bits of written pages in the dirty logs of an address space. Bit 0 of `written`
+    /// stands for `first`. Pages outside of logged memslots are ignored, and so are those of a
+    /// memslot that is just being enabled. May be called under any lock.
     pub(crate) fn carry_dirty(self, as_id: u16, first: Gfn, written: &[u64]) {
         if written.iter().all(|word| *word == 0) {
             return;
@@ -137,8 +137,8 @@ impl<'a> Vm<'a> {
     /// Notes how far invalidations by MMU notifiers have come, before host pages are looked up.
     #[inline]
     pub(crate) fn invalidation_sequence(self) -> InvalidationSequence<'a> {
-        // SAFETY: the VM exists; the helper reads a field by a marked access, and what is read later is
-        // ordered after that.
+        // SAFETY: the VM exists; the helper reads a field by a marked access, and what is read
+        // later is ordered after that.
         InvalidationSequence(self, unsafe {
             bindings::kvm_rs_invalidate_seq(self.as_ptr())
         })
@@ -151,36 +151,37 @@ impl<'a> Vm<'a> {
         unsafe { bindings::kvm_rs_is_addr_direct(self.as_ptr(), gpa) }
     }
 
-    /// Whether the VM's own memory is mapped by the TDP MMU. Nothing of the TDP MMU may be used where
-    /// it is not. The same for all VMs, and constant while there are any.
+    /// Whether the VM's own memory is mapped by the TDP MMU. Nothing of the TDP MMU may be used
+    /// where it is not. The same for all VMs, and constant while there are any.
     #[inline]
     pub(crate) fn uses_tdp_mmu(self) -> bool {
         // SAFETY: written only while the vendor module is loaded, before there is a VM.
         unsafe { bindings::tdp_mmu_enabled }
     }
 
-    /// Whether there are shadow pages, which rmaps find and which may map memory as well; or may be,
-    /// because there is no TDP MMU.
+    /// Whether there are shadow pages, which rmaps find and which may map memory as well; or may
+    /// be, because there is no TDP MMU.
     ///
-    /// They come and go under `mmu_lock` held for write, so if there is none, there will be none before
-    /// the lock is dropped. (`kvm_memslots_have_rmaps()` says whether there ever was one.) A root that
-    /// was zapped and is still loaded does not count: nothing is below it.
+    /// They come and go under `mmu_lock` held for write, so if there is none, there will be none
+    /// before the lock is dropped. (`kvm_memslots_have_rmaps()` says whether there ever was one.) A
+    /// root that was zapped and is still loaded does not count: nothing is below it.
     #[inline]
     pub(crate) fn has_shadow_pages(lock: &impl MmuLock<'a>) -> bool {
         // SAFETY: the VM exists, and its `mmu_lock` is held.
         unsafe { bindings::kvm_rs_has_shadow_pages(lock.vm().as_ptr()) }
     }
 
-    /// Whether writes to frames may be tracked, because they hold page tables that are shadowed. No frame
-    /// begins to be tracked, or to be shadowed, before the lock is dropped, which takes it for write.
+    /// Whether writes to frames may be tracked, because they hold page tables that are shadowed. No
+    /// frame begins to be tracked, or to be shadowed, before the lock is dropped, which takes it
+    /// for write.
     #[inline]
     pub(crate) fn tracks_writes(lock: &impl MmuLock<'a>) -> bool {
         // SAFETY: the VM exists.
         unsafe { bindings::kvm_rs_tracks_writes(lock.vm().as_ptr()) }
     }
 
-    /// Whether the memslots have reverse maps, so that shadow pages may map them. Once they have, they
-    /// keep them.
+    /// Whether the memslots have reverse maps, so that shadow pages may map them. Once they have,
+    /// they keep them.
     #[inline]
     pub(crate) fn memslots_have_rmaps(self) -> bool {
         // SAFETY: the VM exists.
@@ -191,14 +192,15 @@ impl<'a> Vm<'a> {
     /// (`KVM_DIRTY_LOG_INITIALLY_SET`). Userspace may change it at any time.
     #[inline]
     pub(crate) fn dirty_log_initially_set(self) -> bool {
-        // SAFETY: the VM exists. The field is a word of flags that `KVM_ENABLE_CAP` sets without a lock; C reads
-        // it without a lock as well, and either value will do.
+        // SAFETY: the VM exists. The field is a word of flags that `KVM_ENABLE_CAP` sets without a
+        // lock; C reads it without a lock as well, and either value will do.
         unsafe { bindings::kvm_rs_dirty_log_initially_set(self.as_ptr()) }
     }
 
-    /// How many tables may be allocated at a time to split huge pages when logging begins, rather than by the
-    /// first write; `None` if they are not to be split. What userspace has set for this VM
-    /// (`KVM_CAP_EAGER_SPLIT_CHUNK_SIZE`) overrides `kvm.eager_page_split`. Either may change at any time.
+    /// How many tables may be allocated at a time to split huge pages when logging begins, rather
+    /// than by the first write; `None` if they are not to be split. What userspace has set for this
+    /// VM (`KVM_CAP_EAGER_SPLIT_CHUNK_SIZE`) overrides `kvm.eager_page_split`. Either may change at
+    /// any time.
     #[inline]
     pub(crate) fn eager_split(self) -> Option<usize> {
         // SAFETY: the VM exists; the helper reads the field by a marked access.
@@ -264,8 +266,9 @@ impl<'a> Vm<'a> {
     }
 
     /// Whether the other address space (SMM, or not) allows a page of `level` at `gfn`. It does not
-    /// where writes to a frame are tracked there: a page table of L1's that KVM shadows is not to be
-    /// written unnoticed through either. Corresponds to the second half of `kvm_gfn_is_lpage_allowed()`.
+    /// where writes to a frame are tracked there: a page table of L1's that KVM shadows is not to
+    /// be written unnoticed through either. Corresponds to the second half of
+    /// `kvm_gfn_is_lpage_allowed()`.
     #[inline]
     pub(crate) fn other_slots_allow(
         lock: &impl MmuLock<'a>,
@@ -285,15 +288,15 @@ impl<'a> Vm<'a> {
         }
         let vm = lock.vm();
 
-        // SAFETY: both exist, and whoever has a slot keeps the memslots from being freed. `mmu_lock` is
-        // held, so no tracking begins.
+        // SAFETY: both exist, and whoever has a slot keeps the memslots from being freed.
+        // `mmu_lock` is held, so no tracking begins.
         unsafe {
             bindings::kvm_rs_other_slots_allow(vm.as_ptr(), slot.as_ptr(), gfn.raw(), level.raw())
         }
     }
 
-    /// The largest page that the host's mapping, the slot and the guest's attributes allow at `gfn`;
-    /// `None` if that is not in the slot.
+    /// The largest page that the host's mapping, the slot and the guest's attributes allow at
+    /// `gfn`; `None` if that is not in the slot.
     pub(crate) fn max_mapping_level(
         lock: &impl MmuLock<'a>,
         slot: Memslot<'_>,
@@ -302,8 +305,8 @@ impl<'a> Vm<'a> {
         if !slot.range().contains(gfn) {
             return None;
         }
-        // SAFETY: both exist, `gfn` is in the slot, and `mmu_lock` is held; without a fault, C looks up
-        // the frame itself.
+        // SAFETY: both exist, `gfn` is in the slot, and `mmu_lock` is held; without a fault, C
+        // looks up the frame itself.
         let level = unsafe {
             bindings::kvm_mmu_max_mapping_level(
                 lock.vm().as_ptr(),
@@ -316,17 +319,19 @@ impl<'a> Vm<'a> {
         u32::try_from(level).ok().and_then(Level::from_raw)
     }
 
-    /// Whether what maps `gfn`, a frame of `slot`, is guest_memfd, which KVM asks for the size of a page only in
-    /// a fault.
+    /// Whether what maps `gfn`, a frame of `slot`, is guest_memfd, which KVM asks for the size of a
+    /// page only in a fault.
     pub(crate) fn is_guest_memfd(lock: &impl MmuLock<'a>, slot: Memslot<'_>, gfn: Gfn) -> bool {
         // SAFETY: both exist, and `mmu_lock` is held, under which attributes may be looked up.
         unsafe { bindings::kvm_rs_is_guest_memfd(lock.vm().as_ptr(), slot.as_ptr(), gfn.raw()) }
     }
 
-    /// Whether the host's mapping or the attributes of a frame of `range` are just being changed, as far as a
-    /// fault would have to wait for that; `mmu_invalidate_retry_gfn()`, for what was looked up under the lock.
+    /// Whether the host's mapping or the attributes of a frame of `range` are just being changed,
+    /// as far as a fault would have to wait for that; `mmu_invalidate_retry_gfn()`, for what was
+    /// looked up under the lock.
     pub(crate) fn is_invalidating(lock: &impl MmuLock<'a>, range: GfnRange) -> bool {
-        // SAFETY: the VM exists, and its `mmu_lock` is held, without which the fields do not change.
+        // SAFETY: the VM exists, and its `mmu_lock` is held, without which the fields do not
+        // change.
         unsafe {
             bindings::kvm_rs_is_invalidating(lock.vm().as_ptr(), range.start.raw(), range.end.raw())
         }
@@ -344,8 +349,8 @@ impl<'a> Vm<'a> {
         new: Spte,
         level: Level,
     ) -> Result {
-        // SAFETY: the VM exists, and has a vendor callback, because it has mirror roots, by this function's
-        // safety requirement.
+        // SAFETY: the VM exists, and has a vendor callback, because it has mirror roots, by this
+        // function's safety requirement.
         to_result(unsafe {
             bindings::kvm_rs_set_external_spte(
                 self.as_ptr(),

@@ -2,29 +2,29 @@
 
 //! Enabling the dirty log of a memslot, in one walk.
 //!
-//! Upstream splits all huge pages of the slot, and then walks it again to clear W (or D, with PML) in
-//! each of the small ones by an atomic exchange. Nothing requires that order: a table can be built with
-//! its leaves already protected while it is still private, without atomics. Pages that are small
-//! already are protected on the way, a table at a time ([`super::leaves`] explains why most of them need no
-//! atomics either), and those that can't be split for lack of memory are write-protected at their own
-//! level, and split by the first write.
+//! Upstream splits all huge pages of the slot, and then walks it again to clear W (or D, with PML)
+//! in each of the small ones by an atomic exchange. Nothing requires that order: a table can be
+//! built with its leaves already protected while it is still private, without atomics. Pages that
+//! are small already are protected on the way, a table at a time ([`super::leaves`] explains why
+//! most of them need no atomics either), and those that can't be split for lack of memory are
+//! write-protected at their own level, and split by the first write.
 //!
 //! Splitting a large slot takes long, so it stops if a fatal signal is pending. The remaining huge
-//! pages are only write-protected. The slot is logged all the same, because other processes may share
-//! the VM with the thread that is being killed.
+//! pages are only write-protected. The slot is logged all the same, because other processes may
+//! share the VM with the thread that is being killed.
 //!
 //! # Shadow pages
 //!
-//! Nested guests may map the slot through shadow pages as well. Upstream splits shadow pages, splits in
-//! the TDP MMU, protects shadow pages, and protects in the TDP MMU, and drops `mmu_lock` between these
-//! steps. Here the shadow pages are split and protected first, with `mmu_lock` held for write, and then
-//! the TDP MMU does both in one walk. The order does not matter, and no write is missed in between,
-//! because
+//! Nested guests may map the slot through shadow pages as well. Upstream splits shadow pages,
+//! splits in the TDP MMU, protects shadow pages, and protects in the TDP MMU, and drops `mmu_lock`
+//! between these steps. Here the shadow pages are split and protected first, with `mmu_lock` held
+//! for write, and then the TDP MMU does both in one walk. The order does not matter, and no write
+//! is missed in between, because
 //!
-//! - the two sets of SPTEs are disjoint: shadow pages are found through the reverse map, which has no
-//!   SPTE of the TDP MMU, and a walk from the TDP MMU's roots never reaches a shadow page. Neither MMU
-//!   derives an SPTE from one of the other; both make theirs in faults, from the host's mapping and the
-//!   slot;
+//! - the two sets of SPTEs are disjoint: shadow pages are found through the reverse map, which has
+//!   no SPTE of the TDP MMU, and a walk from the TDP MMU's roots never reaches a shadow page.
+//!   Neither MMU derives an SPTE from one of the other; both make theirs in faults, from the host's
+//!   mapping and the slot;
 //! - the slot was published as logged, and all faults that saw the old one have completed
 //!   (`synchronize_srcu()`), before either MMU is processed. So an SPTE that was made since then is
 //!   small, and is either protected or in the log;
@@ -52,8 +52,8 @@ use crate::{
     walk::Walk,
 };
 
-/// Makes sure that every write to `slot` is noticed from now on, and splits its huge pages to 4 KiB if
-/// eager splitting is on for the VM. Takes `mmu_lock`, and flushes the TLBs.
+/// Makes sure that every write to `slot` is noticed from now on, and splits its huge pages to 4 KiB
+/// if eager splitting is on for the VM. Takes `mmu_lock`, and flushes the TLBs.
 pub(crate) fn enable(slots: &mut SlotsLock<'_>, slot: Memslot<'_>) {
     let vm = slots.vm();
     let split = vm.eager_split().is_some();
@@ -136,7 +136,8 @@ fn enable_in_root(
             let like = spte.cleared(bits.bit());
 
             match split::split_as(page, &mut step, like, Event::EagerSplit, masks) {
-                // 4 KiB leaves are protected already; the walk continues in a table of 2 MiB leaves.
+                // 4 KiB leaves are protected already; the walk continues in a table of 2 MiB
+                // leaves.
                 Ok(_) => {
                     if let (Some(dirty), Level::Page2M) = (&dirty, view.level()) {
                         dirty.drain(&mut step.again());

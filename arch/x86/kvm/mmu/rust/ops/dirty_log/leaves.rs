@@ -2,45 +2,50 @@
 
 //! Clearing W or D in the 4 KiB leaves of a table for the dirty log, many at a time.
 //!
-//! Upstream holds `mmu_lock` for write when it clears W or D in single leaves, and uses an exchange for each
-//! leaf when it does so for a whole slot under the read lock. Here the lock is held for read, and a plain
-//! store is used if nothing can be lost. There is no bookkeeping except for the trace: W and D are not
-//! accounted.
+//! Upstream holds `mmu_lock` for write when it clears W or D in single leaves, and uses an exchange
+//! for each leaf when it does so for a whole slot under the read lock. Here the lock is held for
+//! read, and a plain store is used if nothing can be lost. There is no bookkeeping except for the
+//! trace: W and D are not accounted.
 //!
 //! # Why a plain store is enough
 //!
-//! It is used for *settled* leaves only ([`Settled`]): those with W and, if the log clears D (PML, or
-//! [`super::dirty_bits`]), with D. Eight leaves are loaded before the first of them is stored.
-//! The rule of the log is: *if a page may be written without being noticed, its bit is set, or will be set
-//! by somebody who is already running* ([`super::reap`]). Between our load and our store:
+//! It is used for *settled* leaves only ([`Settled`]): those with W and, if the log clears D (PML,
+//! or [`super::dirty_bits`]), with D. Eight leaves are loaded before the first of them is stored.
+//! The rule of the log is: *if a page may be written without being noticed, its bit is set, or will
+//! be set by somebody who is already running* ([`super::reap`]). Between our load and our store:
 //!
-//! - A **fast page fault** (no lock) has nothing to do, as W is set. It sees W clear only after our store,
-//!   and then sets W by an exchange, and the bit after that. `tdp-reap-settled.litmus` is the case with D
-//!   set, `tdp-reap-writable.litmus` that with D not set yet.
-//! - The **CPU** sets A and D by locked updates, and our store may lose either. If A is lost, the page seems
-//!   old, which aging tolerates. If D is lost and the log clears W, nobody reads it: KVM marks a folio dirty
-//!   when it makes the leaf, D of a leaf that is zapped is not looked at, and the log goes by W. The CPU
-//!   simply sets D again. If the log clears D itself, a settled leaf has D set, so the CPU has none left to
-//!   set (`tdp-reap-unsettled.litmus` shows what would happen otherwise). It may write by what it has cached,
-//!   with D set, until the flush; that is before the ioctl returns, and userspace copies the page after that.
-//! - **Aging** (no lock) clears A by an exchange. The exchange fails, or our store reverts it and the page
-//!   seems young. Aging never uses a plain store (`tdp-reap-age-store.litmus`). Without A/D bits it clears
-//!   permissions, which faults restore; so a leaf without A/D bits is never settled.
-//! - A **fault** (read lock) sees that the leaf is present and allows the write. If the leaf denies something
-//!   else (an instruction fetch while the NX mitigation is being switched), the fault replaces it by an
-//!   exchange, with the same frame, and sets the bit. Our store reverts that, and the guest faults again.
-//! - Apart from these nobody clears or sets W or D in the same leaf: **reaping**, **enabling and disabling** the log
-//!   exclude each other, and two **CLEARs** at the same time have claimed different pages ([`LogOwner`]). They may
-//!   meet in a table, but eight leaves are stored at once only where all of a word's 64 pages are wanted, and a
-//!   range consists of whole words. **Recovery** that userspace asks for leaves logged slots alone;
-//!   **write-tracking** and **notifiers** hold `mmu_lock` for write.
-//! - **NX recovery** and **zapping** (read lock) may unlink the table, and freeze its entries or leave them
-//!   as they are ([`crate::change`]). Under the read lock 4 KiB leaves are only zapped with their table. Our
-//!   store then leaves a leaf in a table that nobody can reach any more, except those who are in it already.
-//!   For the CPUs it is the translation that they had, with a permission less, until whoever unlinked the
-//!   table flushes. Whatever a walker makes of it is gone with the table at the end of its RCU critical
-//!   section, and the statistics were updated from what was there when the table was torn down. The page
-//!   itself is not freed before, because its notifier waits for our lock.
+//! - A **fast page fault** (no lock) has nothing to do, as W is set. It sees W clear only after our
+//!   store, and then sets W by an exchange, and the bit after that. `tdp-reap-settled.litmus` is
+//!   the case with D set, `tdp-reap-writable.litmus` that with D not set yet.
+//! - The **CPU** sets A and D by locked updates, and our store may lose either. If A is lost, the
+//!   page seems old, which aging tolerates. If D is lost and the log clears W, nobody reads it: KVM
+//!   marks a folio dirty when it makes the leaf, D of a leaf that is zapped is not looked at, and
+//!   the log goes by W. The CPU simply sets D again. If the log clears D itself, a settled leaf has
+//!   D set, so the CPU has none left to set (`tdp-reap-unsettled.litmus` shows what would happen
+//!   otherwise). It may write by what it has cached, with D set, until the flush; that is before
+//!   the ioctl returns, and userspace copies the page after that.
+//! - **Aging** (no lock) clears A by an exchange. The exchange fails, or our store reverts it and
+//!   the page seems young. Aging never uses a plain store (`tdp-reap-age-store.litmus`). Without
+//!   A/D bits it clears permissions, which faults restore; so a leaf without A/D bits is never
+//!   settled.
+//! - A **fault** (read lock) sees that the leaf is present and allows the write. If the leaf denies
+//!   something else (an instruction fetch while the NX mitigation is being switched), the fault
+//!   replaces it by an exchange, with the same frame, and sets the bit. Our store reverts that, and
+//!   the guest faults again.
+//! - Apart from these nobody clears or sets W or D in the same leaf: **reaping**, **enabling and
+//!   disabling** the log exclude each other, and two **CLEARs** at the same time have claimed
+//!   different pages ([`LogOwner`]). They may meet in a table, but eight leaves are stored at once
+//!   only where all of a word's 64 pages are wanted, and a range consists of whole words.
+//!   **Recovery** that userspace asks for leaves logged slots alone; **write-tracking** and
+//!   **notifiers** hold `mmu_lock` for write.
+//! - **NX recovery** and **zapping** (read lock) may unlink the table, and freeze its entries or
+//!   leave them as they are ([`crate::change`]). Under the read lock 4 KiB leaves are only zapped
+//!   with their table. Our store then leaves a leaf in a table that nobody can reach any more,
+//!   except those who are in it already. For the CPUs it is the translation that they had, with a
+//!   permission less, until whoever unlinked the table flushes. Whatever a walker makes of it is
+//!   gone with the table at the end of its RCU critical section, and the statistics were updated
+//!   from what was there when the table was torn down. The page itself is not freed before, because
+//!   its notifier waits for our lock.
 //!
 //! Any other leaf is changed by exchanges, until one succeeds or there is nothing left to clear.
 
@@ -149,8 +154,8 @@ impl<'m> LeafBits<'m> {
         cleared
     }
 
-    /// Clears the bit in a leaf that was `old` just now, however often it changes meanwhile. Returns what was
-    /// replaced, or `None` if there was nothing to clear.
+    /// Clears the bit in a leaf that was `old` just now, however often it changes meanwhile.
+    /// Returns what was replaced, or `None` if there was nothing to clear.
     #[cold]
     #[inline(never)]
     fn exchange(self, locks: LogLocks<'_>, sptep: SmallSptep<'_>, mut old: Spte) -> Option<Spte> {
@@ -182,8 +187,8 @@ impl<'t> Leaves<'t> {
         self.table
     }
 
-    /// Clears the bit in the pages of `range`, all of which are in the table. Returns in which it was set:
-    /// bit 0 stands for the first, and for the 65th, if there are more than 64.
+    /// Clears the bit in the pages of `range`, all of which are in the table. Returns in which it
+    /// was set: bit 0 stands for the first, and for the 65th, if there are more than 64.
     #[inline(always)]
     pub(super) fn clear_range(&self, range: GfnRange) -> u64 {
         // In registers, as far as the loop is concerned.
@@ -207,8 +212,8 @@ impl<'t> Leaves<'t> {
         cleared
     }
 
-    /// Clears the bit in the pages whose bits are set in `wanted`, of which bit 0 is `first`. All of them are
-    /// in the table. Returns whether it was set in any.
+    /// Clears the bit in the pages whose bits are set in `wanted`, of which bit 0 is `first`. All
+    /// of them are in the table. Returns whether it was set in any.
     #[inline(always)]
     pub(super) fn clear_word(&self, first: Gfn, wanted: u64) -> bool {
         let (bits, table) = (self.bits, self.table);

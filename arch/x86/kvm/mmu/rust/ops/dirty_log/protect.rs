@@ -2,8 +2,9 @@
 
 //! Write protection and dirty bits, for the dirty log and for page tracking.
 //!
-//! A write is noticed by a fault on a write-protected leaf; by hardware (PML), which logs each page whose D
-//! bit it sets; or by the D bit itself, which GET looks for. That determines which bit to clear.
+//! A write is noticed by a fault on a write-protected leaf; by hardware (PML), which logs each page
+//! whose D bit it sets; or by the D bit itself, which GET looks for. That determines which bit to
+//! clear.
 
 use crate::{
     pure::{
@@ -84,8 +85,8 @@ fn clear_in_root(
 }
 
 /// The bit whose clearing makes the next write to a 4 KiB page noticed. D bits do that only if the
-/// CPU has a log for them, or GET looks for them. While the VM goes over from faults to D bits, it is W, and D
-/// is not to be set either.
+/// CPU has a log for them, or GET looks for them. While the VM goes over from faults to D bits, it
+/// is W, and D is not to be set either.
 #[inline]
 pub(in crate::ops) fn bit_to_clear(vm: Vm<'_>, role: Role, masks: &Masks) -> WriteBits {
     if vm.has_cpu_dirty_log() {

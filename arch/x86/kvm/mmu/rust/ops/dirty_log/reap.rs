@@ -2,42 +2,46 @@
 
 //! Reaping the dirty log: what `KVM_GET_DIRTY_LOG` and `KVM_CLEAR_DIRTY_LOG` do to a memslot.
 //!
-//! Bits are taken out of the bitmap, and then their pages are protected again, so that the next write to
-//! each is noticed. Upstream does that for one word of 64 pages at a time, holds `mmu_lock` for write
-//! from the first word to the last, and descends from the root at least once for each. Here `mmu_lock`
-//! is held for *read*, and a walk covers up to 256 MiB, visits each table once, and yields.
+//! Bits are taken out of the bitmap, and then their pages are protected again, so that the next
+//! write to each is noticed. Upstream does that for one word of 64 pages at a time, holds
+//! `mmu_lock` for write from the first word to the last, and descends from the root at least once
+//! for each. Here `mmu_lock` is held for *read*, and a walk covers up to 256 MiB, visits each table
+//! once, and yields.
 //!
 //! # Why the read lock is enough
 //!
 //! The rule is: *if a page may be written without being noticed, its bit is set, or will be by
-//! somebody who already runs*. Reaping first takes the bit, by an exchange that orders everything, and
-//! then clears W (or D) in whatever maps the page: by an exchange if the entry may change in ways that
-//! count, and otherwise by a plain store ([`super::leaves`] says why that is enough). Against each
-//! of its peers:
+//! somebody who already runs*. Reaping first takes the bit, by an exchange that orders everything,
+//! and then clears W (or D) in whatever maps the page: by an exchange if the entry may change in
+//! ways that count, and otherwise by a plain store ([`super::leaves`] says why that is enough).
+//! Against each of its peers:
 //!
 //! - A **fast page fault** (no lock) sets W by an exchange, and *then* the bit. If its exchange
 //!   comes before our change, we clear its W, and at worst a bit stays set for a page that is
 //!   protected. If it comes after, so does its bit, after we took ours.
-//! - A **fault** (read lock) installs a writable leaf by an exchange, and then sets the bit, in this
-//!   order ([`crate::ops::map`]); the same argument holds. Upstream sets the bit before, which only
-//!   the write lock makes right: we could take the bit in between, see no leaf, and miss the page.
-//!   Between the leaf and its bit another vCPU may write the page. Both bits and bytes are right once
-//!   the vCPU that faults is out of the kernel, and before the last copy is made all vCPUs are stopped.
-//!   Nobody stops a thread that **prefetches** (`KVM_PRE_FAULT_MEMORY`). It installs a leaf that needs
-//!   no bit, as the first write to it is noticed.
+//! - A **fault** (read lock) installs a writable leaf by an exchange, and then sets the bit, in
+//!   this order ([`crate::ops::map`]); the same argument holds. Upstream sets the bit before, which
+//!   only the write lock makes right: we could take the bit in between, see no leaf, and miss the
+//!   page. Between the leaf and its bit another vCPU may write the page. Both bits and bytes are
+//!   right once the vCPU that faults is out of the kernel, and before the last copy is made all
+//!   vCPUs are stopped. Nobody stops a thread that **prefetches** (`KVM_PRE_FAULT_MEMORY`). It
+//!   installs a leaf that needs no bit, as the first write to it is noticed.
 //! - A **split** (read lock, by a fault or by us) replaces a huge leaf by a table whose leaves have
-//!   the same rights. Both we and it do that by an exchange on the huge leaf, and the loser looks again.
-//! - **NX recovery** and **the zapping of roots** (read lock) unlink tables, and freeze their entries or not.
-//!   An entry that is not present maps nothing; a leaf that takes its place later is a fault's. An
-//!   entry of an unlinked table matters to nobody any more.
+//!   the same rights. Both we and it do that by an exchange on the huge leaf, and the loser looks
+//!   again.
+//! - **NX recovery** and **the zapping of roots** (read lock) unlink tables, and freeze their
+//!   entries or not. An entry that is not present maps nothing; a leaf that takes its place later
+//!   is a fault's. An entry of an unlinked table matters to nobody any more.
 //! - **Aging** (no lock) clears A bits by an exchange; ours then fails, and is repeated, or our
 //!   store undoes it: the page seems young once more.
 //! - The **CPU** sets A and D by locked updates, so exchanges see them. We store plainly only where
-//!   there is no D left to set that the log goes by. Under PML a D that is set after our change is logged.
+//!   there is no D left to set that the log goes by. Under PML a D that is set after our change is
+//!   logged.
 //! - A **notifier**, and everything that concerns shadow pages, holds the lock for write: it runs
-//!   before or after one of our critical sections. Shadow pages may be created while we yield; creating
-//!   one sets the bits of what it maps writable. So it is enough to look for them each time *before*
-//!   taking bits in the same critical section, and to continue with the write lock if there are any.
+//!   before or after one of our critical sections. Shadow pages may be created while we yield;
+//!   creating one sets the bits of what it maps writable. So it is enough to look for them each
+//!   time *before* taking bits in the same critical section, and to continue with the write lock if
+//!   there are any.
 //! - **Another reaper** has other pages: see below.
 //!
 //! A CPU may use a cached writable translation until the flush at the end. Such a write is one that
@@ -45,45 +49,52 @@
 //!
 //! # CLEAR by several threads
 //!
-//! `KVM_CLEAR_DIRTY_LOG` holds `slots_lock` only until it has claimed its range of a memslot's log (`begin_clear()` in
-//! `rust_dirty_log.c`). A range consists of whole words of the bitmap, because `first_page` is a multiple of 64, and
-//! the last word of a slot is one range's. So what belongs to one thread alone are its bits, the leaves of these
-//! pages, and its words of the bitmap's second half, which it uses as its buffer. Against each of its peers:
+//! `KVM_CLEAR_DIRTY_LOG` holds `slots_lock` only until it has claimed its range of a memslot's log
+//! (`begin_clear()` in `rust_dirty_log.c`). A range consists of whole words of the bitmap, because
+//! `first_page` is a multiple of 64, and the last word of a slot is one range's. So what belongs to
+//! one thread alone are its bits, the leaves of these pages, and its words of the bitmap's second
+//! half, which it uses as its buffer. Against each of its peers:
 //!
-//! - **CLEAR of other pages** runs at the same time. Both split a huge page by an exchange, and the loser looks
-//!   again. In a table that both have pages in, each changes only its own leaves ([`super::leaves`]). Each flushes
-//!   for what it took, before its ioctl returns, and does not rely on the flush of the other: it flushes if it took
-//!   any bit, whether it found a leaf to change or not. So it does not matter if the other has write-protected a
-//!   huge page (`HugePages::Protect`) and has not flushed yet. `kvm_flush_remote_tlbs_memslot()` wants
-//!   `slots_lock`, which is not held, because it flushes for operations that rely on each other's flush.
-//! - **CLEAR of some of the same pages** waits, without `slots_lock`, until the first one has ended. Otherwise it
-//!   could find the bit of a page clear that the other has taken and not protected yet, and return; and the two
-//!   would overwrite each other's buffer.
-//! - **GET in manual mode** copies the bitmap under `slots_lock`, and waits for nobody. It sees the bits that were
-//!   taken as clear, although their pages may not be protected yet; the thread that took them copies these pages
-//!   after its CLEAR has returned. A VMM that copies in one thread what another has cleared has to wait for that.
-//! - **GET in legacy mode**, and all who **change memslots** (to enable or disable the log, to delete or move a slot,
-//!   to make one) wait, with `slots_lock` held, until no range is claimed (`kvm_rs_wait_for_clears()`); none is
-//!   claimed before they drop `slots_lock`. So nobody frees the slot or its bitmap, and nobody enables, disables,
-//!   recovers or moves anything meanwhile. **Zapping all roots** because the NX mitigation is switched waits as well,
-//!   so the roots that are walked stay valid.
-//! - **D bits**: CLEAR keeps `slots_lock`. GET closes a table only if the CPU's A bit was cleared, and flushed, by an
-//!   *earlier* holder ([`super::dirty_bits`]), and a CLEAR beside it would not be one.
-//! - **Shadow pages** share caches for splitting, which `slots_lock` guards. Where there may be any, CLEAR keeps it,
-//!   too. The first one may come in the middle of a CLEAR. The CLEAR then ends with `EAGAIN`, with all that it took
-//!   protected and flushed, and begins again, with `slots_lock` held. It also takes the bits that were set since,
-//!   which is right, because it has not returned yet. That happens once at most: shadow pages' lists stay.
-//! - **`KVM_SET_MEMORY_ATTRIBUTES`**, **ioeventfds** and others that take `slots_lock` for something else don't
-//!   wait. The first one zaps like a notifier, with `mmu_lock` held for write.
+//! - **CLEAR of other pages** runs at the same time. Both split a huge page by an exchange, and the
+//!   loser looks again. In a table that both have pages in, each changes only its own leaves
+//!   ([`super::leaves`]). Each flushes for what it took, before its ioctl returns, and does not
+//!   rely on the flush of the other: it flushes if it took any bit, whether it found a leaf to
+//!   change or not. So it does not matter if the other has write-protected a huge page
+//!   (`HugePages::Protect`) and has not flushed yet. `kvm_flush_remote_tlbs_memslot()` wants
+//!   `slots_lock`, which is not held, because it flushes for operations that rely on each other's
+//!   flush.
+//! - **CLEAR of some of the same pages** waits, without `slots_lock`, until the first one has
+//!   ended. Otherwise it could find the bit of a page clear that the other has taken and not
+//!   protected yet, and return; and the two would overwrite each other's buffer.
+//! - **GET in manual mode** copies the bitmap under `slots_lock`, and waits for nobody. It sees the
+//!   bits that were taken as clear, although their pages may not be protected yet; the thread that
+//!   took them copies these pages after its CLEAR has returned. A VMM that copies in one thread
+//!   what another has cleared has to wait for that.
+//! - **GET in legacy mode**, and all who **change memslots** (to enable or disable the log, to
+//!   delete or move a slot, to make one) wait, with `slots_lock` held, until no range is claimed
+//!   (`kvm_rs_wait_for_clears()`); none is claimed before they drop `slots_lock`. So nobody frees
+//!   the slot or its bitmap, and nobody enables, disables, recovers or moves anything meanwhile.
+//!   **Zapping all roots** because the NX mitigation is switched waits as well, so the roots that
+//!   are walked stay valid.
+//! - **D bits**: CLEAR keeps `slots_lock`. GET closes a table only if the CPU's A bit was cleared,
+//!   and flushed, by an *earlier* holder ([`super::dirty_bits`]), and a CLEAR beside it would not
+//!   be one.
+//! - **Shadow pages** share caches for splitting, which `slots_lock` guards. Where there may be
+//!   any, CLEAR keeps it, too. The first one may come in the middle of a CLEAR. The CLEAR then ends
+//!   with `EAGAIN`, with all that it took protected and flushed, and begins again, with
+//!   `slots_lock` held. It also takes the bits that were set since, which is right, because it has
+//!   not returned yet. That happens once at most: shadow pages' lists stay.
+//! - **`KVM_SET_MEMORY_ATTRIBUTES`**, **ioeventfds** and others that take `slots_lock` for
+//!   something else don't wait. The first one zaps like a notifier, with `mmu_lock` held for write.
 //! - The **dirty ring** has no bitmap to clear.
 //!
 //! # Interruption
 //!
-//! A fatal signal ends the ioctl between two batches, with `-EINTR`, and within a batch the splitting:
-//! huge pages are then write-protected only. `KVM_CLEAR_DIRTY_LOG` has then
-//! cleared and protected the first part of the range, and left the bits of the rest set;
-//! `KVM_GET_DIRTY_LOG` puts back what it took. Either way every bit that is clear stands for a page
-//! whose next write is noticed.
+//! A fatal signal ends the ioctl between two batches, with `-EINTR`, and within a batch the
+//! splitting: huge pages are then write-protected only. `KVM_CLEAR_DIRTY_LOG` has then cleared and
+//! protected the first part of the range, and left the bits of the rest set; `KVM_GET_DIRTY_LOG`
+//! puts back what it took. Either way every bit that is clear stands for a page whose next write is
+//! noticed.
 
 use core::ops::Range;
 
@@ -111,8 +122,8 @@ use crate::{
     walk::{ShortWalk, Walk},
 };
 
-/// How many words are taken before their pages are protected: those of 256 MiB. There is no yield while
-/// they are taken, so that must not take long.
+/// How many words are taken before their pages are protected: those of 256 MiB. There is no yield
+/// while they are taken, so that must not take long.
 const BATCH: usize = 1024;
 
 /// How huge pages are treated whose bits are taken. They are writable only where logging has begun
@@ -149,7 +160,8 @@ enum Progress {
 }
 
 impl Reaper<'_, '_> {
-    /// What it holds `mmu_lock` for. The statistics of `mmu_lock` have room for one of several reapers.
+    /// What it holds `mmu_lock` for. The statistics of `mmu_lock` have room for one of several
+    /// reapers.
     fn holder(&self, wanted: Wanted) -> Holder {
         match (self, wanted) {
             (_, Wanted::All) => Holder::Get,
@@ -195,7 +207,8 @@ impl<'a, 'l> Reap<'a, 'l> {
     /// Takes the wanted bits, and makes the next write to each of their pages noticed. Takes
     /// `mmu_lock`, and flushes the TLBs.
     ///
-    /// Errors: `EINTR` after a fatal signal, `EAGAIN` if it is one of several and shadow pages came; see above.
+    /// Errors: `EINTR` after a fatal signal, `EAGAIN` if it is one of several and shadow pages
+    /// came; see above.
     pub(crate) fn run(mut self) -> Result {
         let vm = self.reaper.vm();
         let mut progress = Progress::Shadowed(0);
@@ -262,8 +275,9 @@ impl<'a, 'l> Reap<'a, 'l> {
             }
             drop(roots);
             if self.by_dirty_bits {
-                // The walk may have yielded. The first shadow page may have come then, with a writable leaf
-                // and its page's bit set, which must not be taken without looking at the leaf.
+                // The walk may have yielded. The first shadow page may have come then, with a
+                // writable leaf and its page's bit set, which must not be taken without looking at
+                // the leaf.
                 if Vm::has_shadow_pages(lock) {
                     return Progress::Shadowed(from);
                 }
@@ -360,8 +374,8 @@ impl<'a, 'l> Reap<'a, 'l> {
         }
     }
 
-    /// Clears the D bits of the pages of a batch in one root. Returns whether D was cleared, or a huge page
-    /// changed.
+    /// Clears the D bits of the pages of a batch in one root. Returns whether D was cleared, or a
+    /// huge page changed.
     fn clean_in_root(
         &self,
         lock: &mut Shared<'_>,
@@ -471,8 +485,8 @@ impl<'a, 'l> Reap<'a, 'l> {
         }
     }
 
-    /// Clears the D bits of the pages of `within`: all of them and sets the pages' bits in the bitmap, or
-    /// those that are requested. Returns whether there were any.
+    /// Clears the D bits of the pages of `within`: all of them and sets the pages' bits in the
+    /// bitmap, or those that are requested. Returns whether there were any.
     fn take_dirty_bits(
         &self,
         leaves: &Leaves<'_>,
@@ -491,8 +505,8 @@ impl<'a, 'l> Reap<'a, 'l> {
         }
     }
 
-    /// Clears the D bits of the pages of some words, if there are shadow pages. Returns whether there were
-    /// any.
+    /// Clears the D bits of the pages of some words, if there are shadow pages. Returns whether
+    /// there were any.
     fn take_dirty_bits_of_words(&self, lock: &Exclusive<'_>, words: Range<usize>) -> bool {
         let vm = lock.vm();
         let masks = vm.masks();
@@ -529,8 +543,8 @@ impl<'a, 'l> Reap<'a, 'l> {
         changed
     }
 
-    /// Clears W or D of the pages of `within` whose bits are in the buffer: taken, or yet to be taken. Returns
-    /// whether it was set in any.
+    /// Clears W or D of the pages of `within` whose bits are in the buffer: taken, or yet to be
+    /// taken. Returns whether it was set in any.
     // A function of its own, so that its loops have all registers to themselves.
     #[inline(never)]
     fn clear_taken(&self, leaves: &Leaves<'_>, within: GfnRange) -> bool {
@@ -619,8 +633,8 @@ impl<'a, 'l> Reap<'a, 'l> {
             }
 
             // What could not be split, and what must not be. For the log only: to take MMU-writable
-            // away, as upstream does, would have to be flushed before anybody gets the lock. No fast
-            // page fault makes a huge page of a logged slot writable.
+            // away, as upstream does, would have to be flushed before anybody gets the lock. No
+            // fast page fault makes a huge page of a logged slot writable.
             let other = first.round_down(Level::Page2M) != last.round_down(Level::Page2M);
             for gfn in [Some(first), other.then_some(last)].into_iter().flatten() {
                 rmap::protect::protect_gfn(lock, slot, gfn, Level::Page2M, Protect::Log);

@@ -1,17 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Recovering huge pages, in place, when dirty logging ends, or when userspace asks for it ([`super::super::ahead`]).
+//! Recovering huge pages, in place, when dirty logging ends, or when userspace asks for it
+//! ([`super::super::ahead`]).
 //!
-//! The huge leaf replaces the table in one exchange. The memory stays mapped all the time, so no vCPU
-//! faults; zapping instead would make the vCPUs fault on each page. A page that was only
+//! The huge leaf replaces the table in one exchange. The memory stays mapped all the time, so no
+//! vCPU faults; zapping instead would make the vCPUs fault on each page. A page that was only
 //! write-protected for the log becomes writable at once.
 //!
-//! Tearing down a table may take an exchange for each of its entries, and can't be interrupted by a yield.
-//! To tear down only one table at a time, recovery goes from small to large: first 2 MiB pages replace
-//! their tables, and then 1 GiB pages replace tables with no other tables below them.
+//! Tearing down a table may take an exchange for each of its entries, and can't be interrupted by a
+//! yield. To tear down only one table at a time, recovery goes from small to large: first 2 MiB
+//! pages replace their tables, and then 1 GiB pages replace tables with no other tables below them.
 //!
-//! Pages that stay small become writable as they are ([`super::unprotect`]), and so do huge pages that were
-//! not split: nobody should fault because of a log that has ended.
+//! Pages that stay small become writable as they are ([`super::unprotect`]), and so do huge pages
+//! that were not split: nobody should fault because of a log that has ended.
 
 use super::unprotect::unprotect_pages;
 use crate::{
@@ -30,7 +31,8 @@ use crate::{
     walk::{Step, Walk},
 };
 
-/// Recovers the huge pages of a slot whose log has ended, and makes the pages writable that stay as they are.
+/// Recovers the huge pages of a slot whose log has ended, and makes the pages writable that stay as
+/// they are.
 pub(crate) fn recover_huge_pages(lock: &mut Shared<'_>, slots: &SlotsLock<'_>, slot: Memslot<'_>) {
     slots.check_vm(lock);
     // A huge page in a logged slot would lose writes.
@@ -44,10 +46,12 @@ pub(crate) fn recover_huge_pages(lock: &mut Shared<'_>, slots: &SlotsLock<'_>, s
     recover_range(lock, unlogged, roots, slot, slot.range());
 }
 
-/// Recovers the huge pages of `slot` that overlap `range`, in the roots of `selection`, and makes the
-/// pages of `range` writable that stay as they are. Stops early if the current task is being killed.
+/// Recovers the huge pages of `slot` that overlap `range`, in the roots of `selection`, and makes
+/// the pages of `range` writable that stay as they are. Stops early if the current task is being
+/// killed.
 ///
-/// If nobody holds `slots_lock`, roots may become invalid whenever the walk yields. They are left as they are.
+/// If nobody holds `slots_lock`, roots may become invalid whenever the walk yields. They are left
+/// as they are.
 pub(in crate::ops) fn recover_range(
     lock: &mut Shared<'_>,
     unlogged: Unlogged<'_>,
@@ -165,8 +169,8 @@ fn recover(
     // The host is asked about a frame that is mapped. Others may be private by now, and then it
     // has no answer; if the host maps all of the page at once, any frame of it will do.
     let Some((mapped, first)) = first_leaf(table, gfn, masks) else {
-        // An empty table is of no use, and would be in the way of a 1 GiB page. Another slot, which may be
-        // logged, has no part in it: GET does not expect a table to go away.
+        // An empty table is of no use, and would be in the way of a 1 GiB page. Another slot, which
+        // may be logged, has no part in it: GET does not expect a table to go away.
         let useless = level == Level::Page2M
             && step.view.range().end <= slot.range().end
             && !step.view.sp().role().mirror();
@@ -177,7 +181,8 @@ fn recover(
             Outcome::Stays
         };
     };
-    // Memory of guest_memfd is never logged, so it gets here only if userspace asks; and it has no huge pages.
+    // Memory of guest_memfd is never logged, so it gets here only if userspace asks; and it has no
+    // huge pages.
     if !unlogged.is_under_slots_lock() && Vm::is_guest_memfd(step.lock, slot, mapped) {
         return Outcome::Stays;
     }
@@ -186,8 +191,9 @@ fn recover(
     {
         return Outcome::Stays;
     }
-    // A change of attributes zaps the pages concerned, drops the lock, and only then forbids the huge pages that
-    // contain them. Faults wait until it is done; so does recovery, unless `slots_lock` keeps them apart.
+    // A change of attributes zaps the pages concerned, drops the lock, and only then forbids the
+    // huge pages that contain them. Faults wait until it is done; so does recovery, unless
+    // `slots_lock` keeps them apart.
     if !unlogged.is_under_slots_lock() && Vm::is_invalidating(step.lock, step.view.range()) {
         return Outcome::Stays;
     }
@@ -210,17 +216,17 @@ fn recover(
     }
 }
 
-/// The first leaf in `table`, which begins at `gfn`, or in the tables below it; and the first frame that
-/// it maps.
+/// The first leaf in `table`, which begins at `gfn`, or in the tables below it; and the first frame
+/// that it maps.
 ///
-/// It shows the rights and the frame of the huge page to be. The host maps the whole huge page by one
-/// entry, so if this leaf is MMU-writable, each page below may be, also one whose leaf is not, or
-/// that has none: the host grants rights by the huge page, and to take one back its notifier zaps all
-/// of these leaves; and a frame that is write-tracked, in either address space, forbids a huge page
-/// ([`Vm::max_mapping_level`], [`Vm::other_slots_allow`]).
-/// MMU-writable is only ever cleared under `mmu_lock` held for write, so the leaf still is when the huge
-/// one goes in. Everything else in a leaf is the same for the whole slot, except for the bits that
-/// logging and aging change.
+/// It shows the rights and the frame of the huge page to be. The host maps the whole huge page by
+/// one entry, so if this leaf is MMU-writable, each page below may be, also one whose leaf is not,
+/// or that has none: the host grants rights by the huge page, and to take one back its notifier
+/// zaps all of these leaves; and a frame that is write-tracked, in either address space, forbids a
+/// huge page ([`Vm::max_mapping_level`], [`Vm::other_slots_allow`]). MMU-writable is only ever
+/// cleared under `mmu_lock` held for write, so the leaf still is when the huge one goes in.
+/// Everything else in a leaf is the same for the whole slot, except for the bits that logging and
+/// aging change.
 ///
 /// Upstream copies the leaf as it is. Then a page that was write-protected for logging, and not
 /// written since, costs a fault on the next write, once the log is long gone; the fast page fault

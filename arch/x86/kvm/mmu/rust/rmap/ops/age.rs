@@ -2,8 +2,8 @@
 
 //! Aging shadow pages: has the guest accessed a range lately?
 //!
-//! Called by MMU notifiers without `mmu_lock`. The lock bit of a list keeps its entries in place, but
-//! the SPTEs may be zapped concurrently.
+//! Called by MMU notifiers without `mmu_lock`. The lock bit of a list keeps its entries in place,
+//! but the SPTEs may be zapped concurrently.
 
 use crate::{
     change::mark_old,
@@ -14,8 +14,8 @@ use crate::{
 
 /// Whether a page of `range` in `slot` was accessed since it was last aged.
 ///
-/// Upstream steps by the page size from the start of the range, which may be in the middle of a page, and
-/// so may miss the last one. Here every page that holds a frame of the range is checked.
+/// Upstream steps by the page size from the start of the range, which may be in the middle of a
+/// page, and so may miss the last one. Here every page that holds a frame of the range is checked.
 pub(crate) fn age(slot: Memslot<'_>, range: GfnRange, what: Age) -> bool {
     let masks = slot.masks();
     let mut young = false;

@@ -19,8 +19,8 @@ pub(crate) fn zap_collapsible(lock: &mut Exclusive<'_>, slot: Memslot<'_>) {
     let range = slot.range();
     let mut flush = Flush::new(false);
     let last = Level::MAX_LEAF.down().unwrap_or(Level::Page4K);
-    // Looking up the host's mapping is expensive, and the result is the same for all entries of a page.
-    // A stale result does no harm, because zapping is always allowed.
+    // Looking up the host's mapping is expensive, and the result is the same for all entries of a
+    // page. A stale result does no harm, because zapping is always allowed.
     let mut known: Option<(Gfn, Option<Level>)> = None;
     let mut walk = RmapWalk::new(lock, slot, Level::Page4K, last, range);
 
@@ -42,7 +42,8 @@ pub(crate) fn zap_collapsible(lock: &mut Exclusive<'_>, slot: Memslot<'_>) {
                     max
                 }
             };
-            // A direct page may begin before the slot; then there is no level, as no huge page fits.
+            // A direct page may begin before the slot; then there is no level, as no huge page
+            // fits.
             if max.is_none_or(|max| max <= level) {
                 return true;
             }

@@ -10,8 +10,8 @@ use crate::{
     sys::{Memslot, Sp, Vm},
 };
 
-/// A list that is longer than this is emptied, because iterating over it costs more than the faults;
-/// `RMAP_RECYCLE_THRESHOLD`.
+/// A list that is longer than this is emptied, because iterating over it costs more than the
+/// faults; `RMAP_RECYCLE_THRESHOLD`.
 pub(super) const TOO_LONG: u32 = 1000;
 
 /// The list for leaves of `level` that map `gfn`, or `None`, with the VM marked as broken, if `gfn`
@@ -33,8 +33,8 @@ fn list_of<'a>(
     list
 }
 
-/// Accounts for a leaf that was just installed at `sptep`, and adds it to the list of `gfn`, which is
-/// in `slot`; `__rmap_add()`. `access` are the guest's rights (`ACC_*`).
+/// Accounts for a leaf that was just installed at `sptep`, and adds it to the list of `gfn`, which
+/// is in `slot`; `__rmap_add()`. `access` are the guest's rights (`ACC_*`).
 #[inline]
 pub(crate) fn add(
     lock: &mut Exclusive<'_>,

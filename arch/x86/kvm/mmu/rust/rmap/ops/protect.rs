@@ -10,8 +10,8 @@ use crate::{
     sys::Memslot,
 };
 
-/// Protects a present leaf. Returns whether a TLB flush is needed for more than the log; callers that
-/// protect for the log flush in any case.
+/// Protects a present leaf. Returns whether a TLB flush is needed for more than the log; callers
+/// that protect for the log flush in any case.
 #[inline(always)]
 fn protect(lock: &Exclusive<'_>, sptep: Sptep<'_>, how: Protect, masks: &Masks) -> bool {
     let leaf = Seen::new(sptep);
@@ -90,8 +90,8 @@ pub(crate) fn protect_slot(
     }
 }
 
-/// Protects the leaves of at least `min_level` that map `gfn`. Returns whether a TLB flush is due, in
-/// addition to the one that the log needs in any case.
+/// Protects the leaves of at least `min_level` that map `gfn`. Returns whether a TLB flush is due,
+/// in addition to the one that the log needs in any case.
 pub(crate) fn protect_gfn(
     lock: &mut Exclusive<'_>,
     slot: Memslot<'_>,

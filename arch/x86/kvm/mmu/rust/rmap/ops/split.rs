@@ -6,13 +6,14 @@
 //!
 //! The splitter drops `mmu_lock` to allocate and to yield, and then has to restart with the list.
 //! Upstream checks whether to yield before each attempt; if the lock is always contended, it never
-//! splits anything. Here the splitter only yields if it has split a page since it took the lock, and
-//! after an allocation it splits before it does anything else: its caches are filled for the worst
-//! case, and nobody else can use them, as it holds `slots_lock`. So each time it holds the lock it
-//! splits a page, or finds that there is none left in the list.
+//! splits anything. Here the splitter only yields if it has split a page since it took the lock,
+//! and after an allocation it splits before it does anything else: its caches are filled for the
+//! worst case, and nobody else can use them, as it holds `slots_lock`. So each time it holds the
+//! lock it splits a page, or finds that there is none left in the list.
 //!
 //! It stops if there is no memory, if the VM has used up its budget of shadow pages, or if a fatal
-//! signal is pending. Pages that stay huge are write-protected like the others, and split on a write.
+//! signal is pending. Pages that stay huge are write-protected like the others, and split on a
+//! write.
 
 use kernel::error::{
     code::{EAGAIN, EINTR, EIO, ENOSPC},
@@ -32,8 +33,8 @@ use crate::{
     },
 };
 
-/// Splits the huge pages that map frames of `range` in `slot`, down to `target`. New leaves have the
-/// rights of the huge ones, except that new 4 KiB leaves are protected if `protect` says how.
+/// Splits the huge pages that map frames of `range` in `slot`, down to `target`. New leaves have
+/// the rights of the huge ones, except that new 4 KiB leaves are protected if `protect` says how.
 pub(crate) fn split(
     lock: &mut Exclusive<'_>,
     slot: Memslot<'_>,
@@ -115,8 +116,8 @@ fn can_split(lock: &Exclusive<'_>, sptep: Sptep<'_>) -> bool {
     let sp = Sp::of_sptep(sptep);
     let spte = sptep.read();
 
-    // With the TDP MMU in use, shadow pages are those of nested guests. Lists hold leaves only. Only
-    // pages of the last level are ever out of date.
+    // With the TDP MMU in use, shadow pages are those of nested guests. Lists hold leaves only.
+    // Only pages of the last level are ever out of date.
     if warn_on_once!(!sp.role().guest_mode())
         || warn_on_once!(!spte.is_present() || !spte.is_large())
         || warn_on_once!(sp.is_unsync(lock))
@@ -153,8 +154,8 @@ impl TracedLeaf {
     }
 }
 
-/// Replaces a huge leaf by a direct page that maps the same frames. Fails, and marks the VM as bugged, only
-/// if the slot has no lists for them.
+/// Replaces a huge leaf by a direct page that maps the same frames. Fails, and marks the VM as
+/// bugged, only if the slot has no lists for them.
 fn split_one(
     mut found: Found<'_, '_>,
     vm: Vm<'_>,

@@ -16,13 +16,13 @@ pub(crate) fn zap_list(rmap: &mut Rmap<'_>, vm: Vm<'_>, level: Level) {
     vm.add_leaves(level, rmap.clear().wrapping_neg());
 }
 
-/// Zaps the leaves that map frames of `range` in `slot`, including huge ones. Yields if `may_yield`, after
-/// flushing.
+/// Zaps the leaves that map frames of `range` in `slot`, including huge ones. Yields if
+/// `may_yield`, after flushing.
 ///
-/// From large to small: whoever splits a huge leaf meanwhile, for the dirty log, adds leaves at a level
-/// that is still to be walked. (A fault that would map the range by a larger page finds that it is being
-/// invalidated.) Upstream goes from small to large, and may leave such leaves behind; a nested guest
-/// then uses frames that belong to somebody else.
+/// From large to small: whoever splits a huge leaf meanwhile, for the dirty log, adds leaves at a
+/// level that is still to be walked. (A fault that would map the range by a larger page finds that
+/// it is being invalidated.) Upstream goes from small to large, and may leave such leaves behind; a
+/// nested guest then uses frames that belong to somebody else.
 pub(crate) fn zap_range(
     lock: &mut Exclusive<'_>,
     slot: Memslot<'_>,
