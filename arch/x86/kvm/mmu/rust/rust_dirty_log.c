@@ -297,7 +297,7 @@ void kvm_rs_prepare_dirty_log(struct kvm *kvm, const struct kvm_memory_slot *old
 	} else if (!log->dirty_bits && change == KVM_MR_FLAGS_ONLY && chooses_dirty_bits(kvm)) {
 		/* Other changes may fail yet. */
 		WRITE_ONCE(log->switching, true);
-		/* Pairs with kvm_rs_logs_by_dirty_bits(): whoever sees it set sees switching, too. */
+		/* Pairs with kvm_rs_logs_by_dirty_bits(): if that sees it, it sees switching. */
 		smp_store_release(&log->dirty_bits, true);
 	}
 

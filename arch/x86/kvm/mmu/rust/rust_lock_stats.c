@@ -217,8 +217,8 @@ static __always_inline void account(struct kvm_mmu_times *times, u64 since, u64 
 }
 
 /*
- * The holder that has to be waited for. If no other holder for read is measured, it is KVM_MMU_FAULT:
- * faults don't say that they have the lock, because there may be many.
+ * The holder that has to be waited for. If no other holder for read is measured, it is
+ * KVM_MMU_FAULT: faults don't say that they have the lock, because there may be many.
  */
 static unsigned int whom(struct kvm *kvm)
 {
