@@ -4,7 +4,7 @@
 # kernel that checks itself; and bugs that are planted, to see that it would say so.
 #   test-debug.sh lockdep|kasan|kcsan
 #   PART=K/N   only the K-th of N parts of the list, without the plants
-#   TESTS=     only the tests with these ids, without the plants
+#   TESTS=     only the tests of mmu.list with these ids, without the plants
 #   MMUS=rust  only on this MMU (c rust)
 #   PLANTS=    these plants, or none (those of the kernel)
 # build/logs/test-debug/WHICH[-KofN] has c.tap, rust.tap and, of each plant,
@@ -50,7 +50,15 @@ kcsan)
 *)	die "test-debug.sh: unknown kernel '$which'; use lockdep, kasan or kcsan" ;;
 esac
 part=${PART:-} mmus=${MMUS-c rust}
-[[ ! ${TESTS:-} ]] || read -ra only <<<"$TESTS"
+list=(-s mmu)
+if [[ ${TESTS:-} ]]; then
+	# Also those that are not run by default.
+	read -ra only <<<"$TESTS"
+	list=()
+	for id in "${only[@]}"; do
+		grep -q "^$id " "$TOP/tests/selftests/mmu.list" || die "test-debug.sh: there is no test '$id' in mmu.list"
+	done
+fi
 plants=()
 [[ $part || ${TESTS:-} ]] || plants=("${!reports[@]}")
 [[ ! ${PLANTS+x} ]] || read -ra plants <<<"$PLANTS"
@@ -90,7 +98,7 @@ if [[ $mmus ]]; then
 	done
 	boot --name "$name" --timeout "${TIMEOUT:-14400}" --stall 2000 -- \
 		"PART=$part SMP=$smp TIMEOUT_FACTOR=6 /lab/tests/selftests/guest.sh \
-			-s mmu ${only[*]/#/-o } ${mmus// /,} /results" || :
+			${list[*]} ${only[*]/#/-o } ${mmus// /,} /results" || :
 fi
 for bug in "${plants[@]}"; do
 	{
