@@ -5,6 +5,9 @@
  *  - All bits of the log are set, and threads clear a range each.  The sizes of the mappings
  *    and the number of splits must equal those after one thread has cleared the whole log.  No
  *    bit may be left, and the log must then contain exactly the pages that the guest writes.
+ *  - A thread that clears a range is stopped while KVM reads its bitmap, half of which is on a page
+ *    that userfaultfd withholds.  Meanwhile, another thread asks KVM to clear none of the pages of
+ *    the same range, or of the other half of the slot.  The first thread gets what it asked for.
  *  - The guest keeps writing, and threads clear and copy what the log contains: each a range of
  *    its own, or all of them the same pages.  Another thread reads the log, toggles the log of
  *    another memslot, and moves that.  In the end, the copy must equal the memory.
@@ -12,15 +15,19 @@
  * Repeat for each kind of log.  If it is KVM_GET_DIRTY_LOG that clears the bits, the threads
  * clear pages at the same time, and each thread copies what it has cleared.
  */
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <linux/bitmap.h>
 #include <linux/kvm.h>
 #include <linux/sizes.h>
+#include <linux/userfaultfd.h>
 
 #include "dirty_log_copy.h"
 #include "kvm_util.h"
@@ -276,6 +283,113 @@ static void test_totals(void)
 			 many.fault_splits);
 }
 
+/* How long to wait for one who may have to wait for another, in milliseconds. */
+#define PATIENCE	300
+
+/* A KVM_CLEAR_DIRTY_LOG of half of the slot. */
+struct half {
+	unsigned long *bits;
+	u64 first;
+	bool done;
+};
+
+static void *run_clear_half(void *arg)
+{
+	struct half *half = arg;
+	struct kvm_clear_dirty_log request = {
+		.slot = SLOT,
+		.first_page = half->first,
+		.num_pages = NR_PAGES / 2,
+		.dirty_bitmap = half->bits,
+	};
+
+	vm_ioctl(vm, KVM_CLEAR_DIRTY_LOG, &request);
+	WRITE_ONCE(half->done, true);
+	return NULL;
+}
+
+/* Withholds the page at @at; -1 if the kernel can't. */
+static int withhold(void *at)
+{
+	struct uffdio_api api = { .api = UFFD_API };
+	struct uffdio_register page = {
+		.range = { (u64)at, PAGE_SIZE },
+		.mode = UFFDIO_REGISTER_MODE_MISSING,
+	};
+	int uffd = syscall(__NR_userfaultfd, O_CLOEXEC);
+
+	if (uffd < 0)
+		return -1;
+	TEST_ASSERT(!ioctl(uffd, UFFDIO_API, &api), "UFFDIO_API");
+	TEST_ASSERT(!ioctl(uffd, UFFDIO_REGISTER, &page), "UFFDIO_REGISTER");
+	return uffd;
+}
+
+/* The second thread clears none of the pages from @first on. */
+static void test_stopped(u64 first)
+{
+	static unsigned long none[NR_WORDS / 2], all[PAGE_SIZE / sizeof(long)], bits[NR_WORDS];
+	u64 page, left = 0, missing = 0, bytes = sizeof(none);
+	struct half slow = {}, fast = { .bits = none, .first = first };
+	pthread_t threads[2];
+	struct uffdio_copy copy;
+	struct uffd_msg msg;
+	unsigned int i;
+	int uffd;
+	u8 *at;
+
+	at = mmap(NULL, 2 * PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	TEST_ASSERT(at != MAP_FAILED, "No memory");
+	memset(at, 0xff, PAGE_SIZE);
+	memset(all, 0xff, sizeof(all));
+	slow.bits = (void *)(at + PAGE_SIZE - bytes / 2);
+	uffd = withhold(at + PAGE_SIZE);
+	if (uffd < 0) {
+		ksft_test_result_skip("%s: there is no userfaultfd\n", log_names[kind]);
+		munmap(at, 2 * PAGE_SIZE);
+		return;
+	}
+
+	create_vm(guest_once);
+	run_once(0, 1);
+	set_log(SLOT, true, BASE, SIZE, mem);
+	/* All bits are set. */
+	run_once(0, 1);
+
+	kvm_pthread_create(&threads[0], NULL, run_clear_half, &slow);
+	/* KVM has read the first half of it, and waits for the second. */
+	TEST_ASSERT(read(uffd, &msg, sizeof(msg)) == sizeof(msg) &&
+		    msg.event == UFFD_EVENT_PAGEFAULT, "There is no fault");
+	kvm_pthread_create(&threads[1], NULL, run_clear_half, &fast);
+	/* It may have to wait: for the same range, and on C always. */
+	for (i = 0; i < PATIENCE && !READ_ONCE(fast.done); i++)
+		usleep(1000);
+	TEST_ASSERT(!READ_ONCE(slow.done), "The first thread was not stopped");
+
+	copy = (struct uffdio_copy) {
+		.dst = (u64)at + PAGE_SIZE,
+		.src = (u64)all,
+		.len = PAGE_SIZE,
+	};
+	TEST_ASSERT(!ioctl(uffd, UFFDIO_COPY, &copy), "UFFDIO_COPY");
+	for (i = 0; i < ARRAY_SIZE(threads); i++)
+		kvm_pthread_join(threads[i], NULL);
+	close(uffd);
+	munmap(at, 2 * PAGE_SIZE);
+
+	get_log(bits);
+	for (page = 0; page < NR_PAGES; page++) {
+		if (page < NR_PAGES / 2)
+			left += test_bit(page, bits);
+		else
+			missing += !test_bit(page, bits);
+	}
+	ksft_test_result(!left && !missing,
+			 "%s: stopped, and another thread clears none of %s: %lu bits left, %lu missing\n",
+			 log_names[kind], first ? "the other half" : "the same", left, missing);
+	kvm_vm_free(vm);
+}
+
 /* What else happens meanwhile. Where GET takes bits, their pages are copied. */
 static void disturb(unsigned int round)
 {
@@ -377,11 +491,13 @@ int main(int argc, char *argv[])
 	for (kind = 0; kind < LOG_RING; kind++)
 		kinds += has_log_kind(kind);
 	ksft_print_header();
-	ksft_set_plan(3 * kinds);
+	ksft_set_plan(5 * kinds);
 	for (kind = 0; kind < LOG_RING; kind++) {
 		if (!has_log_kind(kind))
 			continue;
 		test_totals();
+		test_stopped(0);
+		test_stopped(NR_PAGES / 2);
 		for (overlap = false;; overlap = true) {
 			test_race(seconds);
 			if (overlap)
