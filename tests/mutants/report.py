@@ -34,11 +34,17 @@ def planted():
 def evidence(text):
     """What the test said, without the time that it took and the place in its source."""
     text = text.removeprefix("found: ")
-    if ": not ok " in text or ": ==== " in text:
-        text = text.split(": ", 1)[1]
+    match = re.match(r"not ok \d+ - \S+ (.*?)time=[\d.]+s: ?(.*)", text)
+    if match:
+        # What the kernel reported, or else what is in the log.
+        report_of_kernel = re.search(r"kernel report: (.*?) ?\) *$", match[1])
+        text = report_of_kernel[1] if report_of_kernel else match[2]
+    elif re.match(r" *not ok \d+ \w+( |$)", text):
+        # KUnit's suites.
+        return ", ".join(f"`{name}`" for name in re.findall(r"not ok \d+ (\w+)", text))
     text = re.sub(r"^not ok \d+ -? ?", "", text)
     # What follows in the log.
-    text = re.sub(r" ok \d+ .*", "", text)
+    text = re.sub(r" (ok \d+ |vCPU \d+: |page 0x|Totals: ).*", "", text)
     return text.replace("==== Test Assertion Failure ==== ", "")
 
 
