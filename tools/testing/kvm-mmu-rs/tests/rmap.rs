@@ -68,7 +68,7 @@ fn check(store: &Arena, head: Head<usize>, model: &[u64]) {
     };
     assert_eq!(store.live(), descs);
     match model.len() {
-        0 => assert_eq!(head, Head::Empty),
+        0 => assert_eq!(head, Head::EMPTY),
         1 => {}
         _ => assert!(many),
     }
@@ -104,7 +104,7 @@ proptest! {
     #[test]
     fn a_list_is_a_multiset(ops in prop::collection::vec(op(), 0..400)) {
         let mut store = Arena::default();
-        let mut head = Head::Empty;
+        let mut head = Head::EMPTY;
         let mut model: Vec<u64> = Vec::new();
 
         for op in ops {
@@ -153,7 +153,7 @@ proptest! {
                 }
                 Op::Clear => {
                     free_all(&mut store, head);
-                    head = Head::Empty;
+                    head = Head::EMPTY;
                     model.clear();
                 }
             }
@@ -164,7 +164,7 @@ proptest! {
     #[test]
     fn a_cursor_goes_on_from_its_parts(len in 2u16..60, stop in 0usize..60) {
         let mut store = Arena::default();
-        let mut head = Head::Empty;
+        let mut head = Head::EMPTY;
 
         for n in 0..len {
             head = add(&mut store, head, address(n), Arena::alloc);
@@ -188,7 +188,7 @@ proptest! {
         let address = address & !7;
 
         for (word, head) in [
-            (Word::one(address), Head::One(address)),
+            (Word::one(address), Head::one(address)),
             (Word::many(address), Head::Many(address)),
         ] {
             if address == 0 {
@@ -206,7 +206,7 @@ proptest! {
 #[test]
 fn the_encoding_is_upstreams() {
     assert_eq!(Word::EMPTY, Word(0));
-    assert_eq!(Word::EMPTY.decode(), Head::Empty);
+    assert_eq!(Word::EMPTY.decode(), Head::EMPTY);
     assert_eq!(Word::many(0x1000), Word(0x1001));
     assert_eq!(Word::one(0x1008).locked(), Word(0x100a));
     assert_eq!(size_of::<Desc<Option<std::num::NonZeroU64>>>(), 136);
@@ -217,9 +217,9 @@ fn the_encoding_is_upstreams() {
 fn an_entry_that_is_not_there_is_not_removed() {
     let mut store = Arena::default();
 
-    assert_eq!(remove(&mut store, Head::Empty, 8), None);
-    assert_eq!(remove(&mut store, Head::One(8), 16), None);
-    let mut head = Head::Empty;
+    assert_eq!(remove(&mut store, Head::EMPTY, 8), None);
+    assert_eq!(remove(&mut store, Head::one(8), 16), None);
+    let mut head = Head::EMPTY;
     for n in 0..40 {
         head = add(&mut store, head, address(n), Arena::alloc);
     }

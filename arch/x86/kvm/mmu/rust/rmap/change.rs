@@ -140,7 +140,7 @@ impl<'a> Rmap<'a> {
                 zapped = zapped.wrapping_add(i32::from(shadow::zap(lock, sptep)));
             }
             encoding::free_all(descs, head);
-            Head::Empty
+            Head::EMPTY
         });
         zapped
     }

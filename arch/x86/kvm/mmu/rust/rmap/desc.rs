@@ -101,8 +101,7 @@ impl DescCache<'_> {
 #[inline]
 pub(super) unsafe fn decode(word: Word) -> Head<DescPtr> {
     match word.decode() {
-        Head::Empty => Head::Empty,
-        Head::One(entry) => Head::One(entry),
+        Head::AtMostOne(entry) => Head::AtMostOne(entry),
         Head::Many(address) => {
             let desc = ptr::with_exposed_provenance_mut(address as usize);
             // SAFETY: `encode` made the word of a pointer that is not null.
@@ -117,8 +116,8 @@ pub(super) unsafe fn decode(word: Word) -> Head<DescPtr> {
 #[inline]
 pub(super) fn encode(head: Head<DescPtr>) -> Word {
     match head {
-        Head::Empty => Word::EMPTY,
-        Head::One(entry) => Word::one(entry),
+        Head::AtMostOne(None) => Word::EMPTY,
+        Head::AtMostOne(Some(entry)) => Word::one(entry.get()),
         Head::Many(desc) => Word::many(desc.as_ptr().expose_provenance() as u64),
     }
 }

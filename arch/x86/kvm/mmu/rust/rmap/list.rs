@@ -19,7 +19,7 @@ use kernel::{
 
 use super::{
     desc::{decode, DescPtr, Descs},
-    encoding::{lock, unlock, Cell, ListCursor, Word},
+    encoding::{lock_from, unlock, Cell, ListCursor, Word},
 };
 use crate::{
     bindings,
@@ -64,12 +64,13 @@ impl<'a> List<'a> {
     /// list is empty.
     #[inline]
     pub(crate) fn read(self) -> Option<LockedList<'a>> {
-        if self.is_empty() {
+        let word = self.load();
+        if word.is_empty() {
             return None;
         }
 
         let preempt = PreemptGuard::new();
-        let word = lock(&self);
+        let word = lock_from(&self, word);
 
         if word.is_empty() {
             return None;
