@@ -43,7 +43,9 @@ use crate::{
     pure::{dirty::WORD_PAGES, leaf, Age, Gfn, GfnRange, Hpa, Level, Pfn, Protect, Role, Spte},
     root::{self, Root, RootTypes},
     sync::{ClearRange, Exclusive, Holder, Lock, Reaper, Shared, SlotsLock, Srcu},
-    sys::{self, with_masks, DirtyBitmap, Fault, Memslot, NotifierRange, Sp, Vcpu, Vm, Wanted},
+    sys::{
+        self, with_masks, DirtyBitmap, Fault, Memslot, NotifierRange, SlotGfn, Sp, Vcpu, Vm, Wanted,
+    },
     tlb::Flush,
 };
 
@@ -699,10 +701,11 @@ export! {
         host_writable: bool,
         new_spte: *mut u64,
     ) -> bool {
+        let slot = wrap!(Memslot, slot);
         let request = LeafRequest {
-            slot: wrap!(Memslot, slot),
+            // SAFETY: C has looked the memslot up by the frame, and maps no page that is not all in it.
+            page: unsafe { SlotGfn::new_unchecked(slot, Gfn(gfn)) },
             access: pte_access,
-            gfn: Gfn(gfn),
             pfn: Pfn(pfn),
             old: Spte(old_spte),
             prefetch,
@@ -714,7 +717,7 @@ export! {
         let (spte, write_protected) = spte::make_leaf(&lock, vcpu, sp, &request, vcpu.vm().masks());
 
         // Before the leaf is installed, as in C, which only the write lock makes right.
-        spte::log_writable(vcpu.vm(), request.slot, request.gfn, spte);
+        spte::log_writable(vcpu.vm(), request.page, spte);
 
         // SAFETY: C passes a valid pointer.
         unsafe { new_spte.write(spte.raw()) };

@@ -253,6 +253,6 @@ export! {
             Age::TestAndClear
         };
 
-        age::age(range.slot(), range.range(), what)
+        age::age(range.pages(), what)
     }
 }

@@ -20,7 +20,7 @@ use crate::{
     pte,
     pure::{leaf, spte, Gfn, Hpa, Level, Masks, Pfn, Role, Spte},
     sync::{Exclusive, Holder, Lock},
-    sys::{is_host_mmio, Memslot, Sp, Vcpu, Vm},
+    sys::{is_host_mmio, Memslot, SlotGfn, Sp, Vcpu, Vm},
 };
 
 /// In how many settings a format is compared, and how many random inputs there are in each: 20,000
@@ -327,9 +327,8 @@ impl Comparison<'_> {
         // SAFETY: the oracle is set up.
         unsafe { bindings::kvm_rs_oracle_prepare(input) };
         let request = LeafRequest {
-            slot: oracle.slot(),
+            page: SlotGfn::new(oracle.slot(), Gfn(input.gfn)).ok_or(EINVAL)?,
             access: input.access,
-            gfn: Gfn(input.gfn),
             pfn: Pfn(input.pfn),
             old: Spte(input.old_spte),
             prefetch: input.prefetch,
@@ -341,7 +340,7 @@ impl Comparison<'_> {
         let lock = unsafe { Exclusive::assume_unreachable(Lock::new(oracle.vm(), Holder::Caller)) };
         let (ours, protected) = make::make_leaf(&lock, oracle.vcpu(), sp, &request, &oracle.masks);
         // Upstream does this inside, before the leaf is installed; here it may have to come after.
-        make::log_writable(oracle.vm(), request.slot, request.gfn, ours);
+        make::log_writable(oracle.vm(), request.page, ours);
         // SAFETY: the oracle is set up.
         let dirty = unsafe { bindings::kvm_rs_oracle_dirty() };
 
@@ -594,9 +593,8 @@ mod tests {
                 dirty_log: false,
             };
             let request = LeafRequest {
-                slot: oracle.slot(),
+                page: SlotGfn::new(oracle.slot(), gfn).ok_or(EINVAL)?,
                 access: all,
-                gfn,
                 pfn: Pfn(input.pfn),
                 old,
                 prefetch: false,

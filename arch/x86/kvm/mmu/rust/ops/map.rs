@@ -17,7 +17,7 @@ use crate::{
     pte::View,
     pure::{leaf, Entry, Level, Masks, Spte},
     sync::{MmuLock, PagesLock, Shared},
-    sys::{stats::Event, trace, Fault, Sp, Vcpu, Vm},
+    sys::{stats::Event, trace, Fault, SlotGfn, Sp, Vcpu, Vm},
     walk::{Descent, Step},
 };
 
@@ -172,13 +172,23 @@ fn install_leaf(
         }
     }
 
-    let (new, write_protected) = match fault.slot() {
-        None => (make_mmio(vcpu, step.view.gfn(), access, masks), false),
+    let page = match fault.slot() {
+        None => None,
         Some(slot) => {
+            let page = SlotGfn::new(slot, step.view.gfn());
+            if page.is_none() {
+                vm.bugged();
+                return RetPf::Retry;
+            }
+            page
+        }
+    };
+    let (new, write_protected) = match page {
+        None => (make_mmio(vcpu, step.view.gfn(), access, masks), false),
+        Some(page) => {
             let request = LeafRequest {
-                slot,
+                page,
                 access,
-                gfn: step.view.gfn(),
                 pfn: fault.pfn(),
                 old: old_spte,
                 prefetch: fault.prefetch(),
@@ -188,7 +198,7 @@ fn install_leaf(
             let (leaf, write_protected) = make_leaf(step.lock, vcpu, sp, &request, masks);
 
             if fault.prefetch() {
-                let leaf = without_access(vm, slot, sp.role(), leaf, masks);
+                let leaf = without_access(vm, page.slot(), sp.role(), leaf, masks);
                 (leaf, write_protected)
             } else {
                 (leaf, write_protected)
@@ -219,8 +229,8 @@ fn install_leaf(
         }
     }
 
-    if let (Some(slot), false) = (fault.slot(), fault.prefetch()) {
-        log_writable(vm, slot, step.view.gfn(), new);
+    if let (Some(page), false) = (page, fault.prefetch()) {
+        log_writable(vm, page, new);
     }
 
     if write_protected && fault.write() {

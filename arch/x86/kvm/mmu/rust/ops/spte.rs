@@ -12,18 +12,16 @@ use crate::{
     },
     rmap::shadow,
     sync::{MmuLock, Shared},
-    sys::{self, Memslot, Sp, Vcpu, Vm},
+    sys::{self, Memslot, SlotGfn, Sp, Vcpu, Vm},
 };
 
 /// A request for a leaf that maps guest memory.
 #[derive(Clone, Copy)]
 pub(crate) struct LeafRequest<'a> {
-    /// The memslot of the page.
-    pub(crate) slot: Memslot<'a>,
+    /// The guest frame, and its memslot.
+    pub(crate) page: SlotGfn<'a>,
     /// What the guest may do (`ACC_*`).
     pub(crate) access: u32,
-    /// The guest frame.
-    pub(crate) gfn: Gfn,
     /// The host frame.
     pub(crate) pfn: Pfn,
     /// The entry that the leaf will replace.
@@ -63,21 +61,25 @@ pub(crate) fn make_leaf<'l>(
 
     warn_on_once!(u64::from(request.access) | masks.present == Spte::NONPRESENT.raw());
 
-    // Expensive to determine, and needed up to three times, or not at all.
-    let host_mmio = OnceCell::new();
-    // Not the request: the closure would need a copy of that in memory.
-    let pfn = request.pfn;
-    let is_host_mmio = || *host_mmio.get_or_init(|| sys::is_host_mmio(pfn));
+    // Expensive to determine, and needed for up to three things, or for none. It comes first, while
+    // there is little to keep in registers meanwhile.
+    let tracks_host_mmio = vcpu.needs_host_mmio_tracking();
+    let is_host_mmio = (vcpu.has_memory_types() || masks.me_value != 0 || tracks_host_mmio)
+        && sys::is_host_mmio(request.pfn);
+
+    if tracks_host_mmio && is_host_mmio {
+        vcpu.track_host_mmio();
+    }
 
     // What takes a decision comes last, next to where it is used.
     let spec = LeafSpec {
         level,
-        pfn,
+        pfn: request.pfn,
         access: request.access,
         host_writable: request.host_writable,
         prefetch: request.prefetch && !request.synchronizing,
-        memory_type: vcpu.memory_type(request.gfn, is_host_mmio),
-        encrypted: masks.me_value != 0 && !is_host_mmio(),
+        memory_type: vcpu.memory_type(request.page.gfn(), || is_host_mmio),
+        encrypted: masks.me_value != 0 && !is_host_mmio,
         nx_huge_pages: level > Level::Page4K && vm.nx_huge_pages(),
         ad: ad_mode(vm, role),
     };
@@ -90,20 +92,10 @@ pub(crate) fn make_leaf<'l>(
         request.old.is_present() && request.old.is_leaf(level) && request.old.is_writable();
     let writable = may_write
         && (was_writable
-            || shadow::try_to_unsync(
-                lock,
-                request.slot,
-                request.gfn,
-                request.synchronizing,
-                request.prefetch,
-            ));
+            || shadow::try_to_unsync(lock, request.page, request.synchronizing, request.prefetch));
     let spte = spec.finish(protected, writable, masks);
 
     warn_on_once!(vcpu.is_reserved(spte, level));
-
-    if vcpu.needs_host_mmio_tracking() && is_host_mmio() {
-        vcpu.track_host_mmio();
-    }
 
     (spte, may_write && !writable)
 }
@@ -187,7 +179,8 @@ impl<'a> PrefetchLeaves<'a> {
         }
         let writable = self.may_write
             && (!self.tracks_writes
-                || shadow::try_to_unsync(self.lock, self.slot, gfn, false, true));
+                || SlotGfn::new(self.slot, gfn)
+                    .is_some_and(|page| shadow::try_to_unsync(self.lock, page, false, true)));
         let leaf = leaf::for_frame(
             if writable {
                 self.writable
@@ -223,19 +216,19 @@ pub(crate) fn without_access(
     }
 }
 
-/// Sets the bit of `gfn` in the dirty log if `leaf` is writable, because the first write won't be
+/// Sets the bit of `page` in the dirty log if `leaf` is writable, because the first write won't be
 /// noticed.
 ///
 /// If `mmu_lock` is held for read, this has to come *after* the leaf is installed, because the log
 /// may be reaped concurrently ([`crate::ops::dirty_log::reap`]). It needs no lock, as the fast page
 /// fault shows.
 #[inline]
-pub(crate) fn log_writable(vm: Vm<'_>, slot: Memslot<'_>, gfn: Gfn, leaf: Spte) {
+pub(crate) fn log_writable(vm: Vm<'_>, page: SlotGfn<'_>, leaf: Spte) {
     // Access tracking may have cleared W.
-    if leaf.is_writable() && slot.dirty_track_enabled() {
+    if leaf.is_writable() && page.slot().dirty_track_enabled() {
         // Huge pages of a logged slot are never mapped writable.
         warn_on_once!(leaf.is_large());
-        slot.mark_dirty(vm, gfn);
+        page.mark_dirty(vm);
     }
 }
 

@@ -29,15 +29,16 @@ pub const MMIO_GEN: u64 = (1 << 18) - 1;
 /// `SHADOW_NONPRESENT_OR_RSVD_MASK_LEN`.
 const L1TF_SHIFT: u32 = 5;
 
-/// How the A/D state of new leaves is tracked.
+/// How the A/D state of new leaves is tracked. The values are the bits of an SPTE that say so.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u64)]
 pub enum AdMode {
     /// Hardware A/D bits.
-    Enabled,
+    Enabled = 0,
     /// No A/D bits.
-    Disabled,
+    Disabled = spte::AD_DISABLED,
     /// A/D bits exist, but writes are found by write protection (L2 under PML).
-    WriteProtect,
+    WriteProtect = spte::AD_WRPROT_ONLY,
 }
 
 /// What a new leaf is made of, except for whether it may be writable at once.
@@ -79,13 +80,8 @@ impl LeafSpec {
     #[inline(always)]
     pub const fn protected(&self, masks: &Masks) -> (Spte, bool) {
         let access = self.allowed_access(masks);
-        let mut bits = spte::MMU_PRESENT | masks.present | self.memory_type;
+        let mut bits = spte::MMU_PRESENT | masks.present | self.memory_type | self.ad as u64;
 
-        match self.ad {
-            AdMode::Enabled => {}
-            AdMode::Disabled => bits |= spte::AD_DISABLED,
-            AdMode::WriteProtect => bits |= spte::AD_WRPROT_ONLY,
-        }
         if !self.prefetch {
             bits |= masks.accessed;
         }

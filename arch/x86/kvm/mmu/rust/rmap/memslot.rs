@@ -10,7 +10,7 @@ use super::list::List;
 use crate::{
     bindings,
     pure::{Gfn, GfnRange, Level},
-    sys::Memslot,
+    sys::{Memslot, SlotRange},
 };
 
 /// The lists of one level of a memslot, one for each page of that size that the slot touches.
@@ -33,12 +33,7 @@ impl<'a> SlotRmaps<'a> {
     /// no shadow MMU.
     #[inline]
     pub(crate) fn new(slot: Memslot<'a>, level: Level) -> Option<Self> {
-        let index = level as usize - 1;
-        if level > Level::MAX_LEAF {
-            return None;
-        }
-        // SAFETY: the slot exists; the arrays are allocated before there are shadow pages.
-        let heads = NonNull::new(unsafe { (*slot.as_ptr()).arch.rmap[index] })?;
+        let heads = Self::heads(slot, level)?;
         let range = slot.range();
         let shift = level.pages_shift();
         let first = range.start.page_number(shift);
@@ -52,6 +47,17 @@ impl<'a> SlotRmaps<'a> {
             shift,
             slot: PhantomData,
         })
+    }
+
+    /// The heads of the lists for leaves of `level`, one for each page that the slot touches, if there are any.
+    #[inline]
+    fn heads(slot: Memslot<'a>, level: Level) -> Option<NonNull<bindings::kvm_rmap_head>> {
+        let index = level as usize - 1;
+        if level > Level::MAX_LEAF {
+            return None;
+        }
+        // SAFETY: the slot exists; the arrays are allocated before there are shadow pages.
+        NonNull::new(unsafe { (*slot.as_ptr()).arch.rmap[index] })
     }
 
     /// The index of the list of the page that holds `gfn`.
@@ -110,6 +116,36 @@ pub(crate) struct Lists<'a> {
     next: NonNull<bindings::kvm_rmap_head>,
     left: usize,
     slot: PhantomData<&'a ()>,
+}
+
+impl<'a> Lists<'a> {
+    /// The lists for leaves of `level` of the pages that hold some of `pages`, in their order. There are none if
+    /// `pages` has no frame, if there are no leaves at that level, or no shadow MMU.
+    #[inline]
+    pub(crate) fn of(pages: SlotRange<'a>, level: Level) -> Self {
+        let range = pages.range();
+        let shift = level.pages_shift();
+        let first = pages.slot().base_gfn().page_number(shift);
+        let start = range.start.page_number(shift);
+        let (heads, left) = match SlotRmaps::heads(pages.slot(), level) {
+            Some(heads) if !range.is_empty() => {
+                let end = range.last().page_number(shift).wrapping_add(1);
+                // SAFETY: all frames of the range are in the slot, by the type invariant, and C has allocated one
+                // head for each page that the slot touches.
+                let heads = unsafe { heads.add(start.wrapping_sub(first) as usize) };
+
+                (heads, end.wrapping_sub(start) as usize)
+            }
+            _ => (NonNull::dangling(), 0),
+        };
+
+        // INVARIANT: as above.
+        Lists {
+            next: heads,
+            left,
+            slot: PhantomData,
+        }
+    }
 }
 
 impl<'a> Iterator for Lists<'a> {

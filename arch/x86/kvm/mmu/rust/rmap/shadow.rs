@@ -19,7 +19,7 @@ use crate::{
         Gfn, Index, Masks, Spte, WriteBits,
     },
     sync::{Exclusive, MmuLock},
-    sys::{Memslot, Sp},
+    sys::{Memslot, SlotGfn, Sp},
 };
 
 /// The `ACC_*` bits in a recorded translation.
@@ -194,24 +194,21 @@ pub(crate) fn zap(_lock: &Exclusive<'_>, sptep: Sptep<'_>) -> bool {
 /// Unsyncs the shadow pages of `gfn`, if possible, so that it may be mapped writable. Returns false
 /// if the page has to stay write-protected, or if `gfn` is not in `slot`. Corresponds to
 /// `mmu_try_to_unsync_pages()`.
+#[inline]
 pub(crate) fn try_to_unsync<'l>(
     lock: &impl MmuLock<'l>,
-    slot: Memslot<'_>,
-    gfn: Gfn,
+    page: SlotGfn<'_>,
     synchronizing: bool,
     prefetch: bool,
 ) -> bool {
     let vm = lock.vm();
 
-    if warn_on_once!(!slot.range().contains(gfn)) {
-        return false;
-    }
-    // SAFETY: the VM and its slot exist, `gfn` is in the slot, and `mmu_lock` is held.
+    // SAFETY: the VM and its slot exist, the frame is in the slot, and `mmu_lock` is held.
     0 == unsafe {
         bindings::mmu_try_to_unsync_pages(
             vm.as_ptr(),
-            slot.as_ptr(),
-            gfn.raw(),
+            page.slot().as_ptr(),
+            page.gfn().raw(),
             synchronizing,
             prefetch,
         )

@@ -69,14 +69,57 @@ impl Memslot<'_> {
         // SAFETY: the slot exists; what is read is constant.
         unsafe { bindings::kvm_rs_slot_is_plain(self.as_ptr()) }
     }
+}
 
-    /// Marks `gfn` as dirty in the log. Warns, and does nothing, if it is not in the slot.
-    pub(crate) fn mark_dirty(self, vm: Vm<'_>, gfn: Gfn) {
-        if warn_on_once!(!self.range().contains(gfn)) {
-            return;
+/// A guest frame, and the memslot that holds it.
+///
+/// # Invariants
+///
+/// `gfn` is one of the frames of `slot`.
+#[derive(Clone, Copy)]
+pub(crate) struct SlotGfn<'a> {
+    slot: Memslot<'a>,
+    gfn: Gfn,
+}
+
+impl<'a> SlotGfn<'a> {
+    /// `gfn` in `slot`; `None` if it is not there.
+    #[inline]
+    pub(crate) fn new(slot: Memslot<'a>, gfn: Gfn) -> Option<Self> {
+        // INVARIANT: just checked.
+        slot.range().contains(gfn).then_some(SlotGfn { slot, gfn })
+    }
+
+    /// The same where C says that `gfn` is in `slot`.
+    ///
+    /// # Safety
+    ///
+    /// `gfn` must be one of the frames of `slot`.
+    #[inline]
+    pub(crate) unsafe fn new_unchecked(slot: Memslot<'a>, gfn: Gfn) -> Self {
+        kvm_mmu_warn_on!(!slot.range().contains(gfn));
+        // INVARIANT: by this function's safety requirement.
+        SlotGfn { slot, gfn }
+    }
+
+    /// The memslot.
+    #[inline]
+    pub(crate) fn slot(self) -> Memslot<'a> {
+        self.slot
+    }
+
+    /// The frame.
+    #[inline]
+    pub(crate) fn gfn(self) -> Gfn {
+        self.gfn
+    }
+
+    /// Marks the frame as dirty in the log.
+    pub(crate) fn mark_dirty(self, vm: Vm<'_>) {
+        // SAFETY: the VM and its slot exist, and by the type invariant the frame is in the slot.
+        unsafe {
+            bindings::mark_page_dirty_in_slot(vm.as_ptr(), self.slot.as_ptr(), self.gfn.raw())
         }
-        // SAFETY: the VM and its slot exist, and `gfn` is in the slot.
-        unsafe { bindings::mark_page_dirty_in_slot(vm.as_ptr(), self.as_ptr(), gfn.raw()) }
     }
 }
 
@@ -123,11 +166,37 @@ impl<'p> Unlogged<'p> {
     }
 }
 
+/// Consecutive guest frames, and the memslot that holds them.
+///
+/// # Invariants
+///
+/// All frames of `range` are frames of `slot`.
+#[derive(Clone, Copy)]
+pub(crate) struct SlotRange<'a> {
+    slot: Memslot<'a>,
+    range: GfnRange,
+}
+
+impl<'a> SlotRange<'a> {
+    /// The memslot.
+    #[inline]
+    pub(crate) fn slot(self) -> Memslot<'a> {
+        self.slot
+    }
+
+    /// The frames.
+    #[inline]
+    pub(crate) fn range(self) -> GfnRange {
+        self.range
+    }
+}
+
 /// The range of an MMU notifier: `struct kvm_gfn_range`.
 ///
 /// # Invariants
 ///
-/// Points to a range that exists for `'a` and does not change, of a memslot that exists as long.
+/// Points to a range that exists for `'a` and does not change, of a memslot that exists as long and holds all
+/// frames of the range.
 #[derive(Clone, Copy)]
 pub(crate) struct NotifierRange<'a>(NonNull<bindings::kvm_gfn_range>, PhantomData<&'a ()>);
 
@@ -175,6 +244,16 @@ impl<'a> NotifierRange<'a> {
         let slot = unsafe { (*self.as_ptr()).slot };
         // SAFETY: by the type invariant, the slot exists for `'a`.
         unsafe { Memslot::from_raw(slot) }
+    }
+
+    /// The guest frames, and the memslot that holds them.
+    #[inline]
+    pub(crate) fn pages(self) -> SlotRange<'a> {
+        // INVARIANT: by the type invariant.
+        SlotRange {
+            slot: self.slot(),
+            range: self.range(),
+        }
     }
 
     /// Whether private mappings are affected.

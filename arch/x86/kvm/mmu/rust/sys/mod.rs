@@ -41,7 +41,7 @@ pub(crate) use dirty_bitmap::{DirtyBitmap, Wanted};
 pub(crate) use fault::Fault;
 pub(crate) use format::{refresh_masks, with_masks};
 pub(crate) use host_pages::HostPages;
-pub(crate) use memslot::{Memslot, NotifierRange, Unlogged};
+pub(crate) use memslot::{Memslot, NotifierRange, SlotGfn, SlotRange, Unlogged};
 pub(crate) use sp::Sp;
 pub(crate) use vcpu::Vcpu;
 

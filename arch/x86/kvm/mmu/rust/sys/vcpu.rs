@@ -125,11 +125,17 @@ impl<'a> Vcpu<'a> {
         permissions.get(index).copied().unwrap_or(u16::MAX)
     }
 
+    /// Whether the vendor has memory-type bits in SPTEs.
+    #[inline]
+    pub(crate) fn has_memory_types(self) -> bool {
+        // SAFETY: reads a constant of the loaded vendor module.
+        unsafe { bindings::kvm_rs_has_mt_mask() }
+    }
+
     /// The memory-type bits that the vendor wants for a page, in place.
     #[inline]
     pub(crate) fn memory_type(self, gfn: Gfn, is_mmio: impl FnOnce() -> bool) -> u64 {
-        // SAFETY: reads a constant of the loaded vendor module.
-        if !unsafe { bindings::kvm_rs_has_mt_mask() } {
+        if !self.has_memory_types() {
             return 0;
         }
         // SAFETY: the vendor has the callback, and the vCPU is loaded.

@@ -7,27 +7,21 @@
 
 use crate::{
     change::mark_old,
-    pure::{Age, GfnRange, Level},
-    rmap::SlotRmaps,
-    sys::Memslot,
+    pure::{Age, Level},
+    rmap::Lists,
+    sys::SlotRange,
 };
 
-/// Whether a page of `range` in `slot` was accessed since it was last aged.
+/// Whether one of `pages` was accessed since it was last aged.
 ///
 /// Upstream steps by the page size from the start of the range, which may be in the middle of a
 /// page, and so may miss the last one. Here every page that holds a frame of the range is checked.
-pub(crate) fn age(slot: Memslot<'_>, range: GfnRange, what: Age) -> bool {
-    let masks = slot.masks();
+pub(crate) fn age(pages: SlotRange<'_>, what: Age) -> bool {
+    let masks = pages.slot().masks();
     let mut young = false;
 
-    if range.is_empty() {
-        return false;
-    }
-    for level in Level::LEAVES {
-        let Some(lists) = SlotRmaps::new(slot, level) else {
-            continue;
-        };
-        for list in lists.lists(range) {
+    for level in &Level::LEAVES {
+        for list in Lists::of(pages, *level) {
             let Some(list) = list.read() else {
                 continue;
             };
