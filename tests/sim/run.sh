@@ -3,6 +3,7 @@
 # 'make sim': the whole of the MMU's crate on the host, under a scheduler that
 # decides every interleaving (tools/testing/kvm-mmu-rs/sim).
 #   run.sh [--minutes N] [--scenario NAME] [--seed SEED]
+#                              The scenario 'giant' is one of tables with 8 entries, and gets a twentieth
 #   run.sh mutants [NAME...]   that it finds the bugs in sim/mutants; all of them. A table for
 #                              results/sim.md. RUNS=n: looks for each so many times (once).
 #                              Interrupted, it goes on where it was, unless a source has changed
@@ -43,6 +44,12 @@ build()
 	echo "$2/$3/kvm-mmu-sim"
 }
 
+# small TREE TARGET PROFILE [CARGO-ARGUMENT]...: the same with tables of 8 entries.
+small()
+{
+	build "$@" --features small
+}
+
 # copy TREE: the sources that a simulation is built from; says where the MMU's crate is.
 copy()
 {
@@ -71,7 +78,7 @@ plant()
 	done
 	key=$(cd "$TOP" && git ls-files -co --exclude-standard arch/x86/kvm/mmu/rust rust "$sim" |
 		xargs cat tests/switch.py tests/mutant.rs tests/sim/run.sh | cat - <(echo "$runs" "$@") | sha256sum)
-	program=$planted/target/mutant/kvm-mmu-sim
+	program=$planted/target/mutant/kvm-mmu-sim program_small=$planted/target-small/mutant/kvm-mmu-sim
 	[[ ! -e $planted/key || $(<"$planted/key") != "$key" ]] || return 0
 	rm -f "$planted"/{key,outcomes}
 	crate=$(copy "$tree")
@@ -81,6 +88,9 @@ plant()
 		switch_in "$TOP/arch/x86/kvm/mmu/rust" "$crate" rust_mmu.rs "$planted" env -C "$tree/$sim" \
 			CARGO_TARGET_DIR="$planted/check" cargo check -p kvm_rust_mmu --locked --message-format json
 		program=$(export "${switch_env[@]}" && build "$tree" "$planted/target" mutant)
+		# shellcheck disable=SC2046 # names
+		! (cd "$mutants" && grep -qx 'Scenario: giant' $(printf '%s.patch ' "$@")) ||
+			program_small=$(export "${switch_env[@]}" && small "$tree" "$planted/target-small" mutant)
 	fi
 	printf '%s\n' "${elsewhere[@]}" >>"$planted/alone"
 	echo "$key" >"$planted/key"
@@ -108,6 +118,9 @@ mutant()
 {
 	local log=$logs/$1.log run=$program only status n counts=() times=()
 	count=- seconds=-
+	# The scenario that should find it, if it is not left to all of them.
+	only=$(sed -n 's/^Scenario: //p' "$mutants/$1.patch")
+	[[ $only != giant ]] || run=$program_small
 	if grep -qx "${number[$1]}" "$planted/unviable"; then
 		why="does not compile"
 		return 1
@@ -118,8 +131,6 @@ mutant()
 			return 1
 		}
 	fi
-	# The scenario that should find it, if it is not left to all of them.
-	only=$(sed -n 's/^Scenario: //p' "$mutants/$1.patch")
 	for ((n = 1; n <= $2; n++)); do
 		status=0
 		MUTANT=${number[$1]} limited 300 "$run" --minutes 1 ${only:+--scenario "$only"} >"$log" 2>&1 ||
@@ -180,34 +191,53 @@ mutants)
 coverage)
 	# LLVM's tools are those of the version that rustc is built with.
 	llvm=$(rustc --version --verbose | sed -n 's/^LLVM version: \([0-9]*\).*/\1/p')
-	program=$(LLVM_PROFILE_FILE=/dev/null RUSTFLAGS="-C instrument-coverage" build "$TOP" "$BUILD/sim-coverage" release)
-	profile=$BUILD/sim-coverage/run.profraw
-	LLVM_PROFILE_FILE=$profile "$program" --minutes "${2:-2}" >&2
-	"llvm-profdata-$llvm" merge -sparse "$profile" -o "$BUILD/sim-coverage/run.profdata"
-	"llvm-cov-$llvm" export --format lcov --instr-profile "$BUILD/sim-coverage/run.profdata" "$program" |
+	# measure NAME BUILDER ARGUMENT...: what a run of that program reaches, as lcov's text.
+	measure()
+	{
+		local dir=$BUILD/sim-coverage/$1 program
+		program=$(LLVM_PROFILE_FILE=/dev/null RUSTFLAGS="-C instrument-coverage" "$2" "$TOP" "$dir" release)
+		LLVM_PROFILE_FILE=$dir/run.profraw "$program" "${@:3}" >&2
+		"llvm-profdata-$llvm" merge -sparse "$dir/run.profraw" -o "$dir/run.profdata"
+		"llvm-cov-$llvm" export --format lcov --instr-profile "$dir/run.profdata" "$program"
+	}
+	# A line is reached if one of the two reaches it.
+	{
+		measure tables-512 build --minutes "${2:-2}"
+		measure tables-8 small --scenario giant --minutes "$(awk "BEGIN { print ${2:-2} / 10 }")"
+	} |
+		grep -E '^(SF|DA):' |
 		awk -F '[:,]' '
-			function flush() {
-				if (name && all)
-					printf "| `%s` | %d | %d | %s |\n", name, all, all - n, missed
-				sum += all; reached += all - n
-			}
-			BEGIN {
-				print "| file | lines | reached | not reached |"
-				print "|---|--:|--:|---|"
-			}
 			/^SF:/ {
-				name = ""; all = n = 0; missed = ""
+				name = ""
 				if ($2 ~ /mmu\/rust\/(ops|rmap)\// || $2 ~ /mmu\/rust\/(change|walk)\.rs$/) {
 					name = $2
 					sub(/.*mmu\/rust\//, "", name)
+					if (!(name in lines))
+						names[++files] = name
 				}
 			}
 			/^DA:/ && name {
-				all++
-				if (!$3) { n++; missed = missed (missed ? ", " : "") $2 }
+				if (!((name, $2) in count))
+					order[name, ++lines[name]] = $2
+				count[name, $2] += $3
 			}
-			/^end_of_record/ { flush(); name = "" }
-			END { printf "| all | %d | %d | %.1f %% |\n", sum, reached, 100 * reached / sum }'
+			END {
+				print "| file | lines | reached | not reached |"
+				print "|---|--:|--:|---|"
+				for (f = 1; f <= files; f++) {
+					name = names[f]; n = 0; missed = ""
+					for (i = 1; i <= lines[name]; i++) {
+						line = order[name, i]
+						if (count[name, line])
+							n++
+						else
+							missed = missed (missed ? ", " : "") line
+					}
+					printf "| `%s` | %d | %d | %s |\n", name, lines[name], n, missed
+					sum += lines[name]; reached += n
+				}
+				printf "| all | %d | %d | %.1f %% |\n", sum, reached, 100 * reached / sum
+			}'
 	;;
 speed)
 	program=$(build "$TOP" "$BUILD/sim" release)
@@ -225,7 +255,7 @@ speed)
 		/^nobody / { print "\n" toupper(substr($0, 1, 1)) substr($0, 2) "." }'
 	;;
 every)
-	program=$(build "$TOP" "$BUILD/sim-small" release --features small)
+	program=$(small "$TOP" "$BUILD/sim-small" release)
 	exec "$program" "${@:2}"
 	;;
 ci)
@@ -238,7 +268,7 @@ ci)
 	trap 'kill "$soak" 2>/dev/null || :' EXIT
 	rules=$("$TOP/tests/sim/rules.sh")
 	mapfile -t rules < <(grep -E '^(not )?ok ' <<<"$rules")
-	echo "1..$((2 + ${#telling[@]} + ${#rules[@]}))"
+	echo "1..$((3 + ${#telling[@]} + ${#rules[@]}))"
 	plant "${telling[@]}"
 	for m in "${telling[@]}"; do
 		if mutant "$m" 1; then
@@ -250,11 +280,16 @@ ci)
 	for rule in "${rules[@]}"; do
 		sed -E "s/^((not )?ok) [0-9]+/\\1 $((++n))/" <<<"$rule"
 	done
-	small=$(build "$TOP" "$BUILD/sim-small" release --features small)
-	if "$small" --format Npt >"$logs/every.log" 2>&1; then
+	program=$(small "$TOP" "$BUILD/sim-small" release)
+	if "$program" --format Npt >"$logs/every.log" 2>&1; then
 		echo "ok $((++n)) - every schedule of the small worlds keeps the rules"
 	else
 		echo "not ok $((++n)) - every schedule of the small worlds keeps the rules # see $logs/every.log"
+	fi
+	if "$program" --scenario giant --minutes 0.2 --from 1 >"$logs/giant.log" 2>&1; then
+		echo "ok $((++n)) - schedules with pages of 1 GiB keep the rules"
+	else
+		echo "not ok $((++n)) - schedules with pages of 1 GiB keep the rules # see $logs/giant.log"
 	fi
 	wait "$soak" && kept=1 || kept=''
 	trap - EXIT
@@ -266,7 +301,21 @@ ci)
 	cat "$logs/ci.log" >&2
 	;;
 *)
-	program=$(build "$TOP" "$BUILD/sim" release)
-	exec "$program" "$@"
+	minutes=2 scenario=''
+	for ((n = 1; n < $#; n++)); do
+		[[ ${!n} != --minutes ]] || minutes=${*:n + 1:1}
+		[[ ${!n} != --scenario ]] || scenario=${*:n + 1:1}
+	done
+	if [[ $scenario != giant ]]; then
+		program=$(build "$TOP" "$BUILD/sim" release)
+		"$program" "$@"
+	fi
+	if [[ $scenario = giant ]]; then
+		program=$(small "$TOP" "$BUILD/sim-small" release)
+		"$program" "$@"
+	elif [[ ! $scenario ]]; then
+		program=$(small "$TOP" "$BUILD/sim-small" release)
+		"$program" --scenario giant --minutes "$(awk "BEGIN { print $minutes / 20 }")"
+	fi
 	;;
 esac

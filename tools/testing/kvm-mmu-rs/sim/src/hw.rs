@@ -168,6 +168,8 @@ pub struct Cpu {
     pub log: Vec<u64>,
     /// In L2: the CPU logs no writes then.
     pub nested: bool,
+    /// The same, in L2 without nested paging.
+    pub guest_mode: bool,
     /// Whether executable huge pages are forbidden.
     pub no_executable_huge: bool,
 }
@@ -182,6 +184,7 @@ impl Cpu {
             upper: Vec::new(),
             log: Vec::new(),
             nested: false,
+            guest_mode: false,
             no_executable_huge: false,
         }
     }
@@ -283,6 +286,7 @@ impl Cpu {
                     }
                     if self.format == Format::EptPml
                         && !self.nested
+                        && !self.guest_mode
                         && leaf
                         && (new ^ entry) & self.format.dirty() != 0
                     {

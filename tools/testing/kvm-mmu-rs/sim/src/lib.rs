@@ -72,7 +72,7 @@ fn run(scenario: &Scenario, seed: u64) -> u64 {
     for n in 0..plan.vcpus {
         sched::spawn(format!("vCPU {n}"), move || parties::vcpu(n));
     }
-    let peers: [(&str, u64, fn()); 10] = [
+    let peers: [(&str, u64, fn()); 11] = [
         ("attributes", plan.attributes, parties::attributes),
         ("userspace", plan.migrations, parties::userspace),
         ("prefault", plan.prefaults, parties::prefaulter),
@@ -83,6 +83,7 @@ fn run(scenario: &Scenario, seed: u64) -> u64 {
         ("track", plan.trackings, parties::tracker),
         ("splitter", plan.splits, parties::splitter),
         ("clearer", plan.clearers, parties::clearer),
+        ("root", plan.settings, parties::root),
     ];
     for (name, times, body) in peers {
         let parties = match name {
@@ -163,7 +164,7 @@ pub fn main() {
     std::panic::set_hook(Box::new(|info| sched::fail(format!("panic: {info}"))));
 
     #[cfg(feature = "small")]
-    if seed.is_none() {
+    if seed.is_none() && only.is_none() {
         return small::main(&wanted);
     }
     if let Some(seed) = seed {

@@ -9,7 +9,7 @@ use kvm_c::{
     host::Host,
     model::{
         fault::{back_off, mmio_page_fault, page_fault, prefault, Handled},
-        notifier, nx, roots, shadow, slots,
+        notifier, nx, pages, roots, settings, shadow, slots,
         split::{self, Request},
         track, HOST, HUGE_PAGES,
     },
@@ -26,6 +26,8 @@ use crate::{
 
 /// How many pages are prefaulted at once, at most.
 const SOME_PAGES: u64 = 8;
+/// Whether the host has pages of 1 GiB: where tables have 512 entries, no memory is that large.
+const GIANTS: bool = cfg!(feature = "small");
 
 fn touch(gfn: u64) {
     let w = world();
@@ -110,6 +112,9 @@ pub fn vcpu(n: usize) {
         }
         if world().plan.nested && !*vcpu!(vcpu, smm) && chance(8) {
             switch_nested(vcpu, &mut cpu);
+        }
+        if world().plan.guest_mode && !*vcpu!(vcpu, smm) && chance(8) {
+            switch_guest_mode(vcpu, &mut cpu);
         }
         if world().plan.prefault && !cpu.nested && chance(8) {
             let gfn = hot();
@@ -303,11 +308,14 @@ fn switch_smm(vcpu: *mut kvm_vcpu, cpu: &mut Cpu, interrupted: &mut bool) {
         switch_nested(vcpu, cpu);
         *interrupted = true;
     }
+    // That this was L2, the vCPU remembers itself.
+    let guest_mode = *vcpu!(vcpu, guest_mode) && !smm;
+    cpu.guest_mode = guest_mode;
     // As `kvm_mmu_reset_context()` unloads; the next root is loaded with a flush.
     roots::free(vcpu);
     *vcpu!(vcpu, smm) = smm;
     let mmu = *vcpu!(vcpu, arch.mmu);
-    *vcpu!(mmu, root_role.word) = core::mem::ManuallyDrop::new(root_role(format, smm));
+    *vcpu!(mmu, root_role.word) = core::mem::ManuallyDrop::new(root_role(format, smm, guest_mode));
     if !smm && core::mem::take(interrupted) {
         switch_nested(vcpu, cpu);
     }
@@ -322,13 +330,24 @@ pub fn enter_nested(n: usize) {
 /// The vCPU enters or leaves L2.
 fn switch_nested(vcpu: *mut kvm_vcpu, cpu: &mut Cpu) {
     let nested = !cpu.nested;
-    let own = root_role(world().plan.format, *vcpu!(vcpu, smm));
+    let own = root_role(world().plan.format, *vcpu!(vcpu, smm), false);
 
     roots::free(vcpu);
     *vcpu!(vcpu, nested) = nested;
     cpu.nested = nested;
     let mmu = *vcpu!(vcpu, arch.mmu);
     let role = if nested { shadow::root_role(own) } else { own };
+    *vcpu!(mmu, root_role.word) = core::mem::ManuallyDrop::new(role);
+}
+
+/// The vCPU enters or leaves an L2 for which L1 has no page tables: the root has another role, and maps the same.
+/// `kvm_calc_tdp_mmu_root_page_role()`.
+fn switch_guest_mode(vcpu: *mut kvm_vcpu, cpu: &mut Cpu) {
+    roots::free(vcpu);
+    cpu.guest_mode = !cpu.guest_mode;
+    *vcpu!(vcpu, guest_mode) = cpu.guest_mode;
+    let mmu = *vcpu!(vcpu, arch.mmu);
+    let role = root_role(world().plan.format, false, cpu.guest_mode);
     *vcpu!(mmu, root_role.word) = core::mem::ManuallyDrop::new(role);
 }
 
@@ -417,9 +436,18 @@ pub fn invalidate(start: u64, end: u64) {
     notifier::invalidate_range_start(kvm(), start, end);
     // If another has made a huge page around the page meanwhile, no frame of that goes away, and it
     // may be mapped: a fault elsewhere in it is not one in this range.
-    if end - start > 1 || kvm().host.level(start) == 1 {
+    if has_all_of(start, end, start) {
         crate::world::check_unmapped(start, end);
     }
+}
+
+/// Whether a range has all of the host's page, small or huge, that holds `gfn`, as far as that is the guest's.
+fn has_all_of(start: u64, end: u64, gfn: u64) -> bool {
+    let (base, npages) = (world().plan.base_gfn, world().plan.npages);
+    let size = pages(kvm().host.level(gfn).into());
+    let first = gfn - gfn % size;
+
+    start <= first.max(base) && end >= (first + size).min(base + npages)
 }
 
 /// The host makes the page writable on behalf of a write: in place, if nobody else has it, or by a
@@ -527,7 +555,7 @@ fn migrate() {
         slots::set_log(kvm(), at, false);
     }
     // A fatal signal ends that early. While the tracepoint is on, who loses a race leaves the page to a fault.
-    if kvm().odds.signal == 0 && !world().plan.traced {
+    if kvm().odds.signal == 0 && !world().plan.traced && world().plan.settings == 0 {
         crate::world::check_writable();
     }
     // What the last pass has left there says nothing.
@@ -772,31 +800,37 @@ pub fn invalidator() {
         let gfn = hot();
         let region = Host::region(gfn);
         let (base, npages) = (world().plan.base_gfn, world().plan.npages);
-        // All of the memory, the 2 MiB around, or the page, if the host maps it by such.
-        let (start, end) = match choose(4) {
-            0 => (base, base + npages),
-            1 if kvm().host.level(gfn) == 1 => (gfn, gfn + 1),
-            _ => (region, region + HUGE_PAGES),
+        let level = u32::from(kvm().host.level(gfn));
+        // All of the memory, the 2 MiB or 1 GiB around, or the page, if the host maps it by such.
+        let level = match choose(4) {
+            0 => 4,
+            1 => level,
+            2 if GIANTS => 3,
+            _ => level.max(2),
+        };
+        let first = gfn - gfn % pages(level);
+        let (start, end) = match level {
+            4 => (base, base + npages),
+            _ => (first, first + pages(level)),
         };
 
         invalidate(start, end);
         // From here on under the lock of the host's page table.
         sched::point_on(HOST, true);
-        match choose(if world().plan.read_only { 4 } else { 3 }) {
-            // A page moves. Another may have made a huge page of its surroundings meanwhile.
-            0 => {
-                if end - start > 1 || kvm().host.level(gfn) == 1 {
-                    kvm().host.replace_page(gfn);
+        // Another may have made a huge page of its surroundings meanwhile, of which this was not told.
+        if has_all_of(start, end, gfn) {
+            let giant = gfn - gfn % pages(3);
+            match choose(if world().plan.read_only { 4 } else { 3 }) {
+                // A page moves.
+                0 => kvm().host.replace_page(gfn),
+                1 if GIANTS && level >= 3 => kvm().host.replace_giant(giant),
+                n @ 1..=2 => {
+                    if level > 1 {
+                        kvm().host.replace_region(region, n == 1);
+                    }
                 }
-            }
-            n @ 1..=2 => {
-                if end - start > 1 {
-                    kvm().host.replace_region(region, n == 1);
-                }
-            }
-            // It is shared, to be copied on a write; a page alone has rights of its own.
-            _ => {
-                if end - start > 1 || kvm().host.level(gfn) == 1 {
+                // It is shared, to be copied on a write; a page alone has rights of its own.
+                _ => {
                     kvm().host.replace_page(gfn);
                     kvm().host.set_writable(gfn, false);
                 }
@@ -863,6 +897,19 @@ pub fn recoverer() {
         idle();
         nx::recover(kvm(), 1 + choose(2) as usize);
         point();
+    }
+}
+
+/// Root changes parameters of KVM's, and traces for a while.
+pub fn root() {
+    for _ in 0..world().plan.settings {
+        idle();
+        match choose(4) {
+            0 => settings::eager_page_split(chance(2)),
+            1 => settings::trace(kvm(), chance(2)),
+            2 => settings::fault_around(kvm(), choose(64) as u32),
+            _ => settings::nx_huge_pages(kvm(), world().plan.nx_huge_pages || chance(2)),
+        }
     }
 }
 

@@ -2,6 +2,8 @@
 
 //! What runs against what.
 
+#[cfg(feature = "small")]
+use kvm_c::model::pages;
 use kvm_c::{bindings::Odds, model::HUGE_PAGES};
 use machine::rng::Rng;
 
@@ -9,6 +11,9 @@ use crate::{hw::Format, world::Plan};
 
 /// The pages whose bits are taken in one go.
 const BATCH_PAGES: u64 = 64 * 1024;
+
+/// The tables that are freed together, at most.
+const BATCH_TABLES: u64 = 16;
 
 /// A kind of run; the seed decides the rest.
 pub struct Scenario {
@@ -65,6 +70,8 @@ pub const ALL: &[Scenario] = &[
             plan.nx_huge_pages = true;
             plan.recoveries = 2 + rng.below(4);
             plan.migrations = rng.below(2);
+            // Userspace may replace a table while a fault is about to list it.
+            plan.splits = [0, 8][rng.below(2) as usize];
         },
     },
     Scenario {
@@ -170,7 +177,7 @@ pub const ALL: &[Scenario] = &[
             plan.nested = rng.below(4) == 0;
             plan.zaps = rng.below(2);
             if rng.below(3) == 0 {
-                plan.boundary = 1 + rng.below(plan.npages - 1);
+                plan.divide(rng);
             }
         },
     },
@@ -233,6 +240,25 @@ pub const ALL: &[Scenario] = &[
         },
     },
     Scenario {
+        name: "many-tables",
+        what: "more tables are torn down in one hold of mmu_lock than are freed together",
+        adjust: |plan, rng| {
+            plan.npages = (BATCH_TABLES + 1 + rng.below(4)) * HUGE_PAGES;
+            plan.huge = u64::MAX;
+            plan.hot = (0..plan.npages / HUGE_PAGES)
+                .map(|n| plan.base_gfn + n * HUGE_PAGES + rng.below(HUGE_PAGES))
+                .collect();
+            plan.accesses = 64 + rng.below(256);
+            plan.manual = false;
+            plan.initially_all_set = false;
+            plan.passes = 1;
+            plan.migrations = 1;
+            plan.phased = true;
+            plan.zaps = rng.below(2);
+            plan.splits = rng.below(3);
+        },
+    },
+    Scenario {
         name: "signals",
         what: "a log of more than one batch, and fatal signals between them",
         adjust: |plan, rng| {
@@ -256,14 +282,7 @@ pub const ALL: &[Scenario] = &[
             plan.initially_all_set &= plan.manual;
             plan.passes = 4;
             plan.phased = true;
-            plan.agings = rng.below(3);
-            plan.invalidations = rng.below(3);
-            plan.zaps = rng.below(3);
-            plan.nx_huge_pages = rng.below(4) == 0;
-            plan.recoveries = rng.below(2);
-            plan.smm = rng.below(4) == 0;
-            plan.prefault = rng.below(4) == 0;
-            plan.attributes = rng.below(2);
+            plan.invite(rng);
             plan.dirty_bits = rng.below(4) == 0;
             plan.relocates = plan.format != Format::EptPml && rng.below(4) == 0;
             // Neighbours: their words, and often their tables, are not the same thread's.
@@ -275,8 +294,7 @@ pub const ALL: &[Scenario] = &[
                 }
             }
             if rng.below(4) == 0 {
-                // Two slots share a table.
-                plan.boundary = 1 + rng.below(plan.npages - 1);
+                plan.divide(rng);
             }
             if rng.below(4) == 0 {
                 // The first shadow page comes in the middle.
@@ -291,20 +309,11 @@ pub const ALL: &[Scenario] = &[
         name: "dirty-bits",
         what: "everybody, with logging by D bits",
         adjust: |plan, rng| {
-            plan.dirty_bits = true;
-            plan.format = Format::ALL[rng.below(2) as usize];
-            plan.agings = rng.below(4);
-            plan.invalidations = rng.below(4);
-            plan.zaps = rng.below(3);
-            plan.nx_huge_pages = rng.below(4) == 0;
-            plan.recoveries = rng.below(3);
-            plan.smm = rng.below(4) == 0;
-            plan.prefault = rng.below(4) == 0;
+            plan.log_by_dirty_bits(rng);
+            plan.invite(rng);
             plan.read_only = rng.below(4) == 0;
-            plan.attributes = rng.below(2);
             if rng.below(3) == 0 {
-                // Two slots share a table.
-                plan.boundary = 1 + rng.below(plan.npages - 1);
+                plan.divide(rng);
             }
             plan.traced = rng.below(4) == 0;
         },
@@ -313,15 +322,14 @@ pub const ALL: &[Scenario] = &[
         name: "dirty-bits-late",
         what: "logging by faults, and by D bits since another memslot is logged",
         adjust: |plan, rng| {
-            plan.dirty_bits = true;
+            plan.log_by_dirty_bits(rng);
             plan.dirty_bits_late = true;
-            plan.format = Format::ALL[rng.below(2) as usize];
             plan.initially_all_set = false;
-            plan.boundary = 1 + rng.below(plan.npages - 1);
-            plan.invalidations = rng.below(3);
-            plan.agings = rng.below(3);
-            plan.nx_huge_pages = rng.below(4) == 0;
-            plan.recoveries = rng.below(2);
+            plan.divide(rng);
+            plan.invite(rng);
+            plan.zaps = 0;
+            plan.smm = false;
+            plan.attributes = 0;
             plan.prefault = rng.below(2) == 0;
             plan.prefaults = rng.below(12);
             plan.notifiers = 1 + rng.below(3);
@@ -336,16 +344,10 @@ pub const ALL: &[Scenario] = &[
         name: "dirty-bits-idle",
         what: "few accesses in many passes over the log, by D bits",
         adjust: |plan, rng| {
-            plan.dirty_bits = true;
-            plan.format = Format::ALL[rng.below(2) as usize];
-            plan.base_gfn = HUGE_PAGES;
-            plan.npages = HUGE_PAGES;
-            plan.hot = (0..2).map(|_| HUGE_PAGES + rng.below(HUGE_PAGES)).collect();
-            plan.odds = Odds::default();
-            plan.vcpus = 1;
+            plan.log_by_dirty_bits(rng);
+            plan.shrink(2, rng);
             plan.accesses = 3 + rng.below(6);
             plan.only_writes = rng.below(2) == 0;
-            plan.migrations = 1;
             plan.passes = 6;
         },
     },
@@ -353,19 +355,11 @@ pub const ALL: &[Scenario] = &[
         name: "dirty-bits-notify",
         what: "few writes, by D bits, against a host that moves memory",
         adjust: |plan, rng| {
-            plan.dirty_bits = true;
-            plan.format = Format::ALL[rng.below(2) as usize];
-            plan.base_gfn = HUGE_PAGES;
-            plan.npages = HUGE_PAGES;
+            plan.log_by_dirty_bits(rng);
+            plan.shrink(1 + rng.below(2), rng);
             plan.huge = 0;
-            plan.hot = (0..1 + rng.below(2))
-                .map(|_| HUGE_PAGES + rng.below(HUGE_PAGES))
-                .collect();
-            plan.odds = Odds::default();
-            plan.vcpus = 1;
             plan.accesses = 1 + rng.below(4);
             plan.only_writes = true;
-            plan.migrations = 1;
             plan.passes = 1 + rng.below(2);
             plan.notifiers = 1;
             plan.invalidations = 1 + rng.below(12);
@@ -376,20 +370,48 @@ pub const ALL: &[Scenario] = &[
         what: "userspace splits ahead and recovers, against faults, notifiers, zaps and the log",
         adjust: |plan, rng| {
             plan.splits = 2 + rng.below(6);
-            plan.agings = rng.below(3);
-            plan.invalidations = rng.below(4);
-            plan.zaps = rng.below(3);
-            plan.nx_huge_pages = rng.below(4) == 0;
-            plan.recoveries = rng.below(3);
-            plan.smm = rng.below(4) == 0;
-            plan.prefault = rng.below(4) == 0;
-            plan.attributes = rng.below(2);
+            plan.invite(rng);
             plan.migrations = rng.below(3);
             plan.dirty_bits = rng.below(4) == 0;
             plan.moves = rng.below(4) == 0;
             if rng.below(4) == 0 {
-                // Two slots share a table.
-                plan.boundary = 1 + rng.below(plan.npages - 1);
+                plan.divide(rng);
+            }
+        },
+    },
+    #[cfg(feature = "small")]
+    Scenario {
+        name: "giant",
+        what: "everybody, where tables have 8 entries, and the host also has pages of 1 GiB",
+        adjust: |plan, rng| {
+            let mut odd = |n: u64| if rng.below(4) == 0 { rng.below(n) } else { 0 };
+            plan.base_gfn = pages(3) + odd(pages(3));
+            plan.npages = pages(3) + odd(2 * pages(3));
+            plan.giant = rng.bits();
+            plan.hot = (0..1 + rng.below(5))
+                .map(|_| plan.base_gfn + rng.below(plan.npages))
+                .collect();
+            plan.vcpus = 1 + rng.below(3) as usize;
+            plan.migrations = rng.below(3);
+            plan.splits = rng.below(2) * rng.below(7);
+            plan.invite(rng);
+            plan.nx_huge_pages = rng.below(2) == 0;
+            plan.recoveries = rng.below(6);
+            plan.prefaults = rng.below(3);
+            plan.fault_around = [0, 0, 4, 16][rng.below(4) as usize];
+            plan.trackings = rng.below(2) * rng.below(3);
+            plan.dirty_bits = rng.below(3) == 0;
+            plan.clearers = plan.migrations * rng.below(2);
+            plan.read_only = rng.below(4) == 0;
+            plan.moves = plan.trackings == 0 && rng.below(6) == 0;
+            plan.passes = 1 + rng.below(4);
+            if rng.below(4) == 0 {
+                plan.divide(rng);
+            }
+            if rng.below(6) == 0 {
+                plan.log_to_ring();
+                plan.dirty_bits = false;
+                plan.clearers = 0;
             }
         },
     },
@@ -417,6 +439,41 @@ pub fn find(name: &str) -> Option<&'static Scenario> {
 }
 
 impl Plan {
+    /// Most peers, each in some runs.
+    fn invite(&mut self, rng: &mut Rng) {
+        self.agings = rng.below(4);
+        self.invalidations = rng.below(4);
+        self.zaps = rng.below(3);
+        self.nx_huge_pages = rng.below(4) == 0;
+        self.recoveries = rng.below(3);
+        self.smm = rng.below(4) == 0;
+        self.prefault = rng.below(4) == 0;
+        self.attributes = rng.below(2);
+    }
+
+    /// The memory is that of two slots, which may share a table.
+    fn divide(&mut self, rng: &mut Rng) {
+        self.boundary = 1 + rng.below(self.npages - 1);
+    }
+
+    /// D bits are the log, in a format that can.
+    fn log_by_dirty_bits(&mut self, rng: &mut Rng) {
+        self.dirty_bits = true;
+        self.format = Format::ALL[rng.below(2) as usize];
+    }
+
+    /// One table, of which one vCPU uses so many pages while one migration goes on; nothing fails.
+    fn shrink(&mut self, pages: u64, rng: &mut Rng) {
+        self.base_gfn = HUGE_PAGES;
+        self.npages = HUGE_PAGES;
+        self.hot = (0..pages)
+            .map(|_| HUGE_PAGES + rng.below(HUGE_PAGES))
+            .collect();
+        self.odds = Odds::default();
+        self.vcpus = 1;
+        self.migrations = 1;
+    }
+
     /// The log is a ring, which has neither manual protection nor bits that are set initially.
     fn log_to_ring(&mut self) {
         self.ring = true;
@@ -446,12 +503,6 @@ impl Scenario {
         let many = 2 << rng.below(5);
         let manual = rng.below(2) == 0;
         let mut plan = Plan {
-            format: Format::ALL[rng.below(4) as usize],
-            base_gfn,
-            npages,
-            boundary: 0,
-            far: false,
-            ring: false,
             huge: rng.bits(),
             hot,
             vcpus: 1 + rng.below(2) as usize,
@@ -460,37 +511,20 @@ impl Scenario {
             manual,
             initially_all_set: manual && rng.below(2) == 0,
             eager: rng.below(4) != 0,
-            nx_huge_pages: false,
-            smm: false,
-            nested: false,
-            late: false,
-            aliases: 1,
-            prefault: false,
-            prefaults: 0,
-            fault_around: 0,
             odds,
             migrations: 1 + rng.below(2),
-            invalidations: 0,
             notifiers: 1 + rng.below(2),
-            agings: 0,
-            recoveries: 0,
-            zaps: 0,
-            moves: false,
-            relocates: false,
-            attributes: 0,
-            trackings: 0,
-            read_only: false,
-            splits: 0,
             splitters: 1 + rng.below(2),
-            clearers: 0,
-            only_writes: false,
             passes: 3,
-            dirty_bits: false,
-            dirty_bits_late: false,
             traced: rng.below(8) == 0,
+            ..Plan::new(Format::ALL[rng.below(4) as usize], base_gfn, npages)
         };
 
         (self.adjust)(&mut plan, &mut rng);
+        if rng.below(4) == 0 {
+            plan.settings = 1 + rng.below(6);
+        }
+        plan.guest_mode = !plan.nested && rng.below(6) == 0;
         plan
     }
 }

@@ -61,6 +61,21 @@ fn reap() {
     parties::pass(0);
 }
 
+fn start_log() {
+    slots::set_log(kvm(), 0, true);
+    parties::copy(PAGE);
+}
+
+/// The host takes the frame of the page away.
+fn replace_page() {
+    let start = Host::region(PAGE);
+
+    parties::invalidate(start, start + HUGE_PAGES);
+    sched::point_on(HOST, true);
+    kvm().host.replace_page(PAGE);
+    notifier::invalidate_range_end(kvm());
+}
+
 const ALL: &[Small] = &[
     Small {
         name: "reap against fault",
@@ -90,10 +105,7 @@ const ALL: &[Small] = &[
         name: "start of the log against fault",
         huge: true,
         mapped: true,
-        peer: || {
-            slots::set_log(kvm(), 0, true);
-            parties::copy(PAGE);
-        },
+        peer: start_log,
         check_log: true,
         bounded: true,
         ..PLAIN
@@ -124,14 +136,7 @@ const ALL: &[Small] = &[
     Small {
         name: "zap against walker",
         mapped: true,
-        peer: || {
-            let start = Host::region(PAGE);
-
-            parties::invalidate(start, start + HUGE_PAGES);
-            sched::point_on(HOST, true);
-            kvm().host.replace_page(PAGE);
-            notifier::invalidate_range_end(kvm());
-        },
+        peer: replace_page,
         ..PLAIN
     },
     Small {
@@ -147,14 +152,7 @@ const ALL: &[Small] = &[
         name: "zap against walker in L2",
         mapped: true,
         nested: true,
-        peer: || {
-            let start = Host::region(PAGE);
-
-            parties::invalidate(start, start + HUGE_PAGES);
-            sched::point_on(HOST, true);
-            kvm().host.replace_page(PAGE);
-            notifier::invalidate_range_end(kvm());
-        },
+        peer: replace_page,
         ..PLAIN
     },
     Small {
@@ -188,10 +186,7 @@ const ALL: &[Small] = &[
         name: "D bits: start of the log against write",
         huge: true,
         mapped: true,
-        peer: || {
-            slots::set_log(kvm(), 0, true);
-            parties::copy(PAGE);
-        },
+        peer: start_log,
         check_log: true,
         dirty_bits: true,
         ..PLAIN
@@ -221,48 +216,16 @@ impl Small {
 
 fn plan(small: &Small, format: Format) -> Plan {
     Plan {
-        format,
-        base_gfn: HUGE_PAGES,
-        npages: HUGE_PAGES,
-        boundary: 0,
-        far: false,
-        ring: false,
         huge: u64::from(small.huge),
         hot: vec![PAGE],
-        vcpus: 1,
         accesses: 1,
-        phased: false,
         manual: small.log == Some(true),
         initially_all_set: small.log == Some(true),
-        eager: true,
         nx_huge_pages: small.nx,
-        smm: false,
         nested: small.nested,
-        late: false,
-        aliases: 1,
-        prefault: false,
-        prefaults: 0,
-        fault_around: 0,
-        odds: Odds::default(),
-        migrations: 0,
-        invalidations: 0,
-        notifiers: 1,
-        agings: 0,
-        recoveries: 0,
-        zaps: 0,
-        moves: false,
-        relocates: false,
-        attributes: 0,
-        trackings: 0,
-        read_only: false,
-        splits: 0,
-        splitters: 0,
-        clearers: 0,
         only_writes: true,
-        passes: 0,
         dirty_bits: small.dirty_bits,
-        dirty_bits_late: false,
-        traced: false,
+        ..Plan::new(format, HUGE_PAGES, HUGE_PAGES)
     }
 }
 

@@ -23,6 +23,8 @@ pub struct Plan {
     pub ring: bool,
     /// Which of the slot's huge pages the host maps as such, a bit each.
     pub huge: u64,
+    /// The same of the 1 GiB pages of which the slot has a part. There are none unless tables have 8 entries.
+    pub giant: u64,
     /// The pages that the guest uses.
     pub hot: Vec<u64>,
     pub vcpus: usize,
@@ -40,6 +42,8 @@ pub struct Plan {
     pub nested: bool,
     /// It begins after everybody else.
     pub late: bool,
+    /// vCPUs also run a nested guest without nested paging: by tables of the TDP MMU with another role.
+    pub guest_mode: bool,
     /// At how many addresses it has each page.
     pub aliases: u64,
     pub prefault: bool,
@@ -79,6 +83,61 @@ pub struct Plan {
     pub dirty_bits_late: bool,
     /// The tracepoint for changes of SPTEs is on.
     pub traced: bool,
+    /// How often root changes a parameter of KVM's, or turns that tracepoint on or off.
+    pub settings: u64,
+}
+
+impl Plan {
+    /// A VM with one vCPU that does nothing, and nobody else.
+    pub fn new(format: Format, base_gfn: u64, npages: u64) -> Self {
+        Plan {
+            format,
+            base_gfn,
+            npages,
+            boundary: 0,
+            far: false,
+            ring: false,
+            huge: 0,
+            giant: 0,
+            hot: Vec::new(),
+            vcpus: 1,
+            accesses: 0,
+            phased: false,
+            manual: false,
+            initially_all_set: false,
+            eager: true,
+            nx_huge_pages: false,
+            smm: false,
+            nested: false,
+            late: false,
+            guest_mode: false,
+            aliases: 1,
+            prefault: false,
+            prefaults: 0,
+            fault_around: 0,
+            odds: Odds::default(),
+            migrations: 0,
+            invalidations: 0,
+            notifiers: 1,
+            agings: 0,
+            recoveries: 0,
+            zaps: 0,
+            moves: false,
+            relocates: false,
+            attributes: 0,
+            trackings: 0,
+            read_only: false,
+            splits: 0,
+            splitters: 1,
+            clearers: 0,
+            only_writes: false,
+            passes: 0,
+            dirty_bits: false,
+            dirty_bits_late: false,
+            traced: false,
+            settings: 0,
+        }
+    }
 }
 
 /// A part of a memslot's log that a thread is to clear, and whose pages it is to copy then.
@@ -144,6 +203,7 @@ const DIRECT: u32 = 1 << 7;
 const ACC_ALL: u32 = 0xf << 8;
 const AD_DISABLED: u32 = 1 << 16;
 const SMM: u32 = 1 << 24;
+const GUEST_MODE: u32 = 1 << 17;
 const INVALID: u32 = 1 << 12;
 const FRAME: u64 = 0x000f_ffff_ffff_f000;
 const MMU_PRESENT: u64 = 1 << 11;
@@ -151,7 +211,7 @@ const LARGE: u64 = 1 << 7;
 const FROZEN: u64 = 1 << 63 | 0x1a0;
 
 /// The role of a vCPU's root.
-pub fn root_role(format: Format, smm: bool) -> u32 {
+pub fn root_role(format: Format, smm: bool, guest_mode: bool) -> u32 {
     let mut role = model::ROOT_LEVEL | DIRECT | ACC_ALL;
 
     if !format.has_ad() {
@@ -159,6 +219,9 @@ pub fn root_role(format: Format, smm: bool) -> u32 {
     }
     if smm {
         role |= SMM;
+    }
+    if guest_mode {
+        role |= GUEST_MODE;
     }
     role
 }
@@ -274,7 +337,12 @@ pub fn begin(plan: Plan) {
         srcu: Vec::new(),
         srcu_entries: 0,
         vm_bugged: false,
-        host: Host::new(base, npages, |n| plan.huge >> (n % 64) & 1 != 0),
+        host: Host::new(
+            base,
+            npages,
+            |n| plan.huge >> (n % 64) & 1 != 0,
+            |n| plan.giant >> (n % 64) & 1 != 0,
+        ),
         odds: plan.odds,
     });
     model::set_vm(vm);
@@ -304,7 +372,7 @@ pub fn begin(plan: Plan) {
     for _ in 0..world.plan.vcpus + usize::from(world.plan.prefaults != 0) {
         let mmu = mem::alloc_rest(kvm_mmu {
             root_role: kvm_mmu_page_role {
-                word: core::mem::ManuallyDrop::new(root_role(world.plan.format, false)),
+                word: core::mem::ManuallyDrop::new(root_role(world.plan.format, false, false)),
             },
             root: kvm_mmu_root_info {
                 hpa: INVALID_PAGE,
@@ -331,6 +399,7 @@ pub fn begin(plan: Plan) {
             ipi: false,
             smm: false,
             nested: false,
+            guest_mode: false,
         }));
     }
     // SAFETY: the VM exists.
@@ -378,7 +447,7 @@ fn count(table: u64, level: u32, gfn: u64, census: &mut Census) {
 
 /// What a leaf maps is the guest's.
 fn check_leaf(entry: u64, level: u32, gfn: u64) {
-    if level > 1 && kvm().host.is_mixed(gfn) {
+    if level > 1 && kvm().host.is_mixed(gfn, level) {
         fail(format!(
             "gfn {gfn:#x} is mapped by a huge page, and its pages have several attributes"
         ));
@@ -468,8 +537,10 @@ fn check_table_small(table: u64, level: u32, gfn: u64, as_id: usize) {
             check_table_small(entry & FRAME, level - 1, first, as_id);
             continue;
         }
+        let pages = model::HUGE_PAGES.pow(level - 1);
+        let parts = (first..first + pages).step_by(model::HUGE_PAGES as usize);
         // The slot may begin in the middle.
-        for gfn in [first, first + model::HUGE_PAGES - 1] {
+        for gfn in parts.flat_map(|part| [part, part + model::HUGE_PAGES - 1]) {
             if model::split::must_be_small(world().kvm, as_id, gfn) {
                 fail(format!(
                     "gfn {first:#x} is mapped by a huge page, and is to stay small"

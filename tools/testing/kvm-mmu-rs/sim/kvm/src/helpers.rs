@@ -70,7 +70,7 @@ pub unsafe fn kvm_rs_other_slots_allow(
     // SAFETY: the caller passes a memslot that exists.
     let as_id = unsafe { (*slot).as_id };
 
-    !crate::model::track::disallows_huge(kvm, as_id ^ 1, gfn)
+    !crate::model::track::disallows_huge(kvm, as_id ^ 1, gfn, level as u32)
 }
 
 /// `rust_dirty_log.c`.
@@ -622,6 +622,7 @@ pub unsafe fn kvm_rs_update_page_stats(kvm: *mut kvm, level: i32, count: i32) {
 ///
 /// `kvm` must point to the VM of the run.
 pub unsafe fn kvm_rs_nx_huge_pages(kvm: *mut kvm) -> bool {
+    point();
     *field!(kvm, nx_huge_pages)
 }
 

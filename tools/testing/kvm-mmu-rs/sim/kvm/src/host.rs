@@ -6,7 +6,7 @@
 
 use machine::fail;
 
-use crate::model::HUGE_PAGES;
+use crate::model::{pages, HUGE_PAGES};
 
 /// The first frame.
 const FIRST_PFN: u64 = 1 << 20;
@@ -25,7 +25,7 @@ pub struct Host {
     frames: Vec<Frame>,
     /// The frame of each page of the slot, and whether the host maps it writable.
     pages: Vec<(u64, bool)>,
-    /// By what the host maps each 2 MiB: level 1 or 2.
+    /// By what the host maps each 2 MiB: level 1 or 2, or 3 for all of a 1 GiB.
     levels: Vec<u8>,
     /// The pages whose attributes differ from those of the others.
     differ: Vec<u64>,
@@ -35,8 +35,13 @@ pub struct Host {
 }
 
 impl Host {
-    /// Memory for `npages` pages from `base_gfn` on; huge pages where `huge` says so.
-    pub fn new(base_gfn: u64, npages: u64, huge: impl Fn(u64) -> bool) -> Self {
+    /// Memory for `npages` pages from `base_gfn` on; huge pages where `huge` and `giant` say so.
+    pub fn new(
+        base_gfn: u64,
+        npages: u64,
+        huge: impl Fn(u64) -> bool,
+        giant: impl Fn(u64) -> bool,
+    ) -> Self {
         let mut host = Host {
             base_gfn,
             ..Host::default()
@@ -48,6 +53,11 @@ impl Host {
         host.levels = vec![1; (last - first + 1) as usize];
         for region in first..=last {
             host.replace_region(region * HUGE_PAGES, huge(region - first));
+        }
+        let first = base_gfn / pages(3);
+        let last = (base_gfn + npages - 1) / pages(3);
+        for n in (first..=last).filter(|n| giant(n - first)) {
+            host.replace_giant(n * pages(3));
         }
         host
     }
@@ -95,13 +105,11 @@ impl Host {
         self.level_of(gfn).map_or(2, |level| *level)
     }
 
-    /// Whether the pages of the 2 MiB around a page have several attributes.
-    pub fn is_mixed(&self, gfn: u64) -> bool {
-        let region = Host::region(gfn);
-
+    /// Whether the pages that an entry of `level` maps around a page have several attributes.
+    pub fn is_mixed(&self, gfn: u64, level: u32) -> bool {
         self.differ
             .iter()
-            .any(|gfn| (region..region + HUGE_PAGES).contains(gfn))
+            .any(|other| other / pages(level) == gfn / pages(level))
     }
 
     /// Gives a page another attribute, or that of the others.
@@ -117,10 +125,43 @@ impl Host {
         gfn - gfn % HUGE_PAGES
     }
 
+    /// The host maps the 1 GiB around a page by 2 MiB at most from now on.
+    fn break_giant(&mut self, gfn: u64) {
+        let start = gfn - gfn % pages(3);
+
+        for region in (start..start + pages(3)).step_by(HUGE_PAGES as usize) {
+            if let Some(level) = self.level_of(region) {
+                *level = (*level).min(2);
+            }
+        }
+    }
+
+    /// Gives new frames to all pages of the 1 GiB at `start`: one page of that size. The old ones belong to
+    /// somebody else.
+    pub fn replace_giant(&mut self, start: u64) {
+        // Aligned.
+        while self.frames.len() as u64 % pages(3) != 0 {
+            self.frames.push(Frame {
+                gfn: None,
+                version: 0,
+            });
+        }
+        for region in (start..start + pages(3)).step_by(HUGE_PAGES as usize) {
+            self.replace_region(region, true);
+        }
+        for region in (start..start + pages(3)).step_by(HUGE_PAGES as usize) {
+            if let Some(level) = self.level_of(region) {
+                *level = 3;
+            }
+        }
+    }
+
     /// Gives new frames to all pages of the 2 MiB at `start`: one huge page, or scattered. The old
     /// ones belong to somebody else.
     pub fn replace_region(&mut self, start: u64, huge: bool) {
         let first = self.frames.len() as u64;
+
+        self.break_giant(start);
 
         for gfn in start..start + HUGE_PAGES {
             self.frames.push(Frame {
@@ -142,6 +183,7 @@ impl Host {
     pub fn replace_page(&mut self, gfn: u64) {
         let frame = self.frames.len() as u64;
 
+        self.break_giant(gfn);
         self.frames.push(Frame {
             gfn: None,
             version: 0,

@@ -287,6 +287,8 @@ pub struct kvm_vcpu {
     pub smm: bool,
     /// Runs a nested guest.
     pub nested: bool,
+    /// Runs one for which L1 has no page tables: L2 uses those of L1, in a role of its own.
+    pub guest_mode: bool,
 }
 
 #[repr(C)]

@@ -6,7 +6,7 @@ use core::ffi::{c_int, c_void};
 
 use machine::{chance, fail, lock::may_sleep, mem, note};
 
-use super::{field, HUGE_PAGES};
+use super::{field, pages, HUGE_PAGES};
 use crate::types::*;
 
 /// What a table of the vCPU's cache is full of: `SHADOW_NONPRESENT_VALUE`.
@@ -174,7 +174,6 @@ pub unsafe fn kvm_mmu_max_mapping_level(
     gfn: gfn_t,
 ) -> c_int {
     field!(kvm, mmu_lock).assert_held();
-    let start = gfn - gfn % HUGE_PAGES;
     // SAFETY: the slot exists.
     let (base, npages) = unsafe { ((*slot).base_gfn, (*slot).npages as u64) };
 
@@ -183,23 +182,26 @@ pub unsafe fn kvm_mmu_max_mapping_level(
             "asks for the level of gfn {gfn:#x}, which is not in the slot"
         ));
     }
-    // `disallow_lpage`: a huge page may not reach beyond the slot.
-    if start < base || start + HUGE_PAGES > base + npages {
-        return 1;
-    }
-    // SAFETY: the slot exists.
-    if super::track::disallows_huge(kvm, unsafe { (*slot).as_id }, gfn) {
-        return 1;
-    }
-    // SAFETY: the slot exists.
-    let kept = unsafe { super::split::is_kept(slot, gfn) };
-    machine::sched::point_on(super::HOST, false);
-    let host = field!(kvm, host);
-    let level = if kept || host.is_mixed(gfn) {
-        1
-    } else {
-        host.level(gfn)
+    // `disallow_lpage`
+    let allows = |level: u32| {
+        let start = gfn - gfn % pages(level);
+
+        // A huge page may not reach beyond the slot.
+        start >= base
+            && start + pages(level) <= base + npages
+            // SAFETY: the slot exists.
+            && !super::track::disallows_huge(kvm, unsafe { (*slot).as_id }, gfn, level)
+            // SAFETY: the slot exists.
+            && !unsafe { super::split::is_kept(slot, gfn, level) }
+            && !field!(kvm, host).is_mixed(gfn, level)
     };
+    let allowed = [3, 2].into_iter().find(|level| allows(*level)).unwrap_or(1);
+    if allowed == 1 {
+        return 1;
+    }
+    // `host_pfn_mapping_level()`
+    machine::sched::point_on(super::HOST, false);
+    let level = field!(kvm, host).level(gfn).min(allowed as u8);
     note("host maps by level", [gfn, level.into(), 0]);
     level.into()
 }
@@ -232,7 +234,7 @@ pub unsafe fn kvm_mmu_hugepage_adjust(vcpu: *mut kvm_vcpu, fault: *mut kvm_page_
         return;
     }
     f.goal_level = level;
-    let mask = HUGE_PAGES - 1;
+    let mask = pages(level.into()) - 1;
     if f.gfn & mask != f.pfn & mask {
         fail("VM_BUG_ON() in kvm_mmu_hugepage_adjust(): the frames are not aligned".into());
     }

@@ -14,6 +14,7 @@ pub mod memory;
 pub mod notifier;
 pub mod nx;
 pub mod roots;
+pub mod settings;
 pub mod shadow;
 pub mod slots;
 pub mod split;
@@ -37,6 +38,11 @@ pub const HOST: usize = 2;
 pub const RING: usize = 3;
 /// The level of the roots.
 pub const ROOT_LEVEL: u32 = if cfg!(feature = "small") { 3 } else { 4 };
+
+/// Pages that an entry of `level` maps.
+pub const fn pages(level: u32) -> u64 {
+    HUGE_PAGES.pow(level - 1)
+}
 
 thread_local! {
     static VM: Cell<*mut kvm> = const { Cell::new(core::ptr::null_mut()) };

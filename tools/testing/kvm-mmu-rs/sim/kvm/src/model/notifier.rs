@@ -25,17 +25,23 @@ pub fn invalidate_range_start(kvm: *mut kvm, start: u64, end: u64) {
     srcu_read_unlock(kvm, srcu);
 }
 
-/// Models `kvm_mmu_invalidate_start()` and `kvm_mmu_invalidate_range_add()`.
+/// Models `kvm_mmu_invalidate_start()`, and the first `kvm_mmu_invalidate_range_add()`.
 pub(super) fn begin(kvm: *mut kvm, start: u64, end: u64) {
     sched::point_on((&raw const *field!(kvm, mmu_invalidate_seq)) as usize, true);
     if *field!(kvm, mmu_invalidate_in_progress) == 0 {
         *field!(kvm, mmu_invalidate_range) = (start, end);
     } else {
-        let range = field!(kvm, mmu_invalidate_range);
-        range.0 = range.0.min(start);
-        range.1 = range.1.max(end);
+        add(kvm, start, end);
     }
     *field!(kvm, mmu_invalidate_in_progress) += 1;
+}
+
+/// Models `kvm_mmu_invalidate_range_add()`, for a range that is not the first.
+pub(super) fn add(kvm: *mut kvm, start: u64, end: u64) {
+    let range = field!(kvm, mmu_invalidate_range);
+
+    range.0 = range.0.min(start);
+    range.1 = range.1.max(end);
 }
 
 /// Models `kvm_mmu_invalidate_end()`.

@@ -56,7 +56,7 @@ pub fn recover(kvm: *mut kvm, to_zap: usize) {
         if !*field!(sp, nx_huge_page_disallowed) {
             fail("WARN_ON_ONCE(!sp->nx_huge_page_disallowed)".into());
         }
-        // The hook. Here nothing stands for a page of 1 GiB, so there is nothing below.
+        // The hook.
         let sp = if is_logged(kvm, sp) {
             sp
         } else {

@@ -12,7 +12,7 @@ use super::{
     field,
     flush::{kvm_flush_remote_tlbs, kvm_flush_remote_tlbs_range},
     memory::{topup_desc_cache, topup_memory_caches},
-    slots, HUGE_PAGES, ROOT_LEVEL,
+    pages, slots, HUGE_PAGES, ROOT_LEVEL,
 };
 use crate::bindings::*;
 
@@ -29,11 +29,6 @@ const GUEST_MODE: u32 = 1 << 17;
 
 /// L2 uses each page at several addresses, so many frames apart: L1 maps all of its memory anew for each.
 pub const ALIAS: u64 = HUGE_PAGES.pow(2);
-
-/// Pages below an entry of a table of `level`.
-fn pages(level: u32) -> u64 {
-    HUGE_PAGES.pow(level - 1)
-}
 
 fn role(sp: *mut kvm_mmu_page) -> u32 {
     *field!(sp, role.word).to_owned()

@@ -421,13 +421,26 @@ pub fn reset_rings(kvm: *mut kvm, harvested: &[(usize, u64)]) {
 /// has no private memory: a page whose attribute differs is mapped like the others, but its
 /// surroundings must not be mapped by a huge page.
 pub fn set_attributes(kvm: *mut kvm, gfn: u64, differs: bool) {
-    let region = crate::host::Host::region(gfn);
-
     may_sleep("KVM_SET_MEMORY_ATTRIBUTES");
     note("KVM_SET_MEMORY_ATTRIBUTES", [gfn, differs.into(), 0]);
     field!(kvm, slots_lock).lock("mutex_lock(slots_lock)", false);
     field!(kvm, mmu_lock).write_lock();
-    super::notifier::begin(kvm, region, region + super::HUGE_PAGES);
+    super::notifier::begin(kvm, gfn, gfn + 1);
+    for at in 0..SLOTS {
+        let slot = field!(kvm, memslots)[at];
+        if slot.is_null() {
+            continue;
+        }
+        let (base, npages) = (*field!(slot, base_gfn), *field!(slot, npages) as u64);
+        for level in 2..=3 {
+            let start = gfn - gfn % super::pages(level);
+            let end = start + super::pages(level);
+            let fits = start >= base && end <= base + npages;
+            if fits && !field!(kvm, host).is_mixed(gfn, level) {
+                super::notifier::add(kvm, start, end);
+            }
+        }
+    }
     super::notifier::unmap(kvm, gfn, gfn + 1);
     field!(kvm, mmu_lock).write_unlock();
     point();

@@ -2,9 +2,9 @@
 
 //! `KVM_SPLIT_HUGE_PAGES`: models `rust_split.c`.
 
-use machine::{lock::may_sleep, note, point, sched};
+use machine::{choose, lock::may_sleep, note, point, sched};
 
-use super::{field, slots};
+use super::{field, pages, slots, HUGE_PAGES};
 use crate::bindings::*;
 
 /// What is asked for.
@@ -26,30 +26,35 @@ pub enum Request {
 /// `slot` must point to a memslot.
 unsafe fn word(slot: *const kvm_memory_slot, gfn: u64) -> *mut usize {
     let base = *field!(slot.cast_mut(), base_gfn);
-    let index = gfn / super::HUGE_PAGES - base / super::HUGE_PAGES;
+    let index = gfn / HUGE_PAGES - base / HUGE_PAGES;
 
     // SAFETY: a slot has a word for each huge page of which it has a part.
     unsafe { (*field!(slot.cast_mut(), arch.kept)).add(index as usize) }
 }
 
-/// Whether the huge page that holds `gfn` has to stay small.
+/// Whether the huge page of `level` that holds `gfn` has to stay small: one of 1 GiB, if one of 2 MiB in it has.
 ///
 /// # Safety
 ///
-/// `slot` must point to a memslot that has `gfn`.
-pub unsafe fn is_kept(slot: *const kvm_memory_slot, gfn: u64) -> bool {
-    // SAFETY: by this function's safety requirement.
-    let word = unsafe { word(slot, gfn) };
+/// `slot` must point to a memslot that has all of that huge page.
+pub unsafe fn is_kept(slot: *const kvm_memory_slot, gfn: u64, level: u32) -> bool {
+    let start = gfn - gfn % pages(level);
+    let mut parts = (start..start + pages(level)).step_by(HUGE_PAGES as usize);
 
-    sched::point_on(word as usize, false);
-    // SAFETY: the word exists.
-    unsafe { *word != 0 }
+    parts.any(|gfn| {
+        // SAFETY: by this function's safety requirement.
+        let word = unsafe { word(slot, gfn) };
+
+        sched::point_on(word as usize, false);
+        // SAFETY: the word exists.
+        unsafe { *word != 0 }
+    })
 }
 
 /// Models `keep_small()` and `need_not_be_small()`.
 fn set(kvm: *mut kvm, slot: *mut kvm_memory_slot, range: (u64, u64), value: usize) {
     field!(kvm, mmu_lock).write_lock();
-    for gfn in (range.0..range.1).step_by(super::HUGE_PAGES as usize) {
+    for gfn in (range.0..range.1).step_by(HUGE_PAGES as usize) {
         // SAFETY: `kvm->srcu` is held, so the slot exists.
         let word = unsafe { word(slot, gfn) };
 
@@ -85,10 +90,7 @@ fn in_slot(kvm: *mut kvm, as_id: usize, gfn: u64, request: Request, srcu: u64) -
     }
     let (base, npages) = (*field!(slot, base_gfn), *field!(slot, npages) as u64);
     let region = crate::host::Host::region(gfn);
-    let range = (
-        region.max(base),
-        (region + super::HUGE_PAGES).min(base + npages),
-    );
+    let range = (region.max(base), (region + HUGE_PAGES).min(base + npages));
 
     match request {
         Request::Recover if *field!(slot, flags) & KVM_MEM_LOG_DIRTY_PAGES != 0 => return EBUSY,
@@ -100,8 +102,14 @@ fn in_slot(kvm: *mut kvm, as_id: usize, gfn: u64, request: Request, srcu: u64) -
         Request::Keep => set(kvm, slot, range, srcu as usize * 2),
         Request::Split => {}
     }
+    // Where there are pages of 1 GiB, also to 2 MiB.
+    let to = if request == Request::Split && cfg!(feature = "small") {
+        1 + choose(2) as i32
+    } else {
+        1
+    };
     // SAFETY: all exist, and `kvm->srcu` is held.
-    let result = unsafe { kvm_rs_split_range(kvm, slot, range.0, range.1, 1) };
+    let result = unsafe { kvm_rs_split_range(kvm, slot, range.0, range.1, to) };
 
     if request == Request::Keep && result == 0 {
         // SAFETY: `kvm->srcu` is held.

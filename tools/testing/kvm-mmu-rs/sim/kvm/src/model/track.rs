@@ -4,7 +4,7 @@
 
 use machine::{note, sched};
 
-use super::{field, flush::kvm_flush_remote_tlbs, slots, HOST, HUGE_PAGES};
+use super::{field, flush::kvm_flush_remote_tlbs, pages, slots, HOST};
 use crate::bindings::*;
 
 /// Models `kvm_gfn_is_write_tracked()`.
@@ -12,12 +12,11 @@ pub fn is_tracked(kvm: *mut kvm, as_id: u16, gfn: u64) -> bool {
     field!(kvm, tracked).contains(&(as_id, gfn))
 }
 
-/// Whether a page of the 2 MiB around one is tracked: `kvm_mmu_gfn_disallow_lpage()`.
-pub(crate) fn disallows_huge(kvm: *mut kvm, as_id: u16, gfn: u64) -> bool {
-    let region = crate::host::Host::region(gfn);
+/// Whether one of the pages that an entry of `level` maps around one is tracked: `kvm_mmu_gfn_disallow_lpage()`.
+pub(crate) fn disallows_huge(kvm: *mut kvm, as_id: u16, gfn: u64, level: u32) -> bool {
     let mut tracked = field!(kvm, tracked).iter();
 
-    tracked.any(|(id, gfn)| *id == as_id && (region..region + HUGE_PAGES).contains(gfn))
+    tracked.any(|(id, other)| *id == as_id && other / pages(level) == gfn / pages(level))
 }
 
 /// Models `kvm_write_track_add_gfn()`: no CPU writes the page directly when it returns.
