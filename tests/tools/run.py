@@ -285,6 +285,59 @@ vcpu1 lock_wait count=0 ns=0 max_ns=0 hist=
 """
 
 
+def lock_times(count, ns, max_ns, **buckets):
+    """A time in the JSON of mmu_lock_stat; hist4=2: two of less than 16 ns, and not less than 8."""
+    return {"count": count, "ns": ns, "max_ns": max_ns,
+            "hist": [buckets.get(f"hist{n}", 0) for n in range(32)]}
+
+
+# Whoever reads it relies on these names, on their order, and on what is a number.
+LOCK_STATS_JSON = {
+    "vm": {"write_wait": lock_times(2, 5000, 3000, hist11=1, hist12=1),
+           "hold_clear": lock_times(1, 40000000, 40000000, hist26=1)},
+    "vcpu0": {"lock_wait": lock_times(3, 90, 60, hist4=2, hist6=1),
+              "invalidate_retries": {"count": 7}, "wait_for_clear": {"ns": 90}},
+    "vcpu1": {"lock_wait": lock_times(0, 0, 0)}}
+
+
+def prometheus_faults(text):
+    """What is wrong with a text in Prometheus' format, as promtool would see it."""
+    types, helped, series, counts = {}, set(), {}, {}
+    for line in text.splitlines():
+        if match := re.fullmatch(r"# HELP (\w+) \S.*", line):
+            if match[1] in helped:
+                yield f"explained twice: {line}"
+            helped.add(match[1])
+            continue
+        if match := re.fullmatch(r"# TYPE (\w+) (counter|gauge|histogram)", line):
+            if match[1] in types or match[1] not in helped:
+                yield f"not once, after its HELP: {line}"
+            types[match[1]] = match[2]
+            last = match[1]
+            continue
+        match = re.fullmatch(r'(\w+)(?:\{((?:\w+="[^"\\]*",?)+)\})? ([0-9.e+-]+)', line)
+        if not match:
+            yield f"not understood: {line}"
+            continue
+        name, value = match[1], float(match[3])
+        labels = dict(re.findall(r'(\w+)="([^"]*)"', match[2] or ""))
+        family = re.sub("_(bucket|sum|count)$", "", name) if name not in types else name
+        if family != last or family == name and types[name] == "histogram":
+            yield f"not below its TYPE: {line}"
+        if types.get(family) == "counter" and not name.endswith("_total"):
+            yield f"a counter that is not called _total: {line}"
+        if (key := (name, tuple(sorted(labels.items())))) in series:
+            yield f"twice: {line}"
+        series[key] = value
+        if name.endswith("_bucket"):
+            counts.setdefault((family, labels.get("vcpu")), []).append((float(labels["le"]), value))
+        elif types.get(family) == "histogram" and name.endswith("_count"):
+            buckets = counts.get((family, labels.get("vcpu")), [])
+            if not buckets or buckets[-1] != (float("inf"), value) or any(
+                    low[0] >= high[0] or low[1] > high[1] for low, high in zip(buckets, buckets[1:])):
+                yield f"buckets that do not grow up to the count: {line}"
+
+
 def lock_stat_tests(tmp):
     """tools/kvm/mmu_lock_stat, on what debugfs and QEMU say."""
     def run(*args):
@@ -328,11 +381,22 @@ def lock_stat_tests(tmp):
     yield "mmu_lock_stat: reads histograms", code == 0 and \
         by_file["vcpu0"]["lock_wait"]["hist"][4:7] == [2, 0, 1] and \
         by_file["vm"]["hold_clear"]["ns"] == 40000000
+    yield "mmu_lock_stat: its JSON is what it always was", \
+        out == json.dumps(LOCK_STATS_JSON, indent=1) + "\n"
     code, out = run(tmp / "stats", "prometheus")
     yield "mmu_lock_stat: Prometheus' histograms are cumulative", code == 0 and all(
         f"kvm_mmu_lock_wait_seconds_{line}\n" in out for line in (
             'bucket{vcpu="0",le="1.6e-08"} 2', 'bucket{vcpu="0",le="6.4e-08"} 3',
             'bucket{vcpu="0",le="+Inf"} 3', 'count{vcpu="0"} 3', 'sum{vcpu="0"} 0.000000090'))
+    yield "mmu_lock_stat: Prometheus' format is valid", not list(prometheus_faults(out))
+    lines = out.splitlines()
+    yield "mmu_lock_stat: what is not valid would be noticed", all(
+        list(prometheus_faults("\n".join(broken))) for broken in (
+            [line for line in lines if not line.startswith("# TYPE kvm_mmu_lock_wait_seconds ")],
+            [line for line in lines if not line.startswith("# HELP")],
+            lines + [lines[-1]], [line.replace('le="+Inf"} 3', 'le="+Inf"} 2') for line in lines],
+            [line.replace("_total", "") for line in lines],
+            [line.replace('"', "") for line in lines]))
     thread = threading.Thread(target=go_on)
     thread.start()
     code, out = run("-s", "1.5", tmp / "stats", "record", tmp / "vm.svg")
