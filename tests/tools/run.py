@@ -285,17 +285,22 @@ vcpu1 lock_wait count=0 ns=0 max_ns=0 hist=
 """
 
 
-def lock_times(count, ns, max_ns, **buckets):
-    """A time in the JSON of mmu_lock_stat; hist4=2: two of less than 16 ns, and not less than 8."""
-    return {"count": count, "ns": ns, "max_ns": max_ns,
-            "hist": [buckets.get(f"hist{n}", 0) for n in range(32)]}
+def hist(*buckets):
+    """A histogram of times. hist(4, 2): two of less than 16 ns, and not less than 8."""
+    counts = dict(zip(buckets[::2], buckets[1::2]))
+    return [counts.get(n, 0) for n in range(32)]
+
+
+def lock_times(count, ns, max_ns, *buckets):
+    """A time in the JSON of mmu_lock_stat."""
+    return {"count": count, "ns": ns, "max_ns": max_ns, "hist": hist(*buckets)}
 
 
 # Whoever reads it relies on these names, on their order, and on what is a number.
 LOCK_STATS_JSON = {
-    "vm": {"write_wait": lock_times(2, 5000, 3000, hist11=1, hist12=1),
-           "hold_clear": lock_times(1, 40000000, 40000000, hist26=1)},
-    "vcpu0": {"lock_wait": lock_times(3, 90, 60, hist4=2, hist6=1),
+    "vm": {"write_wait": lock_times(2, 5000, 3000, 11, 1, 12, 1),
+           "hold_clear": lock_times(1, 40000000, 40000000, 26, 1)},
+    "vcpu0": {"lock_wait": lock_times(3, 90, 60, 4, 2, 6, 1),
               "invalidate_retries": {"count": 7}, "wait_for_clear": {"ns": 90}},
     "vcpu1": {"lock_wait": lock_times(0, 0, 0)}}
 
@@ -351,6 +356,10 @@ def lock_stat_tests(tmp):
                 {"name": "mmu_hold_clear_max_ns", "value": 40000000},
                 # As QEMU lists it: from its end.
                 {"name": "mmu_hold_clear_hist", "value": [0] * 5 + [1] + [0] * 26},
+                # The longest time is in a bucket that is used either way round.
+                {"name": "mmu_hold_fault_ns", "value": 3300000},
+                {"name": "mmu_hold_fault_max_ns", "value": 1500000},
+                {"name": "mmu_hold_fault_hist", "value": hist(10, 2, 21, 419)},
                 {"name": "pages_4k", "value": 3}]}]}, {"return": [
             # As QEMU lists them: the last vCPU first.
             {"provider": "kvm", "qom-path": "/machine/cpu1", "stats": [
@@ -418,7 +427,8 @@ def lock_stat_tests(tmp):
     by_qmp = json.loads(out)
     yield "mmu_lock_stat: QEMU's statistics are those of the file", code == 0 and \
         by_qmp["vcpu1"]["invalidate_retries"]["count"] == 3 and \
-        by_qmp["vm"]["hold_clear"] == by_file["vm"]["hold_clear"] and by_qmp["vcpu0"] == {
+        by_qmp["vm"]["hold_clear"] == by_file["vm"]["hold_clear"] and \
+        by_qmp["vm"]["hold_fault"]["hist"] == hist(10, 419, 21, 2) and by_qmp["vcpu0"] == {
             name: by_file["vcpu0"][name] for name in ("invalidate_retries", "wait_for_clear")}
     yield "mmu_lock_stat: says what it does not find", run("999999999")[0] == 1
     yield "mmu_lock_stat: refuses what it does not know", run(tmp / "stats", "show")[0] == 2

@@ -41,10 +41,16 @@ def parse_file(text):
     return sample
 
 
-def in_order(hist, longest_ns):
-    """QEMU (10.0) lists a histogram from its end. Its last bucket in use has the longest time."""
-    last = min(longest_ns.bit_length(), BUCKETS - 1)
-    return hist if hist[last] and not any(hist[last + 1:]) else hist[::-1]
+def misfit(hist, ns):
+    """How far the sum of all times is from what it can be by their histogram."""
+    least = sum(count << n >> 1 for n, count in enumerate(hist))
+    most = float("inf") if hist[-1] else sum(count << n for n, count in enumerate(hist))
+    return max(least - ns, ns - most, 0)
+
+
+def in_order(hist, ns):
+    """QEMU (10.0) lists a histogram from its end. One way round its times add up to their sum."""
+    return hist if misfit(hist, ns) < misfit(hist[::-1], ns) else hist[::-1]
 
 
 def parse_stats(stats):
@@ -62,7 +68,7 @@ def parse_stats(stats):
             rows[name[len("mmu_"):]] = {"count": value}
     for row in rows.values():
         if "hist" in row:
-            row["hist"] = in_order(row["hist"], row["max_ns"])
+            row["hist"] = in_order(row["hist"], row["ns"])
     return rows
 
 
