@@ -5,7 +5,8 @@
 usage: into.py DOCUMENT NAME <LINES
 
 Replaces what stands between the lines "<!-- NAME: begin -->" and
-"<!-- NAME: end -->" by standard input.
+"<!-- NAME: end -->" by standard input; in a file .rst, between ".. NAME: begin" and
+".. NAME: end".
 """
 import pathlib
 import sys
@@ -14,7 +15,8 @@ import sys
 def put_into(path, name, lines):
     """Replaces what stands between the marks called @name in the document @path."""
     text = path.read_text()
-    begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->\n"
+    before, after = (".. ", "") if path.suffix == ".rst" else ("<!-- ", " -->")
+    begin, end = (f"{before}{name}: {word}{after}\n" for word in ("begin", "end"))
     if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
         sys.exit(f"error: {path} has no place for it: it wants one line {begin.strip()}, "
                  f"and one line {end.strip()} after it")

@@ -32,7 +32,7 @@ SAMPLE_SHIFT = 8
 MAGIC = 0x6D69677261746521
 RUN, QUIESCE, CHECK, EJECT = range(4)
 FIELDS = ("magic ram_size period0 period1 batch window command serial phase ext_base "
-          "ext_size checked errors error0 error1 error2 error3 fault0 fault1 fault2 "
+          "ext_size execute checked errors error0 error1 error2 error3 fault0 fault1 fault2 "
           "fault3 start_tsc pad ticks0 tsc0 pages0 max_late0 ack0 ticks1 tsc1 pages1 "
           "max_late1 ack1").split()
 COST = len(FIELDS)

@@ -17,15 +17,18 @@ import shutil
 import sys
 from pathlib import Path
 
+from illnesses import Illnesses
 from scenarios import Scenarios
 
-SCENARIOS = [name.removeprefix("scenario_") for name in vars(Scenarios)
-             if name.startswith("scenario_")]
+
+def names(cls):
+    """The scenarios that a class has itself."""
+    return [name.removeprefix("scenario_") for name in vars(cls) if name.startswith("scenario_")]
 
 
 def main():
     parser = argparse.ArgumentParser(usage=__doc__)
-    parser.add_argument("-o", dest="only", action="append", choices=SCENARIOS)
+    parser.add_argument("-o", dest="only", action="append", choices=names(Scenarios) + names(Illnesses))
     parser.add_argument("-s", dest="scale", type=int, default=1)
     parser.add_argument("-t", dest="seconds", type=int, default=60)
     parser.add_argument("--shared", action="store_true")
@@ -37,9 +40,9 @@ def main():
     if not args.shared:
         Path("/proc/sys/kernel/sched_rt_runtime_us").write_text("-1")
     build = Path("/sys/module/kvm/notes/.note.gnu.build-id").read_bytes().hex()
-    test = Scenarios(args)
+    test = Illnesses(args)
     results = []
-    for name in args.only or SCENARIOS:
+    for name in args.only or names(Scenarios):
         result = test.run(name)
         results.append(result)
         print(f"{test.engine:4} {args.backend:7} {name:16} {result['status']:4} "

@@ -74,6 +74,7 @@ struct control {
 	u64 phase;
 	u64 ext_base;		/* memory that was plugged in */
 	u64 ext_size;
+	u64 execute;		/* also run code in the pages that are written */
 	/* Set by the guest. */
 	u64 checked;		/* pages found good by the last CMD_CHECK */
 	u64 errors;
@@ -318,6 +319,16 @@ static void write_page(u64 page)
 	sequences[page] = sequence;
 }
 
+/* Calls a function in a page, in a word that is not checked. */
+static void execute_page(u64 page)
+{
+	__shared u64 *code = page_address(page) + 1;
+
+	/* RET */
+	*code = 0xc3;
+	((void (*)(void))(u64)code)();
+}
+
 static u64 next_random(u64 *state)
 {
 	*state ^= *state << 13;
@@ -424,6 +435,8 @@ static void run(unsigned int cpu)
 				if (page >= nr_own)
 					page += nr_pages() - nr_own;
 				write_page(page);
+				if (control->execute)
+					execute_page(page);
 			}
 			now = read_tsc();
 			control->cost[phase].pages += done;

@@ -34,6 +34,8 @@ class Migration:
         self.logdir.mkdir(parents=True, exist_ok=True)
         self.tmp = Path(tempfile.mkdtemp(prefix="migrate-"))
         self.accel = ""
+        # More for QEMU's command line.
+        self.options = []
         # Memory that the guest does not know of, and that nothing is mapped in.
         self.untouched_gib = 0
         # QEMU is to split ahead.

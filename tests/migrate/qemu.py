@@ -47,7 +47,7 @@ class Qemu:
                 "-machine", "pc,memory-backend=mem", "-accel", accel, "-cpu", "host", "-smp", "2",
                 "-m", f"{size},slots=2,maxmem={maxmem}", "-object", mem, *more, "-bios", test.rom,
                 "-nodefaults", "-no-user-config", "-display", "none", "-vga", "none",
-                "-no-shutdown", "-S",
+                "-no-shutdown", "-S", *test.options,
                 *(word for path in (self.path, *self.monitors)
                   for word in ("-qmp", f"unix:{path},server=on,wait=off"))]
         if incoming:

@@ -9,8 +9,10 @@
 #   run.sh     table [FILE]...  the tables of the parts that were run; a document
 #                               FILE.md gets them between its marks, FILE.svg the plot;
 #                               PARTS=some: of the last "run.sh SCENARIO..."
-#   run.sh     show             a migration that tools/kvm/mmu_lock_stat watches, on the Rust MMU;
-#                               its pictures go into the documentation
+#   run.sh     show [ILLNESS...]
+#                               what tools/kvm/mmu_lock_stat shows of a guest that suffers from each
+#                               illness (of illnesses.py; all), on the Rust MMU: puts the tables, and
+#                               two pictures of "storm", into the documentation
 #   run.sh     ci               two scenarios on the Rust MMU, for 'make test'
 #   run.sh     SCENARIO...      only these scenarios, without the tables
 # BACKENDS=, of hugetlb and thp: what backs the guest's memory there (both). MMUS=, of c and
@@ -108,14 +110,18 @@ part)
 table)
 	table "${@:2}" || status=1 ;;
 show)
-	if MMUS=rust boot migrate/show watched thp "" 64 --icount --smp 2 --timeout 1200; then
-		for picture in table record; do
-			cp "$logs/show/rust/$picture.svg" \
-				"$TOP/Documentation/virt/kvm/x86/mmu-lock-$picture.svg"
-		done
-	else
-		status=1
-	fi ;;
+	ill=("${@:2}")
+	# What "writes" finds that leaving the guest takes, "clear" and "storm" are compared with.
+	(($# > 1)) || ill=(enable writes clear storm nx cpu)
+	MMUS=rust boot migrate/show "${ill[*]}" thp "" 64 --icount --smp 2 --timeout 1200 || exit
+	docs=$TOP/Documentation/virt/kvm/x86
+	for name in "${ill[@]}"; do
+		{ printf '\n::\n\n'; sed 's/./  &/' "$logs/show/rust/$name.txt"; echo; } |
+			"$TOP/tests/into.py" "$docs/rust-mmu.rst" "$name"
+	done
+	[[ " ${ill[*]} " != *" storm "* ]] || for picture in table record; do
+		cp "$logs/show/rust/$picture.svg" "$docs/mmu-lock-$picture.svg"
+	done ;;
 ci)
 	QEMU='' MMUS=rust boot test/migrate "completes cancelled" hugetlb "" 64 --icount --timeout 600 ||
 		status=1 ;;

@@ -5,11 +5,9 @@ import struct
 import subprocess
 import time
 
-from common import (
-    EJECT, MIB, PARAMETERS, PHASES, QUIESCE, RAM, RUN, SPLAT, Failed, Skipped, check, to_us)
+from common import EJECT, MIB, PARAMETERS, QUIESCE, RAM, RUN, SPLAT, Failed, Skipped, check
 from migration import Migration
 from storm import Storm
-from watch import Watch, lost
 
 
 class Scenarios(Migration):
@@ -271,52 +269,6 @@ class Scenarios(Migration):
         # The others may find nothing to do; this moves a page for certain.
         check(storm.counts.get("soft offline"), f"no page was moved: {storm.counts}")
 
-    def writing(self, *phases):
-        """Pages that the first processor has written in some phases, and what they took, in ns."""
-        cost = self.vm.control()["cost"]
-        pages, spent = map(sum, zip(*(cost[PHASES.index(phase)] for phase in phases)))
-        return pages, to_us(spent) * 1000
-
-    def scenario_watched(self):
-        """watched by mmu_lock_stat, with notifiers from the second round on"""
-        watch = Watch(self.vm, self.logdir)
-        storm = Storm(self.vm, self.backend)
-        seen = {"looked": False}
-        # Function tracing costs time in faults.
-        self.logging = None
-
-        def during(info):
-            if info.get("ram", {}).get("dirty-sync-count", 0) < 2:
-                return
-            storm.once()
-            if not seen["looked"]:
-                seen["looked"] = True
-                watch.look(0.2 if self.scale == 1 else 1, "table")
-                self.vm.qmp("migrate-set-parameters", max_bandwidth=200 * MIB, downtime_limit=20)
-        try:
-            self.run_for(100)
-            watch.record(0.03 if self.scale == 1 else 0.1)
-            self.run_for(100)
-            before = watch.sample()
-            self.start(max_bandwidth=32 * MIB, downtime_limit=0)
-            self.wait(lambda status, ram: status == "completed", during)
-            after = watch.sample()
-            base, with_log = self.writing("before"), self.writing("enable", "pre-copy")
-            self.result["compared_statistics"] = watch.compare()
-            self.switch()
-            self.result["samples_recorded"] = watch.recorded()
-            self.wait_ticks(self.vm, 20)
-            self.verify()
-        finally:
-            storm.end()
-            watch.kill()
-        check(seen["looked"], "the migration was over before there was a second round")
-        self.result["notifiers"] = storm.counts
-        ns, count = lost(after, before, "vcpu0")
-        self.result["agreement"] = {
-            "faults": count, "faults_ns": ns, "pages": with_log[0],
-            "guest_lost_ns": with_log[1] - with_log[0] * base[1] / base[0]}
-
     def plug_and_unplug(self, n, seconds):
         """Plugs memory and unplugs it. Returns whether writes were logged all the while."""
         vm = self.vm
@@ -397,9 +349,10 @@ class Scenarios(Migration):
         subprocess.run(["dmesg", "-C"], check=True)
         try:
             self.eager("Y")
-            if self.accel or self.ahead or self.untouched_gib:
+            if self.accel or self.options or self.ahead or self.untouched_gib:
                 self.shut()
                 self.accel = ""
+                self.options = []
                 self.ahead = False
                 self.untouched_gib = 0
             if not self.vm:

@@ -12,13 +12,15 @@ class Storm:
     """Changes of QEMU's own mappings that hit the guest's memory, from outside."""
     COLD, PAGEOUT, COLLAPSE = 20, 21, 25
 
-    def __init__(self, qemu, backend):
+    def __init__(self, qemu, backend, spare=0):
+        """Hits all memory but what begins at 0 and is so large."""
         self.qemu = qemu
         self.backend = backend
         self.libc = ctypes.CDLL(None, use_errno=True)
         self.pidfd = os.pidfd_open(qemu.process.pid)
         self.counts = {}
         self.offset = 0
+        self.spare = spare
         self.ksm = Path("/sys/kernel/mm/ksm")
         if backend == "thp":
             (self.ksm / "sleep_millisecs").write_text("1")
@@ -39,6 +41,8 @@ class Storm:
 
     def once(self):
         self.offset = (self.offset + 6 * MIB) % RAM
+        if self.offset < self.spare:
+            self.offset += self.spare
         if self.backend == "thp":
             self.madvise("madvise(COLD)", self.COLD, self.offset, 2 * MIB)
             self.madvise("madvise(PAGEOUT)", self.PAGEOUT, self.offset, 2 * MIB)

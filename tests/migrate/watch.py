@@ -1,15 +1,22 @@
 # SPDX-License-Identifier: GPL-2.0
 """A migration, as tools/kvm/mmu_lock_stat sees it."""
+import contextlib
 import json
 import re
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 from common import PARAMETERS, Skipped, check
 
 TOOL = Path(__file__).resolve().parents[2] / "tools/kvm/mmu_lock_stat/mmu_lock_stat"
+sys.path.insert(0, str(TOOL.parent))
+# These lie beside the tool.
+from sources import CAUSES, Debugfs
+from table import grown_lines
+
 KEY = PARAMETERS / "mmu_lock_stats"
-CAUSES = ("missing", "logged", "split", "spurious", "nx", "invalidation", "other")
 
 
 def start(*args):
@@ -34,6 +41,7 @@ class Watch:
         KEY.write_text("Y")
         self.qemu = qemu
         self.vm = str(qemu.process.pid)
+        self.source = Debugfs(self.vm)
         self.results = results
         self.recorders = []
 
@@ -45,10 +53,19 @@ class Watch:
             start("--qmp", self.qemu.monitors[1], "-i", 10 * interval, "record",
                   self.results / "record-qmp.svg")]
 
-    def look(self, seconds, name):
-        """Keeps the table of these seconds, as text and as a picture."""
-        out = end(start(self.vm, "-i", seconds, "table", self.results / f"{name}.svg"))
-        (self.results / f"{name}.txt").write_text(out)
+    def picture(self, seconds, name):
+        """The tool draws the table of these seconds."""
+        end(start(self.vm, "-i", seconds, "table", self.results / f"{name}.svg"))
+
+    @contextlib.contextmanager
+    def table(self, name):
+        """Keeps the table of what happens within, as text. Has both samples when it has ended."""
+        samples = [self.source.read()]
+        begin = time.monotonic()
+        yield samples
+        samples.append(self.source.read())
+        lines = grown_lines(samples[1], samples[0], time.monotonic() - begin)
+        (self.results / f"{name}.txt").write_text("\n".join(lines) + "\n")
 
     def sample(self):
         """All statistics, by debugfs."""
@@ -74,7 +91,8 @@ class Watch:
         text = end(start(self.vm, "prometheus"))
         (self.results / "prometheus.txt").write_text(text)
         label = r'\w+="[^"]*"'
-        line = re.compile(rf"kvm_mmu_\w+(\{{{label}(,{label})*\}})? [0-9.e+-]+$|# TYPE \w+ \w+$")
+        line = re.compile(rf"kvm_mmu_\w+(\{{{label}(,{label})*\}})? [0-9.e+-]+$|"
+                          r"# TYPE \w+ \w+$|# HELP \w+ .+$")
         for text_line in text.splitlines():
             check(line.match(text_line), f"not Prometheus' format: {text_line}")
         for vcpu in ("0", "1"):
@@ -95,8 +113,9 @@ class Watch:
             seen.append(int(re.search(r"(\d+) samples", out)[1]))
         return seen
 
-    def kill(self):
-        """If the scenario has failed."""
+    def close(self):
+        """The scenario has ended, or failed."""
+        KEY.write_text("N")
         for recorder in self.recorders:
             if recorder.poll() is None:
                 recorder.kill()

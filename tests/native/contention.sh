@@ -10,6 +10,7 @@ set -euo pipefail
 gib=${1:-4} rounds=${2:-20}
 say "contention: each party a thread, for the checks only"
 "$program" -g 1 -s 10 >&2
-say "contention: $gib GiB in 2 MiB pages, $rounds rounds, C and Rust in turn"
+load=$(cut -d ' ' -f 1 /proc/loadavg)
+say "contention: $gib GiB in 2 MiB pages, $rounds rounds, C and Rust in turn, two minutes in all; the load is $load"
 "$program" -g "$gib" -r "$rounds" -j "$json"
 say "on $cpu; JSON: $json"
