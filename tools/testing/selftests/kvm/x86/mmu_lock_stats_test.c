@@ -526,6 +526,45 @@ static void test_reader(void)
 	TEST_ASSERT(traced.write_ns > DELAY_NS, "The notifier has not waited");
 }
 
+static void *clear_huge_slot(void *unused)
+{
+	pin(1);
+	while (!READ_ONCE(stop)) {
+		memset(bitmap, 0xff, HUGE_SIZE / PAGE_SIZE / 8);
+		kvm_vm_clear_dirty_log(vm, HUGE_SLOT, bitmap, 0, HUGE_SIZE / PAGE_SIZE);
+	}
+	return NULL;
+}
+
+/*
+ * A holder for read that gives way to writers, again and again: it holds the lock no longer while
+ * they do.  Nobody else can hold it while a writer does, whoever stops the threads, and for however
+ * long.
+ */
+static void test_yield(void)
+{
+	u64 before[NR_ROWS], start, took, both;
+	pthread_t thread;
+
+	set_logging(HUGE_SLOT, true);
+	start = now_ns();
+	read_rows(before);
+	set_delay("notifier", DELAY_NS);
+	thread = start_thread(clear_huge_slot, 0);
+	hit(ROUNDS);
+	WRITE_ONCE(stop, true);
+	join(thread);
+	set_delay("notifier", 0);
+	both = grown(before, "mmu_hold_notifier_ns") + grown(before, "mmu_hold_clear_ns");
+	took = now_ns() - start;
+	set_logging(HUGE_SLOT, false);
+
+	pr_info("yield: CLEAR and a notifier held the lock for %lu us of %lu us\n", both / 1000,
+		took / 1000);
+	TEST_ASSERT(both >= 2 * ROUNDS * DELAY_NS, "The notifier did not hold the lock");
+	TEST_ASSERT(both <= took, "A hold goes on while somebody else has the lock");
+}
+
 static void *protect_in_thread(void *rounds)
 {
 	unsigned long i;
@@ -811,7 +850,7 @@ int main(void)
 		       MAP_PRIVATE | MAP_ANONYMOUS, -1);
 	kvm_madvise(mem, TEST_PAGES * PAGE_SIZE, MADV_NOHUGEPAGE);
 	memset(mem, 1, TEST_PAGES * PAGE_SIZE);
-	bitmap = bitmap_zalloc(TEST_PAGES);
+	bitmap = bitmap_zalloc(HUGE_SIZE / PAGE_SIZE);
 	huge_mem = kvm_mmap(HUGE_SIZE + SZ_2M, PROT_READ | PROT_WRITE,
 			    MAP_PRIVATE | MAP_ANONYMOUS, -1);
 	huge_mem = align_ptr_up(huge_mem, SZ_2M);
@@ -837,6 +876,8 @@ int main(void)
 	test_invalidation();
 	test_always_on();
 	test_logged();
+	map_huge_pages();
+	test_yield();
 	map_huge_pages();
 	test_split();
 	test_slow_allocation();
