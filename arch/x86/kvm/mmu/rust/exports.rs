@@ -703,7 +703,8 @@ export! {
     ) -> bool {
         let slot = wrap!(Memslot, slot);
         let request = LeafRequest {
-            // SAFETY: C has looked the memslot up by the frame, and maps no page that is not all in it.
+            // SAFETY: C has looked the memslot up by the frame, and maps no page that is not all in
+            // it.
             page: unsafe { SlotGfn::new_unchecked(slot, Gfn(gfn)) },
             access: pte_access,
             pfn: Pfn(pfn),

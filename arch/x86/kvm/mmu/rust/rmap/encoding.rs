@@ -45,8 +45,9 @@ pub struct Word(pub u64);
 
 /// What a word says, its lock apart. `R` refers to a descriptor.
 ///
-/// There are two variants, which one bit of the word tells apart. With a third, for the empty list, the compiler
-/// computes which one it is before it branches: eight instructions in each change of a list.
+/// There are two variants, which one bit of the word tells apart. With a third, for the empty list,
+/// the compiler computes which one it is before it branches: eight instructions in each change of a
+/// list.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Head<R> {
     /// The list has one entry, the SPTE at this address, or none.

@@ -49,7 +49,8 @@ impl<'a> SlotRmaps<'a> {
         })
     }
 
-    /// The heads of the lists for leaves of `level`, one for each page that the slot touches, if there are any.
+    /// The heads of the lists for leaves of `level`, one for each page that the slot touches, if
+    /// there are any.
     #[inline]
     fn heads(slot: Memslot<'a>, level: Level) -> Option<NonNull<bindings::kvm_rmap_head>> {
         let index = level as usize - 1;
@@ -119,8 +120,9 @@ pub(crate) struct Lists<'a> {
 }
 
 impl<'a> Lists<'a> {
-    /// The lists for leaves of `level` of the pages that hold some of `pages`, in their order. There are none if
-    /// `pages` has no frame, if there are no leaves at that level, or no shadow MMU.
+    /// The lists for leaves of `level` of the pages that hold some of `pages`, in their order.
+    /// There are none if `pages` has no frame, if there are no leaves at that level, or no shadow
+    /// MMU.
     #[inline]
     pub(crate) fn of(pages: SlotRange<'a>, level: Level) -> Self {
         let range = pages.range();
@@ -130,8 +132,8 @@ impl<'a> Lists<'a> {
         let (heads, left) = match SlotRmaps::heads(pages.slot(), level) {
             Some(heads) if !range.is_empty() => {
                 let end = range.last().page_number(shift).wrapping_add(1);
-                // SAFETY: all frames of the range are in the slot, by the type invariant, and C has allocated one
-                // head for each page that the slot touches.
+                // SAFETY: all frames of the range are in the slot, by the type invariant, and C has
+                // allocated one head for each page that the slot touches.
                 let heads = unsafe { heads.add(start.wrapping_sub(first) as usize) };
 
                 (heads, end.wrapping_sub(start) as usize)

@@ -195,8 +195,8 @@ impl<'a> SlotRange<'a> {
 ///
 /// # Invariants
 ///
-/// Points to a range that exists for `'a` and does not change, of a memslot that exists as long and holds all
-/// frames of the range.
+/// Points to a range that exists for `'a` and does not change, of a memslot that exists as long and
+/// holds all frames of the range.
 #[derive(Clone, Copy)]
 pub(crate) struct NotifierRange<'a>(NonNull<bindings::kvm_gfn_range>, PhantomData<&'a ()>);
 
