@@ -58,7 +58,7 @@ OPERATIONS = [
     ("zap-notifier-4k", "unmap 4 KiB pages (notifier)", 110000),
     ("teardown-4k", "VM teardown, 4 KiB pages", 1 / 3),
     # What a guest of the guest has mapped, that is shadow pages. Where it is much for each 4 KiB
-    # page, the allocator's part is little, and Rust may take a hundredth more.
+    # page, the allocator's part is little, and Rust may take a hundredth more, or two.
     ("nested-map-2m", "L2: map 2 MiB pages", 1.0),
     ("nested-enable", "L2: enable (legacy, eager split)", 1 / 2),
     ("nested-enable-both", "L1 and L2: enable (legacy, eager split)", 1 / 2),
@@ -69,7 +69,8 @@ OPERATIONS = [
     ("nested-gone-clear-first", "L2 ran, its shadow pages are zapped: CLEAR, first pass", 16000),
     ("nested-gone-clear-all-dirty", "L2 ran, its shadow pages are zapped: CLEAR, all pages dirty",
      1 / 3),
-    ("nested-map-4k", "L2: map 4 KiB pages", 1.01),
+    # It takes 0.7 % more, and the allocator's part alone varies by 0.9 %.
+    ("nested-map-4k", "L2: map 4 KiB pages", 1.02),
     ("nested-enable-4k", "L2: enable, 4 KiB pages", 1.0),
     ("nested-age-4k", "L2: age 4 KiB pages", 1.01),
     ("nested-zap-notifier-4k", "L2: unmap 4 KiB pages (notifier)", 1.01),
@@ -211,6 +212,9 @@ def summarize(results):
         if "instructions" in row:
             row["instructions_per_2m"] = per_huge_page(row["instructions"], mib)
             row["least_per_2m"] = per_huge_page(min(run["instructions"] for run in runs), mib)
+        if "free_instructions" in row:
+            # An interrupt during a callback counts as well, 17,000 instructions, if there is one.
+            row["free_least"] = min(run["free_instructions"] for run in runs)
         rows.append(row)
     return rows
 
@@ -391,7 +395,7 @@ def freed(rows):
         pair = [at(rows, operation, mmu) for mmu in ("c", "rust")]
         if None in pair or not all(r["free_calls"] for r in pair):
             die(f"no table was freed in '{operation}'")
-        a, b = (r["free_instructions"] / (r["mib"] / 2) for r in pair)
+        a, b = (r["free_least"] / (r["mib"] / 2) for r in pair)
         yield (title, min(target, 1.01 * a), max(limit, 1.01 * a) if limit > target else
                min(limit, 1.01 * a), [r["free_calls"] for r in pair], (a, b))
 
@@ -598,7 +602,7 @@ def report(rows):
     yield ""
     yield from around_table(rows)
     yield ""
-    yield "Page tables that are freed, in RCU's callbacks:"
+    yield "Page tables that are freed, in RCU's callbacks (the least of the runs):"
     yield ""
     yield from free_costs(rows)
     yield ""
