@@ -97,25 +97,46 @@ expect "a hook patch that does not apply" "patches/0001.*does not apply.*rebase 
 # Upstream's release, where the mirror has no package of the source.
 tar -C "$tmp" -caf "$tmp/linux-7.3.9.tar.xz" new
 sum=$(sha256sum "$tmp/linux-7.3.9.tar.xz" | cut -d' ' -f1)
-# release SUM: source.sh with this sum on record.
+# release SUM [ADDRESS]: source.sh with this sum on record.
 release()
 {
-	echo "7.3.9 $1 $tmp/linux-7.3.9.tar.xz" >"$tmp/upstream"
-	env LAB_ROOT="$root" LAB_ENV="LAB_UPSTREAM LAB_LINUX_SOURCE" LAB_UPSTREAM="$tmp/upstream" \
-		LAB_LINUX_SOURCE=/nonexistent "$copy/scripts/source.sh" 2>&1 | tee "$tmp/said"
+	echo "7.3.9 $1 ${2:-$tmp/linux-7.3.9.tar.xz}" >"$tmp/upstream"
+	env LAB_ROOT="$root" XDG_CACHE_HOME="$tmp/cache" no_proxy=127.0.0.1 LAB_UPSTREAM="$tmp/upstream" \
+		LAB_ENV="LAB_UPSTREAM LAB_LINUX_SOURCE" LAB_LINUX_SOURCE=/nonexistent \
+		"$copy/scripts/source.sh" 2>&1 | tee "$tmp/said"
 }
+"$top/scripts/in-root" python3 -u -m http.server --bind 127.0.0.1 --directory "$tmp" 0 >"$tmp/served" 2>&1 &
+server=$!
+trap 'kill $server; rm -rf "$tmp"' EXIT
+port=''
+for _ in {1..300}; do
+	port=$(sed -n 's/^Serving HTTP on .* port \([0-9]*\) .*/\1/p' "$tmp/served")
+	[[ ! $port ]] || break
+	sleep 0.2
+done
+mirror=http://127.0.0.1:$port
 expect "upstream's release is taken by itself, and has the wrong files here" \
-	"patches/0001.*does not apply.*rebase it" release "$sum"
+	"patches/0001.*does not apply.*rebase it" release "$sum" "$mirror/linux-7.3.9.tar.xz"
 check "which it said" grep -q "taking upstream's 7.3.9" "$tmp/said"
+check "it was downloaded" grep -q '"GET /linux-7.3.9.tar.xz HTTP/1.1" 200' "$tmp/served"
 rm -rf "$copy/build"
 expect "a release with another checksum" "does not have the checksum.*configs/upstream.tarball" \
 	release "${sum//[0-4]/f}"
+expect "a download with another checksum" "does not have the checksum.*delete it.*configs/upstream.tarball" \
+	release "${sum//[0-4]/f}" "$mirror/linux-7.3.9.tar.xz"
 expect "a release whose checksum is not known" "is not recorded; put it into configs/upstream" \
 	release -
-echo "7.3.9 $sum http://127.0.0.1:9/linux-7.3.9.tar.xz" >"$tmp/upstream"
+rm "$tmp/cache/kvm-mmu-rs/linux-7.3.9.tar.xz"
+expect "a release that the address does not have" "cannot download .*check the network and the address" \
+	release "$sum" "$mirror/none/linux-7.3.9.tar.xz"
 expect "a release that cannot be downloaded" "cannot download .*check the network" \
-	env LAB_ROOT="$root" XDG_CACHE_HOME="$tmp/cache" LAB_ENV="LAB_UPSTREAM LAB_LINUX_SOURCE" \
-	LAB_UPSTREAM="$tmp/upstream" LAB_LINUX_SOURCE=/nonexistent "$copy/scripts/source.sh"
+	release "$sum" http://127.0.0.1:9/linux-7.3.9.tar.xz
+expect "a tarball of the user's that is not there" "KTARBALL=/nonexistent is not there" \
+	env LAB_ROOT="$root" KTARBALL=/nonexistent KSHA256="$sum" "$copy/scripts/source.sh"
+expect "one without a checksum" "KTARBALL= needs KSHA256=" \
+	env LAB_ROOT="$root" KTARBALL="$tmp/linux-7.3.9.tar.xz" "$copy/scripts/source.sh"
+kill $server
+trap 'rm -rf "$tmp"' EXIT
 
 # The modules for a distribution's kernel.
 release=$("$top/scripts/package/debian-kernel.sh")
