@@ -63,7 +63,8 @@ make_image()
 }
 
 # boot NAME RELEASE [WORD] [QEMU-OPTION]...: boots that kernel of the image. What the
-# machine says about itself ("check: KEY=VALUE") goes to said. BOOT_LIMIT= are its seconds.
+# machine says about itself ("check: KEY=VALUE") goes to said. BOOT_LIMIT= are its seconds,
+# more on a slow machine.
 boot()
 {
 	local name=$1 kernel=$2 append=${3:-} console=$logs/$1.console file
@@ -73,7 +74,7 @@ boot()
 		in_image "dump /boot/$file-$kernel $work/$file" >"$logs/debugfs" 2>&1
 		[[ -s $work/$file ]] || return 1
 	done
-	timeout --foreground --kill-after=5 "${BOOT_LIMIT:-300}" "$TOP/scripts/in-root" qemu-system-x86_64 \
+	timeout --foreground --kill-after=5 "$(scaled "${BOOT_LIMIT:-300}")" "$TOP/scripts/in-root" qemu-system-x86_64 \
 		-accel tcg,thread=single -machine q35 -cpu max,+svm,+npt -smp 1 -m "${BOOT_MEM:-2G}" \
 		-nodefaults -no-user-config -display none -no-reboot \
 		-serial "file:$console" -drive "file=$image,format=raw,if=virtio" \

@@ -3,23 +3,8 @@
 # PID 1 of the machine that the package of modules is installed on. The package meets this
 # Debian's own dpkg, depmod and modprobe; the tests' programs are those of the lab's root,
 # over 9p, in /mnt.
-export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C
-say()
-{
-	echo "check: $*" >/dev/console
-}
-
-engine()
-{
-	cat /sys/module/kvm/parameters/mmu_engine 2>/dev/null || echo none
-}
-
-# The kernel's messages that are more than information, without their times.
-messages()
-{
-	dmesg -l emerg,alert,crit,err,warn,notice | sed 's/^\[[^]]*\] //'
-}
-
+# shellcheck source=tests/deb/said.sh
+. /sbin/check-said
 share()
 {
 	mount -t 9p -o "trans=virtio,version=9p2000.L,msize=524288,$3" "$1" "$2"
@@ -38,11 +23,7 @@ perf_test()
 
 hw_check=/mnt/run/checkout/tests/hw-check
 
-mountpoint -q /proc || mount -t proc proc /proc
-mountpoint -q /sys || mount -t sysfs sys /sys
-mountpoint -q /dev || mount -t devtmpfs dev /dev
-mount -t tmpfs tmpfs /tmp
-mount -t tmpfs tmpfs /run
+mount_all
 mkdir -p /dev/shm /dev/pts
 mount -t tmpfs tmpfs /dev/shm
 mount -t devpts devpts /dev/pts
@@ -148,16 +129,7 @@ perf_test 2 >/mnt/results/back.log 2>&1
 say "back_test=$?"
 
 messages >>/tmp/after
-# What was said before may be said again.
-grep -vxFf /tmp/before /tmp/after | sort -u >/tmp/new
+say_messages /tmp/before /tmp/after
 cp /tmp/new /mnt/results/dmesg.new
 dmesg >/mnt/results/dmesg
-say "taints=$(grep -cE 'loading out-of-tree module taints kernel|module verification failed: signature' /tmp/new)"
-grep -vE 'loading out-of-tree module taints kernel|module verification failed: signature' /tmp/new >/tmp/other
-say "other_messages=$(wc -l </tmp/other)"
-cat /tmp/other >/dev/console
-say "done"
-sync
-mount -o remount,ro /
-echo b >/proc/sysrq-trigger
-sleep 60
+finish

@@ -1,0 +1,43 @@
+#!/bin/sh
+# SPDX-License-Identifier: GPL-2.0
+# PID 1 of the machine that the package of modules is installed on, where its kernel cannot
+# mount the lab's root (no 9p, as in the flavour for clouds): the test is on the image.
+# shellcheck source=tests/deb/said.sh
+. /sbin/check-said
+perf_test()
+{
+	/sbin/dirty_log_perf_test -v 1 -b 32M -i 2 -s anonymous_hugetlb_2mb >/tmp/test 2>&1
+	status=$?
+	cat /tmp/test >/dev/console
+	return $status
+}
+
+mount_all
+echo 100 >/proc/sys/vm/nr_hugepages
+say "release=$(uname -r)"
+modprobe kvm_amd
+say "stock_engine=$(engine)"
+perf_test
+say "stock_test=$?"
+messages >/tmp/before
+
+dpkg -i /root/modules.deb >/dev/console 2>&1
+say "installed=$?"
+kvm-rs-reload >/dev/console 2>&1
+say "reload=$?"
+say "engine=$(engine)"
+say "from=$(modinfo -F filename kvm | sed "s,.*/$(uname -r)/,,")"
+perf_test
+say "test=$?"
+
+dpkg -r "kvm-rs-modules-$(uname -r)" >/dev/console 2>&1
+say "removed=$?"
+sh /run/kvm-rs-reload >/dev/console 2>&1
+say "back_reload=$?"
+say "back_engine=$(engine)"
+say "left=$(find "/lib/modules/$(uname -r)/updates" -name '*.ko*' 2>/dev/null | wc -l)"
+perf_test
+say "back_test=$?"
+messages >/tmp/after
+say_messages /tmp/before /tmp/after
+finish
