@@ -5,7 +5,7 @@
  *
  *   tlb MiB SECONDS
  *
- * MiB is the memory that is logged (even, 4 to 1024), SECONDS how long each of the two
+ * MiB is the memory that is logged (even, 4 to 1024), SECONDS how long each of the
  * races between a vCPU and KVM goes on. Prints lines of five fields, with tabs between:
  *
  *   must   NAME  N  OF  TEXT     what the architecture or KVM promises: N has to be OF
@@ -432,6 +432,54 @@ static unsigned long copy_dirty(void)
 	return n;
 }
 
+/* Waits until the guest has written the first page, but not for long. Returns whether it has. */
+static int count_goes_on(int alone)
+{
+	volatile uint64_t *count = (uint64_t *)data + 4;
+	uint64_t before = *count;
+	int spins;
+
+	for (spins = 0; spins < 100000 && *count == before; spins++)
+		if (alone)
+			sched_yield();
+	return *count != before;
+}
+
+/*
+ * The guest writes one page all the while. When the log has been read, whatever it writes
+ * next has to be in the next log: by then no CPU may write by what it had cached before.
+ */
+static void race_flush(int manual)
+{
+	int alone = cpu_of(1) == cpu_of(0);
+	unsigned long writes = 0, missed = 0;
+
+	make_vm(manual);
+	set_logging(1);
+	if (manual) {
+		memset(bitmap, 0xff, nr_pages() / 8);
+		clear_log();
+	}
+	start_guest(OP_COUNT);
+	while (time_left()) {
+		get_log();
+		if (manual)
+			clear_log();
+		if (!count_goes_on(alone))
+			continue;
+		get_log();
+		writes++;
+		missed += !(bitmap[0] & 1);
+	}
+	stop_guest();
+	if (!writes)
+		errx(2, "the guest has written nothing, so this shows nothing");
+	must(manual ? "race-flush-clear" : "race-flush-get", writes - missed, writes,
+	     manual ? "a write at once after CLEAR, on another CPU, is in the log"
+		    : "a write at once after GET, on another CPU, is in the log");
+	close_vm();
+}
+
 /*
  * Migrations to a copy, one after the other, of a guest that writes all the while. At the
  * end of each the guest is stopped, and the copy has to be like the memory.
@@ -564,6 +612,8 @@ int main(int argc, char **argv)
 	probe_aging();
 	if (cpu_of(1) == cpu_of(0))
 		skip("another-cpu", "there is one CPU, so that races are between time slices");
+	race_flush(0);
+	race_flush(1);
 	race_log(0);
 	race_log(1);
 	race_zap();

@@ -34,6 +34,7 @@ enum tlb_op {
 	OP_TOUCH,	/* read a byte of each page, and count the TSC's ticks */
 	OP_WRITE,	/* write those pages that have their bit in mask */
 	OP_SCRIBBLE,	/* write pages at random until stop is set */
+	OP_COUNT,	/* count in the first page until stop is set */
 	OP_WATCH,	/* compare pages with what they should hold until stop is set */
 };
 

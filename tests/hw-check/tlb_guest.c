@@ -507,6 +507,12 @@ static void scribble(void)
 	}
 }
 
+static void count_up(void)
+{
+	while (!shared->stop)
+		data(0)[4]++;
+}
+
 static void watch(void)
 {
 	u64 random = 1, page, should, is;
@@ -547,6 +553,9 @@ static void run(void)
 		break;
 	case OP_SCRIBBLE:
 		scribble();
+		break;
+	case OP_COUNT:
+		count_up();
 		break;
 	case OP_WATCH:
 		watch();

@@ -3,7 +3,8 @@
 # 'make test-mutants': whether the tests find the bugs that are planted in the MMU.
 #   run.sh [BUG]...     tests/mutants/BUG.patch; all of which the head says
 # "Found by: ID", a test of tests/selftests/mmu.list that has to fail; "kunit", a KUnit suite;
-# or "bench: NAME", a condition of tests/bench/report.py. (Those without are for kernels that
+# "bench: NAME", a condition of tests/bench/report.py; or "hw-check: NAME", a probe of 'make
+# hw-check', for what only shows on two processors at a time. (Those without are for kernels that
 # check themselves, see tests/selftests/debug.sh.) Without a bug ("no-bug") each of these tests
 # has to pass, and what it does on C is shown; that of the bench does in 'make test'.
 # Modules are built for each, and all are run in one boot, or in more if one does not survive
@@ -28,6 +29,12 @@ test_of()
 	echo "${by[$1]}"
 }
 
+# apart BUG: whether it has a boot of its own.
+apart()
+{
+	[[ ${by[$1]} = bench:* || ${by[$1]} = hw-check:* ]]
+}
+
 # key BUG: what its result depends on.
 key()
 {
@@ -40,6 +47,8 @@ key()
 	fi
 	if [[ $id = bench:* ]]; then
 		files+=("$TOP"/tests/bench/*.*)
+	elif [[ $id = hw-check:* ]]; then
+		files+=("$TOP"/tests/hw-check/*.*)
 	else
 		# The program, among its arguments.
 		read -ra words < <(grep "^$id " "$list")
@@ -73,6 +82,8 @@ evidence()
 {
 	local log=$logs/$1 line id=${by[$1]}
 	case $id in
+	hw-check:*)
+		grep -m1 "^  Rust: ${id#hw-check: }: " "$log/hw/report.txt" ;;
 	bench:*)
 		"$TOP/scripts/in-root" python3 -B "$TOP/tests/bench/report.py" --tap "$log" |
 			grep -m1 "^not ok [0-9]* - ${id#bench: }\$" ;;
@@ -96,6 +107,8 @@ passed()
 {
 	local log=$logs/$1
 	case ${by[$1]} in
+	hw-check:*)
+		grep -x "Nothing has failed on the MMU in Rust." "$log/hw/report.txt" ;;
 	kunit)
 		! grep -q '^ *not ok ' "$log"/rust/kunit/*.ktap &&
 			cat "$log"/rust/kunit/*.ktap | grep -c '^ok ' ;;
@@ -124,13 +137,14 @@ for bug in "${bugs[@]}"; do
 	[[ -e $here/$bug.patch ]] || die "there is no bug $here/$bug.patch"
 	by[$bug]=$(sed -n 's/^Found by: //p' "$here/$bug.patch")
 	[[ ${by[$bug]} ]] || die "$bug is for a kernel that checks itself; see tests/selftests/debug.sh"
-	[[ ${by[$bug]} = bench:* || ${by[$bug]} = kunit ]] || grep -q "^${by[$bug]} " "$list" ||
+	apart "$bug" || [[ ${by[$bug]} = kunit ]] || grep -q "^${by[$bug]} " "$list" ||
 		die "$bug is found by ${by[$bug]}, which is not in $list"
 done
 for bug in "${bugs[@]}"; do
-	[[ ! ${by[no-bug/${by[$bug]}]:-} && ${by[$bug]} != bench:* ]] || continue
-	bugs+=("no-bug/${by[$bug]}")
-	by[no-bug/${by[$bug]}]=${by[$bug]}
+	without=no-bug/${by[$bug]%%:*}
+	[[ ! ${by[$without]:-} && ${by[$bug]} != bench:* ]] || continue
+	bugs+=("$without")
+	by[$without]=${by[$bug]}
 done
 mkdir -p "$logs"
 
@@ -161,7 +175,7 @@ n=0
 while :; do
 	command=''
 	for bug in "${todo[@]}"; do
-		[[ ${by[$bug]} = bench:* || -e $logs/$bug/key ]] || command+="$(guest_command "$bug")"$'\n'
+		apart "$bug" || [[ -e $logs/$bug/key ]] || command+="$(guest_command "$bug")"$'\n'
 	done
 	[[ $command ]] || break
 	boot=$logs/boot-$((++n)) last=
@@ -171,7 +185,7 @@ while :; do
 	keep "$boot"
 	[[ $last ]] || die "the boot has failed, see $boot.log"
 	for bug in "${todo[@]}"; do
-		[[ ! -e $logs/$bug/key || ${by[$bug]} = bench:* || -e $logs/$bug/ended ]] ||
+		apart "$bug" || [[ ! -e $logs/$bug/key || -e $logs/$bug/ended ]] ||
 			cp "$boot/console.log" "$logs/$bug/"
 	done
 done
@@ -184,6 +198,20 @@ for bug in "${todo[@]}"; do
 		mount --bind "$1/mod-plant-$2" "$1/mod-rust" && "$3/tests/bench/run.sh" "mutants/$2" 1 64' \
 		- "$BUILD" "$bug" "$TOP" >"$logs/$bug.boot" 2>&1 || continue
 	key "$bug" >"$logs/$bug/key"
+done
+
+# A TLB that is stale shows where the vCPU's processor runs on meanwhile: with a thread for each.
+for bug in "${todo[@]}"; do
+	[[ ${by[$bug]} = hw-check:* ]] || continue
+	modules=rust
+	[[ $bug = no-bug/* ]] || modules=plant-$bug
+	mkdir -p "$logs/$bug"
+	"$TOP/tests/hw-check/run.sh" build >"$logs/hw-check.build" 2>&1 ||
+		die "what hw-check needs was not built, see $logs/hw-check.build"
+	"$TOP/scripts/boot.sh" --name "mutants/$bug" --smp 2 --timeout 900 --stall 300 -- \
+		"/lab/tests/hw-check/guest.sh $modules /results/hw 10 quick" \
+		>"$logs/$bug.boot" 2>&1 || :
+	[[ ! -e $logs/$bug/hw/report.txt ]] || key "$bug" >"$logs/$bug/key"
 done
 
 echo "1..${#bugs[@]}"
