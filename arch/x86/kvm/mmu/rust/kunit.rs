@@ -592,6 +592,9 @@ mod tests {
                 shadowed: true,
                 dirty_log: false,
             };
+            // This moves the memslot to where `gfn` is.
+            // SAFETY: the oracle is set up.
+            unsafe { bindings::kvm_rs_oracle_prepare(&input) };
             let request = LeafRequest {
                 page: SlotGfn::new(oracle.slot(), gfn).ok_or(EINVAL)?,
                 access: all,
@@ -604,8 +607,6 @@ mod tests {
 
             assert!(old.is_mmio(oracle.mmio_value, &oracle.masks));
             assert!(!old.is_present() && old.is_writable());
-            // SAFETY: the oracle is set up.
-            unsafe { bindings::kvm_rs_oracle_prepare(&input) };
             let sp = oracle.sp().ok_or(EINVAL)?;
             let lock = Lock::new(oracle.vm(), Holder::Caller);
             // SAFETY: nobody else can reach the fake VM.
