@@ -183,7 +183,7 @@ boot()
 	"$top/scripts/boot.sh" --smp 1 --mem 1G "$@"
 }
 expect "a guest that does not boot" "did not boot within [0-9]+ s.*console log:" \
-	boot --name lab-noboot --timeout 2 true
+	boot --name lab-noboot --timeout 1 true
 expect "a guest that panics" "stopped .*before.*console log:" \
 	boot --name lab-panic --append "init=/nonexistent panic=-1" --timeout 60 true
 expect "a guest that hangs" "did not end within [0-9]+ s.*console log:" \
