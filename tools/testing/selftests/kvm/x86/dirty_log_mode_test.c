@@ -15,7 +15,6 @@
  * the guest.
  */
 #include <errno.h>
-#include <fcntl.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,12 +22,10 @@
 #include <unistd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/syscall.h>
 
 #include <linux/bitmap.h>
 #include <linux/kvm.h>
 #include <linux/sizes.h>
-#include <linux/userfaultfd.h>
 
 #include "kvm_util.h"
 #include "mmu_stat.h"
@@ -37,6 +34,7 @@
 #include "test_util.h"
 #include "tracefs.h"
 #include "ucall_common.h"
+#include "withheld_page.h"
 
 /* Memslots 1 and 2, one after the other. */
 #define NR_SLOTS	2
@@ -317,24 +315,6 @@ static bool is_waiting(pid_t tid)
 	return state == 'D';
 }
 
-/* Have faults on @page, which the host does not have, wait until it is given one. */
-static int catch_faults(void *page)
-{
-	struct uffdio_register range = {
-		.range = { .start = (u64)page, .len = PAGE_SIZE },
-		.mode = UFFDIO_REGISTER_MODE_MISSING,
-	};
-	struct uffdio_api api = { .api = UFFD_API };
-	int uffd = syscall(__NR_userfaultfd, O_CLOEXEC);
-
-	if (uffd < 0)
-		return uffd;
-	kvm_madvise(page, PAGE_SIZE, MADV_DONTNEED);
-	TEST_ASSERT(!ioctl(uffd, UFFDIO_API, &api) && !ioctl(uffd, UFFDIO_REGISTER, &range),
-		    "Cannot catch faults, errno %d", errno);
-	return uffd;
-}
-
 /*
  * Toggle manual protection after KVM has decided how logging starts, and before it starts: KVM
  * waits for a vCPU that is pre-faulting a page in the meantime.  What is logged then is
@@ -345,13 +325,12 @@ static void test_race(void)
 	struct uffdio_zeropage zero = { .range.len = PAGE_SIZE };
 	DECLARE_BITMAP(all, SLOT_PAGES);
 	pthread_t pre_faulter, thread;
-	struct uffd_msg msg;
 	struct test t;
 	int uffd;
 
 	bitmap_fill(all, SLOT_PAGES);
 	create(&t, KVM_X86_DIRTY_LOG_DIRTY_BITS);
-	uffd = kvm_has_cap(KVM_CAP_PRE_FAULT_MEMORY) ? catch_faults(t.mem + SLOT_SIZE) : -1;
+	uffd = kvm_has_cap(KVM_CAP_PRE_FAULT_MEMORY) ? withhold_page(t.mem + SLOT_SIZE) : -1;
 	if (uffd < 0) {
 		ksft_test_result_skip("race: no pre-faulting or no userfaultfd\n");
 		destroy(&t);
@@ -359,7 +338,7 @@ static void test_race(void)
 	}
 
 	kvm_pthread_create(&pre_faulter, NULL, pre_fault_page, &t);
-	TEST_ASSERT(read(uffd, &msg, sizeof(msg)) == sizeof(msg), "No fault, errno %d", errno);
+	wait_for_withheld_page(uffd);
 	kvm_pthread_create(&thread, NULL, start_logging, &t);
 	while (!READ_ONCE(starter) || !is_waiting(starter))
 		usleep(1000);

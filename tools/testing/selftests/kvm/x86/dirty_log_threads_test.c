@@ -15,19 +15,16 @@
  * Repeat for each kind of log.  If it is KVM_GET_DIRTY_LOG that clears the bits, the threads
  * clear pages at the same time, and each thread copies what it has cleared.
  */
-#include <fcntl.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <linux/bitmap.h>
 #include <linux/kvm.h>
 #include <linux/sizes.h>
-#include <linux/userfaultfd.h>
 
 #include "dirty_log_copy.h"
 #include "kvm_util.h"
@@ -36,6 +33,7 @@
 #include "run_vcpu.h"
 #include "test_util.h"
 #include "ucall_common.h"
+#include "withheld_page.h"
 
 #define SLOT		10
 #define OTHER_SLOT	11
@@ -308,23 +306,6 @@ static void *run_clear_half(void *arg)
 	return NULL;
 }
 
-/* Withholds the page at @at; -1 if the kernel can't. */
-static int withhold(void *at)
-{
-	struct uffdio_api api = { .api = UFFD_API };
-	struct uffdio_register page = {
-		.range = { (u64)at, PAGE_SIZE },
-		.mode = UFFDIO_REGISTER_MODE_MISSING,
-	};
-	int uffd = syscall(__NR_userfaultfd, O_CLOEXEC);
-
-	if (uffd < 0)
-		return -1;
-	TEST_ASSERT(!ioctl(uffd, UFFDIO_API, &api), "UFFDIO_API");
-	TEST_ASSERT(!ioctl(uffd, UFFDIO_REGISTER, &page), "UFFDIO_REGISTER");
-	return uffd;
-}
-
 /* The second thread clears none of the pages from @first on. */
 static void test_stopped(u64 first)
 {
@@ -333,7 +314,6 @@ static void test_stopped(u64 first)
 	struct half slow = {}, fast = { .bits = none, .first = first };
 	pthread_t threads[2];
 	struct uffdio_copy copy;
-	struct uffd_msg msg;
 	unsigned int i;
 	int uffd;
 	u8 *at;
@@ -343,7 +323,7 @@ static void test_stopped(u64 first)
 	memset(at, 0xff, PAGE_SIZE);
 	memset(all, 0xff, sizeof(all));
 	slow.bits = (void *)(at + PAGE_SIZE - bytes / 2);
-	uffd = withhold(at + PAGE_SIZE);
+	uffd = withhold_page(at + PAGE_SIZE);
 	if (uffd < 0) {
 		ksft_test_result_skip("%s: there is no userfaultfd\n", log_names[kind]);
 		munmap(at, 2 * PAGE_SIZE);
@@ -358,8 +338,7 @@ static void test_stopped(u64 first)
 
 	kvm_pthread_create(&threads[0], NULL, run_clear_half, &slow);
 	/* KVM has read the first half of it, and waits for the second. */
-	TEST_ASSERT(read(uffd, &msg, sizeof(msg)) == sizeof(msg) &&
-		    msg.event == UFFD_EVENT_PAGEFAULT, "There is no fault");
+	wait_for_withheld_page(uffd);
 	kvm_pthread_create(&threads[1], NULL, run_clear_half, &fast);
 	/* It may have to wait: for the same range, and on C always. */
 	for (i = 0; i < PATIENCE && !READ_ONCE(fast.done); i++)
