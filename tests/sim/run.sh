@@ -309,13 +309,10 @@ ci)
 	if [[ $scenario != giant ]]; then
 		program=$(build "$TOP" "$BUILD/sim" release)
 		"$program" "$@"
+		[[ ! $scenario ]] || exit 0
+		set -- --scenario giant --minutes "$(awk "BEGIN { print $minutes / 20 }")"
 	fi
-	if [[ $scenario = giant ]]; then
-		program=$(small "$TOP" "$BUILD/sim-small" release)
-		"$program" "$@"
-	elif [[ ! $scenario ]]; then
-		program=$(small "$TOP" "$BUILD/sim-small" release)
-		"$program" --scenario giant --minutes "$(awk "BEGIN { print $minutes / 20 }")"
-	fi
+	program=$(small "$TOP" "$BUILD/sim-small" release)
+	"$program" "$@"
 	;;
 esac
