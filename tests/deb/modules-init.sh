@@ -81,10 +81,7 @@ say "stock_hw_check=$?"
 say "stock_hw_check_errors=$(grep -c '^error: the MMU that is loaded is the one in C' /tmp/hw)"
 
 # 3. Ours.
-kvm-rs-reload >/dev/console 2>&1
-say "reload=$?"
-say "engine=$(engine)"
-say "from=$(modinfo -F filename kvm | sed "s,.*/$(uname -r)/,,")"
+exchange
 perf_test 2 >/mnt/results/rust.log 2>&1
 say "test=$?"
 # A scenario clears the kernel's buffer.
@@ -119,12 +116,7 @@ kvm-rs-reload >/dev/console 2>&1
 say "hw_check_engine=$(engine)"
 
 # 5. And back.
-dpkg -r "kvm-rs-modules-$(uname -r)" >/dev/console 2>&1
-say "removed=$?"
-sh /run/kvm-rs-reload >/dev/console 2>&1
-say "back_reload=$?"
-say "back_engine=$(engine)"
-say "left=$(find "/lib/modules/$(uname -r)/updates" -name '*.ko*' 2>/dev/null | wc -l)"
+go_back
 perf_test 2 >/mnt/results/back.log 2>&1
 say "back_test=$?"
 

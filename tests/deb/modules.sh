@@ -49,6 +49,18 @@ expect()
 	done
 }
 
+# What both machines say once the modules are exchanged, and at the end.
+on_rust="engine=rust the MMU is the one in Rust
+from=updates/kvm-rs/kvm.ko and comes from the package
+test=0 dirty_log_perf_test passes on it"
+went_back="removed=0 the package is removed
+back_reload=0 the modules are exchanged again
+back_engine=none the MMU is that in C
+left=0 nothing is left of the package
+back_test=0 dirty_log_perf_test passes again
+taints=2 the kernel says that modules were not its own
+other_messages=0 and nothing else"
+
 if [[ $short ]]; then
 	BOOT_LIMIT=600
 	check "Debian boots, and goes through with it" boot modules "$release"
@@ -58,16 +70,8 @@ stock_engine=none its kvm has the MMU in C
 stock_test=0 on which dirty_log_perf_test passes
 installed=0 the package is installed
 reload=0 the modules are exchanged
-engine=rust the MMU is the one in Rust
-from=updates/kvm-rs/kvm.ko and comes from the package
-test=0 dirty_log_perf_test passes on it
-removed=0 the package is removed
-back_reload=0 the modules are exchanged again
-back_engine=none the MMU is that in C
-left=0 nothing is left of the package
-back_test=0 dirty_log_perf_test passes again
-taints=2 the kernel says that modules were not its own
-other_messages=0 and nothing else
+$on_rust
+$went_back
 EOF
 	echo "1..$n"
 	machine_done
@@ -99,9 +103,7 @@ after_refusal_engine=none on the MMU in C
 stock_hw_check=1 make hw-check does not begin on the MMU in C
 stock_hw_check_errors=1 and says so in one line
 reload=0 when it has ended, the modules are exchanged
-engine=rust the MMU is the one in Rust
-from=updates/kvm-rs/kvm.ko and comes from the package
-test=0 dirty_log_perf_test passes on it
+$on_rust
 migration=0 a VM is migrated on it, and its memory is the same
 hw_check_machine=0 make hw-check begins
 hw_check=0 and finds nothing wrong
@@ -109,13 +111,7 @@ hw_check_report=1 and reports that
 hw_check_settings=kept it puts back what it has set
 hw_check_log=kept and leaves the log of the kernel
 hw_check_engine=rust and the MMU in Rust can be loaded again
-removed=0 the package is removed
-back_reload=0 the modules are exchanged again
-back_engine=none the MMU is that in C
-left=0 nothing is left of the package
-back_test=0 dirty_log_perf_test passes again
-taints=2 the kernel says that modules were not its own
-other_messages=0 and nothing else
+$went_back
 EOF
 
 echo "1..$n"

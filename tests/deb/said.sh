@@ -22,6 +22,26 @@ mount_all()
 	mount -t tmpfs tmpfs /run
 }
 
+# Exchanges the modules for those of the package.
+exchange()
+{
+	kvm-rs-reload >/dev/console 2>&1
+	say "reload=$?"
+	say "engine=$(engine)"
+	say "from=$(modinfo -F filename kvm | sed "s,.*/$(uname -r)/,,")"
+}
+
+# Removes the package, and exchanges the modules for those of the kernel.
+go_back()
+{
+	dpkg -r "kvm-rs-modules-$(uname -r)" >/dev/console 2>&1
+	say "removed=$?"
+	sh /run/kvm-rs-reload >/dev/console 2>&1
+	say "back_reload=$?"
+	say "back_engine=$(engine)"
+	say "left=$(find "/lib/modules/$(uname -r)/updates" -name '*.ko*' 2>/dev/null | wc -l)"
+}
+
 # The kernel's messages that are more than information, without their times.
 messages()
 {

@@ -23,19 +23,11 @@ messages >/tmp/before
 
 dpkg -i /root/modules.deb >/dev/console 2>&1
 say "installed=$?"
-kvm-rs-reload >/dev/console 2>&1
-say "reload=$?"
-say "engine=$(engine)"
-say "from=$(modinfo -F filename kvm | sed "s,.*/$(uname -r)/,,")"
+exchange
 perf_test
 say "test=$?"
 
-dpkg -r "kvm-rs-modules-$(uname -r)" >/dev/console 2>&1
-say "removed=$?"
-sh /run/kvm-rs-reload >/dev/console 2>&1
-say "back_reload=$?"
-say "back_engine=$(engine)"
-say "left=$(find "/lib/modules/$(uname -r)/updates" -name '*.ko*' 2>/dev/null | wc -l)"
+go_back
 perf_test
 say "back_test=$?"
 messages >/tmp/after
