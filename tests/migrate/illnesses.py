@@ -72,6 +72,16 @@ class Illnesses(Scenarios):
         pages, spent = map(sum, zip(*(cost[PHASES.index(phase)] for phase in phases)))
         return pages, to_us(spent) * 1000
 
+    def compare_in_log(self, watch, name):
+        """Keeps the table of a fifth of a second of writes to a log, and compares the meters in it."""
+        with watch.table(name) as samples:
+            self.vm.phase("cancel")
+            time.sleep(0.2)
+            self.vm.phase("pre-copy")
+        # The last tick in which it was "cancel" has ended.
+        self.wait_ticks(self.vm, 2)
+        return self.compare_meters(samples, "cancel")
+
     def compare_meters(self, samples, *phases):
         """What the first processor's faults took, by the statistics, and by its own clock."""
         (base_pages, base), (pages, spent) = self.writing("before"), self.writing(*phases)
@@ -113,12 +123,7 @@ class Illnesses(Scenarios):
             self.reset_meter()
             self.run_for(100)
             self.second_round(max_bandwidth=10000 * MIB)
-            with watch.table("clear") as samples:
-                self.vm.phase("cancel")
-                time.sleep(0.2)
-                self.vm.phase("pre-copy")
-            self.wait_ticks(self.vm, 2)
-            found = self.compare_meters(samples, "cancel")
+            found = self.compare_in_log(watch, "clear")
             seen, known = found.get("with_exits_ns"), found["guest_lost_ns"]
             check(seen is None or abs(seen - known) < 0.1 * known,
                   f"the statistics and the guest's clock differ by more than 10 %: {found}")
@@ -149,13 +154,7 @@ class Illnesses(Scenarios):
             self.reset_meter()
             self.run_for(100)
             self.second_round()
-            with watch.table("writes") as samples:
-                self.vm.phase("cancel")
-                time.sleep(0.2)
-                self.vm.phase("pre-copy")
-            # The last tick in which it was "cancel" has ended.
-            self.wait_ticks(self.vm, 2)
-            found = self.compare_meters(samples, "cancel")
+            found = self.compare_in_log(watch, "writes")
             self.exit_ns = (found["guest_lost_ns"] - found["faults_ns"]) / found["faults"]
             self.result["exit_ns"] = self.exit_ns
             self.finish()
