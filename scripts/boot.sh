@@ -110,7 +110,7 @@ qemu=(qemu-system-x86_64 -accel "$accel" "${time[@]}" -machine q35 -cpu "$cpu"
       -virtfs "$(share checkout "$TOP" ,readonly=on)"
       -virtfs "$(share results "$run" '')"
       -device virtio-rng-pci "${plugin[@]}" "${serial[@]}"
-      -append "console=ttyS0 root=root rootfstype=9p ro rootflags=trans=virtio,version=9p2000.L,msize=524288,cache=loose init=/sbin/lab-init panic=-1 no_timer_check log_buf_len=8M $append")
+      -append "console=ttyS0 root=root rootfstype=9p ro rootflags=trans=virtio,version=9p2000.L,msize=524288,cache=loose init=/sbin/lab-init panic=-1 no_timer_check log_buf_len=16M $append")
 
 if [[ $interactive ]]; then
 	timeout --foreground --kill-after=5 "$limit" "$TOP/scripts/in-root" "${qemu[@]}" &&

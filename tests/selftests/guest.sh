@@ -97,12 +97,16 @@ drop_other_races()
 # Move the kernel's log to LOGDIR. Fails if there is a report, kept in $1.
 check_dmesg()
 {
-	local log
+	local log lost
 	log=$(dmesg)
 	dmesg -C
 	printf '== %s\n%s\n' "${1##*/}" "$log" >>"$logdir/dmesg.log"
-	# To have no memory is no bug, but told with a call trace.
-	log=$(sed -e '/ invoked oom-killer: /,/no killable processes/d' \
+	# To have no memory is no bug, but told with a call trace. It is told so often that the
+	# kernel's buffer may have lost the oldest lines: the log then begins within such a report.
+	lost=$(awk '/ invoked oom-killer: |, mode:0x.*nodemask=/ { exit }
+		/no killable processes|pages hwpoisoned/ { print NR; exit }' <<<"$log")
+	[[ ! $lost ]] || echo "# lines of the kernel's log were lost" >>"$1.log"
+	log=$(sed ${lost:+-e "1,${lost}d"} -e '/ invoked oom-killer: /,/no killable processes/d' \
 		-e '/, mode:0x[0-9a-f]*(.*nodemask=/,/pages hwpoisoned/d' <<<"$log" |
 		drop_other_races)
 	if grep -qE "$splats" <<<"$log"; then
