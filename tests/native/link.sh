@@ -115,7 +115,7 @@ done
 			echo "zero $symbol" ;;
 		# Rust's formatting and panics; the tests that are in the module; the
 		# shadow MMU.
-		_R*|__kunit_*|kunit_*|kvm_rs_oracle_*|\
+		_R*|__kunit_*|kunit_*|kvm_rs_oracle_*|rust_support_test_*|\
 		__SCT__*|__fentry__|_printk|refcount_warn_saturate|rcu_barrier|\
 		kvm_make_all_cpus_request|\
 		disallowed_hugepage_adjust|e820__mapped_raw_any|\
