@@ -4,7 +4,8 @@
 //! until a flush reaches this CPU, and which sets A and D bits by locked updates.
 //!
 //! A cached upper-level entry leads into a table that may have been unlinked since: the walker then
-//! reads, and sets D, there. An access is one instruction: an interrupt is taken before or after it.
+//! reads, and sets D, there. An access is one instruction: an interrupt is taken before or after
+//! it.
 
 use kvm_c::{bindings::*, model::ROOT_LEVEL};
 use machine::{chance, fail, mem, note, sched};

@@ -2,8 +2,8 @@
 
 //! The whole of the Rust MMU under a scheduler that decides every interleaving.
 //!
-//! `kvm-mmu-sim [--minutes N] [--scenario NAME] [--seed SEED]`, or with tables of 8 entries, where all
-//! schedules are run: `kvm-mmu-sim [--world NAME] [--format NAME] [--preemptions N]`
+//! `kvm-mmu-sim [--minutes N] [--scenario NAME] [--seed SEED]`, or with tables of 8 entries, where
+//! all schedules are run: `kvm-mmu-sim [--world NAME] [--format NAME] [--preemptions N]`
 
 mod hw;
 mod parties;
@@ -124,7 +124,8 @@ fn seed_of(value: &str) -> u64 {
     number.unwrap_or_else(|_| usage(&format!("'{value}' is no seed")))
 }
 
-/// The program. The schedules are those of the seeds from `--from` on, or from one that the clock gives.
+/// The program. The schedules are those of the seeds from `--from` on, or from one that the clock
+/// gives.
 pub fn main() {
     let mut seed = None;
     let mut from = None;

@@ -219,8 +219,8 @@ fn next_phase() {
     }
 }
 
-/// A thread in `KVM_PRE_FAULT_MEMORY`, with a vCPU of its own that never runs the guest: who stops the
-/// vCPUs does not wait for it.
+/// A thread in `KVM_PRE_FAULT_MEMORY`, with a vCPU of its own that never runs the guest: who stops
+/// the vCPUs does not wait for it.
 pub fn prefaulter() {
     let vcpu = world().vcpus[world().plan.vcpus];
     let mut cpu = Cpu::new(world().plan.format);
@@ -297,8 +297,8 @@ fn stop() {
     world().paused -= 1;
 }
 
-/// An SMI or RSM: another role, another root. SMM is L1's. An SMI ends L2 first, and RSM goes back to it
-/// if there was one; meanwhile VMRUN is refused. `svm_enter_smm()`, `svm_leave_smm()`,
+/// An SMI or RSM: another role, another root. SMM is L1's. An SMI ends L2 first, and RSM goes back
+/// to it if there was one; meanwhile VMRUN is refused. `svm_enter_smm()`, `svm_leave_smm()`,
 /// `nested_svm_vmrun()`. `interrupted`: the SMI has ended L2.
 fn switch_smm(vcpu: *mut kvm_vcpu, cpu: &mut Cpu, interrupted: &mut bool) {
     let smm = !*vcpu!(vcpu, smm);
@@ -340,8 +340,8 @@ fn switch_nested(vcpu: *mut kvm_vcpu, cpu: &mut Cpu) {
     *vcpu!(mmu, root_role.word) = core::mem::ManuallyDrop::new(role);
 }
 
-/// The vCPU enters or leaves an L2 for which L1 has no page tables: the root has another role, and maps the same.
-/// `kvm_calc_tdp_mmu_root_page_role()`.
+/// The vCPU enters or leaves an L2 for which L1 has no page tables: the root has another role, and
+/// maps the same. `kvm_calc_tdp_mmu_root_page_role()`.
 fn switch_guest_mode(vcpu: *mut kvm_vcpu, cpu: &mut Cpu) {
     roots::free(vcpu);
     cpu.guest_mode = !cpu.guest_mode;
@@ -441,7 +441,8 @@ pub fn invalidate(start: u64, end: u64) {
     }
 }
 
-/// Whether a range has all of the host's page, small or huge, that holds `gfn`, as far as that is the guest's.
+/// Whether a range has all of the host's page, small or huge, that holds `gfn`, as far as that is
+/// the guest's.
 fn has_all_of(start: u64, end: u64, gfn: u64) -> bool {
     let (base, npages) = (world().plan.base_gfn, world().plan.npages);
     let size = pages(kvm().host.level(gfn).into());
@@ -554,7 +555,8 @@ fn migrate() {
     for at in memslots() {
         slots::set_log(kvm(), at, false);
     }
-    // A fatal signal ends that early. While the tracepoint is on, who loses a race leaves the page to a fault.
+    // A fatal signal ends that early. While the tracepoint is on, who loses a race leaves the page
+    // to a fault.
     if kvm().odds.signal == 0 && !world().plan.traced && world().plan.settings == 0 {
         crate::world::check_writable();
     }
@@ -598,8 +600,8 @@ fn copy_all(pages: Range<u64>) {
     }
 }
 
-/// One pass over the log: GET, CLEAR if that is not in it, copy. Returns when it began to take bits.
-/// `since`: the same of the pass before.
+/// One pass over the log: GET, CLEAR if that is not in it, copy. Returns when it began to take
+/// bits. `since`: the same of the pass before.
 pub fn pass(since: u64) -> u64 {
     let began = sched::now();
 
@@ -664,8 +666,8 @@ pub fn pass(since: u64) -> u64 {
     began
 }
 
-/// Hands parts of a log to whoever clears: together they are all of it. Some are handed out twice, and some
-/// overlap.
+/// Hands parts of a log to whoever clears: together they are all of it. Some are handed out twice,
+/// and some overlap.
 fn spread_log(at: usize, log: &[u64]) {
     let mut first = 0;
 
@@ -817,7 +819,8 @@ pub fn invalidator() {
         invalidate(start, end);
         // From here on under the lock of the host's page table.
         sched::point_on(HOST, true);
-        // Another may have made a huge page of its surroundings meanwhile, of which this was not told.
+        // Another may have made a huge page of its surroundings meanwhile, of which this was not
+        // told.
         if has_all_of(start, end, gfn) {
             let giant = gfn - gfn % pages(3);
             match choose(if world().plan.read_only { 4 } else { 3 }) {

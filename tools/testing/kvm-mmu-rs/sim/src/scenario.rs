@@ -169,7 +169,8 @@ pub const ALL: &[Scenario] = &[
         name: "moves",
         what: "slots that are moved elsewhere and back while they are logged",
         adjust: |plan, rng| {
-            // Without PML: KVM drops what a CPU has logged of a slot that is away, as it finds no slot then.
+            // Without PML: KVM drops what a CPU has logged of a slot that is away, as it finds no
+            // slot then.
             plan.format = [Format::Npt, Format::EptAd, Format::Ept][rng.below(3) as usize];
             plan.relocates = true;
             plan.dirty_bits = rng.below(2) == 0;

@@ -2,8 +2,9 @@
 
 //! Every schedule of small worlds: tables of 8 entries, two parties, one protocol each.
 //!
-//! What is left to chance elsewhere is left out here: the CPU uses what it has cached, nothing fails,
-//! and the scheduler does not want the CPU. A step is an access of a word that others access too.
+//! What is left to chance elsewhere is left out here: the CPU uses what it has cached, nothing
+//! fails, and the scheduler does not want the CPU. A step is an access of a word that others access
+//! too.
 
 use kvm_c::{
     bindings::*,

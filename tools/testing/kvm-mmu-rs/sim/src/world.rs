@@ -23,7 +23,8 @@ pub struct Plan {
     pub ring: bool,
     /// Which of the slot's huge pages the host maps as such, a bit each.
     pub huge: u64,
-    /// The same of the 1 GiB pages of which the slot has a part. There are none unless tables have 8 entries.
+    /// The same of the 1 GiB pages of which the slot has a part. There are none unless tables have
+    /// 8 entries.
     pub giant: u64,
     /// The pages that the guest uses.
     pub hot: Vec<u64>,
@@ -42,7 +43,8 @@ pub struct Plan {
     pub nested: bool,
     /// It begins after everybody else.
     pub late: bool,
-    /// vCPUs also run a nested guest without nested paging: by tables of the TDP MMU with another role.
+    /// vCPUs also run a nested guest without nested paging: by tables of the TDP MMU with another
+    /// role.
     pub guest_mode: bool,
     /// At how many addresses it has each page.
     pub aliases: u64,
@@ -550,8 +552,8 @@ fn check_table_small(table: u64, level: u32, gfn: u64, as_id: usize) {
     }
 }
 
-/// Fails if a leaf is write-protected for a log that has ended, and no slot is logged now. Without A/D bits a
-/// fault makes it writable.
+/// Fails if a leaf is write-protected for a log that has ended, and no slot is logged now. Without
+/// A/D bits a fault makes it writable.
 pub fn check_writable() {
     let mut root = kvm().arch.tdp_mmu_roots;
 

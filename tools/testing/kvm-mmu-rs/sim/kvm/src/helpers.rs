@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `rust_helpers.c` and `rust/support/helpers.c`, on the simulated machine. What touches state that others can see
-//! is one step; tracepoints and statistics are none.
+//! `rust_helpers.c` and `rust/support/helpers.c`, on the simulated machine. What touches state that
+//! others can see is one step; tracepoints and statistics are none.
 #![allow(non_snake_case, unused_variables)]
 
 use core::{ffi::c_void, ptr};
@@ -77,8 +77,8 @@ pub unsafe fn kvm_rs_other_slots_allow(
 ///
 /// # Safety
 ///
-/// `kvm` must point to the VM of the run, and `written` must be valid for reads of `words` words, which
-/// nobody changes meanwhile.
+/// `kvm` must point to the VM of the run, and `written` must be valid for reads of `words` words,
+/// which nobody changes meanwhile.
 pub unsafe fn kvm_rs_carry_dirty(
     kvm: *mut kvm,
     as_id: i32,
@@ -160,8 +160,8 @@ pub unsafe fn rust_support_need_break(lock: *mut rwlock_t) -> bool {
 
 /// # Safety
 ///
-/// `lock` must point to the `mmu_lock` of the VM of the run, and this thread must hold it for read. What it
-/// guards may be freed meanwhile.
+/// `lock` must point to the `mmu_lock` of the VM of the run, and this thread must hold it for read.
+/// What it guards may be freed meanwhile.
 pub unsafe fn rust_support_cond_resched_read(lock: *mut rwlock_t) {
     let kvm = vm_of(lock);
     let lock = rwlock!(lock);
@@ -178,8 +178,8 @@ pub unsafe fn rust_support_cond_resched_read(lock: *mut rwlock_t) {
 
 /// # Safety
 ///
-/// `lock` must point to the `mmu_lock` of the VM of the run, and this thread must hold it for write. What it
-/// guards may be freed meanwhile.
+/// `lock` must point to the `mmu_lock` of the VM of the run, and this thread must hold it for
+/// write. What it guards may be freed meanwhile.
 pub unsafe fn rust_support_cond_resched_write(lock: *mut rwlock_t) {
     let kvm = vm_of(lock);
     let lock = rwlock!(lock);
@@ -216,8 +216,8 @@ pub unsafe fn rust_support_read_lock(lock: *mut rwlock_t) {
 
 /// # Safety
 ///
-/// `lock` must point to the `mmu_lock` of the VM of the run, and this thread must hold it for read, and not
-/// use what it guards any more.
+/// `lock` must point to the `mmu_lock` of the VM of the run, and this thread must hold it for read,
+/// and not use what it guards any more.
 pub unsafe fn rust_support_read_unlock(lock: *mut rwlock_t) {
     holds::dropped();
     rwlock!(lock).read_unlock();
@@ -232,8 +232,8 @@ pub unsafe fn rust_support_write_lock(lock: *mut rwlock_t) {
 
 /// # Safety
 ///
-/// `lock` must point to the `mmu_lock` of the VM of the run, and this thread must hold it for write, and not
-/// use what it guards any more.
+/// `lock` must point to the `mmu_lock` of the VM of the run, and this thread must hold it for
+/// write, and not use what it guards any more.
 pub unsafe fn rust_support_write_unlock(lock: *mut rwlock_t) {
     holds::dropped();
     rwlock!(lock).write_unlock();
@@ -276,8 +276,8 @@ pub unsafe fn kvm_rs_roots_empty(kvm: *mut kvm) -> bool {
 ///
 /// # Safety
 ///
-/// `kvm` must point to the VM of the run. `prev` must be null, or point to the header of a root that is or
-/// was in its list, and that a reference or this thread's RCU critical section keeps.
+/// `kvm` must point to the VM of the run. `prev` must be null, or point to the header of a root
+/// that is or was in its list, and that a reference or this thread's RCU critical section keeps.
 pub unsafe fn kvm_rs_roots_next(kvm: *mut kvm, prev: *mut kvm_mmu_page) -> *mut kvm_mmu_page {
     point_on(ROOTS, false);
     if prev.is_null() {
@@ -289,8 +289,8 @@ pub unsafe fn kvm_rs_roots_next(kvm: *mut kvm, prev: *mut kvm_mmu_page) -> *mut 
 
 /// # Safety
 ///
-/// `kvm` must point to the VM of the run, and `root` to the header of a root that is in no list. This thread
-/// must hold `tdp_mmu_pages_lock`.
+/// `kvm` must point to the VM of the run, and `root` to the header of a root that is in no list.
+/// This thread must hold `tdp_mmu_pages_lock`.
 pub unsafe fn kvm_rs_roots_add(kvm: *mut kvm, root: *mut kvm_mmu_page) {
     field!(kvm, arch.tdp_mmu_pages_lock).assert_held("list of roots");
     *field!(root, next) = *field!(kvm, arch.tdp_mmu_roots);
@@ -313,7 +313,8 @@ pub unsafe fn kvm_rs_roots_del(root: *mut kvm_mmu_page) {
 ///
 /// # Safety
 ///
-/// `root` must point to the header of a root that `mmu_lock` or this thread's RCU critical section keeps.
+/// `root` must point to the header of a root that `mmu_lock` or this thread's RCU critical section
+/// keeps.
 pub unsafe fn kvm_rs_root_tryget(root: *mut kvm_mmu_page) -> bool {
     point_on(
         (&raw const *field!(root, tdp_mmu_root_count)) as usize,
@@ -362,7 +363,8 @@ pub unsafe fn kvm_rs_root_set_count(root: *mut kvm_mmu_page, count: i32) {
 
 /// # Safety
 ///
-/// `root` must point to the header of a root that `mmu_lock` or this thread's RCU critical section keeps.
+/// `root` must point to the header of a root that `mmu_lock` or this thread's RCU critical section
+/// keeps.
 pub unsafe fn kvm_rs_root_is_live(root: *mut kvm_mmu_page) -> bool {
     point_on(
         (&raw const *field!(root, tdp_mmu_root_count)) as usize,
@@ -395,7 +397,8 @@ pub unsafe fn kvm_rs_pfn_to_nid(pfn: kvm_pfn_t) -> i32 {
 
 /// # Safety
 ///
-/// None: an address of no table, or of one that was freed, fails the run. Unsafe because C's function is.
+/// None: an address of no table, or of one that was freed, fails the run. Unsafe because C's
+/// function is.
 pub unsafe fn kvm_rs_hpa_to_sp(hpa: hpa_t) -> *mut kvm_mmu_page {
     let table = mem::va(hpa);
 
@@ -405,7 +408,8 @@ pub unsafe fn kvm_rs_hpa_to_sp(hpa: hpa_t) -> *mut kvm_mmu_page {
 
 /// # Safety
 ///
-/// None: an address of no table, or of one that was freed, fails the run. Unsafe because C's function is.
+/// None: an address of no table, or of one that was freed, fails the run. Unsafe because C's
+/// function is.
 pub unsafe fn kvm_rs_root_to_sp(hpa: hpa_t) -> *mut kvm_mmu_page {
     // SAFETY: as for this function.
     unsafe { kvm_rs_hpa_to_sp(hpa) }
@@ -456,8 +460,8 @@ pub unsafe fn kvm_rs_free_header(sp: *mut kvm_mmu_page) {
 
 /// # Safety
 ///
-/// `spt` must be null, or come from [`kvm_rs_alloc_table`] or a memory cache, and nobody, the CPUs included,
-/// may use it any more.
+/// `spt` must be null, or come from [`kvm_rs_alloc_table`] or a memory cache, and nobody, the CPUs
+/// included, may use it any more.
 pub unsafe fn kvm_rs_free_table(spt: *mut c_void) {
     if !spt.is_null() {
         let facts = facts();
@@ -943,8 +947,8 @@ pub unsafe fn kvm_rs_vm_data_corruption(kvm: *mut kvm) {
 
 /// # Safety
 ///
-/// `kvm` must point to the VM of the run, and `sp` to the header of one of its pages. This thread must hold
-/// `slots_lock`, or be a reader of `kvm->srcu`, as long as it uses the slot.
+/// `kvm` must point to the VM of the run, and `sp` to the header of one of its pages. This thread
+/// must hold `slots_lock`, or be a reader of `kvm->srcu`, as long as it uses the slot.
 pub unsafe fn kvm_rs_slot_of_sp(
     kvm: *mut kvm,
     sp: *mut kvm_mmu_page,
@@ -964,8 +968,8 @@ pub unsafe fn kvm_rs_shadow_pages_left(kvm: *mut kvm) -> bool {
 
 /// # Safety
 ///
-/// `kvm` must point to the VM of the run, and `huge_sptep` to an SPTE in a page of the shadow MMU. This
-/// thread must hold `mmu_lock` for write, and the VM's caches for splitting must be filled.
+/// `kvm` must point to the VM of the run, and `huge_sptep` to an SPTE in a page of the shadow MMU.
+/// This thread must hold `mmu_lock` for write, and the VM's caches for splitting must be filled.
 pub unsafe fn kvm_rs_get_split_sp(
     kvm: *mut kvm,
     huge_sptep: *mut u64,
@@ -977,9 +981,9 @@ pub unsafe fn kvm_rs_get_split_sp(
 
 /// # Safety
 ///
-/// `kvm` must point to the VM of the run, `sptep` to an SPTE in a page of the shadow MMU, and `sp` to the
-/// header of a page of the level below. This thread must hold `mmu_lock` for write, and the VM's cache of
-/// descriptors must be filled.
+/// `kvm` must point to the VM of the run, `sptep` to an SPTE in a page of the shadow MMU, and `sp`
+/// to the header of a page of the level below. This thread must hold `mmu_lock` for write, and the
+/// VM's cache of descriptors must be filled.
 pub unsafe fn kvm_rs_link_sp(kvm: *mut kvm, sptep: *mut u64, sp: *mut kvm_mmu_page, flush: bool) {
     crate::model::shadow::link_split_page(kvm, sptep, sp, flush);
 }

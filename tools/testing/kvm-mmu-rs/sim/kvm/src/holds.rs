@@ -2,9 +2,9 @@
 
 //! Holds of `mmu_lock`, as `rust_lock_stats.c` accounts for them with `kvm.mmu_lock_stats=Y`.
 //!
-//! A hold begins and ends with the lock taken, it ends as what it began, there is none within another,
-//! and the lock is not dropped in the middle of one: what somebody else does meanwhile would be accounted to
-//! it.
+//! A hold begins and ends with the lock taken, it ends as what it began, there is none within
+//! another, and the lock is not dropped in the middle of one: what somebody else does meanwhile
+//! would be accounted to it.
 
 use machine::{fail, sched::facts};
 
@@ -38,8 +38,8 @@ pub fn end_write() {
     }
 }
 
-/// The lock will be dropped and taken again. Returns what [`resume`] is to be called with, or 0. What C has
-/// taken the lock for is not known here.
+/// The lock will be dropped and taken again. Returns what [`resume`] is to be called with, or 0.
+/// What C has taken the lock for is not known here.
 pub fn pause(holder: Option<u32>, write: bool) -> u32 {
     let hold = facts().hold;
     let wanted = match holder {

@@ -136,8 +136,8 @@ impl Host {
         }
     }
 
-    /// Gives new frames to all pages of the 1 GiB at `start`: one page of that size. The old ones belong to
-    /// somebody else.
+    /// Gives new frames to all pages of the 1 GiB at `start`: one page of that size. The old ones
+    /// belong to somebody else.
     pub fn replace_giant(&mut self, start: u64) {
         // Aligned.
         while self.frames.len() as u64 % pages(3) != 0 {

@@ -2,8 +2,8 @@
 
 //! KVM's C, for the MMU's crate and for the parties of the simulation.
 //!
-//! - [`bindings`]: what bindgen makes of C's headers in the kernel: structures, with the fields that
-//!   the MMU or a model looks at, and the functions of either side;
+//! - [`bindings`]: what bindgen makes of C's headers in the kernel: structures, with the fields
+//!   that the MMU or a model looks at, and the functions of either side;
 //! - [`helpers`]: `rust_helpers.c`, on the simulated machine;
 //! - [`holds`]: what `rust_lock_stats.c` accounts for, checked;
 //! - [`host`]: the host's memory: which frame a guest frame lies in, and whose it is;

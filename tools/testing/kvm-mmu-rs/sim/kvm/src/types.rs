@@ -213,7 +213,8 @@ pub struct kvm {
     pub use_ring: bool,
     /// The entries of all rings that userspace has not harvested: place of the slot, and frame.
     pub ring: Vec<(usize, gfn_t)>,
-    /// `gfn_write_track` of all slots: the address space and the frame of each page that is tracked.
+    /// `gfn_write_track` of all slots: the address space and the frame of each page that is
+    /// tracked.
     pub tracked: Vec<(u16, gfn_t)>,
     /// A device may track writes: `kvm->arch.external_write_tracking_enabled`.
     pub tracks_writes: bool,

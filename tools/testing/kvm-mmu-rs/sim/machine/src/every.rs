@@ -3,12 +3,13 @@
 //! All schedules of a small world, by depth-first search: each is run from the start.
 //!
 //! Schedules that differ only in the order of steps that commute are the same to everybody. Sleep
-//! sets (Godefroid) leave all but one of them out: once a party's next step has been tried first, it
-//! is not tried again before somebody takes a step that does not commute with it.
+//! sets (Godefroid) leave all but one of them out: once a party's next step has been tried first,
+//! it is not tried again before somebody takes a step that does not commute with it.
 //!
 //! Where that is still too many, the number of preemptions is bounded (Musuvathi and Qadeer): all
-//! schedules are run in which at most so many times a party is stopped that could have gone on. Sleep
-//! sets are not used then, as they may leave out a schedule within the bound for one beyond it.
+//! schedules are run in which at most so many times a party is stopped that could have gone on.
+//! Sleep sets are not used then, as they may leave out a schedule within the bound for one beyond
+//! it.
 
 use std::cell::RefCell;
 

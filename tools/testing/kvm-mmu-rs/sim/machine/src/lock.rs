@@ -48,8 +48,8 @@ pub struct RwLock {
     waited_for: RefCell<Vec<(usize, u64)>>,
 }
 
-/// How long somebody may wait for one who holds the lock, in its steps: for a batch of the log to be
-/// taken, and a table to be torn down.
+/// How long somebody may wait for one who holds the lock, in its steps: for a batch of the log to
+/// be taken, and a table to be torn down.
 const BOUND: u64 = 4096;
 
 thread_local! {

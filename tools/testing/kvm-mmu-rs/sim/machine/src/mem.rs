@@ -316,8 +316,8 @@ pub fn store<T: Word>(ptr: *mut T, value: T) {
     unsafe { ptr.write_volatile(value) };
 }
 
-/// Reads a word and writes what `f` says, if anything; one step. Returns what was there, and whether
-/// it was replaced.
+/// Reads a word and writes what `f` says, if anything; one step. Returns what was there, and
+/// whether it was replaced.
 #[expect(
     clippy::not_unsafe_ptr_arg_deref,
     reason = "`check` fails unless the word is in the memory of the machine"

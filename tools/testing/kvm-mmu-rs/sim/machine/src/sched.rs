@@ -142,7 +142,8 @@ static GLOBAL: Global = Global(UnsafeCell::new(None));
 
 #[inline]
 fn sched() -> &'static mut Sched {
-    // SAFETY: one OS thread; nobody keeps the reference over a switch, as each function gets it anew.
+    // SAFETY: one OS thread; nobody keeps the reference over a switch, as each function gets it
+    // anew.
     let sched = unsafe { &mut *GLOBAL.0.get() };
 
     sched.get_or_insert_with(|| Sched {
@@ -566,7 +567,8 @@ pub fn total() -> u64 {
     sched().total
 }
 
-/// Looks at the steps recorded since there were `total`, as far as they are kept, until `stop` is true.
+/// Looks at the steps recorded since there were `total`, as far as they are kept, until `stop` is
+/// true.
 pub fn since(total: u64, mut stop: impl FnMut(&Step) -> bool) {
     let s = sched();
     let kept = s.total.saturating_sub(s.history.len() as u64);

@@ -92,8 +92,8 @@ pub fn page_fault(vcpu: *mut kvm_vcpu, gfn: u64, code: u64) -> Handled {
     slow(vcpu, &mut fault)
 }
 
-/// Models `handle_mmio_page_fault()`: true if an entry says that no memslot holds the frame, and is not
-/// from before the last change of the memslots.
+/// Models `handle_mmio_page_fault()`: true if an entry says that no memslot holds the frame, and is
+/// not from before the last change of the memslots.
 pub fn mmio_page_fault(vcpu: *mut kvm_vcpu, gfn: u64) -> bool {
     /// `MMIO_SPTE_GEN_*`
     const LOW: u64 = 0x7f << 3;
@@ -158,8 +158,8 @@ fn prefault_one(vcpu: *mut kvm_vcpu, gfn: u64) -> (Handled, u8) {
     (slow(vcpu, &mut fault), fault.goal_level)
 }
 
-/// Models `kvm_prefetch_pages()`: the pages from `gfn` on that the host maps writable, each as it is
-/// mapped when its turn comes.
+/// Models `kvm_prefetch_pages()`: the pages from `gfn` on that the host maps writable, each as it
+/// is mapped when its turn comes.
 ///
 /// # Safety
 ///
@@ -235,8 +235,8 @@ fn slow(vcpu: *mut kvm_vcpu, fault: &mut kvm_page_fault) -> Handled {
     }
 }
 
-/// Models `kvm_mmu_faultin_pfn()`, with a slot: the frame as the host maps it now. False: a notifier
-/// is about.
+/// Models `kvm_mmu_faultin_pfn()`, with a slot: the frame as the host maps it now. False: a
+/// notifier is about.
 pub(super) fn faultin_pfn(kvm: *mut kvm, fault: &mut kvm_page_fault) -> bool {
     sched::point_on(
         (&raw const *field!(kvm, mmu_invalidate_seq)) as usize,

@@ -7,8 +7,8 @@ use machine::{note, sched};
 use super::field;
 use crate::types::*;
 
-/// Models `kvm_make_all_cpus_request()` with `KVM_REQUEST_WAIT`: sets the request, and waits for those
-/// who are in the guest to leave it.
+/// Models `kvm_make_all_cpus_request()` with `KVM_REQUEST_WAIT`: sets the request, and waits for
+/// those who are in the guest to leave it.
 pub fn make_all_cpus_request(kvm: *mut kvm, request: u64) {
     let vcpus = field!(kvm, vcpus).clone();
     let mut kicked = Vec::new();

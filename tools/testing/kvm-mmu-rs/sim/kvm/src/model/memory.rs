@@ -143,7 +143,8 @@ pub unsafe fn kvm_mmu_topup_memory_cache(cache: *mut kvm_mmu_memory_cache, min: 
 ///
 /// # Safety
 ///
-/// `kvm` must point to the VM of the run, and `slot` to a memslot that `slots_lock` or `kvm->srcu` keeps.
+/// `kvm` must point to the VM of the run, and `slot` to a memslot that `slots_lock` or `kvm->srcu`
+/// keeps.
 pub unsafe fn mmu_try_to_unsync_pages(
     kvm: *mut kvm,
     slot: *const kvm_memory_slot,
@@ -165,8 +166,8 @@ pub unsafe fn mmu_try_to_unsync_pages(
 ///
 /// # Safety
 ///
-/// `kvm` must point to the VM of the run, and `slot` to a memslot that `slots_lock` or `kvm->srcu` keeps. This
-/// thread must hold `mmu_lock`.
+/// `kvm` must point to the VM of the run, and `slot` to a memslot that `slots_lock` or `kvm->srcu`
+/// keeps. This thread must hold `mmu_lock`.
 pub unsafe fn kvm_mmu_max_mapping_level(
     kvm: *mut kvm,
     _fault: *mut kvm_page_fault,
@@ -210,8 +211,8 @@ pub unsafe fn kvm_mmu_max_mapping_level(
 ///
 /// # Safety
 ///
-/// `vcpu` must point to a vCPU of the VM of the run, and `fault` to a fault that only this thread accesses, with
-/// a memslot, or none, that `kvm->srcu` keeps. This thread must hold `mmu_lock`.
+/// `vcpu` must point to a vCPU of the VM of the run, and `fault` to a fault that only this thread
+/// accesses, with a memslot, or none, that `kvm->srcu` keeps. This thread must hold `mmu_lock`.
 pub unsafe fn kvm_mmu_hugepage_adjust(vcpu: *mut kvm_vcpu, fault: *mut kvm_page_fault) {
     let kvm = *field!(vcpu, kvm);
     // SAFETY: only this thread accesses the fault.
@@ -245,8 +246,8 @@ pub unsafe fn kvm_mmu_hugepage_adjust(vcpu: *mut kvm_vcpu, fault: *mut kvm_page_
 ///
 /// # Safety
 ///
-/// `fault` must point to a fault that only this thread accesses. If `spte` points to a table, this thread must
-/// be in an RCU critical section since it has read it.
+/// `fault` must point to a fault that only this thread accesses. If `spte` points to a table, this
+/// thread must be in an RCU critical section since it has read it.
 pub unsafe fn disallowed_hugepage_adjust(fault: *mut kvm_page_fault, spte: u64, cur_level: c_int) {
     const MMU_PRESENT: u64 = 1 << 11;
     const LARGE: u64 = 1 << 7;
@@ -273,8 +274,8 @@ pub unsafe fn disallowed_hugepage_adjust(fault: *mut kvm_page_fault, spte: u64, 
 ///
 /// # Safety
 ///
-/// `kvm` must point to the VM of the run. `slot` must be null, or point to a memslot that `slots_lock` or
-/// `kvm->srcu` keeps.
+/// `kvm` must point to the VM of the run. `slot` must be null, or point to a memslot that
+/// `slots_lock` or `kvm->srcu` keeps.
 pub unsafe fn mark_page_dirty_in_slot(kvm: *mut kvm, slot: *const kvm_memory_slot, gfn: gfn_t) {
     let slot = slot.cast_mut();
 
@@ -309,8 +310,8 @@ pub unsafe fn mark_page_dirty_in_slot(kvm: *mut kvm, slot: *const kvm_memory_slo
 ///
 /// # Safety
 ///
-/// `kvm` must point to the VM of the run, and `sp` to the header of one of its pages. This thread must hold
-/// `tdp_mmu_pages_lock`.
+/// `kvm` must point to the VM of the run, and `sp` to the header of one of its pages. This thread
+/// must hold `tdp_mmu_pages_lock`.
 pub unsafe fn track_possible_nx_huge_page(
     kvm: *mut kvm,
     sp: *mut kvm_mmu_page,
@@ -328,8 +329,8 @@ pub unsafe fn track_possible_nx_huge_page(
 ///
 /// # Safety
 ///
-/// `kvm` must point to the VM of the run, and `sp` to the header of one of its pages. This thread must hold
-/// `tdp_mmu_pages_lock`.
+/// `kvm` must point to the VM of the run, and `sp` to the header of one of its pages. This thread
+/// must hold `tdp_mmu_pages_lock`.
 pub unsafe fn untrack_possible_nx_huge_page(
     kvm: *mut kvm,
     sp: *mut kvm_mmu_page,

@@ -11,8 +11,8 @@ use super::{
 };
 use crate::bindings::*;
 
-/// Models `kvm_mmu_notifier_invalidate_range_start()`: nobody reaches the frames of these pages when
-/// it returns.
+/// Models `kvm_mmu_notifier_invalidate_range_start()`: nobody reaches the frames of these pages
+/// when it returns.
 pub fn invalidate_range_start(kvm: *mut kvm, start: u64, end: u64) {
     note("invalidate_range_start", [start, end, 0]);
     *field!(kvm, mn_active_invalidate_count) += 1;

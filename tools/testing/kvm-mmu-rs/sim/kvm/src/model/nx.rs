@@ -11,8 +11,8 @@ use super::{
 };
 use crate::bindings::*;
 
-/// Fails unless the first entry that this thread has replaced since `before` pointed to the table of
-/// `sp`: recovery zaps that table, and nothing that has taken its place.
+/// Fails unless the first entry that this thread has replaced since `before` pointed to the table
+/// of `sp`: recovery zaps that table, and nothing that has taken its place.
 fn check_zapped(sp: *mut kvm_mmu_page, before: u64) {
     const FRAME: u64 = 0x000f_ffff_ffff_f000;
     let me = sched::me();

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The shadow MMU, for a nested guest. L1 maps L2's memory one to one, by pages of 2 MiB, and perhaps
-//! several times ([`ALIAS`]): so a page of the last level is direct, and has a parent for each time, and
-//! those above shadow L1's tables. All changes are made with `mmu_lock`
-//! held for write.
+//! The shadow MMU, for a nested guest. L1 maps L2's memory one to one, by pages of 2 MiB, and
+//! perhaps several times ([`ALIAS`]): so a page of the last level is direct, and has a parent for
+//! each time, and those above shadow L1's tables. All changes are made with `mmu_lock` held for
+//! write.
 
 use machine::{fail, mem, note};
 
@@ -27,7 +27,8 @@ const ACC_ALL: u32 = 0xf;
 const INVALID: u32 = 1 << 12;
 const GUEST_MODE: u32 = 1 << 17;
 
-/// L2 uses each page at several addresses, so many frames apart: L1 maps all of its memory anew for each.
+/// L2 uses each page at several addresses, so many frames apart: L1 maps all of its memory anew for
+/// each.
 pub const ALIAS: u64 = HUGE_PAGES.pow(2);
 
 fn role(sp: *mut kvm_mmu_page) -> u32 {
@@ -132,8 +133,8 @@ fn link(
     unsafe { kvm_rs_pte_list_add(kvm, cache, sptep, field!(sp, parent_ptes)) };
 }
 
-/// Models `kvm_mmu_load()` for the root of a nested guest: `mmu_alloc_shadow_roots()`. False: there is
-/// no memory.
+/// Models `kvm_mmu_load()` for the root of a nested guest: `mmu_alloc_shadow_roots()`. False: there
+/// is no memory.
 pub fn load(vcpu: *mut kvm_vcpu) -> bool {
     let kvm = *field!(vcpu, kvm);
     let mmu = *field!(vcpu, arch.mmu);
@@ -174,8 +175,8 @@ fn free_page(sp: *mut kvm_mmu_page) {
     mem::free_header(sp.cast());
 }
 
-/// Models `FNAME(page_fault)()` and `FNAME(fetch)()` for a fault of the nested guest. `kvm->srcu` is
-/// held. `at`: where L2 has the page, in frames.
+/// Models `FNAME(page_fault)()` and `FNAME(fetch)()` for a fault of the nested guest. `kvm->srcu`
+/// is held. `at`: where L2 has the page, in frames.
 pub fn page_fault(vcpu: *mut kvm_vcpu, at: u64, code: u64) -> Handled {
     let kvm = *field!(vcpu, kvm);
     let gfn = at % ALIAS;
@@ -299,8 +300,9 @@ fn set_spte(
     protected
 }
 
-/// Models `kvm_zap_obsolete_pages()`, and `kvm_mmu_zap_all()` as far as it is about shadow pages: zaps
-/// all of them, flushes, and frees those that no vCPU has loaded. `mmu_lock` is held for write.
+/// Models `kvm_zap_obsolete_pages()`, and `kvm_mmu_zap_all()` as far as it is about shadow pages:
+/// zaps all of them, flushes, and frees those that no vCPU has loaded. `mmu_lock` is held for
+/// write.
 pub fn zap_all(kvm: *mut kvm) {
     let active = core::mem::take(field!(kvm, active_mmu_pages));
 

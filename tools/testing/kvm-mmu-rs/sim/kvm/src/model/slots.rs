@@ -162,8 +162,8 @@ pub(super) fn first_shadow_root(kvm: *mut kvm) {
     field!(kvm, slots_arch_lock).unlock("mutex_unlock(slots_arch_lock)", false);
 }
 
-/// Models `kvm_swap_active_memslots()`: installs a slot, and waits for those who use the old one. Drops
-/// `slots_arch_lock`, which its caller has taken.
+/// Models `kvm_swap_active_memslots()`: installs a slot, and waits for those who use the old one.
+/// Drops `slots_arch_lock`, which its caller has taken.
 fn swap(kvm: *mut kvm, at: usize, new: *mut kvm_memory_slot) {
     while *field!(kvm, mn_active_invalidate_count) != 0 {
         sched::block(MN_KEY, "notifiers to end");
@@ -281,9 +281,9 @@ pub fn set_log(kvm: *mut kvm, at: usize, on: bool) {
     field!(kvm, slots_lock).unlock("mutex_unlock(slots_lock)", false);
 }
 
-/// Models `kvm_invalidate_memslot()` and `kvm_arch_flush_shadow_memslot()`: puts a copy of the slot that
-/// is not to be used in its place, and zaps what maps it. Returns the copy, and the slot. `all`: with
-/// `KVM_X86_QUIRK_SLOT_ZAP_ALL`.
+/// Models `kvm_invalidate_memslot()` and `kvm_arch_flush_shadow_memslot()`: puts a copy of the slot
+/// that is not to be used in its place, and zaps what maps it. Returns the copy, and the slot.
+/// `all`: with `KVM_X86_QUIRK_SLOT_ZAP_ALL`.
 fn invalidate(kvm: *mut kvm, at: usize, all: bool) -> (*mut kvm_memory_slot, *mut kvm_memory_slot) {
     lock_arch(kvm);
     let old = field!(kvm, memslots)[at];
@@ -325,8 +325,8 @@ fn invalidate(kvm: *mut kvm, at: usize, all: bool) -> (*mut kvm_memory_slot, *mu
     (invalid, old)
 }
 
-/// Models `KVM_SET_USER_MEMORY_REGION` where it deletes a slot, with `kvm_delete_memslot()`. `all`: with
-/// `KVM_X86_QUIRK_SLOT_ZAP_ALL`.
+/// Models `KVM_SET_USER_MEMORY_REGION` where it deletes a slot, with `kvm_delete_memslot()`. `all`:
+/// with `KVM_X86_QUIRK_SLOT_ZAP_ALL`.
 pub fn delete(kvm: *mut kvm, at: usize, all: bool) {
     may_sleep("KVM_SET_USER_MEMORY_REGION");
     note("deletes the slot", [at as u64, 0, 0]);
@@ -340,8 +340,9 @@ pub fn delete(kvm: *mut kvm, at: usize, all: bool) {
     field!(kvm, slots_lock).unlock("mutex_unlock(slots_lock)", false);
 }
 
-/// Models `KVM_SET_USER_MEMORY_REGION` where it moves a slot, with `kvm_move_memslot()`. The log goes on: the
-/// bitmap is that of the slot, wherever it lies. `all`: with `KVM_X86_QUIRK_SLOT_ZAP_ALL`.
+/// Models `KVM_SET_USER_MEMORY_REGION` where it moves a slot, with `kvm_move_memslot()`. The log
+/// goes on: the bitmap is that of the slot, wherever it lies. `all`: with
+/// `KVM_X86_QUIRK_SLOT_ZAP_ALL`.
 pub fn relocate(kvm: *mut kvm, at: usize, base_gfn: u64, all: bool) {
     may_sleep("KVM_SET_USER_MEMORY_REGION");
     note("moves the slot", [at as u64, base_gfn, 0]);
@@ -417,9 +418,9 @@ pub fn reset_rings(kvm: *mut kvm, harvested: &[(usize, u64)]) {
 }
 
 /// Models `KVM_SET_MEMORY_ATTRIBUTES` for a page: `kvm_vm_set_mem_attributes()`, with
-/// `kvm_arch_pre_set_memory_attributes()` and `kvm_arch_post_set_memory_attributes()`. The simulation
-/// has no private memory: a page whose attribute differs is mapped like the others, but its
-/// surroundings must not be mapped by a huge page.
+/// `kvm_arch_pre_set_memory_attributes()` and `kvm_arch_post_set_memory_attributes()`. The
+/// simulation has no private memory: a page whose attribute differs is mapped like the others, but
+/// its surroundings must not be mapped by a huge page.
 pub fn set_attributes(kvm: *mut kvm, gfn: u64, differs: bool) {
     may_sleep("KVM_SET_MEMORY_ATTRIBUTES");
     note("KVM_SET_MEMORY_ATTRIBUTES", [gfn, differs.into(), 0]);
@@ -546,8 +547,8 @@ fn get(kvm: *mut kvm, at: usize) -> Option<Vec<u64>> {
     (result == 0).then_some(log)
 }
 
-/// Models `KVM_CLEAR_DIRTY_LOG`: `kvm_rs_clear_log()` and `kvm_clear_dirty_log_protect()`, for the words from
-/// `first` on. False: interrupted, or the user's bitmap could not be read.
+/// Models `KVM_CLEAR_DIRTY_LOG`: `kvm_rs_clear_log()` and `kvm_clear_dirty_log_protect()`, for the
+/// words from `first` on. False: interrupted, or the user's bitmap could not be read.
 pub fn clear_dirty_log(kvm: *mut kvm, at: usize, first: usize, bits: &[u64]) -> bool {
     note(
         "KVM_CLEAR_DIRTY_LOG",

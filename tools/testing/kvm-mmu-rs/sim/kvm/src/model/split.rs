@@ -18,8 +18,8 @@ pub enum Request {
     Recover,
 }
 
-/// Where the word of the huge page is that holds `gfn`. It is 0 if the page need not stay small. Otherwise
-/// it tells who has said so last, and in bit 0 whether that one is done with splitting.
+/// Where the word of the huge page is that holds `gfn`. It is 0 if the page need not stay small.
+/// Otherwise it tells who has said so last, and in bit 0 whether that one is done with splitting.
 ///
 /// # Safety
 ///
@@ -32,7 +32,8 @@ unsafe fn word(slot: *const kvm_memory_slot, gfn: u64) -> *mut usize {
     unsafe { (*field!(slot.cast_mut(), arch.kept)).add(index as usize) }
 }
 
-/// Whether the huge page of `level` that holds `gfn` has to stay small: one of 1 GiB, if one of 2 MiB in it has.
+/// Whether the huge page of `level` that holds `gfn` has to stay small: one of 1 GiB, if one of 2
+/// MiB in it has.
 ///
 /// # Safety
 ///
@@ -126,7 +127,8 @@ fn in_slot(kvm: *mut kvm, as_id: usize, gfn: u64, request: Request, srcu: u64) -
     result
 }
 
-/// Whether nobody may map the huge page that holds `gfn` as such: it is to stay small, and was split.
+/// Whether nobody may map the huge page that holds `gfn` as such: it is to stay small, and was
+/// split.
 pub fn must_be_small(kvm: *mut kvm, as_id: usize, gfn: u64) -> bool {
     let slot = slots::of(kvm, as_id, gfn);
 

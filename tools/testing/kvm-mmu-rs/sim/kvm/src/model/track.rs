@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Write tracking, as for a device that shadows the guest's page tables: writes to a page are emulated.
+//! Write tracking, as for a device that shadows the guest's page tables: writes to a page are
+//! emulated.
 
 use machine::{note, sched};
 
@@ -12,7 +13,8 @@ pub fn is_tracked(kvm: *mut kvm, as_id: u16, gfn: u64) -> bool {
     field!(kvm, tracked).contains(&(as_id, gfn))
 }
 
-/// Whether one of the pages that an entry of `level` maps around one is tracked: `kvm_mmu_gfn_disallow_lpage()`.
+/// Whether one of the pages that an entry of `level` maps around one is tracked:
+/// `kvm_mmu_gfn_disallow_lpage()`.
 pub(crate) fn disallows_huge(kvm: *mut kvm, as_id: u16, gfn: u64, level: u32) -> bool {
     let mut tracked = field!(kvm, tracked).iter();
 
@@ -54,8 +56,8 @@ pub fn remove(kvm: *mut kvm, as_id: u16, gfn: u64) {
     slots::srcu_read_unlock(kvm, srcu);
 }
 
-/// KVM writes a page on behalf of the guest: `kvm_vcpu_write_guest()`. `kvm->srcu` is held. False: the
-/// host has to copy the page first.
+/// KVM writes a page on behalf of the guest: `kvm_vcpu_write_guest()`. `kvm->srcu` is held. False:
+/// the host has to copy the page first.
 pub fn emulate_write(kvm: *mut kvm, as_id: u16, gfn: u64) -> bool {
     let slot = slots::of(kvm, as_id.into(), gfn);
 
