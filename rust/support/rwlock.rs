@@ -26,6 +26,17 @@ pub(crate) unsafe trait RwLocked: Copy {
     fn rwlock(self) -> *mut rwlock_t;
 }
 
+/// Data of one holder of the lock of a `T`, which nobody else sees.
+pub(crate) trait HolderData<T>: Default {
+    /// Called when the lock is about to be dropped, or the proof that it is held.
+    fn settle(&self, object: T);
+}
+
+impl<T> HolderData<T> for () {
+    #[inline]
+    fn settle(&self, _object: T) {}
+}
+
 /// A way to hold a `rwlock_t`.
 pub(crate) trait Mode {
     /// Takes the lock.
@@ -101,19 +112,25 @@ mode! {
         rust_support_assert_write_held rust_support_cond_resched_write
 }
 
-/// Proof that this thread holds the lock of an object.
+/// Proof that this thread holds the lock of an object, and data of this holder.
 ///
 /// # Invariants
 ///
 /// This thread holds the lock in this mode for as long as the value exists, except while
 /// [`Held::run_unlocked`] or [`Held::cond_resched_rwlock`] borrows it; or no other thread can take
 /// the lock.
-pub(crate) struct Held<T, M>(T, Batch, PhantomData<M>, NotThreadSafe);
+pub(crate) struct Held<T: RwLocked, M, O: HolderData<T> = ()>(
+    T,
+    Batch,
+    O,
+    PhantomData<M>,
+    NotThreadSafe,
+);
 
 /// Proof that this thread does not hold the lock that a [`Held`] was for, so that it may sleep.
 pub(crate) struct Unlocked(NotThreadSafe);
 
-impl<T: RwLocked, M: Mode> Held<T, M> {
+impl<T: RwLocked, M: Mode, O: HolderData<T>> Held<T, M, O> {
     /// Makes the proof where C has taken the lock. Lockdep checks the claim.
     ///
     /// # Safety
@@ -124,13 +141,25 @@ impl<T: RwLocked, M: Mode> Held<T, M> {
         // SAFETY: by the contract of `RwLocked`.
         unsafe { M::assert_held(object.rwlock()) };
         // INVARIANT: by this function's safety requirement.
-        Held(object, Batch::new(), PhantomData, NotThreadSafe)
+        Held(
+            object,
+            Batch::new(),
+            O::default(),
+            PhantomData,
+            NotThreadSafe,
+        )
     }
 
     /// The object whose lock is held.
     #[inline]
     pub(crate) fn object(&self) -> T {
         self.0
+    }
+
+    /// The data of this holder.
+    #[inline]
+    pub(crate) fn data(&self) -> &O {
+        &self.2
     }
 
     /// Frees an object after a grace period, which begins when the lock is dropped or the proof is
@@ -149,6 +178,7 @@ impl<T: RwLocked, M: Mode> Held<T, M> {
     #[inline]
     pub(crate) fn cond_resched_rwlock(&mut self) {
         self.1.submit();
+        self.2.settle(self.0);
         // SAFETY: held by the type invariant; the exclusive borrow shows that nothing relies on the
         // lock being held.
         unsafe { M::cond_resched(self.0.rwlock()) }
@@ -158,6 +188,7 @@ impl<T: RwLocked, M: Mode> Held<T, M> {
     #[inline]
     pub(crate) fn run_unlocked<R>(&mut self, f: impl FnOnce(&Unlocked) -> R) -> R {
         self.1.submit();
+        self.2.settle(self.0);
         // SAFETY: held by the type invariant; the exclusive borrow shows that nothing relies on the
         // lock being held.
         unsafe { M::unlock(self.0.rwlock()) };
@@ -168,7 +199,7 @@ impl<T: RwLocked, M: Mode> Held<T, M> {
     }
 }
 
-impl<T: RwLocked> Held<T, Write> {
+impl<T: RwLocked, O: HolderData<T>> Held<T, Write, O> {
     /// Makes the proof for an object that nobody else can reach, whose lock C does not take.
     ///
     /// # Safety
@@ -177,7 +208,20 @@ impl<T: RwLocked> Held<T, Write> {
     #[inline]
     pub(crate) unsafe fn assume_unreachable(object: T) -> Self {
         // INVARIANT: by this function's safety requirement.
-        Held(object, Batch::new(), PhantomData, NotThreadSafe)
+        Held(
+            object,
+            Batch::new(),
+            O::default(),
+            PhantomData,
+            NotThreadSafe,
+        )
+    }
+}
+
+impl<T: RwLocked, M, O: HolderData<T>> Drop for Held<T, M, O> {
+    #[inline]
+    fn drop(&mut self) {
+        self.2.settle(self.0);
     }
 }
 

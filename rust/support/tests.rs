@@ -18,7 +18,7 @@ use super::{
     atomic::AtomicBits,
     preempt::PreemptGuard,
     rcu,
-    rwlock::{Held, Mode, Read, RwLocked, Write},
+    rwlock::{Held, HolderData, Mode, Read, RwLocked, Write},
     task,
 };
 use crate::bindings;
@@ -86,6 +86,38 @@ impl TestLock {
         // SAFETY: always safe to call.
         unsafe { bindings::rust_support_test_rwlock_is_free() }
     }
+}
+
+/// How often data of a holder was settled while the lock was held.
+static SETTLED: Atomic<u64> = Atomic::new(0);
+
+#[derive(Default)]
+struct CountSettled;
+
+impl HolderData<TestLock> for CountSettled {
+    fn settle(&self, lock: TestLock) {
+        SETTLED.add(u64::from(!lock.is_free()), Relaxed);
+    }
+}
+
+/// [`SETTLED`] after `run_unlocked()`, after `cond_resched_rwlock()`, and when the proof is gone.
+fn settled<M: Mode>() -> [u64; 3] {
+    SETTLED.store(0, Relaxed);
+    // SAFETY: the lock is initialised.
+    unsafe { M::lock(TestLock.rwlock()) };
+    // SAFETY: it was just taken, and is dropped after the proof.
+    let mut held = unsafe { Held::<_, M, CountSettled>::assume_held(TestLock) };
+
+    held.run_unlocked(|_| ());
+    let unlocked = SETTLED.load(Relaxed);
+
+    held.cond_resched_rwlock();
+    let rescheduled = SETTLED.load(Relaxed);
+
+    drop(held);
+    // SAFETY: it was taken above.
+    unsafe { M::unlock(TestLock.rwlock()) };
+    [unlocked, rescheduled, SETTLED.load(Relaxed)]
 }
 
 /// Whether the lock is free before it is taken; then with the proof that it is held, inside and
@@ -166,6 +198,12 @@ mod suite {
 
         assert_eq!(when_free::<Read>(), expected);
         assert_eq!(when_free::<Write>(), expected);
+    }
+
+    #[test]
+    fn data_of_a_holder_is_settled_before_the_lock_is_dropped() {
+        assert_eq!(settled::<Read>(), [1, 2, 3]);
+        assert_eq!(settled::<Write>(), [1, 2, 3]);
     }
 
     #[test]

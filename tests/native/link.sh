@@ -108,7 +108,7 @@ done
 	while read -r symbol; do
 		case $symbol in
 		# libc's; ld's.
-		memcpy|memset|memmove|memcmp|__per_cpu_*|__real_*) ;;
+		memcpy|memset|memmove|memcmp|bcmp|__per_cpu_*|__real_*) ;;
 		__SCK__*|__tracepoint_*|tracepoint_srcu|param_ops_*|__this_module|\
 		virt_spin_lock_key|kvm_mmu_lock_stats|nr_cpu_ids|\
 		__cpu_online_mask|kunit_running|pte_list_desc_cache)

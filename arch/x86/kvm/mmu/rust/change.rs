@@ -321,7 +321,12 @@ fn commit<'l, M: Update<'l>>(
     let place = Place::new(vm, view.level(), role);
     let leaves = place.apply(lock, view.gfn(), view.spte(), new, masks)?;
     if leaves != 0 {
-        vm.add_leaves(view.level(), leaves);
+        // A fault changes one leaf, and has nothing to add it up with.
+        if lock.tally().is_empty() {
+            vm.add_leaves(view.level(), leaves);
+        } else {
+            lock.tally().add_leaves(vm, view.level(), leaves);
+        }
     }
     Ok(())
 }
@@ -361,7 +366,7 @@ fn tear_down<'l, M: Update<'l>>(lock: &M, removed: RemovedSp, masks: &Masks) {
         };
 
         if leaves != 0 {
-            vm.add_leaves(level, leaves);
+            lock.tally().add_leaves(vm, level, leaves);
         }
     }
 

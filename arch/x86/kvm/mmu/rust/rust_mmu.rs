@@ -60,6 +60,7 @@ mod root;
 mod support;
 mod sync;
 mod sys;
+mod tally;
 mod tlb;
 mod vm;
 mod walk;

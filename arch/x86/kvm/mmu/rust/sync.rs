@@ -53,8 +53,9 @@ use crate::{
     bindings,
     support::{
         rcu::RcuFree,
-        rwlock::{self, Held, Mode, Read, RwLocked, Write},
+        rwlock::{self, Held, HolderData, Mode, Read, RwLocked, Write},
     },
+    tally::Tally,
     vm::Vm,
 };
 
@@ -92,11 +93,18 @@ unsafe impl RwLocked for Lock<'_> {
     }
 }
 
+impl HolderData<Lock<'_>> for Tally {
+    #[inline]
+    fn settle(&self, lock: Lock<'_>) {
+        Tally::settle(self, lock.vm);
+    }
+}
+
 /// `mmu_lock` is held for read.
-pub(crate) type Shared<'l> = Held<Lock<'l>, Read>;
+pub(crate) type Shared<'l> = Held<Lock<'l>, Read, Tally>;
 
 /// `mmu_lock` is held for write.
-pub(crate) type Exclusive<'l> = Held<Lock<'l>, Write>;
+pub(crate) type Exclusive<'l> = Held<Lock<'l>, Write, Tally>;
 
 /// A way to hold `mmu_lock` that is accounted.
 pub(crate) trait Accounted: Mode {
@@ -138,6 +146,9 @@ pub(crate) trait MmuLock<'l> {
     /// or C's caller, who has taken it, goes on.
     fn free_later(&self, object: impl RcuFree);
 
+    /// The statistics that this holder puts off.
+    fn tally(&self) -> &Tally;
+
     /// Drops the lock and retakes it, if somebody waits for it or the scheduler wants the CPU.
     fn cond_resched(&mut self);
 
@@ -145,7 +156,7 @@ pub(crate) trait MmuLock<'l> {
     fn unlocked<R>(&mut self, f: impl FnOnce(&Unlocked) -> R) -> R;
 }
 
-impl<'l, M: Accounted> MmuLock<'l> for Held<Lock<'l>, M> {
+impl<'l, M: Accounted> MmuLock<'l> for Held<Lock<'l>, M, Tally> {
     #[inline]
     fn vm(&self) -> Vm<'l> {
         self.object().vm
@@ -154,6 +165,11 @@ impl<'l, M: Accounted> MmuLock<'l> for Held<Lock<'l>, M> {
     #[inline]
     fn free_later(&self, object: impl RcuFree) {
         Held::free_later(self, object);
+    }
+
+    #[inline]
+    fn tally(&self) -> &Tally {
+        self.data()
     }
 
     #[inline]

@@ -69,8 +69,11 @@ pub(crate) fn split_as<'s, 'l, M: Update<'l>>(
     let errno = match result {
         Ok(_) => {
             // Linking has accounted for the huge leaf that is gone.
-            vm.add_leaves(level, ENTRIES as i32);
-            stats::count(vm, event);
+            step.lock.tally().add_leaves(vm, level, ENTRIES as i32);
+            match event {
+                Event::EagerSplit => step.lock.tally().count_split(vm),
+                event => stats::count(vm, event),
+            }
             0
         }
         Err(_) => {

@@ -2,7 +2,8 @@
 
 //! Statistics of a VM, which userspace reads through `KVM_GET_STATS_FD` or in debugfs.
 //!
-//! No reader compares them with the tables, so a change and its count are not ordered.
+//! No reader compares them with the tables, so a change and its count are not ordered. [`crate::tally`]
+//! adds up what each split and each recovered page changes, and counts recovered pages.
 
 use kernel::sync::atomic::{atomic_load, atomic_store, ordering::Relaxed};
 
@@ -15,8 +16,6 @@ pub(crate) enum Event {
     EagerSplit,
     /// A fault of a vCPU split a huge page.
     FaultSplit,
-    /// A huge page was recovered in place.
-    Promotion,
     /// A huge page stays huge for lack of memory. Those that follow in the walk stay huge, too, and
     /// are not counted.
     SplitNoMemory,
@@ -47,7 +46,6 @@ pub(crate) fn count_many(vm: Vm<'_>, event: Event, n: u64) {
     let event = match event {
         Event::EagerSplit => bindings::kvm_rs_event_KVM_RS_EAGER_SPLIT,
         Event::FaultSplit => bindings::kvm_rs_event_KVM_RS_FAULT_SPLIT,
-        Event::Promotion => bindings::kvm_rs_event_KVM_RS_PROMOTION,
         Event::SplitNoMemory => bindings::kvm_rs_event_KVM_RS_SPLIT_NO_MEMORY,
         Event::SplitNoBudget => bindings::kvm_rs_event_KVM_RS_SPLIT_NO_BUDGET,
         Event::SplitLostRace => bindings::kvm_rs_event_KVM_RS_SPLIT_LOST_RACE,

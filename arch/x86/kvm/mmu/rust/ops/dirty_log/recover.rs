@@ -22,11 +22,7 @@ use crate::{
     pure::{leaf::unprotected, Entry, Gfn, GfnRange, Index, Level, Masks, Spte},
     root::{Roots, Selection},
     sync::{MmuLock, Shared, SlotsLock},
-    sys::{
-        fatal_signal_pending,
-        stats::{self, Event},
-        trace, Memslot, Sp, Unlogged, Vm,
-    },
+    sys::{fatal_signal_pending, trace, Memslot, Sp, Unlogged, Vm},
     tlb::Flush,
     walk::{Step, Walk},
 };
@@ -205,7 +201,7 @@ fn recover(
     let huge = unprotected(make_huge(vm, first, level, masks), masks);
     match step.set(huge, masks) {
         Ok(()) => {
-            stats::count(vm, Event::Promotion);
+            step.lock.tally().count_promotion(vm);
             trace::promote_huge_page(gfn, huge, level, 0);
             Outcome::Gone
         }
