@@ -109,12 +109,21 @@ u64 native_waited(void)
 
 /*
  * A free list that hands out what was freed longest ago, so that a "new" page is
- * as cold for the one MMU as it is for the other.
+ * as cold for the one MMU as it is for the other. A CPU takes a batch at a time, as
+ * from the kernel's slabs and per-CPU lists: what CPUs allocate at the same time does
+ * not lie in turn in memory, where the prefetcher of the one would take the lines
+ * that the other is writing to.
  */
+#define BATCH	32
 struct pool {
 	void **free;
+	/* Those in a batch are used, for these. */
 	unsigned long size, head, used;
 	arch_spinlock_t lock;
+	struct batch {
+		void *objects[BATCH];
+		unsigned int next, end;
+	} ____cacheline_aligned batches[NATIVE_CPUS];
 };
 
 static struct pool tables, headers;
@@ -135,18 +144,28 @@ static void pool_unlock(struct pool *pool)
 	preempt_enable();
 }
 
+static void pool_fill(struct pool *pool, struct batch *batch)
+{
+	pool_lock(pool);
+	batch->next = 0;
+	batch->end = min(BATCH, pool->size - pool->used);
+	if (!batch->end)
+		native_trap("more tables than expected");
+	for (unsigned int i = 0; i < batch->end; i++) {
+		batch->objects[i] = pool->free[pool->head];
+		pool->head = pool->head + 1 == pool->size ? 0 : pool->head + 1;
+	}
+	pool->used += batch->end;
+	pool_unlock(pool);
+}
+
 static void *pool_get(struct pool *pool)
 {
-	void *object;
+	struct batch *batch = &pool->batches[smp_processor_id()];
 
-	pool_lock(pool);
-	object = pool->free[pool->head];
-	if (pool->used == pool->size)
-		native_trap("more tables than expected");
-	pool->head = pool->head + 1 == pool->size ? 0 : pool->head + 1;
-	pool->used++;
-	pool_unlock(pool);
-	return object;
+	if (batch->next == batch->end)
+		pool_fill(pool, batch);
+	return batch->objects[batch->next++];
 }
 
 static void pool_put(struct pool *pool, void *object)
@@ -170,14 +189,23 @@ static void *pool_init(struct pool *pool, void *list, unsigned long size,
 	return list + size * sizeof(void *);
 }
 
+static unsigned long pool_used(const struct pool *pool)
+{
+	unsigned long used = pool->used;
+
+	for (int i = 0; i < NATIVE_CPUS; i++)
+		used -= pool->batches[i].end - pool->batches[i].next;
+	return used;
+}
+
 unsigned long kernel_tables_used(void)
 {
-	return tables.used;
+	return pool_used(&tables);
 }
 
 unsigned long kernel_headers_used(void)
 {
-	return headers.used;
+	return pool_used(&headers);
 }
 
 /*
@@ -198,6 +226,12 @@ void native_poison(void)
 	poison = true;
 	for (unsigned long i = 0; i < tables.size - tables.used; i++)
 		poison_table(tables.free[(tables.head + i) % tables.size]);
+	for (int i = 0; i < NATIVE_CPUS; i++) {
+		struct batch *batch = &tables.batches[i];
+
+		for (unsigned int at = batch->next; at < batch->end; at++)
+			poison_table(batch->objects[at]);
+	}
 }
 
 /* As the kernel's clear_page() on a CPU with fast string operations. */
