@@ -10,5 +10,6 @@ set -euo pipefail
 gib=${1:-32} rounds=${2:-20}
 load=$(cut -d ' ' -f 1 /proc/loadavg)
 say "threads: $gib GiB in 2 MiB pages, $rounds rounds, one thread and two in turn; the load was $load before"
+printf '%s GiB, %s rounds, %s, %s. The load was %s before.\n\n' "$gib" "$rounds" "$cpu" "$(date +%F)" "$load"
 "$program" -g "$gib" -r "$rounds" -j "$json"
 say "on $cpu; median (quartiles); JSON: $json"
