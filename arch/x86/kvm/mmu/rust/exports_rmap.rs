@@ -26,7 +26,7 @@ use crate::{
         DescCache, List, Rmap, RmapIterator, ShadowSplitCaches,
     },
     sync::{Exclusive, SlotsLock},
-    sys::{Memslot, NotifierRange, Vm},
+    sys::{Memslot, NotifierRange, SlotRange, Vm},
     tlb::Flush,
 };
 
@@ -197,12 +197,12 @@ export! {
         can_yield: bool,
         flush: bool,
     ) -> bool {
+        let range = GfnRange::new(Gfn(start), Gfn(end));
         let mut flush = Flush::new(flush);
 
         zap::zap_range(
             &mut held!(Exclusive, wrap!(Vm, kvm)),
-            wrap!(Memslot, slot),
-            GfnRange::new(Gfn(start), Gfn(end)),
+            SlotRange::new(wrap!(Memslot, slot), range),
             can_yield,
             &mut flush,
         );
@@ -227,8 +227,7 @@ export! {
 
             split::split(
                 &mut lock,
-                wrap!(Memslot, slot),
-                range,
+                SlotRange::new(wrap!(Memslot, slot), range),
                 target,
                 None,
                 &mut caches,

@@ -9,7 +9,7 @@ use core::{marker::PhantomData, ptr::NonNull};
 use super::list::List;
 use crate::{
     bindings,
-    pure::{Gfn, GfnRange, Level},
+    pure::{Gfn, Level},
     sys::{Memslot, SlotRange},
 };
 
@@ -67,12 +67,6 @@ impl<'a> SlotRmaps<'a> {
         gfn.page_number(self.shift).wrapping_sub(self.first) as usize
     }
 
-    /// The indices of the lists of the pages that hold frames of `range`, which is not empty.
-    #[inline]
-    fn indices_of(&self, range: GfnRange) -> core::ops::Range<usize> {
-        self.index_of(range.start)..self.index_of(range.last()).wrapping_add(1)
-    }
-
     /// The list at `index`, if there is one.
     #[inline]
     pub(crate) fn get(&self, index: usize) -> Option<List<'a>> {
@@ -83,22 +77,6 @@ impl<'a> SlotRmaps<'a> {
         let head = unsafe { self.heads.add(index) };
         // SAFETY: it is an element of that array.
         Some(unsafe { List::from_raw(head) })
-    }
-
-    /// The lists of the pages that hold frames of `range`, in their order.
-    #[inline]
-    pub(crate) fn lists(&self, range: GfnRange) -> Lists<'a> {
-        let indices = self.indices_of(range);
-        let end = indices.end.min(self.len);
-        let start = indices.start.min(end);
-
-        // INVARIANT: the lists from `start` to `end` exist.
-        Lists {
-            // SAFETY: not more than `len`, so within the array by the type invariant.
-            next: unsafe { self.heads.add(start) },
-            left: end.wrapping_sub(start),
-            slot: PhantomData,
-        }
     }
 
     /// The list of the page that holds `gfn`, if that is in the slot.

@@ -12,12 +12,12 @@
 
 use crate::{
     pte::Sptep,
-    pure::{GfnRange, Level},
-    rmap::{Found, List, Lists, Rmap, SlotRmaps},
+    pure::Level,
+    rmap::{Found, List, Lists, Rmap},
     sync::{need_break, Exclusive, MmuLock, Unlocked},
     sys::{
         stats::{self, Event},
-        Memslot,
+        SlotRange,
     },
     tlb::Flush,
 };
@@ -67,8 +67,7 @@ impl<'l> RmapStep<'_, 'l> {
 /// A walk over the lists of the pages that hold frames of a range, for some levels.
 pub(crate) struct RmapWalk<'w, 'l> {
     lock: &'w mut Exclusive<'l>,
-    slot: Memslot<'w>,
-    range: GfnRange,
+    pages: SlotRange<'w>,
     level: Level,
     /// The level to walk after this.
     next_level: Option<Level>,
@@ -81,22 +80,18 @@ pub(crate) struct RmapWalk<'w, 'l> {
 }
 
 impl<'w, 'l> RmapWalk<'w, 'l> {
-    /// Starts a walk over the levels `first` to `last`, and the frames of `range` in `slot`.
+    /// Starts a walk over the levels `first` to `last`, for the frames of `pages`.
     pub(crate) fn new(
         lock: &'w mut Exclusive<'l>,
-        slot: Memslot<'w>,
+        pages: SlotRange<'w>,
         first: Level,
         last: Level,
-        range: GfnRange,
     ) -> Self {
-        let some = !range.is_empty();
-
         RmapWalk {
             lock,
-            slot,
-            range,
+            pages,
             level: first,
-            next_level: some.then_some(first),
+            next_level: Some(first),
             last,
             lists: None,
             passed: 0,
@@ -119,7 +114,7 @@ impl<'w, 'l> RmapWalk<'w, 'l> {
 
         self.level = level;
         self.next_level = level.up();
-        self.lists = SlotRmaps::new(self.slot, level).map(|lists| lists.lists(self.range));
+        self.lists = Some(Lists::of(self.pages, level));
         true
     }
 

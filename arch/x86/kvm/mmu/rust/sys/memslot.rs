@@ -178,6 +178,26 @@ pub(crate) struct SlotRange<'a> {
 }
 
 impl<'a> SlotRange<'a> {
+    /// The frames of `range` that are in `slot`.
+    #[inline]
+    pub(crate) fn new(slot: Memslot<'a>, range: GfnRange) -> Self {
+        // INVARIANT: frames that are not in the slot are left out.
+        SlotRange {
+            slot,
+            range: slot.range().intersection(range),
+        }
+    }
+
+    /// All frames of `slot`.
+    #[inline]
+    pub(crate) fn whole(slot: Memslot<'a>) -> Self {
+        // INVARIANT: they are its frames.
+        SlotRange {
+            slot,
+            range: slot.range(),
+        }
+    }
+
     /// The memslot.
     #[inline]
     pub(crate) fn slot(self) -> Memslot<'a> {

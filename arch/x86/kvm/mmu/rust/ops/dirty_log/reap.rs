@@ -117,7 +117,8 @@ use crate::{
     root::{stable_roots, Roots, Selection},
     sync::{with_exclusive, with_shared, Exclusive, Holder, MmuLock, Reaper, Shared},
     sys::{
-        fatal_signal_pending, stats::Event, DirtyBitmap, Memslot, Node, Shortage, Sp, Vm, Wanted,
+        fatal_signal_pending, stats::Event, DirtyBitmap, Memslot, Node, Shortage, SlotRange, Sp,
+        Vm, Wanted,
     },
     walk::{ShortWalk, Walk},
 };
@@ -623,8 +624,7 @@ impl<'a, 'l> Reap<'a, 'l> {
                 // The leaves of a whole huge page are created protected.
                 rmap::split::split(
                     lock,
-                    slot,
-                    range,
+                    SlotRange::new(slot, range),
                     Level::Page4K,
                     whole.then_some(how),
                     &mut ShadowSplitCaches::new(slots),

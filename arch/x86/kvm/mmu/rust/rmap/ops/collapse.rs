@@ -9,20 +9,19 @@ use crate::{
     pure::{Gfn, Level},
     rmap::RmapWalk,
     sync::{Exclusive, MmuLock},
-    sys::{Memslot, Sp, Vm},
+    sys::{Memslot, SlotRange, Sp, Vm},
     tlb::Flush,
 };
 
 /// Zaps the leaves in `slot` that huge ones can replace; `kvm_rmap_zap_collapsible_sptes()`.
 pub(crate) fn zap_collapsible(lock: &mut Exclusive<'_>, slot: Memslot<'_>) {
     let vm = lock.vm();
-    let range = slot.range();
     let mut flush = Flush::new(false);
     let last = Level::MAX_LEAF.down().unwrap_or(Level::Page4K);
     // Looking up the host's mapping is expensive, and the result is the same for all entries of a
     // page. A stale result does no harm, because zapping is always allowed.
     let mut known: Option<(Gfn, Option<Level>)> = None;
-    let mut walk = RmapWalk::new(lock, slot, Level::Page4K, last, range);
+    let mut walk = RmapWalk::new(lock, SlotRange::whole(slot), Level::Page4K, last);
 
     while let Some(mut step) = walk.next(Some(&mut flush)) {
         let level = step.level;

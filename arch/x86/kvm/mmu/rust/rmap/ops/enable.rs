@@ -16,7 +16,12 @@
 //!   caller has flushed. That includes `KVM_CLEAR_DIRTY_LOG`, which may split as well.
 
 use super::{protect::protect_slot, split};
-use crate::{pure::Level, pure::Protect, rmap::ShadowSplitCaches, sync::Exclusive, sys::Memslot};
+use crate::{
+    pure::{Level, Protect},
+    rmap::ShadowSplitCaches,
+    sync::Exclusive,
+    sys::{Memslot, SlotRange},
+};
 
 /// Makes sure that every write to `slot` through shadow pages is noticed once the caller has
 /// flushed the TLBs, and splits its huge pages to 4 KiB if there are `caches`. `how` says how 4 KiB
@@ -31,7 +36,9 @@ pub(crate) fn enable(
     how: Protect,
 ) {
     if let Some(caches) = caches {
-        split::split(lock, slot, slot.range(), Level::Page4K, Some(how), caches);
+        let pages = SlotRange::whole(slot);
+
+        split::split(lock, pages, Level::Page4K, Some(how), caches);
     }
 
     protect_slot(lock, slot, Level::Page4K, Level::Page4K, how);

@@ -7,7 +7,7 @@ use crate::{
     pure::{Gfn, GfnRange, Level, Masks, Protect, WriteBits},
     rmap::{shadow, Rmap, RmapWalk, SlotRmaps},
     sync::{Exclusive, MmuLock},
-    sys::Memslot,
+    sys::{Memslot, SlotRange},
 };
 
 /// Protects a present leaf. Returns whether a TLB flush is needed for more than the log; callers
@@ -83,7 +83,7 @@ pub(crate) fn protect_slot(
     how: Protect,
 ) {
     let masks = lock.vm().masks();
-    let mut walk = RmapWalk::new(lock, slot, first, last, slot.range());
+    let mut walk = RmapWalk::new(lock, SlotRange::whole(slot), first, last);
 
     while let Some(mut step) = walk.next(None) {
         protect_list(&step.rmap(), how, masks);
@@ -100,8 +100,8 @@ pub(crate) fn protect_gfn(
     how: Protect,
 ) -> bool {
     let masks = lock.vm().masks();
-    let range = GfnRange::single(gfn);
-    let mut walk = RmapWalk::new(lock, slot, min_level, Level::MAX_LEAF, range).without_yield();
+    let page = SlotRange::new(slot, GfnRange::single(gfn));
+    let mut walk = RmapWalk::new(lock, page, min_level, Level::MAX_LEAF).without_yield();
     let mut flush = false;
 
     while let Some(mut step) = walk.next(None) {

@@ -23,22 +23,21 @@ use kernel::error::{
 use super::link::{recycle, TOO_LONG};
 use crate::{
     pte::Sptep,
-    pure::{leaf, protect::protected, Gfn, GfnRange, Index, Level, Masks, Protect, Spte},
+    pure::{leaf, protect::protected, Gfn, Index, Level, Masks, Protect, Spte},
     rmap::{shadow, Found, RmapWalk, ShadowSplitCaches, SlotRmaps},
     sync::{Exclusive, MmuLock},
     sys::{
         fatal_signal_pending,
         stats::{self, Event},
-        trace, Memslot, Sp, Vm,
+        trace, Memslot, SlotRange, Sp, Vm,
     },
 };
 
-/// Splits the huge pages that map frames of `range` in `slot`, down to `target`. New leaves have
-/// the rights of the huge ones, except that new 4 KiB leaves are protected if `protect` says how.
+/// Splits the huge pages that map frames of `pages`, down to `target`. New leaves have the rights
+/// of the huge ones, except that new 4 KiB leaves are protected if `protect` says how.
 pub(crate) fn split(
     lock: &mut Exclusive<'_>,
-    slot: Memslot<'_>,
-    range: GfnRange,
+    pages: SlotRange<'_>,
     target: Level,
     protect: Option<Protect>,
     caches: &mut ShadowSplitCaches<'_>,
@@ -50,7 +49,7 @@ pub(crate) fn split(
 
     // From large to small, so that the result of one split is split again.
     while level > target {
-        if split_level(lock, slot, range, level, protect, caches, masks).is_err() {
+        if split_level(lock, pages, level, protect, caches, masks).is_err() {
             return;
         }
         let Some(below) = level.down() else { return };
@@ -60,15 +59,14 @@ pub(crate) fn split(
 
 fn split_level(
     lock: &mut Exclusive<'_>,
-    slot: Memslot<'_>,
-    range: GfnRange,
+    pages: SlotRange<'_>,
     level: Level,
     protect: Option<Protect>,
     caches: &mut ShadowSplitCaches<'_>,
     masks: &Masks,
 ) -> Result<(), Error> {
     let vm = lock.vm();
-    let mut walk = RmapWalk::new(lock, slot, level, level, range);
+    let mut walk = RmapWalk::new(lock, pages, level, level);
 
     while let Some(mut step) = walk.next(None) {
         // Whether a page was split since the lock was taken.
@@ -102,7 +100,7 @@ fn split_level(
                 moved = false;
                 continue;
             }
-            split_one(found, vm, slot, protect, caches, masks)?;
+            split_one(found, vm, pages.slot(), protect, caches, masks)?;
             stats::count(vm, Event::EagerSplit);
             huge.trace(0);
             moved = true;

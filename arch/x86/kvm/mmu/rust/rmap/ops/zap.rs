@@ -3,10 +3,10 @@
 //! Zapping the leaves that map a range of guest frames.
 
 use crate::{
-    pure::{GfnRange, Level},
+    pure::Level,
     rmap::{Rmap, RmapWalk},
     sync::{Exclusive, MmuLock},
-    sys::{Memslot, Vm},
+    sys::{SlotRange, Vm},
     tlb::Flush,
 };
 
@@ -16,8 +16,8 @@ pub(crate) fn zap_list(rmap: &mut Rmap<'_>, vm: Vm<'_>, level: Level) {
     vm.add_leaves(level, rmap.clear().wrapping_neg());
 }
 
-/// Zaps the leaves that map frames of `range` in `slot`, including huge ones. Yields if
-/// `may_yield`, after flushing.
+/// Zaps the leaves that map frames of `pages`, including huge ones. Yields if `may_yield`, after
+/// flushing.
 ///
 /// From large to small: whoever splits a huge leaf meanwhile, for the dirty log, adds leaves at a
 /// level that is still to be walked. (A fault that would map the range by a larger page finds that
@@ -25,15 +25,14 @@ pub(crate) fn zap_list(rmap: &mut Rmap<'_>, vm: Vm<'_>, level: Level) {
 /// nested guest then uses frames that belong to somebody else.
 pub(crate) fn zap_range(
     lock: &mut Exclusive<'_>,
-    slot: Memslot<'_>,
-    range: GfnRange,
+    pages: SlotRange<'_>,
     may_yield: bool,
     flush: &mut Flush,
 ) {
     let vm = lock.vm();
 
     for level in Level::LEAVES.into_iter().rev() {
-        let mut walk = RmapWalk::new(lock, slot, level, level, range);
+        let mut walk = RmapWalk::new(lock, pages, level, level);
 
         if !may_yield {
             walk = walk.without_yield();
