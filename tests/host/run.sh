@@ -7,7 +7,7 @@ set -euo pipefail
 . "$(dirname "$0")/../../scripts/lib.sh"
 
 trust=()
-# Whom to trust is the machine's business: it may have a proxy of its own.
+# The machine says whom to trust: it may have a proxy of its own.
 [[ ! -d /etc/ssl/certs ]] || trust=(-b /etc/ssl/certs)
 exec "$TOP/scripts/in-root" "${trust[@]}" env -C "$TOP/tools/testing/kvm-mmu-rs" \
 	CARGO_TARGET_DIR="$BUILD/host" cargo test "$@"

@@ -110,7 +110,7 @@ impl<'l> Update<'l> for Shared<'l> {
         // A frozen entry belongs to somebody else, and no entry must be left frozen.
         warn_on_once!(view.spte().is_frozen());
         kvm_mmu_warn_on!(new.is_frozen());
-        // That it does not happen is what full tables, and plain stores for the dirty log, rest on.
+        // Full tables, and plain stores for the dirty log, rely on this never happening.
         kvm_mmu_warn_on!(
             view.level() == Level::Page4K
                 && view.spte().is_present()
@@ -472,7 +472,7 @@ fn die(what: &str, place: &Place<'_>, gfn: Gfn, old: Spte, new: Spte) -> ! {
 }
 
 /// Zaps the leaves of `table` that map frames of `range`, which starts in it. What is beyond the
-/// table is left out. Mirrors are not zapped so (a bug in the caller). Returns whether there was
+/// table is left out. It must not be a mirror's (a bug in the caller). Returns whether there was
 /// any leaf. Changes are not traced.
 ///
 /// With `mmu_lock` held for write, nobody else makes an entry present or not present, so what is
@@ -552,7 +552,7 @@ fn zap_written_pages(lock: &Exclusive<'_>, table: SmallTable<'_>, range: GfnRang
 }
 
 /// Maps the frames of `range`, which starts in `table`, in order, by the leaves that `leaf` makes
-/// for them where none is present. What is beyond `table` is left out. Mirrors are not mapped so (a
+/// for them where none is present. What is beyond `table` is left out. It must not be a mirror's (a
 /// bug in the caller). An entry that has a leaf is left as it is. Ends where `leaf` makes none, and
 /// at an entry that is frozen, or that somebody else has changed meanwhile. Returns the number of
 /// frames that are mapped now, from the first on.
@@ -643,7 +643,7 @@ impl<'l, M: Update<'l>> Step<'_, M> {
         level
     }
 
-    /// Has the table that the entry points to drain, for [`crate::ops::dirty_log::dirty_bits`],
+    /// Makes the table that the entry points to drain, for [`crate::ops::dirty_log::dirty_bits`],
     /// unless somebody else changed the entry first; then the view has the new value.
     #[inline]
     pub(crate) fn try_drain(&mut self, slots: &SlotsLock<'_>, masks: &Masks) {

@@ -561,9 +561,9 @@ export! {
     }
 
     /// The same for one of several threads, which has claimed these words of the memslot's log with
-    /// `begin_clear()`, and does not hold `slots_lock`. `accounted`: in the statistics of
-    /// `mmu_lock`. Returns also `-EAGAIN`: shadow pages came, and the bits of the last part of the
-    /// range are left set.
+    /// `begin_clear()`, and does not hold `slots_lock`. `accounted` says whether the
+    /// statistics of `mmu_lock` count it. Also returns `-EAGAIN` if shadow pages came; then the
+    /// bits of the last part of the range are left set.
     fn kvm_rs_clear_dirty_range(
         kvm: *mut bindings::kvm,
         slot: *const bindings::kvm_memory_slot,

@@ -268,8 +268,8 @@ impl RemovedSp {
 }
 
 // SAFETY: head and link are part of the page, which by the type invariant nobody else frees. Nobody
-// uses the head for anything else, nor the link once the page was unlinked. Headers and tables are
-// of no CPU.
+// uses the head for anything else, nor the link once the page was unlinked. A header and a table
+// may be freed on any CPU.
 unsafe impl RcuFree for RemovedSp {
     #[inline]
     fn into_head(self) -> NonNull<callback_head> {

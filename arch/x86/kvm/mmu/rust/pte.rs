@@ -212,7 +212,7 @@ impl<'r> SmallTable<'r> {
         let end = range.start.add(pages.left as u64);
         let mut left = pages.left;
 
-        // As many in a row cost little more than a load each.
+        // To read that many in a row costs little more than their loads.
         while left >= 4 * GROUP {
             let groups: [_; 4] = core::array::from_fn(|_| pages.next_group());
             let any = groups

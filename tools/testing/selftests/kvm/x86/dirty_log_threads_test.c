@@ -62,7 +62,7 @@ static struct kvm_vm *vm;
 static struct kvm_vcpu *vcpus[NR_VCPUS];
 static u8 *mem, *other_mem;
 
-/* Who copies holds this, so that an older copy does not replace a newer one. */
+/* Held while copying, so that an older copy does not replace a newer one. */
 static pthread_mutex_t copy_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct dirty_log_copy log;
 

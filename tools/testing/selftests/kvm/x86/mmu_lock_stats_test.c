@@ -537,7 +537,7 @@ static void *clear_huge_slot(void *unused)
 }
 
 /*
- * A holder for read that gives way to writers, again and again: it holds the lock no longer while
+ * A holder for read that yields to writers, again and again: it holds the lock no longer while
  * they do.  Nobody else can hold it while a writer does, whoever stops the threads, and for however
  * long.
  */

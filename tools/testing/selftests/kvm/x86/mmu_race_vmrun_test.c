@@ -110,7 +110,7 @@ static void set_priority(int policy, int priority)
 {
 	struct sched_param param = { .sched_priority = priority };
 
-	/* Who may not do this is in time less often. */
+	/* Without the right to do this, the thread is in time less often. */
 	(void)!pthread_setschedparam(pthread_self(), policy, &param);
 }
 

@@ -4,11 +4,11 @@
 //! and around the fault of a vCPU, if `kvm.fault_around_pages` asks for that.
 //!
 //! C maps the range one fault at a time. Each fault looks up one host page, takes `mmu_lock`, and
-//! walks down from the root. Here C still maps the first page of each 2 MiB so, and that fault
-//! settles the rest: which page size to use, whether a table is needed, and what errno the caller
-//! gets. If it has mapped 4 KiB, the neighbours are mapped by table: up to [`HostPages::MAX`] host
-//! pages are looked up together, without sleeping, and one walk under one hold of `mmu_lock` puts
-//! them into their entries.
+//! walks down from the root. Here C still maps the first page of each 2 MiB that way, and that
+//! fault settles the rest: which page size to use, whether a table is needed, and what errno the
+//! caller gets. If it has mapped 4 KiB, the neighbours are mapped by table: up to
+//! [`HostPages::MAX`] host pages are looked up together, without sleeping, and one walk under one
+//! hold of `mmu_lock` puts them into their entries.
 //!
 //! Only the simple case is handled. The first page that is anything else (a hole, a page that the
 //! host has not mapped, or maps read-only, a read-only memslot, memory of guest_memfd) ends the
