@@ -107,6 +107,7 @@ for f in "${files[@]}"; do
 done
 ln -s /build/selftests "$fs/lab/selftests"
 cp "$TOP/scripts/guest/bochs-init.sh" "$fs/init"
+cp "$TOP/scripts/guest/mounts.sh" "$fs/"
 cp "$run/command" "$fs/command"
 guest_env "$flavour" >"$fs/env"
 

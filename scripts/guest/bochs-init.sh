@@ -1,6 +1,6 @@
 #!/bin/busybox sh
 # SPDX-License-Identifier: GPL-2.0
-# PID 1 of the guest in Bochs: what guest-init.sh is in QEMU. All output goes to
+# PID 1 of the guest in Bochs: what init.sh is in QEMU. All output goes to
 # the serial line, where bochs.sh looks for the marks. Powers off at the end.
 /bin/busybox mkdir -p /sbin /usr/bin /usr/sbin
 # Where there is a tool of its own, it stays.
@@ -11,16 +11,8 @@ export PATH=/lab:/usr/bin:/bin:/usr/sbin:/sbin HOME=/root LC_ALL=C
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
-mkdir -p /dev/pts /dev/shm /dev/hugepages
-mount -t devpts devpts /dev/pts
-mount -t tmpfs tmpfs /dev/shm
-mount -t hugetlbfs hugetlbfs /dev/hugepages
-mount -t cgroup2 cgroup2 /sys/fs/cgroup
-mount -t debugfs debugfs /sys/kernel/debug
-mount -t tracefs tracefs /sys/kernel/tracing
-for f in /proc/self/fd:fd fd/0:stdin fd/1:stdout fd/2:stderr; do
-	ln -sfn "${f%%:*}" "/dev/${f##*:}"
-done
+# shellcheck source=scripts/guest/mounts.sh
+. /mounts.sh
 # The kernel's messages would mix with the command's output.
 dmesg -n 1
 # shellcheck source=/dev/null

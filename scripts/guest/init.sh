@@ -11,17 +11,9 @@ p9()
 }
 
 p9 results /results cache=none || exit 1
-mkdir -p /dev/pts /dev/shm /dev/hugepages
-mount -t devpts devpts /dev/pts
-mount -t tmpfs tmpfs /dev/shm
-mount -t hugetlbfs hugetlbfs /dev/hugepages
-mount -t cgroup2 cgroup2 /sys/fs/cgroup
-mount -t debugfs debugfs /sys/kernel/debug
-mount -t tracefs tracefs /sys/kernel/tracing
+# shellcheck source=scripts/guest/mounts.sh
+. /run/checkout/scripts/guest/mounts.sh
 mount --bind /run/checkout/build /build
-for f in /proc/self/fd:fd fd/0:stdin fd/1:stdout fd/2:stderr; do
-	ln -sfn "${f%%:*}" "/dev/${f##*:}"
-done
 ln -s /run/checkout/scripts/guest/kvm-load /run/checkout/scripts/guest/kvm-unload /lab/
 ln -s /run/checkout/tests /lab/tests
 mkdir /lab/selftests
