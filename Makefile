@@ -170,7 +170,7 @@ shell: lab
 	@scripts/boot.sh --interactive 'kvm-load rust && cd /build/selftests && exec bash -i'
 
 ## make series     the whole fork as a git format-patch series, verified;
-##                 VERIFY=1: also compile each commit, resumable
+##                 VERIFY=1: also run checkpatch on it, and compile each commit; resumable
 series: source
 	@scripts/package/series.sh
 

@@ -125,7 +125,7 @@ touched()
 			# Kconfig and tracing headers reach vmlinux as well.
 			case $f in */Kconfig) touch "$STAMP/src-kernel" ;; esac ;;
 		# Not built here.
-		tools/kvm/*) ;;
+		tools/kvm/*|MAINTAINERS) ;;
 		tools/*|Documentation/*)
 			touch "$STAMP/src-selftests" ;;
 		*)

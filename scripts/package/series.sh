@@ -4,8 +4,9 @@
 # and prove it: git am takes it on the pristine tree, and gives what is built here.
 # patches/layers says which commits it has. Fixes for upstream's C, in patches/upstream,
 # are not part of it.
-#   VERIFY=1   also compile KVM at each commit, with KVM_RUST_MMU off, and on from the
-#              commit that adds it (a quarter of an hour; interrupted, it goes on where it was)
+#   VERIFY=1   also run checkpatch on it (checkpatch.sh), and compile KVM at each commit, with
+#              KVM_RUST_MMU off, and on from the commit that adds it (a quarter of an hour;
+#              interrupted, it goes on where it was)
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/../lib.sh"
@@ -31,7 +32,7 @@ tree()
 {
 	git -C "$SRC" worktree add -q --detach --no-checkout "$work/$1" "$2"
 	git -C "$work/$1" sparse-checkout set --no-cone \
-		/rust/support/ /arch/x86/kvm/ /arch/x86/include/ /include/linux/kvm_host.h \
+		/MAINTAINERS /rust/support/ /arch/x86/kvm/ /arch/x86/include/ /include/linux/kvm_host.h \
 		/virt/kvm/ /Documentation/virt/kvm/ /Documentation/litmus-tests/ \
 		/tools/testing/selftests/kvm/ /tools/testing/kvm-mmu-rs/ /tools/kvm/
 	git -C "$work/$1" checkout -q
@@ -165,6 +166,7 @@ done < <(git -C "$work/proof" diff --name-only pristine-7.3 HEAD)
 ((checked + stays >= $(wc -l <"$STAMP/overlay"))) || die "the series lacks files of the overlay"
 say "${#sent[@]} patches and a cover letter in build/series, $checked files as built, $stays not sent"
 [[ ${VERIFY:-} ]] || exit 0
+"$TOP/scripts/package/checkpatch.sh"
 
 # --- does each commit compile?
 

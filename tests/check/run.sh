@@ -61,13 +61,13 @@ clippy()
 }
 
 # On standard input, because checkpatch takes a file that git tracks for source.
-# In userspace, a symbol that the linker wraps has no header, and an enum's tag
-# may be its variable's name. Programs of tests/ have no kernel headers at all.
+# In userspace, a symbol that the linker wraps has no header. Programs of tests/
+# have no kernel headers at all.
 checkpatch()
 {
 	local status=0 f cp=(perl "$SRC/scripts/checkpatch.pl" --strict --quiet
 		--no-summary --root="$SRC" --show-types)
-	local user=AVOID_EXTERNS,REPEATED_WORD
+	local user=AVOID_EXTERNS
 	local bare=PREFER_KERNEL_TYPES,ARRAY_SIZE,VOLATILE,PREFER_DEFINED_ATTRIBUTE_MACRO
 	bare+=,EMBEDDED_FUNCTION_NAME,MACRO_ARG_REUSE,CAMELCASE,BIT_MACRO
 	for f in patches/*.patch; do

@@ -40,7 +40,9 @@ proptest! {
 
     /// The words of a range, and what each has of it, are the parts.
     #[test]
-    fn words_and_bits_are_the_parts(first in 0u64..1 << 52, start in -70i64..2000, len in 0u64..2000) {
+    fn words_and_bits_are_the_parts(
+        first in 0u64..1 << 52, start in -70i64..2000, len in 0u64..2000,
+    ) {
         let start = first.saturating_add_signed(start);
         let range = GfnRange::new(Gfn(start), Gfn(start + len));
         let found: Vec<_> = words(Gfn(first), range)
@@ -108,12 +110,12 @@ proptest! {
     #[test]
     fn summary_states(table in 1u64..1 << 30, ept: bool) {
         let masks = if ept { formats::ept(true) } else { formats::npt() };
-        let born = leaf::table(Hpa(table << 12), false, &masks);
-        let draining = Summary::draining(born, &masks);
+        let fresh = leaf::table(Hpa(table << 12), false, &masks);
+        let draining = Summary::draining(fresh, &masks);
         let closed = Summary::closed(draining, &masks);
         let touched = |entry: Spte| Spte(entry.0 | masks.accessed);
 
-        prop_assert_eq!(Summary::of(born, &masks), Summary::Open);
+        prop_assert_eq!(Summary::of(fresh, &masks), Summary::Open);
         prop_assert_eq!(Summary::of(draining, &masks), Summary::Draining);
         prop_assert_eq!(Summary::of(closed, &masks), Summary::Closed);
         prop_assert_eq!(Summary::of(touched(draining), &masks), Summary::Open);
@@ -121,10 +123,10 @@ proptest! {
         // Once it was closed it has to drain again.
         let again = Summary::draining(touched(closed), &masks);
         prop_assert_eq!(Summary::of(again, &masks), Summary::Draining);
-        for entry in [born, draining, closed, touched(closed), again] {
+        for entry in [fresh, draining, closed, touched(closed), again] {
             prop_assert_eq!(
                 entry.decode(Level::Page2M, &masks),
-                born.decode(Level::Page2M, &masks)
+                fresh.decode(Level::Page2M, &masks)
             );
             prop_assert!(matches!(entry.decode(Level::Page2M, &masks), Entry::Table(_)));
         }
@@ -150,7 +152,9 @@ proptest! {
     }
 
     #[test]
-    fn intersection_holds_what_both_hold(a in 0u64..100, b in 0u64..100, c in 0u64..100, d in 0u64..100) {
+    fn intersection_holds_what_both_hold(
+        a in 0u64..100, b in 0u64..100, c in 0u64..100, d in 0u64..100,
+    ) {
         let (x, y) = (GfnRange::new(Gfn(a), Gfn(b)), GfnRange::new(Gfn(c), Gfn(d)));
         let both = x.intersection(y);
 

@@ -212,7 +212,8 @@ proptest! {
         let sptes: Vec<Spte> = cleared.iter().map(|bits| leaf.without(*bits)).collect();
         let (all, some) = (Spte::all(&sptes), Spte::any(&sptes));
 
-        prop_assert_eq!(settled.matches_all(&sptes), sptes.iter().all(|spte| settled.matches(*spte)));
+        let all_match = sptes.iter().all(|spte| settled.matches(*spte));
+        prop_assert_eq!(settled.matches_all(&sptes), all_match);
         for spte in &sptes {
             prop_assert!(spte.has_all(all.0) && some.has_all(spte.0));
         }

@@ -249,7 +249,7 @@ fn a_root_maps_what_it_reaches() {
 }
 
 #[test]
-fn senseless_walks_are_refused() {
+fn invalid_walks_are_refused() {
     let start = |root, min, gfn, alias| Position::start(root, min, Gfn(gfn), alias);
 
     assert!(start(Level::Page2M, Level::Page1G, 0, 0).is_none());
@@ -280,7 +280,10 @@ proptest! {
     /// A walk that seeks a frame stands on its entry, in the lowest table on the path that has one,
     /// and goes down to it from there.
     #[test]
-    fn seeking_finds_the_entry(start in 0u64..1 << 36, ahead in prop_oneof![0u64..600, 0u64..1 << 19, 0u64..1 << 36]) {
+    fn seeking_finds_the_entry(
+        start in 0u64..1 << 36,
+        ahead in prop_oneof![0u64..600, 0u64..1 << 19, 0u64..1 << 36],
+    ) {
         let root = Level::Page512G;
         let min = Level::Page4K;
         let gfn = Gfn(start + ahead);

@@ -79,7 +79,7 @@ static struct guest_request {
 } request;
 
 /* How the slot lies in the huge pages that back it. */
-enum layout {
+enum slot_layout {
 	/* On huge page boundaries. */
 	LAYOUT_ALIGNED,
 	/* Starts and ends inside a huge page. */
@@ -478,7 +478,7 @@ static u8 *map_memory(const struct backing *b, size_t size)
 
 /* Place the slot in guest address space, and in the memory at @mem. */
 static void place_slot(struct test_vm *t, const struct backing *b,
-		       enum layout layout, u8 *mem)
+		       enum slot_layout layout, u8 *mem)
 {
 	u64 whole = nr_whole(b) * b->hugepage_size / PAGE_SIZE;
 	size_t hsize = b->hugepage_size;
@@ -514,7 +514,7 @@ static void place_slot(struct test_vm *t, const struct backing *b,
 }
 
 /* Returns the reason why the case can't be run here, NULL if it was run. */
-static const char *run_case(const struct backing *b, enum layout layout,
+static const char *run_case(const struct backing *b, enum slot_layout layout,
 			    enum log_mode mode, u8 *mem)
 {
 	struct page_stats empty, mapped, want;
@@ -587,7 +587,7 @@ static const char *run_case(const struct backing *b, enum layout layout,
 	return NULL;
 }
 
-static void run_layout(const struct backing *b, enum layout layout, u64 caps)
+static void run_layout(const struct backing *b, enum slot_layout layout, u64 caps)
 {
 	/* Two more huge pages hold the head and the tail. */
 	size_t size = (nr_whole(b) + (layout == LAYOUT_ALIGNED ? 0 : 2)) * b->hugepage_size;

@@ -35,10 +35,10 @@ fn keep_order(what: &str) {
     }
 }
 
-/// A fair rwlock: who comes while somebody waits waits behind him; the kernel's `qrwlock` in task
-/// context.
+/// A fair rwlock: a thread that comes while another one is waiting queues behind it. This is the
+/// kernel's `qrwlock` in task context.
 ///
-/// Who holds it while somebody waits may take [`BOUND`] steps of its own before it lets go.
+/// A holder may take [`BOUND`] steps of its own, while others wait, before it lets go.
 #[derive(Default)]
 pub struct RwLock {
     readers: RefCell<Vec<usize>>,
