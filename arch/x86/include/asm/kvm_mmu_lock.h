@@ -18,6 +18,9 @@ DECLARE_STATIC_KEY_FALSE(kvm_mmu_lock_stats);
 #define kvm_mmu_lock_is_timed() \
 	(IS_ENABLED(CONFIG_KVM_RUST_MMU) && static_branch_unlikely(&kvm_mmu_lock_stats))
 
+/* What the statistics call each holder. */
+extern const char * const kvm_rs_holders[KVM_MMU_NR_HOLDERS + 1];
+
 /* rust_lock_stats.c. But for the first, only called while the key is on. */
 void kvm_rs_fault_read_lock(struct kvm_vcpu *vcpu);
 void kvm_rs_fault_write_lock(struct kvm_vcpu *vcpu);

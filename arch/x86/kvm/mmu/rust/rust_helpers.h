@@ -25,9 +25,11 @@ void kvm_rs_free_pages(struct kvm_mmu_page **pages, int nr);
 /* kvm.fault_around_pages: how many pages a fault of 4 KiB may map; 0 or 1: its own */
 extern unsigned int kvm_rs_fault_around_pages;
 
-/* rust_dirty_log.c */
+/* rust_clear_log.c */
 void kvm_rs_init_dirty_log(struct kvm *kvm);
 bool kvm_rs_is_clearing(struct kvm *kvm);
+
+/* rust_dirty_log.c */
 void kvm_rs_prepare_dirty_log(struct kvm *kvm, const struct kvm_memory_slot *old,
 			      const struct kvm_memory_slot *new, enum kvm_mr_change change);
 void kvm_rs_commit_dirty_log(struct kvm *kvm);

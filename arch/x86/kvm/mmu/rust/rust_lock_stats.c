@@ -13,20 +13,16 @@
  *   there is one worker for KVM_MMU_NX_RECOVERY. KVM_MMU_FAULT is accounted by vCPU. Of several
  *   threads that clear without slots_lock one is KVM_MMU_CLEAR (begin_clear()), and the others
  *   are KVM_MMU_OTHER, which is not accounted.
- * Readers take no lock. What they see may be a few events old, and a sum may lack the event that
- * its histogram has.
+ * Readers (rust_lock_report.c) take no lock. What they see may be a few events old, and a sum may
+ * lack the event that its histogram has.
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
 #include "rust_bindings.h"
 #include "mmu/mmutrace.h"
 
-#include <linux/cleanup.h>
-#include <linux/debugfs.h>
 #include <linux/math64.h>
 #include <linux/moduleparam.h>
-#include <linux/seq_file.h>
-#include <linux/slab.h>
 #include <linux/sched/clock.h>
 #include <asm/kvm_mmu_lock.h>
 #include <asm/tsc.h>
@@ -117,29 +113,6 @@ static const struct kernel_param_ops lock_stats_ops = {
 module_param_cb(mmu_lock_stats, &lock_stats_ops, NULL, 0644);
 MODULE_PARM_DESC(mmu_lock_stats, "Measure who holds mmu_lock, who waits for whom, and faults");
 
-static const char * const holders[] = {
-	[KVM_MMU_ENABLE] = "enable",
-	[KVM_MMU_CLEAR] = "clear",
-	[KVM_MMU_GET] = "get",
-	[KVM_MMU_DISABLE] = "disable",
-	[KVM_MMU_RMAP] = "rmap",
-	[KVM_MMU_NOTIFIER] = "notifier",
-	[KVM_MMU_ZAP] = "zap",
-	[KVM_MMU_NX_RECOVERY] = "nx_recovery",
-	[KVM_MMU_FAULT] = "fault",
-	[KVM_MMU_OTHER] = "other",
-};
-
-static const char * const causes[] = {
-	[KVM_MMU_FAULT_MISSING] = "missing",
-	[KVM_MMU_FAULT_LOGGED] = "logged",
-	[KVM_MMU_FAULT_SPLIT] = "split",
-	[KVM_MMU_FAULT_SPURIOUS] = "spurious",
-	[KVM_MMU_FAULT_NX] = "nx",
-	[KVM_MMU_FAULT_INVALIDATION] = "invalidation",
-	[KVM_MMU_FAULT_OTHER] = "other",
-};
-
 #ifdef CONFIG_KVM_RUST_MMU_KUNIT_TEST
 /* For tests: "HOLDER NS". Each hold by HOLDER lasts NS longer, while the key is on. */
 static unsigned int delayed = KVM_MMU_NR_HOLDERS;
@@ -153,7 +126,7 @@ static int lock_delay_set(const char *value, const struct kernel_param *kp)
 
 	if (sscanf(value, "%15s %u", name, &ns) != 2 || ns > NSEC_PER_SEC)
 		return -EINVAL;
-	holder = match_string(holders, KVM_MMU_NR_HOLDERS, name);
+	holder = match_string(kvm_rs_holders, KVM_MMU_NR_HOLDERS, name);
 	if (holder < 0)
 		return holder;
 	WRITE_ONCE(delayed, KVM_MMU_NR_HOLDERS);
@@ -556,156 +529,4 @@ int kvm_rs_timed_yield_write(struct kvm *kvm)
 	dropped = cond_resched_rwlock_write(&kvm->mmu_lock);
 	kvm_rs_resume_hold(kvm, paused);
 	return dropped;
-}
-
-/* --- for userspace */
-
-static void add(struct kvm_mmu_times *sum, const struct kvm_mmu_times *from)
-{
-	/* Others count meanwhile. */
-	struct kvm_mmu_times times = data_race(*from);
-	int i;
-
-	sum->ns += times.ns;
-	sum->max_ns = max(sum->max_ns, times.max_ns);
-	for (i = 0; i < KVM_MMU_HIST_COUNT; i++)
-		sum->hist[i] += times.hist[i];
-}
-
-/* What all faults of the VM held. */
-static void sum_holds_of_faults(struct kvm *kvm, struct kvm_mmu_times *sum)
-{
-	struct kvm_vcpu *vcpu;
-	unsigned long i;
-
-	memset(sum, 0, sizeof(*sum));
-	kvm_for_each_vcpu(i, vcpu, kvm)
-		add(sum, &vcpu->rs_stat.mmu_hold);
-}
-
-ssize_t kvm_rs_vm_stats_read(struct kvm *kvm, char __user *buffer, size_t size, loff_t *pos)
-{
-	struct {
-		struct kvm_vm_stat stat;
-		struct kvm_rs_vm_stat rs_stat;
-	} *stats __free(kfree) = kmalloc(sizeof(*stats), GFP_KERNEL);
-
-	BUILD_BUG_ON(offsetof(typeof(*stats), rs_stat) != sizeof(stats->stat));
-	if (!stats)
-		return -ENOMEM;
-	stats->stat = kvm->stat;
-	/* Others count meanwhile; see the head of this file. */
-	stats->rs_stat = data_race(kvm->rs_stat);
-	sum_holds_of_faults(kvm, &stats->rs_stat.mmu_hold[KVM_MMU_FAULT]);
-	return kvm_stats_read(kvm->stats_id, &kvm_vm_stats_header, &kvm_vm_stats_desc[0], stats,
-			      sizeof(*stats), buffer, size, pos);
-}
-
-ssize_t kvm_rs_vcpu_stats_read(struct kvm_vcpu *vcpu, char __user *buffer, size_t size, loff_t *pos)
-{
-	struct {
-		struct kvm_vcpu_stat stat;
-		struct kvm_rs_vcpu_stat rs_stat;
-	} *stats __free(kfree) = kmalloc(sizeof(*stats), GFP_KERNEL);
-
-	BUILD_BUG_ON(offsetof(typeof(*stats), rs_stat) != sizeof(stats->stat));
-	if (!stats)
-		return -ENOMEM;
-	stats->stat = vcpu->stat;
-	/* The vCPU counts meanwhile. */
-	stats->rs_stat = data_race(vcpu->rs_stat);
-	return kvm_stats_read(vcpu->stats_id, &kvm_vcpu_stats_header, &kvm_vcpu_stats_desc[0],
-			      stats, sizeof(*stats), buffer, size, pos);
-}
-
-static void show_times(struct seq_file *m, const char *who, const char *what,
-		       const struct kvm_mmu_times *from)
-{
-	/* Others count meanwhile. */
-	struct kvm_mmu_times times = data_race(*from);
-	u64 count = 0;
-	int i;
-
-	for (i = 0; i < KVM_MMU_HIST_COUNT; i++)
-		count += times.hist[i];
-	seq_printf(m, "%s %s count=%llu ns=%llu max_ns=%llu hist=", who, what, count, times.ns,
-		   times.max_ns);
-	for (i = 0; i < KVM_MMU_HIST_COUNT; i++) {
-		if (times.hist[i])
-			seq_printf(m, "%llu:%llu,", 1ULL << i, times.hist[i]);
-	}
-	seq_putc(m, '\n');
-}
-
-/*
- * A line for each statistic. In a histogram, "N:COUNT" says how many times were shorter than N ns
- * and not shorter than half of that; the last bucket has no upper bound.
- */
-static int lock_stats_show(struct seq_file *m, void *v)
-{
-	struct kvm_mmu_times faults;
-	struct kvm *kvm = m->private;
-	struct kvm_vcpu *vcpu;
-	unsigned long i;
-	char name[32];
-	int n;
-
-	seq_printf(m, "mmu_lock_stats %c\n", static_key_enabled(&kvm_mmu_lock_stats) ? 'Y' : 'N');
-	show_times(m, "vm", "write_wait", &kvm->rs_stat.mmu_write_wait);
-	for (n = 0; n < KVM_MMU_FAULT; n++) {
-		snprintf(name, sizeof(name), "hold_%s", holders[n]);
-		show_times(m, "vm", name, &kvm->rs_stat.mmu_hold[n]);
-	}
-	sum_holds_of_faults(kvm, &faults);
-	show_times(m, "vm", "hold_fault", &faults);
-
-	kvm_for_each_vcpu(i, vcpu, kvm) {
-		const struct kvm_rs_vcpu_stat *stat = &vcpu->rs_stat;
-		char who[16];
-
-		snprintf(who, sizeof(who), "vcpu%d", vcpu->vcpu_id);
-		show_times(m, who, "lock_wait", &stat->mmu_lock_wait);
-		seq_printf(m, "%s invalidate_retries count=%llu\n", who,
-			   READ_ONCE(stat->mmu_invalidate_retries));
-		for (n = 0; n <= KVM_MMU_OTHER; n++)
-			seq_printf(m, "%s wait_for_%s ns=%llu\n", who, holders[n],
-				   READ_ONCE(stat->mmu_wait_for[n]));
-		for (n = 0; n < KVM_MMU_NR_CAUSES; n++) {
-			snprintf(name, sizeof(name), "fault_%s", causes[n]);
-			show_times(m, who, name, &stat->mmu_fault[n]);
-		}
-	}
-	return 0;
-}
-
-static int lock_stats_open(struct inode *inode, struct file *file)
-{
-	struct kvm *kvm = inode->i_private;
-	int err;
-
-	if (!kvm_get_kvm_safe(kvm))
-		return -ENOENT;
-	err = single_open(file, lock_stats_show, kvm);
-	if (err)
-		kvm_put_kvm(kvm);
-	return err;
-}
-
-static int lock_stats_release(struct inode *inode, struct file *file)
-{
-	kvm_put_kvm(inode->i_private);
-	return single_release(inode, file);
-}
-
-static const struct file_operations lock_stats_fops = {
-	.owner = THIS_MODULE,
-	.open = lock_stats_open,
-	.read = seq_read,
-	.llseek = seq_lseek,
-	.release = lock_stats_release,
-};
-
-void kvm_rs_create_debugfs(struct kvm *kvm)
-{
-	debugfs_create_file("mmu_lock_stats", 0444, kvm->debugfs_dentry, kvm, &lock_stats_fops);
 }

@@ -27,7 +27,7 @@
 //! exception is `KVM_CLEAR_DIRTY_LOG`: it takes `slots_lock` to claim a range of a memslot's log
 //! ([`ClearRange`]) and drops it again, so that several threads clear different ranges at the same
 //! time. Whoever needs the whole log, or changes memslots, waits under `slots_lock` until there is
-//! no such range, which also keeps new ones from being claimed (`rust_dirty_log.c`).
+//! no such range, which also keeps new ones from being claimed (`rust_clear_log.c`).
 //!
 //! `tdp_mmu_pages_lock` nests inside `mmu_lock`. It protects the list of roots against other
 //! holders of the read lock, and the list of possible NX huge pages. Memory is allocated with

@@ -50,7 +50,7 @@
 //! # CLEAR by several threads
 //!
 //! `KVM_CLEAR_DIRTY_LOG` holds `slots_lock` only until it has claimed its range of a memslot's log
-//! (`begin_clear()` in `rust_dirty_log.c`). A range consists of whole words of the bitmap, because
+//! (`begin_clear()` in `rust_clear_log.c`). A range consists of whole words of the bitmap, because
 //! `first_page` is a multiple of 64, and the last word of a slot is one range's. So what belongs to
 //! one thread alone are its bits, the leaves of these pages, and its words of the bitmap's second
 //! half, which it uses as its buffer. Against each of its peers:
