@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 # 'make host': the tests of the pure core, on the host, without any kernel.
-#   host.sh [CARGO-TEST-ARGUMENT]...
+#   run.sh [CARGO-TEST-ARGUMENT]...
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/../../scripts/lib.sh"

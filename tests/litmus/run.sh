@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 # Check the protocols of the MMU against the kernel's memory model: each litmus test
-# of Documentation/litmus-tests/kvm-mmu, by herd7.   litmus.sh [--update]
+# of Documentation/litmus-tests/kvm-mmu, by herd7.   run.sh [--update]
 # What herd7 must say is in the file "expected" there; --update writes it.
 # herd7 is not in Debian; rust-mmu.rst says how to get it. Without it, the tests
 # are skipped, by name.
