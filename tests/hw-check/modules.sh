@@ -2,8 +2,10 @@
 # SPDX-License-Identifier: GPL-2.0
 # Look whether this machine can be checked, and copy the modules of both MMUs: what they are
 # to be loaded with is in the machine's own configuration, which check.sh does not see.
-#   modules.sh DIR       DIR/{c,rust}/list: a line "NAME FILE [PARAMETER=VALUE]..." each
+#   modules.sh DIR       to DIR/c and DIR/rust, see take.sh
 # Changes nothing but DIR. While a VM runs, that is an error.
+# shellcheck source=tests/hw-check/take.sh
+. "$(dirname "$0")/take.sh"
 die()
 {
 	echo "error: $*" >&2
@@ -28,25 +30,24 @@ sh "$reload" check || exit 1
 	die "the MMU that is loaded is the one in C; install the package of 'make modules-deb', and run kvm-rs-reload"
 
 rm -rf "$dir"
-mkdir -p "$dir/c" "$dir/rust"
+mkdir -p "$dir"
 modprobe --show-depends $vendor >"$dir/depends" || die "modprobe does not know $vendor; run depmod"
 while read -r insmod path parameters; do
 	[ "$insmod" = insmod ] || continue
 	file=${path##*/}
-	name=$(echo "${file%%.ko*}" | tr - _)
+	name=${file%%.ko*}
 	case $name in
-	kvm|kvm_amd|kvm_intel) ;;
+	kvm|kvm-amd|kvm-intel) ;;
 	# Others stay loaded, whichever the MMU is.
 	*) continue ;;
 	esac
-	cp "$path" "$dir/rust/" || die "$path cannot be copied to $dir; is there room?"
-	echo "$name $file $parameters" >>"$dir/rust/list"
-	for stock in "/lib/modules/$release/kernel/arch/x86/kvm/${file%%.ko*}".ko*; do
+	take "$dir/rust" "$path" "$parameters" ||
+		die "$path cannot be copied to $dir; is there room?"
+	for stock in "/lib/modules/$release/kernel/arch/x86/kvm/$name".ko*; do
 		[ "$stock" != "$path" ] || continue
 		[ -e "$stock" ] || continue
-		cp "$stock" "$dir/c/" || die "$stock cannot be copied to $dir; is there room?"
-		echo "$name ${stock##*/} $parameters" >>"$dir/c/list"
+		take "$dir/c" "$stock" "$parameters" ||
+			die "$stock cannot be copied to $dir; is there room?"
 	done
 done <"$dir/depends"
 [ -s "$dir/rust/list" ] || die "KVM is no module of this kernel, so that nothing can be exchanged; use one with KVM=m"
-[ -s "$dir/c/list" ] || rm -rf "$dir/c"
