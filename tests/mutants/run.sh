@@ -201,13 +201,15 @@ for bug in "${todo[@]}"; do
 done
 
 # A TLB that is stale shows where the vCPU's processor runs on meanwhile: with a thread for each.
+built=''
 for bug in "${todo[@]}"; do
 	[[ ${by[$bug]} = hw-check:* ]] || continue
+	[[ $built ]] || "$TOP/tests/hw-check/run.sh" build >"$logs/hw-check.build" 2>&1 ||
+		die "what hw-check needs was not built, see $logs/hw-check.build"
+	built=1
 	modules=rust
 	[[ $bug = no-bug/* ]] || modules=plant-$bug
 	mkdir -p "$logs/$bug"
-	"$TOP/tests/hw-check/run.sh" build >"$logs/hw-check.build" 2>&1 ||
-		die "what hw-check needs was not built, see $logs/hw-check.build"
 	"$TOP/scripts/boot.sh" --name "mutants/$bug" --smp 2 --timeout 900 --stall 300 -- \
 		"/lab/tests/hw-check/guest.sh $modules /results/hw 10 quick" \
 		>"$logs/$bug.boot" 2>&1 || :
