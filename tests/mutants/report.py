@@ -4,7 +4,8 @@
 
 usage: run.sh | report.py | into.py results/mutants.md mutants
 
-Reads the TAP of run.sh, and what the planted bugs are from their patches.
+Reads the TAP of run.sh, or those of several runs one after the other, and what the planted
+bugs are from their patches.
 """
 import pathlib
 import re
@@ -48,31 +49,45 @@ def evidence(text):
     return text.replace("==== Test Assertion Failure ==== ", "")
 
 
-def report(tap):
-    """The lines of the table for the lines of a TAP."""
-    bugs, seen, without, commit = [], [], [], "unknown"
+def results(tap):
+    """{bug: (outcome, text, commit)} in a TAP or several, of which the last one counts."""
+    found, commit = {}, "unknown"
     for line in tap:
         if line.startswith("# commit "):
             commit = line.removeprefix("# commit ").strip()
-        match = RESULT.match(line)
-        if not match:
-            continue
-        outcome, name, text = match.groups()
-        if name.startswith("no-bug/"):
-            without.append((name.removeprefix("no-bug/"), outcome, text))
-        else:
-            seen.append(name)
-            what, found_by = head(name)
-            bugs.append(f"| `{name}` | {cell(what)} | {cell(found_by)} | "
-                        f"{cell(evidence(text)) if outcome == 'ok' else '**not found**'} |")
+        elif match := RESULT.match(line):
+            outcome, name, text = match.groups()
+            found[name] = (outcome, text, commit)
+    return found
+
+
+def on_commits(bugs):
+    """What was run on which commit: that of most bugs, and what was on another."""
+    by_commit = {}
+    for bug, (_, _, commit) in bugs.items():
+        by_commit.setdefault(commit, []).append(f"`{bug}`")
+    most, *others = sorted(by_commit, key=lambda commit: -len(by_commit[commit]))
+    return "; ".join([f"On commit {most}"] + [f"{', '.join(by_commit[commit])} on {commit}"
+                                              for commit in others]) + "."
+
+
+def report(tap):
+    """The lines of the table for the lines of a TAP, or of several."""
+    found = results(tap)
+    without = {name: one for name, one in found.items() if name.startswith("no-bug/")}
+    bugs = {name: found[name] for name in sorted(found.keys() - without.keys())}
     if not bugs:
         sys.exit("error: no bug in the TAP")
-    failed = [name for name, outcome, _ in without if outcome != "ok"]
-    lines = ["| bug | what | has to be found by | what that said |", "|---|---|---|---|", *bugs, "",
-             f"On commit {commit}."]
-    missing = sorted(set(planted()) - set(seen))
+    lines = ["| bug | what | has to be found by | what that said |", "|---|---|---|---|"]
+    for bug, (outcome, text, _) in bugs.items():
+        what, found_by = head(bug)
+        lines.append(f"| `{bug}` | {cell(what)} | {cell(found_by)} | "
+                     f"{cell(evidence(text)) if outcome == 'ok' else '**not found**'} |")
+    lines += ["", on_commits(bugs)]
+    missing = sorted(set(planted()) - bugs.keys())
     if missing:
         lines.append("Not run: " + ", ".join(f"`{bug}`" for bug in missing) + ".")
+    failed = [name.removeprefix("no-bug/") for name, one in without.items() if one[0] != "ok"]
     if without:
         lines.append(f"Without a bug, {len(without) - len(failed)} of the {len(without)} tests pass"
                      + (": all but " + ", ".join(failed) if failed else "") + ".")
