@@ -530,20 +530,22 @@ def hw_check_tests(tmp):
     soak = {"status": "pass", "migrations": 3, "cancelled": 1, "compared": 9, "pages": 9}
     number = 0
 
-    def check(probed="ok", step="tlb.rust 0 9", status="ok", c="ok", result=None, dmesg="",
-              mmu="rust"):
+    def check(probed="ok", step="tlb.rust 0 9", status="ok", c="ok", note="x", result=None,
+              dmesg="", mmu="rust"):
         nonlocal number
         number += 1
         directory = tmp / str(number)
         for name in ("selftests", "soak.rust"):
             (directory / name).mkdir(parents=True)
         (directory / "bench.mib").write_text("64\n")
+        (directory / "soak.slow").write_text("40\n")
         (directory / "steps").write_text(f"bench.rust.1 0 5 x\n{step}\n")
         (directory / f"tlb.{mmu}.log").write_text(tlb[probed])
         (directory / "bench.rust.1.log").write_text("# cycles are not counted: no\n"
                                                     "enable 2000 instructions=77\nget 500\n")
         for side, state in (("c", c), ("rust", status)):
-            (directory / "selftests" / f"{side}.tap").write_text(f"1..1\n{state} 1 - test # x\n")
+            (directory / "selftests" / f"{side}.tap").write_text(
+                f"1..2\nok 1 - kvm-load\n{state} 2 - test # {note}\n")
         (directory / "soak.rust" / "thp.json").write_text(
             json.dumps({"results": [{**soak, **(result or {})}]}))
         (directory / "dmesg.rust").write_text(dmesg)
@@ -560,6 +562,9 @@ def hw_check_tests(tmp):
     code, out, _ = check(status="not ok", c="not ok")
     yield "hw-check: what fails on both is told", code == 0 and "both: test" in out
     yield "hw-check: what fails on Rust alone fails", check(status="not ok")[0] == 1
+    code, out, _ = check(note="SKIP no time")
+    yield "hw-check: nor is it enough that modules load", \
+        code == 1 and "no selftest has a result" in out and "skip test: no time" in out
     yield "hw-check: a migration that fails does", check(result={"status": "fail"})[0] == 1
     yield "hw-check: a program that is killed does", check(step="tlb.rust 139 9 x")[0] == 1
     yield "hw-check: migrations that end with an error do", \
