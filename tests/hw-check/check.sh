@@ -6,8 +6,9 @@
 # (report.py) and the logs. "quick" is a little of everything, for an emulated machine.
 #
 # Probes of the TLB and the bench run on the MMU in C, if its modules are there, then on
-# that in Rust; selftests on both by turns; then VMs are migrated back and forth until the
-# time is over. Settings that tests change are put back. KVM is left unloaded.
+# that in Rust; the probes once more where Rust finds writes by D bits ("bits"); selftests on
+# both by turns; then VMs are migrated back and forth in each way until the time is over.
+# Settings that tests change are put back. KVM is left unloaded.
 set -euo pipefail
 
 (($# >= 4)) || {
@@ -24,7 +25,7 @@ mmus=(rust)
 [[ ! -e $HW_MODULES/c/list ]] || mmus=(c rust)
 # A little is enough to see that all of it works. The guest that is migrated writes "slow"
 # times more rarely than on a processor.
-mib=64 probed=64 race=10 repeats=5 slow=1 ram=128
+mib=64 probed=64 race=$((minutes < 20 ? minutes / 2 : 10)) repeats=5 slow=1 ram=128
 [[ ! $quick ]] || mib=4 probed=8 race=1 repeats=1 slow=40 ram=64
 
 seconds_left()
@@ -121,6 +122,17 @@ for mmu in "${mmus[@]}"; do
 	dmesg >"$out/dmesg.$mmu"
 	dmesg -C
 done
+load bits
+bits=(bits)
+if grep -qsx N /sys/module/kvm_intel/parameters/eptad /sys/module/kvm/parameters/tdp_mmu; then
+	bits=()
+	echo "tlb.bits skip 0 the tables that KVM uses here have no D bits" >>"$out/steps"
+else
+	say "the TLB, MMU rust by D bits"
+	limited tlb.bits $((60 + 12 * race)) "$build/hw-check/tlb" "$probed" "$race" bits
+	dmesg >"$out/dmesg.bits"
+	dmesg -C
+fi
 huge_pages 0
 "$here/kvm-unload"
 
@@ -150,10 +162,10 @@ SMP=1 BUDGET=$budget TURN=6 SELFTESTS=$build/selftests/kvm KVM_LOAD=$here/kvm-lo
 echo "$slow" >"$out/soak.slow"
 # Most of the time is for the MMU in Rust.
 all=$(($(seconds_left) - 30))
-for mmu in "${mmus[@]}"; do
-	[[ $mmu = rust || ! $quick ]] || continue
-	share=$((all * 2 / 5))
-	[[ $mmu = rust ]] || share=$((all / 10))
+for mmu in "${mmus[@]}" "${bits[@]}"; do
+	[[ $mmu != c || ! $quick ]] || continue
+	share=$((all / 5))
+	[[ $mmu != c ]] || share=$((all / 10))
 	[[ ! $quick ]] || share=10
 	load "$mmu"
 	for backend in hugetlb thp; do

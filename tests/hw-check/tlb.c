@@ -3,10 +3,11 @@
  * What the TLB and the page walker of this machine do, in a guest's own page tables and in
  * those of KVM: what an emulator cannot show.
  *
- *   tlb MiB SECONDS
+ *   tlb MiB SECONDS [bits]
  *
  * MiB is the memory that is logged (even, 4 to 1024), SECONDS how long each of the
- * races between a vCPU and KVM goes on. Prints lines of five fields, with tabs between:
+ * races between a vCPU and KVM goes on; "bits" says that kvm.dirty_log is dirty_bits, and has
+ * the log probed only, and that it is in D bits. Prints lines of five fields, with tabs between:
  *
  *   must   NAME  N  OF  TEXT     what the architecture or KVM promises: N has to be OF
  *   seen   NAME  N  OF  TEXT     what this processor does, in N of OF cases
@@ -48,7 +49,7 @@ extern const char program[], program_end[];
 
 static size_t size;
 static long seconds;
-static int kvm, vm, vcpu, broken;
+static int kvm, vm, vcpu, by_bits, broken;
 static struct kvm_run *run;
 static char *own, *data, *copy;
 static unsigned long *bitmap;
@@ -274,6 +275,20 @@ static unsigned long count_log(int marked)
 	return n;
 }
 
+/* That GET has looked for D bits: by faults, there would be nothing new in what is probed. */
+static void must_be_bits(const char *name)
+{
+	FILE *file = fopen("/sys/kernel/debug/kvm/mmu_dirty_tables", "r");
+	unsigned long tables;
+
+	if (!file || fscanf(file, "%lu", &tables) != 1)
+		skip(name, "debugfs does not tell whether GET has looked for D bits");
+	else
+		must(name, tables > 0, 1, "GET has looked for D bits");
+	if (file)
+		fclose(file);
+}
+
 /* What dirty logging sees of a vCPU whose TLB is warm when the log is read. */
 static void probe_log(int manual)
 {
@@ -306,6 +321,8 @@ static void probe_log(int manual)
 		    : "a write after GET is in the log, whatever the TLB holds");
 	must(manual ? "log-clear-extra" : "log-get-extra", extra, 0,
 	     "and no page that was not written");
+	if (by_bits)
+		must_be_bits(manual ? "log-clear-bits" : "log-get-bits");
 	set_logging(0);
 	if (!manual) {
 		value("touch-huge", huge, "ticks",
@@ -591,10 +608,11 @@ int main(int argc, char **argv)
 {
 	long mib;
 
-	mib = argc == 3 ? atol(argv[1]) : 0;
-	seconds = argc == 3 ? atol(argv[2]) : 0;
+	by_bits = argc == 4 && !strcmp(argv[3], "bits");
+	mib = argc == 3 + by_bits ? atol(argv[1]) : 0;
+	seconds = argc == 3 + by_bits ? atol(argv[2]) : 0;
 	if (mib < 4 || mib > 1024 || mib % 2 || seconds < 1)
-		errx(2, "usage: tlb MiB SECONDS (MiB even, 4 to 1024)");
+		errx(2, "usage: tlb MiB SECONDS [bits] (MiB even, 4 to 1024)");
 	size = mib * MIB;
 	kvm = open("/dev/kvm", O_RDWR);
 	if (kvm < 0)
@@ -606,16 +624,19 @@ int main(int argc, char **argv)
 	if (!own || !copy || !bitmap || !data)
 		err(2, "no memory (%ld MiB in huge pages of 2 MiB, and as much again)", mib);
 	shared = (struct tlb_shared *)(own + SHARED_GPA);
-	probe_tables();
+	if (!by_bits)
+		probe_tables();
 	probe_log(0);
 	probe_log(1);
-	probe_aging();
+	if (!by_bits)
+		probe_aging();
 	if (cpu_of(1) == cpu_of(0))
 		skip("another-cpu", "there is one CPU, so that races are between time slices");
 	race_flush(0);
 	race_flush(1);
 	race_log(0);
 	race_log(1);
-	race_zap();
+	if (!by_bits)
+		race_zap();
 	return broken;
 }

@@ -531,7 +531,7 @@ def hw_check_tests(tmp):
     number = 0
 
     def check(probed="ok", step="tlb.rust 0 9", status="ok", c="ok", note="x", result=None,
-              dmesg="", mmu="rust"):
+              dmesg="", mmu="rust", bits="ok"):
         nonlocal number
         number += 1
         directory = tmp / str(number)
@@ -541,6 +541,8 @@ def hw_check_tests(tmp):
         (directory / "soak.slow").write_text("40\n")
         (directory / "steps").write_text(f"bench.rust.1 0 5 x\n{step}\n")
         (directory / f"tlb.{mmu}.log").write_text(tlb[probed])
+        if bits:
+            (directory / "tlb.bits.log").write_text(tlb[bits])
         (directory / "bench.rust.1.log").write_text("# cycles are not counted: no\n"
                                                     "enable 2000 instructions=77\nget 500\n")
         for side, state in (("c", c), ("rust", status)):
@@ -573,7 +575,14 @@ def hw_check_tests(tmp):
     yield "hw-check: a bench that ends with an error does", check(step="bench.rust.2 1 9 x")[0] == 1
     yield "hw-check: what the kernel reports does", check(dmesg="[ 1.0] WARNING: at x\n")[0] == 1
     code, out, _ = check(mmu="c")
-    yield "hw-check: what has no result does", code == 1 and "tlb has no result" in out
+    yield "hw-check: what has no result does", code == 1 and "Rust: tlb has no result" in out
+    code, out, _ = check(bits="bad")
+    yield "hw-check: a promise that is broken by D bits fails", \
+        code == 1 and "Rust, D bits: a: so: 3 of 4" in out
+    code, out, _ = check(bits=None)
+    yield "hw-check: D bits that were not tried do", code == 1 and "D bits: tlb has no result" in out
+    yield "hw-check: but not where there are none", \
+        check(bits=None, step="tlb.bits skip 0 x")[0] == 0
 
 
 def main():
