@@ -99,6 +99,17 @@ else
 	serial=(-serial "file:$run/console.log"
 		-chardev "stdio,id=out,signal=off,logfile=$run/output" -serial chardev:out)
 fi
+# The guest's TSC is this machine's, unless time is exact. On a busy one the guest's kernel may
+# measure it wrongly (once a 34th of it), and its clock is as much too fast from then on.
+if [[ ! $icount ]]; then
+	tsc_khz=$BUILD/tsc_khz
+	if [[ ! $tsc_khz -nt $TOP/scripts/tsc_khz.c ]]; then
+		"$TOP/scripts/in-root" clang-19 -O2 -Wall -Werror -static -o "$tsc_khz.$$" \
+			"$TOP/scripts/tsc_khz.c"
+		mv "$tsc_khz.$$" "$tsc_khz"
+	fi
+	append="tsc_early_khz=$("$tsc_khz") $append"
+fi
 share()
 {
 	echo "local,path=$2,mount_tag=$1,id=$1,security_model=none,multidevs=remap$3"
