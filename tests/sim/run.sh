@@ -108,7 +108,11 @@ plant_alone()
 		die "the mutant $1 does not apply; export it again"
 	# What the last one has changed there is older again than what was built of it.
 	touch "$tree/$sim/kvm/src/lib.rs"
-	build "$tree" "$planted/alone-target" mutant
+	if grep -qx 'Scenario: giant' "$mutants/$1.patch"; then
+		small "$tree" "$planted/alone-target-small" mutant
+	else
+		build "$tree" "$planted/alone-target" mutant
+	fi
 }
 
 # mutant NAME RUNS: looks for the bug that many times, each for a minute of a CPU at most. Sets $count and

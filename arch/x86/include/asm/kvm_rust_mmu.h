@@ -181,6 +181,12 @@ struct kvm_rs_dirty_log {
  */
 #define KVM_RS_LPAGE_KEPT	BIT(30)
 
+/*
+ * The same, of 2 MiB: userspace wants no page of 1 GiB around it. It does not forbid the page
+ * itself, so kvm_mmu_max_mapping_level() ignores it.
+ */
+#define KVM_RS_LPAGE_KEPT_2M	BIT(29)
+
 /* As VM_STATS_DESC(). To userspace these statistics follow those of struct kvm_vm_stat. */
 #define RS_VM_STATS_DESC(stat, type, unit, base, exp, sz, bsz)		\
 	RS_STATS_DESC(vm, #stat, stat, type, unit, base, exp, sz, bsz)

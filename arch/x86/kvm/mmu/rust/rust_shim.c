@@ -63,7 +63,7 @@ bool kvm_rs_other_slots_allow(struct kvm *kvm, const struct kvm_memory_slot *slo
 		base = iter.slot->base_gfn;
 		at = gfn_to_index(max(gfn, base), base, level);
 		if (iter.slot->arch.lpage_info[level - PG_LEVEL_2M][at].disallow_lpage &
-		    ~KVM_RS_LPAGE_KEPT)
+		    ~(KVM_RS_LPAGE_KEPT | KVM_RS_LPAGE_KEPT_2M))
 			return false;
 	}
 	return true;

@@ -34,35 +34,34 @@ static struct kvm_lpage_info *lpage_info(const struct kvm_memory_slot *slot, gfn
 static void keep_small(struct kvm *kvm, const struct kvm_memory_slot *slot, gfn_t start, gfn_t end,
 		       int level)
 {
-	gfn_t gfn;
+	int kept = level == PG_LEVEL_4K ? KVM_RS_LPAGE_KEPT : KVM_RS_LPAGE_KEPT_2M;
+	struct kvm_lpage_info *info, *last = lpage_info(slot, end - 1, PG_LEVEL_2M);
 
 	guard(write_lock)(&kvm->mmu_lock);
-	for (level++; level <= KVM_MAX_HUGEPAGE_LEVEL; level++) {
-		for (gfn = gfn_round_for_level(start, level); gfn < end;
-		     gfn += KVM_PAGES_PER_HPAGE(level))
-			lpage_info(slot, max(gfn, start), level)->disallow_lpage |=
-				KVM_RS_LPAGE_KEPT;
-	}
+	for (info = lpage_info(slot, start, PG_LEVEL_2M); info <= last; info++)
+		info->disallow_lpage |= kept;
+	lpage_info(slot, start, PG_LEVEL_1G)->disallow_lpage |= KVM_RS_LPAGE_KEPT;
 }
 
-/* The opposite. The gigabyte may be one page again if none of its parts has to be smaller. */
+/* The opposite. The gigabyte may be one page again if none of its parts is kept. */
 static void need_not_be_small(struct kvm *kvm, const struct kvm_memory_slot *slot, gfn_t start,
 			      gfn_t end)
 {
 	gfn_t first = max(gfn_round_for_level(start, PG_LEVEL_1G), slot->base_gfn);
 	gfn_t last = min(gfn_round_for_level(start, PG_LEVEL_1G) + PAGES_1G,
 			 slot->base_gfn + slot->npages) - 1;
+	const int any = KVM_RS_LPAGE_KEPT | KVM_RS_LPAGE_KEPT_2M;
 	struct kvm_lpage_info *info, *end_info;
 	int kept = 0;
 
 	guard(write_lock)(&kvm->mmu_lock);
 	end_info = lpage_info(slot, end - 1, PG_LEVEL_2M);
 	for (info = lpage_info(slot, start, PG_LEVEL_2M); info <= end_info; info++)
-		info->disallow_lpage &= ~KVM_RS_LPAGE_KEPT;
+		info->disallow_lpage &= ~any;
 
 	end_info = lpage_info(slot, last, PG_LEVEL_2M);
 	for (info = lpage_info(slot, first, PG_LEVEL_2M); info <= end_info; info++)
-		kept |= info->disallow_lpage & KVM_RS_LPAGE_KEPT;
+		kept |= info->disallow_lpage & any;
 	if (!kept)
 		lpage_info(slot, start, PG_LEVEL_1G)->disallow_lpage &= ~KVM_RS_LPAGE_KEPT;
 }

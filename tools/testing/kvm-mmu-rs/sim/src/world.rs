@@ -543,7 +543,7 @@ fn check_table_small(table: u64, level: u32, gfn: u64, as_id: usize) {
         let parts = (first..first + pages).step_by(model::HUGE_PAGES as usize);
         // The slot may begin in the middle.
         for gfn in parts.flat_map(|part| [part, part + model::HUGE_PAGES - 1]) {
-            if model::split::must_be_small(world().kvm, as_id, gfn) {
+            if model::split::must_be_small(world().kvm, as_id, gfn, level) {
                 fail(format!(
                     "gfn {first:#x} is mapped by a huge page, and is to stay small"
                 ));

@@ -281,6 +281,18 @@ static void test_keep(void)
 	unmap_all();
 	map_all();
 	assert_mapped(0, size, "Kept at 2MiB, unmapped and mapped");
+
+	/* The rest of the 1GiB page is kept. */
+	TEST_ASSERT(!split(BASE + part, part, 0, KVM_SPLIT_FLAG_RECOVER), "errno %d", errno);
+	assert_mapped(0, size, "A quarter recovered from 2MiB");
+	unmap_all();
+	map_all();
+	assert_mapped(0, size, "A quarter recovered from 2MiB, unmapped and mapped");
+
+	/* What is kept at both sizes is kept at the smaller one. */
+	split_all(PAGE_SIZE, KVM_SPLIT_FLAG_KEEP);
+	TEST_ASSERT(!split(BASE, 3 * part, 0, KVM_SPLIT_FLAG_RECOVER), "errno %d", errno);
+	assert_mapped(part, size - part, "Three quarters recovered");
 	recover_all();
 	assert_mapped(0, 0, "Recovered from 2MiB");
 

@@ -321,8 +321,8 @@ pub struct kvm_rmap_head {
 #[derive(Clone, Copy)]
 pub struct kvm_arch_memory_slot {
     pub rmap: [*mut kvm_rmap_head; 3],
-    /// What stands for `KVM_RS_LPAGE_KEPT`: see `model::split`.
-    pub kept: *mut usize,
+    /// What stands for `KVM_RS_LPAGE_KEPT` and `KVM_RS_LPAGE_KEPT_2M`: see `model::split`.
+    pub kept: [*mut usize; 2],
 }
 
 #[repr(C)]

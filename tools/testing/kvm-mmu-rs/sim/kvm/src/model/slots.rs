@@ -55,7 +55,8 @@ pub fn new_slot(as_id: u16, base_gfn: u64, npages: usize) -> *mut kvm_memory_slo
         dirty_bitmap: core::ptr::null_mut(),
         arch: kvm_arch_memory_slot {
             rmap: [core::ptr::null_mut(); 3],
-            kept: machine::mem::alloc_words(npages / super::HUGE_PAGES as usize + 2),
+            kept: [(); 2]
+                .map(|()| machine::mem::alloc_words(npages / super::HUGE_PAGES as usize + 2)),
         },
         flags: 0,
         as_id,

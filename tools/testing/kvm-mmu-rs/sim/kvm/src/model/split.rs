@@ -10,7 +10,7 @@ use crate::bindings::*;
 /// What is asked for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Request {
-    /// Split to 4 KiB.
+    /// Split to 4 KiB, or to 2 MiB.
     Split,
     /// The same, and keep it so.
     Keep,
@@ -18,22 +18,24 @@ pub enum Request {
     Recover,
 }
 
-/// Where the word of the huge page is that holds `gfn`. It is 0 if the page need not stay small.
-/// Otherwise it tells who has said so last, and in bit 0 whether that one is done with splitting.
+/// Where the word of the huge page is that holds `gfn`, of those who want no page larger than
+/// `level`. It is 0 if nobody does. Otherwise it tells who has said so last, and in bit 0 whether
+/// that one is done with splitting.
 ///
 /// # Safety
 ///
 /// `slot` must point to a memslot.
-unsafe fn word(slot: *const kvm_memory_slot, gfn: u64) -> *mut usize {
+unsafe fn word(slot: *const kvm_memory_slot, gfn: u64, level: u32) -> *mut usize {
     let base = *field!(slot.cast_mut(), base_gfn);
     let index = gfn / HUGE_PAGES - base / HUGE_PAGES;
+    let words = field!(slot.cast_mut(), arch.kept)[level as usize - 1];
 
     // SAFETY: a slot has a word for each huge page of which it has a part.
-    unsafe { (*field!(slot.cast_mut(), arch.kept)).add(index as usize) }
+    unsafe { words.add(index as usize) }
 }
 
-/// Whether the huge page of `level` that holds `gfn` has to stay small: one of 1 GiB, if one of 2
-/// MiB in it has.
+/// Whether nobody may map the huge page of `level` that holds `gfn`: one of 1 GiB, if a part of it
+/// is kept.
 ///
 /// # Safety
 ///
@@ -41,27 +43,36 @@ unsafe fn word(slot: *const kvm_memory_slot, gfn: u64) -> *mut usize {
 pub unsafe fn is_kept(slot: *const kvm_memory_slot, gfn: u64, level: u32) -> bool {
     let start = gfn - gfn % pages(level);
     let mut parts = (start..start + pages(level)).step_by(HUGE_PAGES as usize);
-
-    parts.any(|gfn| {
+    let is_set = |gfn, max| {
         // SAFETY: by this function's safety requirement.
-        let word = unsafe { word(slot, gfn) };
+        let word = unsafe { word(slot, gfn, max) };
 
         sched::point_on(word as usize, false);
         // SAFETY: the word exists.
         unsafe { *word != 0 }
-    })
+    };
+
+    parts.any(|gfn| (1..level).any(|max| is_set(gfn, max)))
 }
 
-/// Models `keep_small()` and `need_not_be_small()`.
-fn set(kvm: *mut kvm, slot: *mut kvm_memory_slot, range: (u64, u64), value: usize) {
+/// Models `keep_small()` and `need_not_be_small()`: `value` for each of `levels`.
+fn set(
+    kvm: *mut kvm,
+    slot: *mut kvm_memory_slot,
+    range: (u64, u64),
+    levels: core::ops::Range<u32>,
+    value: usize,
+) {
     field!(kvm, mmu_lock).write_lock();
     for gfn in (range.0..range.1).step_by(HUGE_PAGES as usize) {
-        // SAFETY: `kvm->srcu` is held, so the slot exists.
-        let word = unsafe { word(slot, gfn) };
+        for level in levels.clone() {
+            // SAFETY: `kvm->srcu` is held, so the slot exists.
+            let word = unsafe { word(slot, gfn, level) };
 
-        sched::point_on(word as usize, true);
-        // SAFETY: the word exists.
-        unsafe { *word = value };
+            sched::point_on(word as usize, true);
+            // SAFETY: the word exists.
+            unsafe { *word = value };
+        }
     }
     field!(kvm, mmu_lock).write_unlock();
 }
@@ -93,28 +104,29 @@ fn in_slot(kvm: *mut kvm, as_id: usize, gfn: u64, request: Request, srcu: u64) -
     let region = crate::host::Host::region(gfn);
     let range = (region.max(base), (region + HUGE_PAGES).min(base + npages));
 
-    match request {
-        Request::Recover if *field!(slot, flags) & KVM_MEM_LOG_DIRTY_PAGES != 0 => return EBUSY,
-        Request::Recover => {
-            set(kvm, slot, range, 0);
-            // SAFETY: all exist, and `kvm->srcu` is held.
-            return unsafe { kvm_rs_recover_range(kvm, slot, range.0, range.1) };
-        }
-        Request::Keep => set(kvm, slot, range, srcu as usize * 2),
-        Request::Split => {}
-    }
     // Where there are pages of 1 GiB, also to 2 MiB.
-    let to = if request == Request::Split && cfg!(feature = "small") {
-        1 + choose(2) as i32
+    let to = if request != Request::Recover && cfg!(feature = "small") {
+        1 + choose(2) as u32
     } else {
         1
     };
+
+    match request {
+        Request::Recover if *field!(slot, flags) & KVM_MEM_LOG_DIRTY_PAGES != 0 => return EBUSY,
+        Request::Recover => {
+            set(kvm, slot, range, 1..3, 0);
+            // SAFETY: all exist, and `kvm->srcu` is held.
+            return unsafe { kvm_rs_recover_range(kvm, slot, range.0, range.1) };
+        }
+        Request::Keep => set(kvm, slot, range, to..to + 1, srcu as usize * 2),
+        Request::Split => {}
+    }
     // SAFETY: all exist, and `kvm->srcu` is held.
-    let result = unsafe { kvm_rs_split_range(kvm, slot, range.0, range.1, to) };
+    let result = unsafe { kvm_rs_split_range(kvm, slot, range.0, range.1, to as i32) };
 
     if request == Request::Keep && result == 0 {
         // SAFETY: `kvm->srcu` is held.
-        let word = unsafe { word(slot, range.0) };
+        let word = unsafe { word(slot, range.0, to) };
 
         // Somebody else may have said something else meanwhile.
         // SAFETY: the word exists; one OS thread.
@@ -127,11 +139,12 @@ fn in_slot(kvm: *mut kvm, as_id: usize, gfn: u64, request: Request, srcu: u64) -
     result
 }
 
-/// Whether nobody may map the huge page that holds `gfn` as such: it is to stay small, and was
-/// split.
-pub fn must_be_small(kvm: *mut kvm, as_id: usize, gfn: u64) -> bool {
+/// Whether nobody may map a page of `level` around the huge page that holds `gfn`: it is to stay
+/// smaller, and was split.
+pub fn must_be_small(kvm: *mut kvm, as_id: usize, gfn: u64, level: u32) -> bool {
     let slot = slots::of(kvm, as_id, gfn);
-
     // SAFETY: a slot that is found exists.
-    !slot.is_null() && unsafe { *word(slot, gfn) & 1 != 0 }
+    let is_done = |max| unsafe { *word(slot, gfn, max) & 1 != 0 };
+
+    !slot.is_null() && (1..level).any(is_done)
 }
