@@ -9,7 +9,7 @@ use kvm_c::{
     host::Host,
     model::{
         fault::{back_off, mmio_page_fault, page_fault, prefault, Handled},
-        notifier, nx, pages, roots, settings, shadow, slots,
+        gmem, notifier, nx, pages, roots, settings, shadow, slots,
         split::{self, Request},
         track, HOST, HUGE_PAGES,
     },
@@ -21,7 +21,7 @@ use machine::{
 
 use crate::{
     hw::{Access, Cpu},
-    world::{kvm, ranges, root_role, world, Piece, PAUSE_KEY, PIECES_KEY},
+    world::{kvm, ranges, root_role, slot_flags, world, Piece, PAUSE_KEY, PIECES_KEY},
 };
 
 /// How many pages are prefaulted at once, at most.
@@ -472,12 +472,20 @@ fn break_cow(gfn: u64) {
 pub fn userspace() {
     for _ in 0..world().plan.migrations {
         if world().plan.moves {
-            let at = memslots()[choose(memslots().len() as u64) as usize];
+            let all = 0..kvm().memslots.len();
+            let there: Vec<_> = all.filter(|at| !kvm().memslots[*at].is_null()).collect();
+            let at = there[choose(there.len() as u64) as usize];
             let (base, npages) = ranges(&world().plan)[at % SLOTS];
 
             slots::delete(kvm(), at, chance(2));
             point();
-            slots::create(kvm(), at, base, npages as usize);
+            slots::create(
+                kvm(),
+                at,
+                base,
+                npages as usize,
+                slot_flags(&world().plan, at),
+            );
         }
         migrate();
         next_phase();
@@ -488,11 +496,22 @@ pub fn userspace() {
     sched::wake(PIECES_KEY);
 }
 
-/// The places of the memslots.
+/// The places of the memslots that can be logged.
 fn memslots() -> Vec<usize> {
     let places = 0..kvm().memslots.len();
+    let can_be_logged = |at: &usize| {
+        let slot = kvm().memslots[*at];
 
-    places.filter(|at| !kvm().memslots[*at].is_null()).collect()
+        // SAFETY: a slot that is in its place exists.
+        !slot.is_null() && unsafe { (*slot).flags & KVM_MEM_GUEST_MEMFD == 0 }
+    };
+
+    places.filter(can_be_logged).collect()
+}
+
+/// Whether a page is migrated: all are but those of a memslot that cannot be logged.
+fn is_migrated(gfn: u64) -> bool {
+    !world().plan.private || gfn >= world().plan.base_gfn + world().plan.boundary
 }
 
 /// Clears the log of a memslot before anything is copied.
@@ -537,7 +556,7 @@ fn migrate() {
     }
     pass(since);
     let w = world();
-    for gfn in w.plan.base_gfn..w.plan.base_gfn + w.plan.npages {
+    for gfn in (w.plan.base_gfn..w.plan.base_gfn + w.plan.npages).filter(|gfn| is_migrated(*gfn)) {
         let (here, there) = (
             kvm().host.version(gfn),
             w.copied[(gfn - w.plan.base_gfn) as usize],
@@ -595,8 +614,10 @@ pub fn copy(gfn: u64) {
 /// Copies some pages, counted from the first.
 fn copy_all(pages: Range<u64>) {
     note("copies all", [0; 3]);
-    for page in pages {
-        copy(world().plan.base_gfn + page);
+    for gfn in pages.map(|page| world().plan.base_gfn + page) {
+        if is_migrated(gfn) {
+            copy(gfn);
+        }
     }
 }
 
@@ -844,18 +865,43 @@ pub fn invalidator() {
     }
 }
 
-/// Userspace changes attributes of pages.
+/// Userspace changes attributes of pages, and empties pages of guest_memfd.
 pub fn attributes() {
     for _ in 0..world().plan.attributes {
         idle();
         let gfn = hot();
 
-        slots::set_attributes(kvm(), gfn, true);
-        point();
-        if chance(2) {
-            slots::set_attributes(kvm(), gfn, false);
+        if world().plan.private {
+            change_private(gfn);
+        } else {
+            slots::set_attributes(kvm(), (gfn, gfn + 1), true);
+            point();
+            if chance(2) {
+                slots::set_attributes(kvm(), (gfn, gfn + 1), false);
+            }
         }
     }
+}
+
+/// Changes attributes of the page, or of the 2 MiB around it, as far as they are of the memslot
+/// that has guest_memfd; or empties the page.
+fn change_private(gfn: u64) {
+    let (base, npages) = ranges(&world().plan)[0];
+
+    if !(base..base + npages).contains(&gfn) {
+        return;
+    }
+    if chance(4) {
+        return gmem::punch_hole(kvm(), gfn);
+    }
+    let region = Host::region(gfn);
+    let range = if chance(2) {
+        (gfn, gfn + 1)
+    } else {
+        (region.max(base), (region + HUGE_PAGES).min(base + npages))
+    };
+
+    slots::set_attributes(kvm(), range, choose(3) != 0);
 }
 
 /// The host looks which pages are in use.

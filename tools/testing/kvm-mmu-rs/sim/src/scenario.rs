@@ -198,6 +198,15 @@ pub const ALL: &[Scenario] = &[
             plan.nx_huge_pages = rng.below(4) == 0;
             plan.recoveries = rng.below(2);
             plan.read_only = rng.below(4) == 0;
+            if rng.below(4) == 0 {
+                // Few writes, by D bits: nothing makes up for one that is lost.
+                plan.log_by_dirty_bits(rng);
+                plan.shrink(1 + rng.below(2), rng);
+                plan.accesses = 1 + rng.below(4);
+                plan.only_writes = true;
+                plan.nested = false;
+                plan.smm = false;
+            }
         },
     },
     Scenario {
@@ -414,6 +423,37 @@ pub const ALL: &[Scenario] = &[
                 plan.dirty_bits = false;
                 plan.clearers = 0;
             }
+        },
+    },
+    Scenario {
+        name: "private",
+        what: "pages of guest_memfd that get private and shared, beside a memslot that is logged",
+        adjust: |plan, rng| {
+            plan.private = true;
+            plan.base_gfn = HUGE_PAGES;
+            plan.npages = 2 * HUGE_PAGES;
+            plan.boundary = HUGE_PAGES;
+            if rng.below(4) == 0 {
+                plan.divide(rng);
+            }
+            // Most of it happens in the first memslot.
+            plan.hot = (0..1 + rng.below(3))
+                .map(|_| plan.base_gfn + rng.below(plan.boundary))
+                .collect();
+            plan.hot.extend(plan.hot.first().map(|gfn| gfn ^ 1));
+            plan.hot.push(plan.base_gfn + rng.below(plan.npages));
+            plan.hot
+                .retain(|gfn| (plan.base_gfn..plan.base_gfn + plan.npages).contains(gfn));
+            plan.invite(rng);
+            plan.smm = false;
+            plan.attributes = 2 + rng.below(8);
+            plan.splits = [0, 8][rng.below(2) as usize];
+            plan.prefaults = rng.below(4);
+            plan.fault_around = [0, 4, 16][rng.below(3) as usize];
+            plan.migrations = rng.below(2);
+            plan.dirty_bits = rng.below(3) == 0;
+            plan.clearers = plan.migrations * rng.below(2);
+            plan.moves = rng.below(6) == 0;
         },
     },
     Scenario {

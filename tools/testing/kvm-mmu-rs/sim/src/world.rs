@@ -67,6 +67,8 @@ pub struct Plan {
     /// Slots go elsewhere and come back, while they are logged.
     pub relocates: bool,
     pub attributes: u64,
+    /// The first memslot has private memory, and cannot be logged.
+    pub private: bool,
     /// How often writes to a page are tracked for a while.
     pub trackings: u64,
     pub read_only: bool,
@@ -127,6 +129,7 @@ impl Plan {
             moves: false,
             relocates: false,
             attributes: 0,
+            private: false,
             trackings: 0,
             read_only: false,
             splits: 0,
@@ -246,6 +249,15 @@ pub fn ranges(plan: &Plan) -> [(u64, u64); SLOTS] {
     ]
 }
 
+/// The flags of a memslot that is not logged, by its place.
+pub fn slot_flags(plan: &Plan, at: usize) -> u32 {
+    if plan.private && at == 0 {
+        KVM_MEM_GUEST_MEMFD
+    } else {
+        0
+    }
+}
+
 /// What an access with an error code may not find; indexed by its bits 1 (W), 2 (U) and 4 (F).
 fn permissions() -> [u16; 16] {
     core::array::from_fn(|index| {
@@ -277,6 +289,8 @@ pub fn begin(plan: Plan) {
                 if plan.nested && !plan.late {
                     slots::alloc_rmaps(slot);
                 }
+                // SAFETY: just made; one OS thread.
+                unsafe { (*slot).flags = slot_flags(&plan, n) };
                 memslots[as_id * SLOTS + n] = slot;
             }
         }
@@ -331,6 +345,7 @@ pub fn begin(plan: Plan) {
         ring: Vec::new(),
         tracked: Vec::new(),
         tracks_writes: plan.trackings != 0,
+        has_private_mem: plan.private,
         generation: 0,
         mmu_invalidate_seq: 0,
         mmu_invalidate_in_progress: 0,

@@ -584,17 +584,18 @@ pub unsafe fn kvm_rs_eager_split_chunk(kvm: *mut kvm) -> u64 {
     *field!(kvm, rs_dirty_log.eager_split_chunk)
 }
 
-/// No memory is of guest_memfd.
+/// No memslot has nothing but guest_memfd.
 ///
 /// # Safety
 ///
-/// None is needed; in the kernel it is a function of C.
+/// `kvm` must point to the VM of the run. This thread must hold `mmu_lock`.
 pub unsafe fn kvm_rs_is_guest_memfd(
     kvm: *mut kvm,
     slot: *const kvm_memory_slot,
     gfn: gfn_t,
 ) -> bool {
-    false
+    field!(kvm, mmu_lock).assert_held();
+    crate::model::gmem::is_private(kvm, gfn)
 }
 
 /// # Safety
@@ -681,9 +682,9 @@ pub unsafe fn kvm_rs_free_external_spt(kvm: *mut kvm, sp: *mut kvm_mmu_page) {
 
 /// # Safety
 ///
-/// None: the arguments are not looked at. Unsafe because C's function is.
+/// `kvm` must point to the VM of the run.
 pub unsafe fn kvm_rs_has_private_mem(kvm: *mut kvm) -> bool {
-    false
+    *field!(kvm, has_private_mem)
 }
 
 /// # Safety
@@ -708,13 +709,14 @@ pub unsafe fn kvm_rs_invalidate_retry(kvm: *mut kvm, seq: c_ulong) -> bool {
     *field!(kvm, mmu_invalidate_in_progress) != 0 || *field!(kvm, mmu_invalidate_seq) != seq as u64
 }
 
-/// No memslot is KVM's own, or has guest_memfd.
+/// No memslot is KVM's own.
 ///
 /// # Safety
 ///
-/// None: the arguments are not looked at. Unsafe because C's function is.
+/// `slot` must point to a memslot that `slots_lock` or `kvm->srcu` keeps.
 pub unsafe fn kvm_rs_slot_is_plain(slot: *const kvm_memory_slot) -> bool {
-    true
+    // SAFETY: the slot exists.
+    unsafe { (*slot).flags & KVM_MEM_GUEST_MEMFD == 0 }
 }
 
 /// # Safety

@@ -27,8 +27,12 @@ pub struct Host {
     pages: Vec<(u64, bool)>,
     /// By what the host maps each 2 MiB: level 1 or 2, or 3 for all of a 1 GiB.
     levels: Vec<u8>,
-    /// The pages whose attributes differ from those of the others.
-    differ: Vec<u64>,
+    /// Whether the attributes of each page differ from those of most, as far as memslots know it.
+    differ: Vec<bool>,
+    /// Whether each page is private.
+    private: Vec<bool>,
+    /// The frame that guest_memfd has for each page, or 0.
+    gmem: Vec<u64>,
     writes: u64,
     /// References to pages that were looked up together.
     references: u64,
@@ -44,6 +48,9 @@ impl Host {
     ) -> Self {
         let mut host = Host {
             base_gfn,
+            differ: vec![false; npages as usize],
+            private: vec![false; npages as usize],
+            gmem: vec![0; npages as usize],
             ..Host::default()
         };
         let first = base_gfn / HUGE_PAGES;
@@ -74,8 +81,54 @@ impl Host {
         self.levels.get_mut(n as usize)
     }
 
-    /// The frame of a page, and whether the host maps it writable.
+    /// The number of a page.
+    fn index(&self, gfn: u64) -> Option<usize> {
+        let n = gfn.checked_sub(self.base_gfn)? as usize;
+
+        (n < self.pages.len()).then_some(n)
+    }
+
+    /// Whether a page is private.
+    pub fn is_private(&self, gfn: u64) -> bool {
+        self.index(gfn).is_some_and(|n| self.private[n])
+    }
+
+    /// The frame of a page, and whether the guest may write it.
     pub fn lookup(&mut self, gfn: u64) -> (u64, bool) {
+        if self.is_private(gfn) {
+            return (self.gmem_pfn(gfn), true);
+        }
+        self.lookup_shared(gfn)
+    }
+
+    /// The frame that guest_memfd has for a page.
+    pub fn gmem_pfn(&mut self, gfn: u64) -> u64 {
+        let Some(n) = self.index(gfn) else {
+            fail(format!("gfn {gfn:#x} is not in the slot"));
+        };
+
+        if self.gmem[n] == 0 {
+            self.gmem[n] = FIRST_PFN + self.new_frame();
+        }
+        self.gmem[n]
+    }
+
+    /// Empties a page of guest_memfd. Its frame is somebody else's.
+    pub fn punch_hole(&mut self, gfn: u64) {
+        let Some(n) = self.index(gfn) else { return };
+        let old = core::mem::take(&mut self.gmem[n]);
+
+        if old != 0 {
+            self.frames[(old - FIRST_PFN) as usize].gfn = None;
+        }
+        if self.is_private(gfn) {
+            let new = self.gmem_pfn(gfn) - FIRST_PFN;
+            self.frames[new as usize].gfn = Some(gfn);
+        }
+    }
+
+    /// The frame that the host maps for a page, and whether it maps it writable.
+    pub fn lookup_shared(&mut self, gfn: u64) -> (u64, bool) {
         match self.page(gfn) {
             Some(page) => *page,
             None => fail(format!("gfn {gfn:#x} is not in the slot")),
@@ -107,17 +160,39 @@ impl Host {
 
     /// Whether the pages that an entry of `level` maps around a page have several attributes.
     pub fn is_mixed(&self, gfn: u64, level: u32) -> bool {
-        self.differ
-            .iter()
-            .any(|other| other / pages(level) == gfn / pages(level))
+        let start = (gfn - gfn % pages(level)).max(self.base_gfn) - self.base_gfn;
+        let end = (gfn - gfn % pages(level) + pages(level)).saturating_sub(self.base_gfn);
+        let end = end.min(self.differ.len() as u64);
+        let around = self.differ.get(start as usize..end as usize);
+        let some = |around: &[bool]| around.iter().any(|differs| *differs != around[0]);
+
+        around.is_some_and(some)
     }
 
-    /// Gives a page another attribute, or that of the others.
+    /// Has memslots know a page's attribute.
     pub fn set_mixed(&mut self, gfn: u64, differs: bool) {
-        self.differ.retain(|other| *other != gfn);
-        if differs {
-            self.differ.push(gfn);
+        if let Some(n) = self.index(gfn) {
+            self.differ[n] = differs;
         }
+    }
+
+    /// Makes a page private, or shared. Its contents move along, as if userspace had copied them.
+    pub fn set_private(&mut self, gfn: u64, private: bool) {
+        let Some(n) = self.index(gfn).filter(|n| self.private[*n] != private) else {
+            return;
+        };
+        let (mut old, mut new) = (self.pages[n].0, self.gmem_pfn(gfn));
+
+        if !private {
+            (old, new) = (new, old);
+        }
+        let old = &mut self.frames[(old - FIRST_PFN) as usize];
+        let version = old.version;
+        old.gfn = None;
+        let new = &mut self.frames[(new - FIRST_PFN) as usize];
+        new.gfn = Some(gfn);
+        new.version = version;
+        self.private[n] = private;
     }
 
     /// The first page of the 2 MiB around a page.
@@ -179,22 +254,22 @@ impl Host {
         }
     }
 
-    /// Gives a new frame to one page; the host maps the 2 MiB around by small pages from then on.
-    pub fn replace_page(&mut self, gfn: u64) {
+    /// A frame that is nobody's, and alone, so that the next block is aligned.
+    fn new_frame(&mut self) -> u64 {
         let frame = self.frames.len() as u64;
 
-        self.break_giant(gfn);
-        self.frames.push(Frame {
+        self.frames.extend((0..HUGE_PAGES).map(|_| Frame {
             gfn: None,
             version: 0,
-        });
-        // So that the next block is aligned.
-        for _ in 1..HUGE_PAGES {
-            self.frames.push(Frame {
-                gfn: None,
-                version: 0,
-            });
-        }
+        }));
+        frame
+    }
+
+    /// Gives a new frame to one page; the host maps the 2 MiB around by small pages from then on.
+    pub fn replace_page(&mut self, gfn: u64) {
+        let frame = self.new_frame();
+
+        self.break_giant(gfn);
         self.place(gfn, frame);
         if let Some(level) = self.level_of(gfn) {
             *level = 1;
@@ -209,12 +284,18 @@ impl Host {
     }
 
     fn place(&mut self, gfn: u64, frame: u64) {
+        let is_private = self.is_private(gfn);
         let Some(page) = self.page(gfn) else {
             self.frames[frame as usize].gfn = None;
             return;
         };
         let old = page.0;
         *page = (FIRST_PFN + frame, true);
+        if is_private {
+            // The guest's page is elsewhere.
+            self.frames[frame as usize].gfn = None;
+            return;
+        }
         if old != 0 {
             let old = &mut self.frames[(old - FIRST_PFN) as usize];
             let version = old.version;

@@ -60,6 +60,7 @@ pub const RET_PF_SPURIOUS: u32 = 6;
 pub const KVM_ARCH_NR_OBJS_PER_MEMORY_CACHE: u32 = 40;
 
 pub const KVM_MEM_LOG_DIRTY_PAGES: u32 = 1;
+pub const KVM_MEM_GUEST_MEMFD: u32 = 1 << 2;
 pub const KVM_MEMSLOT_INVALID: u32 = 1 << 16;
 
 /// How many memslots an address space has. The first two are neighbours; no root reaches the third.
@@ -218,6 +219,9 @@ pub struct kvm {
     pub tracked: Vec<(u16, gfn_t)>,
     /// A device may track writes: `kvm->arch.external_write_tracking_enabled`.
     pub tracks_writes: bool,
+    /// The guest may have private memory: `kvm->arch.has_private_mem`, of a
+    /// `KVM_X86_SW_PROTECTED_VM`.
+    pub has_private_mem: bool,
     pub generation: u64,
     pub mmu_invalidate_seq: u64,
     pub mmu_invalidate_in_progress: i64,
@@ -300,6 +304,7 @@ pub struct kvm_page_fault {
     pub exec: bool,
     pub write: bool,
     pub present: bool,
+    pub is_private: bool,
     pub nx_huge_page_workaround_enabled: bool,
     pub huge_page_disallowed: bool,
     pub max_level: u8,

@@ -60,6 +60,8 @@ pub(super) fn new(
         exec: code & PFERR_FETCH != 0,
         write: code & PFERR_WRITE != 0,
         present: code & PFERR_PRESENT != 0,
+        // `kvm_mmu_page_fault()`
+        is_private: super::gmem::is_private(kvm, gfn),
         nx_huge_page_workaround_enabled: *field!(kvm, nx_huge_pages),
         huge_page_disallowed: false,
         max_level: 3,
@@ -181,7 +183,7 @@ pub unsafe fn kvm_prefetch_pages(
     }
     for n in 0..nr_pages {
         sched::point_on(super::HOST, false);
-        let (pfn, writable) = field!(kvm, host).lookup(gfn + n as u64);
+        let (pfn, writable) = field!(kvm, host).lookup_shared(gfn + n as u64);
         if !writable {
             return n;
         }
@@ -243,6 +245,10 @@ pub(super) fn faultin_pfn(kvm: *mut kvm, fault: &mut kvm_page_fault) -> bool {
         false,
     );
     fault.mmu_seq = *field!(kvm, mmu_invalidate_seq);
+    if fault.is_private != super::gmem::is_private(kvm, fault.gfn) {
+        // Userspace is told of it, and lets the vCPU go on.
+        return false;
+    }
     if fault.slot.is_null() {
         // `kvm_handle_noslot_fault()`
         fault.pfn = KVM_PFN_NOSLOT;
@@ -255,8 +261,11 @@ pub(super) fn faultin_pfn(kvm: *mut kvm, fault: &mut kvm_page_fault) -> bool {
     if retry_gfn(kvm, fault) {
         return false;
     }
+    if fault.is_private {
+        return super::gmem::faultin_pfn(kvm, fault) && !retry_gfn(kvm, fault);
+    }
     sched::point_on(super::HOST, false);
-    let (pfn, writable) = field!(kvm, host).lookup(fault.gfn);
+    let (pfn, writable) = field!(kvm, host).lookup_shared(fault.gfn);
     fault.pfn = pfn;
     fault.map_writable = writable;
     note("host maps", [fault.gfn, pfn, u64::from(fault.map_writable)]);
@@ -311,7 +320,10 @@ pub(super) fn handle_page_track(vcpu: *mut kvm_vcpu, fault: &kvm_page_fault) -> 
 }
 
 /// Models `page_fault_can_be_fast()`.
-fn can_be_fast(fault: &kvm_page_fault) -> bool {
+fn can_be_fast(kvm: *mut kvm, fault: &kvm_page_fault) -> bool {
+    if fault.is_private != super::gmem::is_private(kvm, fault.gfn) {
+        return false;
+    }
     if !fault.present {
         // SAFETY: a constant while there is a VM.
         return unsafe { !kvm_ad_enabled };
@@ -321,10 +333,11 @@ fn can_be_fast(fault: &kvm_page_fault) -> bool {
 
 /// Models `fast_page_fault()`. True: nothing else is to be done.
 fn fast_page_fault(vcpu: *mut kvm_vcpu, fault: &kvm_page_fault) -> bool {
-    if fault.slot.is_null() || !can_be_fast(fault) {
+    let kvm = *field!(vcpu, kvm);
+
+    if fault.slot.is_null() || !can_be_fast(kvm, fault) {
         return false;
     }
-    let kvm = *field!(vcpu, kvm);
     let mut done = false;
 
     rcu::read_lock();

@@ -162,7 +162,7 @@ pub unsafe fn mmu_try_to_unsync_pages(
     0
 }
 
-/// Models `kvm_mmu_max_mapping_level()`, without private memory and attributes.
+/// Models `kvm_mmu_max_mapping_level()`.
 ///
 /// # Safety
 ///
@@ -170,11 +170,16 @@ pub unsafe fn mmu_try_to_unsync_pages(
 /// keeps. This thread must hold `mmu_lock`.
 pub unsafe fn kvm_mmu_max_mapping_level(
     kvm: *mut kvm,
-    _fault: *mut kvm_page_fault,
+    fault: *mut kvm_page_fault,
     slot: *const kvm_memory_slot,
     gfn: gfn_t,
 ) -> c_int {
     field!(kvm, mmu_lock).assert_held();
+    let is_private = if fault.is_null() {
+        super::gmem::is_private(kvm, gfn)
+    } else {
+        *field!(fault, is_private)
+    };
     // SAFETY: the slot exists.
     let (base, npages) = unsafe { ((*slot).base_gfn, (*slot).npages as u64) };
 
@@ -199,6 +204,15 @@ pub unsafe fn kvm_mmu_max_mapping_level(
     let allowed = [3, 2].into_iter().find(|level| allows(*level)).unwrap_or(1);
     if allowed == 1 {
         return 1;
+    }
+    // `kvm_gmem_max_mapping_level()`
+    if is_private && fault.is_null() {
+        fail(format!(
+            "WARN: guest_memfd is asked for the size of gfn {gfn:#x}, and there is no fault"
+        ));
+    }
+    if is_private {
+        return allowed.min((*field!(fault, max_level)).into()) as c_int;
     }
     // `host_pfn_mapping_level()`
     machine::sched::point_on(super::HOST, false);

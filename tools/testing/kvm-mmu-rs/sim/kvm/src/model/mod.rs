@@ -10,6 +10,7 @@
 
 pub mod fault;
 pub mod flush;
+pub mod gmem;
 pub mod memory;
 pub mod notifier;
 pub mod nx;

@@ -20,7 +20,7 @@ pub fn invalidate_range_start(kvm: *mut kvm, start: u64, end: u64) {
 
     field!(kvm, mmu_lock).write_lock();
     begin(kvm, start, end);
-    unmap(kvm, start, end);
+    unmap(kvm, start, end, kvm_gfn_range_filter_KVM_FILTER_SHARED);
     field!(kvm, mmu_lock).write_unlock();
     srcu_read_unlock(kvm, srcu);
 }
@@ -53,10 +53,11 @@ pub(super) fn end(kvm: *mut kvm) {
 }
 
 /// Models `kvm_unmap_gfn_range()` for each slot, and the flush for all of them.
-pub(super) fn unmap(kvm: *mut kvm, start: u64, end: u64) {
+pub(super) fn unmap(kvm: *mut kvm, start: u64, end: u64, filter: kvm_gfn_range_filter) {
     let mut flush = false;
 
     for_each_range(kvm, start, end, |range| {
+        *field!(range, attr_filter) = filter;
         if *field!(kvm, arch.have_rmaps) {
             let slot = *field!(range, slot);
             let (start, end) = (*field!(range, start), *field!(range, end));

@@ -364,12 +364,13 @@ pub fn relocate(kvm: *mut kvm, at: usize, base_gfn: u64, all: bool) {
 }
 
 /// Models `KVM_SET_USER_MEMORY_REGION` where it makes a slot.
-pub fn create(kvm: *mut kvm, at: usize, base_gfn: u64, npages: usize) {
+pub fn create(kvm: *mut kvm, at: usize, base_gfn: u64, npages: usize, flags: u32) {
     note("creates the slot", [at as u64, 0, 0]);
     field!(kvm, slots_lock).lock("mutex_lock(slots_lock)", false);
     wait_for_clears(kvm);
     lock_arch(kvm);
     let new = new_slot((at / SLOTS) as u16, base_gfn, npages);
+    *field!(new, flags) = flags;
     if *field!(kvm, arch.have_rmaps) {
         alloc_rmaps(new);
     }
@@ -418,36 +419,58 @@ pub fn reset_rings(kvm: *mut kvm, harvested: &[(usize, u64)]) {
     field!(kvm, slots_lock).unlock("mutex_unlock(slots_lock)", false);
 }
 
-/// Models `KVM_SET_MEMORY_ATTRIBUTES` for a page: `kvm_vm_set_mem_attributes()`, with
-/// `kvm_arch_pre_set_memory_attributes()` and `kvm_arch_post_set_memory_attributes()`. The
-/// simulation has no private memory: a page whose attribute differs is mapped like the others, but
-/// its surroundings must not be mapped by a huge page.
-pub fn set_attributes(kvm: *mut kvm, gfn: u64, differs: bool) {
+/// Models `KVM_SET_MEMORY_ATTRIBUTES` for a range: `kvm_vm_set_mem_attributes()`, with
+/// `kvm_arch_pre_set_memory_attributes()` and `kvm_arch_post_set_memory_attributes()`. In a VM that
+/// has no private memory, a page whose attribute differs is mapped like the others, but its
+/// surroundings must not be mapped by a huge page.
+pub fn set_attributes(kvm: *mut kvm, (start, end): (u64, u64), differs: bool) {
     may_sleep("KVM_SET_MEMORY_ATTRIBUTES");
-    note("KVM_SET_MEMORY_ATTRIBUTES", [gfn, differs.into(), 0]);
+    note("KVM_SET_MEMORY_ATTRIBUTES", [start, end, differs.into()]);
     field!(kvm, slots_lock).lock("mutex_lock(slots_lock)", false);
     field!(kvm, mmu_lock).write_lock();
-    super::notifier::begin(kvm, gfn, gfn + 1);
+    super::notifier::begin(kvm, start, end);
     for at in 0..SLOTS {
         let slot = field!(kvm, memslots)[at];
         if slot.is_null() {
             continue;
         }
         let (base, npages) = (*field!(slot, base_gfn), *field!(slot, npages) as u64);
+        let (first, last) = (start.max(base), end.min(base + npages));
+        if first >= last {
+            continue;
+        }
         for level in 2..=3 {
-            let start = gfn - gfn % super::pages(level);
-            let end = start + super::pages(level);
-            let fits = start >= base && end <= base + npages;
-            if fits && !field!(kvm, host).is_mixed(gfn, level) {
-                super::notifier::add(kvm, start, end);
+            for gfn in [first, last - 1] {
+                let (head, pages) = (gfn - gfn % super::pages(level), super::pages(level));
+                let part = head < first || head + pages > last;
+                let fits = head >= base && head + pages <= base + npages;
+
+                if part && fits && !field!(kvm, host).is_mixed(gfn, level) {
+                    super::notifier::add(kvm, head, head + pages);
+                }
             }
         }
     }
-    super::notifier::unmap(kvm, gfn, gfn + 1);
+    let filter = if differs {
+        kvm_gfn_range_filter_KVM_FILTER_SHARED
+    } else {
+        kvm_gfn_range_filter_KVM_FILTER_PRIVATE
+    };
+    super::notifier::unmap(kvm, start, end, filter);
     field!(kvm, mmu_lock).write_unlock();
+    for gfn in start..end {
+        if gfn == start || gfn % 64 == 0 {
+            sched::point_on(super::HOST, true);
+        }
+        if *field!(kvm, has_private_mem) {
+            field!(kvm, host).set_private(gfn, differs);
+        }
+    }
     point();
     field!(kvm, mmu_lock).write_lock();
-    field!(kvm, host).set_mixed(gfn, differs);
+    for gfn in start..end {
+        field!(kvm, host).set_mixed(gfn, differs);
+    }
     super::notifier::end(kvm);
     field!(kvm, mmu_lock).write_unlock();
     field!(kvm, slots_lock).unlock("mutex_unlock(slots_lock)", false);
