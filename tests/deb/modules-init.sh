@@ -28,6 +28,7 @@ mkdir -p /dev/shm /dev/pts
 mount -t tmpfs tmpfs /dev/shm
 mount -t devpts devpts /dev/pts
 mount -t debugfs debugfs /sys/kernel/debug
+mount -t cgroup2 cgroup2 /sys/fs/cgroup
 modprobe -a 9pnet_virtio 9p virtio_rng
 share root /mnt cache=loose,ro
 mount --rbind /proc /mnt/proc
@@ -95,7 +96,7 @@ cat /mnt/results/migrate.log >/dev/console
 settings()
 {
 	cat /proc/sys/vm/nr_hugepages /sys/kernel/mm/lru_gen/enabled \
-		/sys/kernel/mm/transparent_hugepage/enabled
+		/sys/kernel/mm/transparent_hugepage/enabled /sys/fs/cgroup/cgroup.subtree_control
 }
 settings >/tmp/settings
 messages >>/tmp/after

@@ -48,6 +48,9 @@ declare -A setting=()
 for f in "${settings[@]}"; do
 	[[ ! -e $f ]] || setting[$f]=$(sed 's/.*\[\(.*\)\].*/\1/' "$f")
 done
+# A test puts itself into a memory cgroup, which the root has to allow.
+cgroups=/sys/fs/cgroup/cgroup.subtree_control memory=+memory
+[[ ! -e $cgroups ]] || grep -qw memory "$cgroups" || memory=-memory
 # shellcheck disable=SC2317,SC2329 # called by the trap
 put_back()
 {
@@ -56,6 +59,7 @@ put_back()
 		[[ $(sed 's/.*\[\(.*\)\].*/\1/' "$f") = "${setting[$f]}" ]] ||
 			echo "${setting[$f]}" >"$f" || :
 	done
+	[[ ! -e $cgroups ]] || echo "$memory" >"$cgroups" || :
 	"$here/kvm-unload" || :
 }
 trap put_back EXIT
