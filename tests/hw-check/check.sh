@@ -121,7 +121,7 @@ for mmu in "${mmus[@]}"; do
 		limited "bench.$mmu.$n" 180 "$build/hw-check/mmu_bench" "$mib" wall
 		# A processor needs a second or two. An emulator copies memory more slowly than a
 		# guest writes it: unless that writes less, no migration ends.
-		((SECONDS - begun < 15)) || slow=40
+		((SECONDS - begun < 5)) || slow=40
 	done
 	dmesg >"$out/dmesg.$mmu"
 	dmesg -C
