@@ -2,8 +2,6 @@
 
 //! Making SPTEs on behalf of a vCPU: collects from KVM what the constructors in `pure/` need.
 
-use core::cell::OnceCell;
-
 use crate::{
     ops::dirty_log::protect::bit_to_clear,
     pure::{
@@ -61,13 +59,10 @@ pub(crate) fn make_leaf<'l>(
 
     warn_on_once!(u64::from(request.access) | masks.present == Spte::NONPRESENT.raw());
 
-    // Expensive to determine, and needed for up to three things, or for none. It comes first, while
-    // there is little to keep in registers meanwhile.
-    let tracks_host_mmio = vcpu.needs_host_mmio_tracking();
-    let is_host_mmio = (vcpu.has_memory_types() || masks.me_value != 0 || tracks_host_mmio)
-        && sys::is_host_mmio(request.pfn);
+    // It comes first, while there is little to keep in registers meanwhile.
+    let memory = HostMmio::of(vcpu, masks).look_up(vcpu, request.page.gfn(), request.pfn, masks);
 
-    if tracks_host_mmio && is_host_mmio {
+    if memory.is_tracked {
         vcpu.track_host_mmio();
     }
 
@@ -78,8 +73,8 @@ pub(crate) fn make_leaf<'l>(
         access: request.access,
         host_writable: request.host_writable,
         prefetch: request.prefetch && !request.synchronizing,
-        memory_type: vcpu.memory_type(request.page.gfn(), || is_host_mmio),
-        encrypted: masks.me_value != 0 && !is_host_mmio,
+        memory_type: memory.memory_type,
+        encrypted: memory.encrypted,
         nx_huge_pages: level > Level::Page4K && vm.nx_huge_pages(),
         ad: ad_mode(vm, role),
     };
@@ -100,6 +95,58 @@ pub(crate) fn make_leaf<'l>(
     (spte, may_write && !writable)
 }
 
+/// What a leaf needs to know of its frame.
+struct Memory {
+    /// Memory-type bits, in place.
+    memory_type: u64,
+    /// Set the memory-encryption bits.
+    encrypted: bool,
+    /// That the frame is mapped has to be recorded, because it is MMIO of the host.
+    is_tracked: bool,
+}
+
+/// Which of these depend on whether a frame is MMIO of the host, which is expensive to determine.
+#[derive(Clone, Copy)]
+struct HostMmio {
+    /// MMIO is recorded.
+    tracked: bool,
+    /// That, or anything else.
+    matters: bool,
+}
+
+impl HostMmio {
+    /// For leaves of a format with these masks.
+    #[inline(always)]
+    fn of(vcpu: Vcpu<'_>, masks: &Masks) -> Self {
+        let tracked = vcpu.needs_host_mmio_tracking();
+
+        HostMmio {
+            tracked,
+            matters: vcpu.has_memory_types() || masks.me_value != 0 || tracked,
+        }
+    }
+
+    /// What there is to know of `pfn`, mapped at `gfn`. Asks for MMIO at most once.
+    #[inline(always)]
+    fn look_up(self, vcpu: Vcpu<'_>, gfn: Gfn, pfn: Pfn, masks: &Masks) -> Memory {
+        if !self.matters {
+            return Memory {
+                memory_type: 0,
+                encrypted: false,
+                is_tracked: false,
+            };
+        }
+
+        let is_mmio = sys::is_host_mmio(pfn);
+
+        Memory {
+            memory_type: vcpu.memory_type(gfn, is_mmio),
+            encrypted: masks.me_value != 0 && !is_mmio,
+            is_tracked: self.tracked && is_mmio,
+        }
+    }
+}
+
 /// Makes leaves for pages that nobody accesses now, for one table of 4 KiB pages and one memslot.
 /// They are those of [`make_leaf`] and [`without_access`], but what they have in common is made
 /// once.
@@ -117,7 +164,7 @@ pub(crate) struct PrefetchLeaves<'a> {
     may_write: bool,
     /// Whether writes to a frame may be tracked, because it may hold a page table that is shadowed.
     tracks_writes: bool,
-    needs_host_mmio_tracking: bool,
+    host_mmio: HostMmio,
 }
 
 impl<'a> PrefetchLeaves<'a> {
@@ -162,7 +209,7 @@ impl<'a> PrefetchLeaves<'a> {
             protected: leaf(false),
             may_write,
             tracks_writes: Vm::tracks_writes(lock),
-            needs_host_mmio_tracking: vcpu.needs_host_mmio_tracking(),
+            host_mmio: HostMmio::of(vcpu, masks),
         }
     }
 
@@ -170,11 +217,9 @@ impl<'a> PrefetchLeaves<'a> {
     /// of its own, because the page is host MMIO, which has to be recorded.
     #[inline(always)]
     pub(crate) fn leaf(&self, gfn: Gfn, pfn: Pfn) -> Option<Spte> {
-        // Expensive to determine, and needed up to three times, or not at all.
-        let host_mmio = OnceCell::new();
-        let is_host_mmio = || *host_mmio.get_or_init(|| sys::is_host_mmio(pfn));
+        let memory = self.host_mmio.look_up(self.vcpu, gfn, pfn, self.masks);
 
-        if self.needs_host_mmio_tracking && is_host_mmio() {
+        if memory.is_tracked {
             return None;
         }
         let writable = self.may_write
@@ -188,8 +233,8 @@ impl<'a> PrefetchLeaves<'a> {
                 self.protected
             },
             pfn,
-            self.vcpu.memory_type(gfn, is_host_mmio),
-            self.masks.me_value != 0 && !is_host_mmio(),
+            memory.memory_type,
+            memory.encrypted,
             self.masks,
         );
 

@@ -132,14 +132,15 @@ impl<'a> Vcpu<'a> {
         unsafe { bindings::kvm_rs_has_mt_mask() }
     }
 
-    /// The memory-type bits that the vendor wants for a page, in place.
+    /// The memory-type bits that the vendor wants for a page, in place. `is_mmio` is whether its
+    /// frame is MMIO of the host.
     #[inline]
-    pub(crate) fn memory_type(self, gfn: Gfn, is_mmio: impl FnOnce() -> bool) -> u64 {
+    pub(crate) fn memory_type(self, gfn: Gfn, is_mmio: bool) -> u64 {
         if !self.has_memory_types() {
             return 0;
         }
         // SAFETY: the vendor has the callback, and the vCPU is loaded.
-        unsafe { bindings::kvm_rs_mt_mask(self.as_ptr(), gfn.raw(), is_mmio()) }
+        unsafe { bindings::kvm_rs_mt_mask(self.as_ptr(), gfn.raw(), is_mmio) }
     }
 
     /// The memslot that holds `gfn` in the vCPU's address space. It exists as long as the vCPU
