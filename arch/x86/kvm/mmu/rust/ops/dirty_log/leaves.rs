@@ -222,13 +222,25 @@ impl<'t> Leaves<'t> {
         if wanted == u64::MAX {
             return self.clear_range(GfnRange::new(first, first.add(WORD_PAGES))) != 0;
         }
+        if self.traced {
+            return self.clear_word_traced(first, wanted);
+        }
         for gfn in frames(first, wanted) {
             table.check_start(GfnRange::single(gfn));
-            if self.traced {
-                any |= self.clear_traced(GfnRange::single(gfn)) != 0;
-            } else {
-                any |= bits.clear(self.locks, table.sptep(Index::of(gfn, Level::Page4K)));
-            }
+            any |= bits.clear(self.locks, table.sptep(Index::of(gfn, Level::Page4K)));
+        }
+        any
+    }
+
+    /// The same as [`Leaves::clear_word`], so that each change can be traced exactly.
+    #[cold]
+    #[inline(never)]
+    fn clear_word_traced(&self, first: Gfn, wanted: u64) -> bool {
+        let mut any = false;
+
+        for gfn in frames(first, wanted) {
+            self.table.check_start(GfnRange::single(gfn));
+            any |= self.clear_traced(GfnRange::single(gfn)) != 0;
         }
         any
     }
