@@ -98,6 +98,22 @@ impl<'r> Table<'r> {
         self.level
     }
 
+    /// Has the CPU load the first entries, which are going to be changed, and does not wait for
+    /// them. The CPU goes on by itself from there, but does not begin with a page.
+    #[inline]
+    pub(crate) fn prefetch_entries(self) {
+        // SAFETY: a hint to the CPU, which may be about any address.
+        unsafe { bindings::kvm_rs_prefetch_entries(self.ptr.as_ptr()) }
+    }
+
+    /// Has the CPU load the first entry, and the `struct page` that tells the table's header, and
+    /// does not wait for them.
+    #[inline]
+    pub(crate) fn prefetch(self) {
+        // SAFETY: a hint to the CPU, which may be about any address.
+        unsafe { bindings::kvm_rs_prefetch_table(self.ptr.as_ptr()) }
+    }
+
     /// The pointer to the SPTE at `index`.
     #[inline]
     pub(crate) fn sptep(self, index: Index) -> Sptep<'r> {

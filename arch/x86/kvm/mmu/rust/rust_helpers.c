@@ -79,6 +79,26 @@ __kvm_rs int kvm_rs_pfn_to_nid(kvm_pfn_t pfn)
 	return pfn_valid(pfn) ? page_to_nid(pfn_to_page(pfn)) : NUMA_NO_NODE;
 }
 
+__kvm_rs void kvm_rs_prefetch_entries(u64 *spt)
+{
+	prefetchw(spt);
+	prefetchw(spt + 8);
+	prefetchw(spt + 16);
+	prefetchw(spt + 24);
+}
+
+__kvm_rs void kvm_rs_prefetch_table(u64 *spt)
+{
+	prefetch(spt);
+	prefetch(virt_to_page(spt));
+}
+
+__kvm_rs void kvm_rs_prefetch_sp(struct kvm_mmu_page *sp)
+{
+	prefetch(&sp->role);
+	prefetchw(sp->unsync_child_bitmap);
+}
+
 __kvm_rs struct kvm_mmu_page *kvm_rs_hpa_to_sp(hpa_t hpa)
 {
 	return to_shadow_page(hpa);

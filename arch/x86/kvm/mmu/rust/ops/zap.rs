@@ -45,10 +45,16 @@ fn zap_leafs_in_root(
                 step.write(Spte::NONPRESENT, masks);
                 true
             }
-            Entry::Table(_) if view.level() == min_level => view
-                .child(masks)
-                .and_then(Table::small)
-                .is_some_and(|table| zap_pages(step.lock, table, view.range().intersection(range))),
+            Entry::Table(_) if view.level() == min_level => {
+                if view.range().end < range.end {
+                    view.prefetch_next(masks);
+                }
+                view.child(masks)
+                    .and_then(Table::small)
+                    .is_some_and(|table| {
+                        zap_pages(step.lock, table, view.range().intersection(range))
+                    })
+            }
             Entry::Table(_) | Entry::NonPresent | Entry::Frozen => false,
         };
 

@@ -145,6 +145,15 @@ impl<'a> DirtyBitmap<'a> {
         parts(self.first, range).all(|part| self.taken(part.word) & part.bits == part.bits)
     }
 
+    /// Whether the bits of `gfn` and of all other frames of its word were taken, or are requested
+    /// and not taken yet.
+    #[inline]
+    pub(crate) fn is_word_taken(&self, gfn: Gfn) -> bool {
+        let word = gfn.saturating_since(self.first) / WORD_PAGES;
+
+        self.taken(word as usize) == u64::MAX
+    }
+
     /// The first frame from `from` on, and before word `end`, whose bit was taken.
     #[inline]
     pub(crate) fn next_taken(&self, from: Gfn, end: usize) -> Option<Gfn> {

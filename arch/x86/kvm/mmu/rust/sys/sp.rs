@@ -9,7 +9,7 @@ use kernel::sync::atomic::{atomic_load, atomic_store, ordering::Relaxed};
 use crate::{
     bindings,
     pte::{Sptep, Table, View},
-    pure::{Gfn, GfnRange, Hpa, Index, Level, Role},
+    pure::{Gfn, GfnRange, Hpa, Index, Level, Masks, Role},
     sync::{Exclusive, MmuLock, PagesLock, SlotsLock},
     sys::Vm,
 };
@@ -176,6 +176,14 @@ impl<'a> Sp<'a> {
         bitmap.cast()
     }
 
+    /// Has the CPU load what of the header is used when the page is torn down, and does not wait
+    /// for it.
+    #[inline]
+    pub(crate) fn prefetch(self) {
+        // SAFETY: a hint to the CPU, which may be about any address.
+        unsafe { bindings::kvm_rs_prefetch_sp(self.as_ptr()) }
+    }
+
     /// Marks a root as invalid: no vCPU may load it any more.
     pub(crate) fn mark_invalid(self, _lock: &Exclusive<'_>) {
         let role = self.role().as_invalid();
@@ -265,5 +273,24 @@ impl<'w> View<'w> {
     #[inline]
     pub(crate) fn sp(&self) -> Sp<'w> {
         Sp::of_sptep(self.sptep())
+    }
+
+    /// The tables that the entries after this one point to now, for those that are in the same
+    /// table, and point to one.
+    #[inline]
+    pub(crate) fn tables_ahead<const N: usize>(&self, masks: &Masks) -> [Option<Table<'w>>; N] {
+        let parent = self.sp().table();
+        let next = Index::of(self.gfn(), self.level()).get().wrapping_add(1);
+
+        core::array::from_fn(|n| parent.child(Index::new(next.wrapping_add(n))?, masks))
+    }
+
+    /// Has the CPU load the beginning of the table that the next entry points to, if it does, for a
+    /// walk that is going to change all of that.
+    #[inline]
+    pub(crate) fn prefetch_next(&self, masks: &Masks) {
+        if let [Some(table)] = self.tables_ahead(masks) {
+            table.prefetch_entries();
+        }
     }
 }

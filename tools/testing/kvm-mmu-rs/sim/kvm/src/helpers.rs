@@ -397,6 +397,21 @@ pub unsafe fn kvm_rs_pfn_to_nid(pfn: kvm_pfn_t) -> i32 {
 
 /// # Safety
 ///
+/// None: the pointer is not followed. Unsafe because C's function is.
+pub unsafe fn kvm_rs_prefetch_entries(spt: *mut u64) {}
+
+/// # Safety
+///
+/// None: the pointer is not followed. Unsafe because C's function is.
+pub unsafe fn kvm_rs_prefetch_table(spt: *mut u64) {}
+
+/// # Safety
+///
+/// None: the pointer is not followed. Unsafe because C's function is.
+pub unsafe fn kvm_rs_prefetch_sp(sp: *mut kvm_mmu_page) {}
+
+/// # Safety
+///
 /// None: an address of no table, or of one that was freed, fails the run. Unsafe because C's
 /// function is.
 pub unsafe fn kvm_rs_hpa_to_sp(hpa: hpa_t) -> *mut kvm_mmu_page {

@@ -315,6 +315,10 @@ impl<'a, 'l> Reap<'a, 'l> {
             match view.entry(masks) {
                 Entry::Table(_) if view.level() > Level::Page2M => continue,
                 Entry::Table(_) => {
+                    // Where few pages are dirty, most of what is loaded would not be used.
+                    if log.is_word_taken(view.range().end) {
+                        view.prefetch_next(masks);
+                    }
                     if let Some(table) = view.child(masks).and_then(Table::small) {
                         self.clear_taken(&bits.of_table(step.lock, &self.reaper, table), within);
                     }
@@ -416,6 +420,9 @@ impl<'a, 'l> Reap<'a, 'l> {
                     };
                     let leaves = bits.of_table(step.lock, &self.reaper, table);
 
+                    if all {
+                        view.prefetch_next(masks);
+                    }
                     changed |= self.take_dirty_bits(&leaves, within, &dirty, &mut counts);
                     if all {
                         dirty.close(&mut step, within);

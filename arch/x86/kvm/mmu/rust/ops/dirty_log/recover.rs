@@ -18,7 +18,7 @@ use super::unprotect::unprotect_pages;
 use crate::{
     change::lost_errno,
     ops::spte::make_huge,
-    pte::Table,
+    pte::{Table, View},
     pure::{leaf::unprotected, Entry, Gfn, GfnRange, Index, Level, Masks, Spte},
     root::{Roots, Selection},
     sync::{MmuLock, Shared, SlotsLock},
@@ -117,6 +117,7 @@ fn recover_level(
                 let Some(table) = view.child(masks) else {
                     continue;
                 };
+                prefetch(&view, masks);
                 match recover(&mut step, table, slot, unlogged, masks) {
                     Outcome::Gone => flush.note(),
                     Outcome::Lost => walk.revisit(),
@@ -144,6 +145,21 @@ fn recover_level(
         vm.flush_tlbs_range(GfnRange::new(first, last.add(to.pages())));
     }
     drop(walk);
+}
+
+/// Has the CPU load what recovery reads of the tables that the next two entries point to. It finds
+/// the table, its `struct page`, and its header one by the other, and would wait for each: so of
+/// the second table the first two are loaded, and of the next one the header.
+#[inline(always)]
+fn prefetch(view: &View<'_>, masks: &Masks) {
+    let [next, second] = view.tables_ahead(masks);
+
+    if let Some(table) = second {
+        table.prefetch();
+    }
+    if let Some(table) = next {
+        Sp::of_table(table).prefetch();
+    }
 }
 
 /// Replaces `table`, to which the entry of `step` points, by a huge leaf if that is allowed.
