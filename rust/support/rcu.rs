@@ -55,8 +55,9 @@ struct Chain {
 }
 
 impl Batch {
-    /// The most objects that are freed together.
-    pub(crate) const MAX: usize = 16;
+    /// The most objects that are freed together. With more of them each would cost a little less,
+    /// but RCU does not let anybody else have the processor during a callback.
+    pub(crate) const MAX: usize = 6;
 
     /// No objects.
     #[inline]

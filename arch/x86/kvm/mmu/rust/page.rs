@@ -295,17 +295,17 @@ unsafe impl RcuFree for RemovedSp {
 
     unsafe fn free(heads: &[NonNull<callback_head>]) {
         let mut pages = [core::ptr::null_mut(); Batch::MAX];
-        let mut len: i32 = 0;
+        // There are at most as many as there are places.
+        let len = heads.len() as i32;
 
         for (head, place) in heads.iter().zip(pages.iter_mut()) {
             // SAFETY: by this function's safety requirement, `head` is part of a page header.
             *place = unsafe { of_head(*head) };
-            len = len.wrapping_add(1);
             // SAFETY: the page exists until it is freed below.
             let external = unsafe { *(**place).__bindgen_anon_3.external_spt };
 
             // The vendor code took the external table when the page was torn down.
-            warn_on_once!(!external.is_null());
+            kvm_mmu_warn_on!(!external.is_null());
         }
         // SAFETY: the pages were unlinked before the grace period, so no one can reach them.
         unsafe { bindings::kvm_rs_free_pages(pages.as_mut_ptr(), len) };

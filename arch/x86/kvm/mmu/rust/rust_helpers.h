@@ -12,7 +12,7 @@ struct kvm_mmu_page;
 struct kvm_page_fault;
 
 /* The most pages that kvm_rs_free_pages() takes. */
-#define KVM_RS_FREE_PAGES	16
+#define KVM_RS_FREE_PAGES	6
 
 /* rust_shim.c: out of line, because C calls it, or it needs static storage. */
 void kvm_rs_create_vm(void);

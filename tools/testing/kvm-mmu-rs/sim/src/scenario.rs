@@ -13,7 +13,7 @@ use crate::{hw::Format, world::Plan};
 const BATCH_PAGES: u64 = 64 * 1024;
 
 /// The tables that are freed together, at most.
-const BATCH_TABLES: u64 = 16;
+const BATCH_TABLES: u64 = 6;
 
 /// A kind of run; the seed decides the rest.
 pub struct Scenario {

@@ -493,7 +493,7 @@ pub unsafe fn kvm_rs_free_table(spt: *mut c_void) {
 }
 
 /// `rust_shim.c`.
-pub const KVM_RS_FREE_PAGES: u32 = 16;
+pub const KVM_RS_FREE_PAGES: u32 = 6;
 
 /// `rust_shim.c`.
 ///
