@@ -70,6 +70,8 @@ static const struct operation {
 
 	{ "enable", "enable", 5, .run = native_enable, .set_up = map_huge,
 	  .flags = LOG, .before = HUGE | W | D, .after = { SMALL | D, SMALL | D } },
+	{ "floor_linked", "floor: 512 loads and stores on each of the VM's tables",
+	  .floor = native_floor_linked },
 	{ "get_d0", "GET, all pages dirty, D not yet set", .run = native_get,
 	  .before = SMALL | W, .after = { SMALL, SMALL } },
 	{ "get", "GET, all pages dirty", .run = native_get,

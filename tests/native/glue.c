@@ -647,6 +647,17 @@ void native_floor_locked(void)
 	}
 }
 
+/* On the tables of a VM, as the MMU finds them. */
+void native_floor_linked(void)
+{
+	for (unsigned long i = 0; i < huge_pages; i++) {
+		u64 *table = table_below(*middle_entry(&vms[NATIVE_RUST], i));
+
+		for (unsigned long child = 0; child < CHILDREN; child++)
+			WRITE_ONCE(table[child], READ_ONCE(table[child]));
+	}
+}
+
 /* The entry for a table, and what the MMU keeps of it. */
 static const char *check_header(u64 *entry, unsigned long i, int state)
 {

@@ -175,6 +175,7 @@ void native_log_none(enum native_mmu mmu);
 void native_floor_stores(void);
 void native_floor_plain(void);
 void native_floor_locked(void);
+void native_floor_linked(void);
 
 /*
  * Whether all of the VM is in @state, with everything that the MMU keeps beside
