@@ -27,8 +27,12 @@ shift 2
 
 # Where a step waits for a kernel thread, that must not wait for the next tick.
 echo full >/sys/kernel/debug/sched/preempt
-# A real-time thread here spins for seconds at most, and must not be throttled.
+# A real-time thread here spins for seconds at most, and must not be throttled; nor must the
+# scheduler's servers run other threads before it because it has starved them.
 echo -1 >/proc/sys/kernel/sched_rt_runtime_us
+for f in /sys/kernel/debug/sched/{fair,ext}_server/cpu*/runtime; do
+	[[ ! -e $f ]] || echo 0 >"$f"
+done
 
 # Where the functions are that are measured by the call; the plugin reads it.
 functions()
