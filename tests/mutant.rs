@@ -5,7 +5,10 @@
 
 extern crate std;
 
-use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use core::sync::atomic::{
+    AtomicU32,
+    Ordering::Relaxed, //
+};
 
 /// Nobody has looked yet.
 const UNKNOWN: u32 = u32::MAX;

@@ -4,7 +4,10 @@
 //!
 //! C header: [`include/linux/atomic.h`](srctree/include/linux/atomic.h)
 
-use kernel::{bindings, sync::atomic::Atomic};
+use kernel::{
+    bindings,
+    sync::atomic::Atomic, //
+};
 
 /// Bitwise read-modify-write operations. All are fully ordered, as in C those without a suffix are.
 pub(crate) trait AtomicBits<T> {
@@ -25,8 +28,8 @@ impl AtomicBits<u64> for Atomic<u64> {
 
     #[inline]
     fn fetch_or(&self, mask: u64) -> u64 {
-        // CAST: as above.
-        // SAFETY: as above.
+        // CAST: As above.
+        // SAFETY: As above.
         unsafe { bindings::atomic64_fetch_or(mask as i64, self.as_ptr().cast()) as u64 }
     }
 }

@@ -20,9 +20,9 @@ impl PreemptGuard {
     /// Disables preemption.
     #[inline]
     pub(crate) fn new() -> Self {
-        // SAFETY: always safe to call; `drop` undoes it.
+        // SAFETY: Always safe to call; `drop` undoes it.
         unsafe { bindings::rust_support_preempt_disable() };
-        // INVARIANT: the level that was just added.
+        // INVARIANT: The level that was just added.
         PreemptGuard(NotThreadSafe)
     }
 }
@@ -30,7 +30,7 @@ impl PreemptGuard {
 impl Drop for PreemptGuard {
     #[inline]
     fn drop(&mut self) {
-        // SAFETY: by the type invariant; the value has not left the thread that made it.
+        // SAFETY: By the type invariant; the value has not left the thread that made it.
         unsafe { bindings::rust_support_preempt_enable() };
     }
 }
@@ -38,6 +38,6 @@ impl Drop for PreemptGuard {
 /// Has lockdep complain if preemption is enabled.
 #[inline]
 pub(crate) fn assert_disabled() {
-    // SAFETY: always safe to call.
+    // SAFETY: Always safe to call.
     unsafe { bindings::rust_support_assert_preemption_disabled() };
 }

@@ -4,9 +4,15 @@
 //!
 //! C header: [`include/linux/rcupdate.h`](srctree/include/linux/rcupdate.h)
 
-use core::{cell::Cell, ptr::NonNull};
+use core::{
+    cell::Cell,
+    ptr::NonNull, //
+};
 
-use kernel::bindings::{self, callback_head};
+use kernel::bindings::{
+    self,
+    callback_head, //
+};
 
 /// An object that RCU can free, because it has a `struct rcu_head`.
 ///
@@ -82,12 +88,12 @@ impl Batch {
         let rest = self.0.get();
         let len = rest.map_or(0, |rest| rest.len).wrapping_add(1);
         let first = object.into_head();
-        // SAFETY: the head comes from `into_head`.
+        // SAFETY: The head comes from `into_head`.
         let link = unsafe { T::link(first) };
 
-        // SAFETY: by the contract of `RcuFree` the word is valid, and nobody else uses it.
+        // SAFETY: By the contract of `RcuFree` the word is valid, and nobody else uses it.
         unsafe { link.write(rest.map_or(core::ptr::null_mut(), |rest| rest.first.as_ptr())) };
-        // INVARIANT: the object was just given up, and is linked with the others.
+        // INVARIANT: The object was just given up, and is linked with the others.
         self.0.set(Some(Chain {
             first,
             len,
@@ -102,7 +108,7 @@ impl Batch {
     #[inline]
     pub(crate) fn submit(&self) {
         if let Some(chain) = self.0.take() {
-            // SAFETY: by the type invariant, and the contract of `RcuFree`, the head is valid until
+            // SAFETY: By the type invariant, and the contract of `RcuFree`, the head is valid until
             // `callback` frees its object, and was not passed to RCU yet.
             unsafe { bindings::call_rcu(chain.first.as_ptr(), Some(chain.callback)) };
         }
@@ -137,12 +143,12 @@ unsafe extern "C" fn callback<T: RcuFree>(head: *mut callback_head) {
     while let (Some(head), Some(place)) = (next, heads.get_mut(len)) {
         *place = head;
         len = len.wrapping_add(1);
-        // SAFETY: the head comes from `into_head`, and its object is not freed yet.
+        // SAFETY: The head comes from `into_head`, and its object is not freed yet.
         let link = unsafe { T::link(head) };
         // SAFETY: `Batch::add` has linked the object.
         next = NonNull::new(unsafe { link.read() });
     }
-    // SAFETY: by this function's safety requirement; a grace period has passed for all, because
+    // SAFETY: By this function's safety requirement; a grace period has passed for all, because
     // none is added to a chain after it was passed to RCU.
     unsafe { T::free(heads.get(..len).unwrap_or(&[])) }
 }

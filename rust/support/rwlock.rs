@@ -10,9 +10,15 @@
 
 use core::marker::PhantomData;
 
-use kernel::{bindings::rwlock_t, types::NotThreadSafe};
+use kernel::{
+    bindings::rwlock_t,
+    types::NotThreadSafe, //
+};
 
-use super::rcu::{Batch, RcuFree};
+use super::rcu::{
+    Batch,
+    RcuFree, //
+};
 use crate::bindings;
 
 /// A handle on an object that has a `rwlock_t`.
@@ -76,25 +82,25 @@ macro_rules! mode {
         impl Mode for $name {
             #[inline]
             unsafe fn lock(lock: *mut rwlock_t) {
-                // SAFETY: by this function's safety requirement.
+                // SAFETY: By this function's safety requirement.
                 unsafe { bindings::$lock(lock) }
             }
 
             #[inline]
             unsafe fn unlock(lock: *mut rwlock_t) {
-                // SAFETY: by this function's safety requirement.
+                // SAFETY: By this function's safety requirement.
                 unsafe { bindings::$unlock(lock) }
             }
 
             #[inline]
             unsafe fn assert_held(lock: *mut rwlock_t) {
-                // SAFETY: by this function's safety requirement.
+                // SAFETY: By this function's safety requirement.
                 unsafe { bindings::$assert(lock) }
             }
 
             #[inline]
             unsafe fn cond_resched(lock: *mut rwlock_t) {
-                // SAFETY: by this function's safety requirement.
+                // SAFETY: By this function's safety requirement.
                 unsafe { bindings::$resched(lock) }
             }
         }
@@ -138,9 +144,9 @@ impl<T: RwLocked, M: Mode, O: HolderData<T>> Held<T, M, O> {
     /// The calling thread must hold the lock in this mode until the proof is gone.
     #[inline]
     pub(crate) unsafe fn assume_held(object: T) -> Self {
-        // SAFETY: by the contract of `RwLocked`.
+        // SAFETY: By the contract of `RwLocked`.
         unsafe { M::assert_held(object.rwlock()) };
-        // INVARIANT: by this function's safety requirement.
+        // INVARIANT: By this function's safety requirement.
         Held(
             object,
             Batch::new(),
@@ -179,7 +185,7 @@ impl<T: RwLocked, M: Mode, O: HolderData<T>> Held<T, M, O> {
     pub(crate) fn cond_resched_rwlock(&mut self) {
         self.1.submit();
         self.2.settle(self.0);
-        // SAFETY: held by the type invariant; the exclusive borrow shows that nothing relies on the
+        // SAFETY: Held by the type invariant; the exclusive borrow shows that nothing relies on the
         // lock being held.
         unsafe { M::cond_resched(self.0.rwlock()) }
     }
@@ -189,11 +195,11 @@ impl<T: RwLocked, M: Mode, O: HolderData<T>> Held<T, M, O> {
     pub(crate) fn run_unlocked<R>(&mut self, f: impl FnOnce(&Unlocked) -> R) -> R {
         self.1.submit();
         self.2.settle(self.0);
-        // SAFETY: held by the type invariant; the exclusive borrow shows that nothing relies on the
+        // SAFETY: Held by the type invariant; the exclusive borrow shows that nothing relies on the
         // lock being held.
         unsafe { M::unlock(self.0.rwlock()) };
         let result = f(&Unlocked(NotThreadSafe));
-        // SAFETY: by the contract of `RwLocked`.
+        // SAFETY: By the contract of `RwLocked`.
         unsafe { M::lock(self.0.rwlock()) };
         result
     }
@@ -207,7 +213,7 @@ impl<T: RwLocked, O: HolderData<T>> Held<T, Write, O> {
     /// No other thread may be able to take the lock until the proof is gone.
     #[inline]
     pub(crate) unsafe fn assume_unreachable(object: T) -> Self {
-        // INVARIANT: by this function's safety requirement.
+        // INVARIANT: By this function's safety requirement.
         Held(
             object,
             Batch::new(),
@@ -228,6 +234,6 @@ impl<T: RwLocked, M, O: HolderData<T>> Drop for Held<T, M, O> {
 /// Whether somebody waits for the lock of `object`, or the scheduler wants the CPU.
 #[inline]
 pub(crate) fn need_break<T: RwLocked>(object: T) -> bool {
-    // SAFETY: by the contract of `RwLocked`.
+    // SAFETY: By the contract of `RwLocked`.
     unsafe { bindings::rust_support_need_break(object.rwlock()) }
 }

@@ -9,6 +9,6 @@ use crate::bindings;
 /// Whether the current task is being killed.
 #[inline]
 pub(crate) fn fatal_signal_pending() -> bool {
-    // SAFETY: reads the state of the current task.
+    // SAFETY: Reads the state of the current task.
     unsafe { bindings::rust_support_fatal_signal_pending() }
 }

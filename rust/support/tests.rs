@@ -5,21 +5,37 @@
 use core::ptr::NonNull;
 
 use kernel::{
-    alloc::{flags::GFP_KERNEL, KBox},
-    bindings::{callback_head, rwlock_t},
+    alloc::{
+        flags::GFP_KERNEL,
+        KBox, //
+    },
+    bindings::{
+        callback_head,
+        rwlock_t, //
+    },
     prelude::*,
     sync::{
-        atomic::{ordering::Relaxed, Atomic},
-        rcu::rcu_barrier,
-    },
+        atomic::{
+            ordering::Relaxed,
+            Atomic, //
+        },
+        rcu::rcu_barrier, //
+    }, //
 };
 
 use super::{
     atomic::AtomicBits,
     preempt::PreemptGuard,
     rcu,
-    rwlock::{Held, HolderData, Mode, Read, RwLocked, Write},
-    task,
+    rwlock::{
+        Held,
+        HolderData,
+        Mode,
+        Read,
+        RwLocked,
+        Write, //
+    },
+    task, //
 };
 use crate::bindings;
 
@@ -36,30 +52,30 @@ struct Object {
 
 struct Owned(KBox<Object>);
 
-// SAFETY: the head is part of the object, which `free` alone frees; an allocation is of no CPU.
+// SAFETY: The head is part of the object, which `free` alone frees; an allocation is of no CPU.
 unsafe impl rcu::RcuFree for Owned {
     fn into_head(self) -> NonNull<callback_head> {
         let object = KBox::into_raw(self.0);
-        // SAFETY: the object exists; the address of a field.
+        // SAFETY: The object exists; the address of a field.
         let head = unsafe { &raw mut (*object).head };
 
-        // SAFETY: part of an allocation, so not null.
+        // SAFETY: Part of an allocation, so not null.
         unsafe { NonNull::new_unchecked(head) }
     }
 
     unsafe fn link(head: NonNull<callback_head>) -> *mut *mut callback_head {
-        // SAFETY: by this function's safety requirement, `head` is part of an object.
+        // SAFETY: By this function's safety requirement, `head` is part of an object.
         let object = unsafe { kernel::container_of!(head.as_ptr(), Object, head) };
 
-        // SAFETY: the object exists; the address of a field.
+        // SAFETY: The object exists; the address of a field.
         unsafe { &raw mut (*object).next }
     }
 
     unsafe fn free(heads: &[NonNull<callback_head>]) {
         for head in heads {
-            // SAFETY: by this function's safety requirement, `head` is part of an object.
+            // SAFETY: By this function's safety requirement, `head` is part of an object.
             let object = unsafe { kernel::container_of!(head.as_ptr(), Object, head) };
-            // SAFETY: it comes from `into_raw`, and nobody else has it.
+            // SAFETY: It comes from `into_raw`, and nobody else has it.
             let object = unsafe { KBox::from_raw(object) };
 
             FREED.add(1u64, Relaxed);
@@ -72,10 +88,10 @@ unsafe impl rcu::RcuFree for Owned {
 #[derive(Clone, Copy)]
 struct TestLock;
 
-// SAFETY: the lock is static and initialised.
+// SAFETY: The lock is static and initialised.
 unsafe impl RwLocked for TestLock {
     fn rwlock(self) -> *mut rwlock_t {
-        // SAFETY: always safe to call.
+        // SAFETY: Always safe to call.
         unsafe { bindings::rust_support_test_rwlock() }
     }
 }
@@ -83,7 +99,7 @@ unsafe impl RwLocked for TestLock {
 impl TestLock {
     /// Whether nobody holds it.
     fn is_free(self) -> bool {
-        // SAFETY: always safe to call.
+        // SAFETY: Always safe to call.
         unsafe { bindings::rust_support_test_rwlock_is_free() }
     }
 }
@@ -103,9 +119,9 @@ impl HolderData<TestLock> for CountSettled {
 /// [`SETTLED`] after `run_unlocked()`, after `cond_resched_rwlock()`, and when the proof is gone.
 fn settled<M: Mode>() -> [u64; 3] {
     SETTLED.store(0, Relaxed);
-    // SAFETY: the lock is initialised.
+    // SAFETY: The lock is initialised.
     unsafe { M::lock(TestLock.rwlock()) };
-    // SAFETY: it was just taken, and is dropped after the proof.
+    // SAFETY: It was just taken, and is dropped after the proof.
     let mut held = unsafe { Held::<_, M, CountSettled>::assume_held(TestLock) };
 
     held.run_unlocked(|_| ());
@@ -115,7 +131,7 @@ fn settled<M: Mode>() -> [u64; 3] {
     let rescheduled = SETTLED.load(Relaxed);
 
     drop(held);
-    // SAFETY: it was taken above.
+    // SAFETY: It was taken above.
     unsafe { M::unlock(TestLock.rwlock()) };
     [unlocked, rescheduled, SETTLED.load(Relaxed)]
 }
@@ -125,9 +141,9 @@ fn settled<M: Mode>() -> [u64; 3] {
 fn when_free<M: Mode>() -> [bool; 6] {
     let before = TestLock.is_free();
 
-    // SAFETY: the lock is initialised.
+    // SAFETY: The lock is initialised.
     unsafe { M::lock(TestLock.rwlock()) };
-    // SAFETY: it was just taken, and is dropped after the proof.
+    // SAFETY: It was just taken, and is dropped after the proof.
     let mut held = unsafe { Held::<_, M>::assume_held(TestLock) };
     let taken = TestLock.is_free();
     let inside = held.run_unlocked(|_| TestLock.is_free());
@@ -137,7 +153,7 @@ fn when_free<M: Mode>() -> [bool; 6] {
     let rescheduled = TestLock.is_free();
 
     drop(held);
-    // SAFETY: it was taken above.
+    // SAFETY: It was taken above.
     unsafe { M::unlock(TestLock.rwlock()) };
     [
         before,

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""Comments of Rust end at column 100, as checkpatch wants and rustfmt doesn't check.
+"""Comments of Rust end at column 100, as checkpatch wants and rustfmt doesn't check; and what
+follows a tag such as SAFETY begins with a capital letter, as coding-guidelines.rst wants.
 
-    comments.py FILE...          lists lines that are longer; fails if there are any
-    comments.py --fix FILE...    wraps their paragraphs anew
+    comments.py FILE...          lists lines that are otherwise; fails if there are any
+    comments.py --fix FILE...    mends them; paragraphs that are too wide are wrapped anew
 """
 
 import re
@@ -14,6 +15,7 @@ from pathlib import Path
 WIDTH = 100
 COMMENT = re.compile(r"( *)(//[/!]?)(?: (.*))?$")
 ITEM = re.compile(r" *(?:[-*]|\d+\.) ")
+TAGGED = re.compile(r"(// (?:SAFETY|INVARIANT|CAST|NOTE|PANIC): )([a-z])")
 # What begins a paragraph without a blank line before it.
 START = re.compile(r"#|\||\[[^]]+\]: |(?:SAFETY|INVARIANT|CAST|NOTE|PANIC): ")
 
@@ -74,13 +76,17 @@ def main():
     for name in sys.argv[1 + fix:]:
         lines = Path(name).read_text().splitlines()
         if fix:
-            wrapped = wrap(lines)
-            if wrapped != lines:
-                Path(name).write_text("\n".join(wrapped) + "\n")
+            capital = [TAGGED.sub(lambda tag: tag[1] + tag[2].upper(), line) for line in lines]
+            mended = wrap(capital)
+            if mended != lines:
+                Path(name).write_text("\n".join(mended) + "\n")
             continue
         for n, line in enumerate(lines, 1):
             if len(line) > WIDTH and COMMENT.match(line):
                 print(f"{name}:{n}: {len(line)} columns; tests/check/comments.py --fix wraps it")
+                bad += 1
+            if TAGGED.search(line):
+                print(f"{name}:{n}: no capital letter; tests/check/comments.py --fix writes one")
                 bad += 1
     sys.exit(bool(bad))
 

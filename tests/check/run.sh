@@ -106,10 +106,15 @@ newtypes()
 		xargs grep -nP '^(?! *//).*(?<!self)\.0\b'
 }
 
-# rustfmt does not measure comments.
+# rustfmt does not look at comments, and leaves vertical imports as they are.
 comments()
 {
 	git ls-files '*.rs' | xargs tests/check/comments.py
+}
+
+imports()
+{
+	git ls-files '*.rs' | xargs tests/check/imports.py
 }
 
 licenses()
@@ -146,6 +151,7 @@ step "documentation" documentation
 step "layers" tests/check/layers.py
 step "newtypes" newtypes
 step "comments" comments
+step "imports" imports
 step "mutants" mutants
 step "the C that the simulation models" tests/sim/models.sh
 step "licenses" licenses

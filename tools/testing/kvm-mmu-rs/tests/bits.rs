@@ -5,9 +5,20 @@
 use kvm_mmu_rs::{
     formats,
     pure::{
-        leaf, protect, spte, Gfn, GfnRange, Hpa, Level, LogProtected, Masks, Pfn, Protect, Role,
-        Spte,
-    },
+        leaf,
+        protect,
+        spte,
+        Gfn,
+        GfnRange,
+        Hpa,
+        Level,
+        LogProtected,
+        Masks,
+        Pfn,
+        Protect,
+        Role,
+        Spte, //
+    }, //
 };
 use proptest::prelude::*;
 

@@ -8,11 +8,23 @@ use std::collections::BTreeSet;
 use kvm_mmu_rs::{
     formats,
     pure::{
-        dirty::{bits_of, frames, parts, words, WORD_PAGES},
+        dirty::{
+            bits_of,
+            frames,
+            parts,
+            words,
+            WORD_PAGES, //
+        },
         leaf,
         summary::Summary,
-        Entry, Gfn, GfnRange, Hpa, Index, Level, Spte,
-    },
+        Entry,
+        Gfn,
+        GfnRange,
+        Hpa,
+        Index,
+        Level,
+        Spte, //
+    }, //
 };
 use proptest::prelude::*;
 

@@ -5,7 +5,17 @@
 use std::collections::BTreeMap;
 
 use kvm_mmu_rs::encoding::{
-    add, count, free_all, remove, remove_at, Desc, Head, ListCursor, Store, Word, DESC_ENTRIES,
+    add,
+    count,
+    free_all,
+    remove,
+    remove_at,
+    Desc,
+    Head,
+    ListCursor,
+    Store,
+    Word,
+    DESC_ENTRIES, //
 };
 use proptest::prelude::*;
 

@@ -6,14 +6,22 @@
 //! whose contents were written before it was published; and a writer frees a descriptor only when
 //! no reader can be in it. The chain is one loom cell, which reports any unordered access.
 
-use kvm_mmu_rs::encoding::{lock, unlock, Cell, Word};
+use kvm_mmu_rs::encoding::{
+    lock,
+    unlock,
+    Cell,
+    Word, //
+};
 use loom::{
     cell::UnsafeCell,
     sync::{
-        atomic::{AtomicU64, Ordering},
-        Arc,
+        atomic::{
+            AtomicU64,
+            Ordering, //
+        },
+        Arc, //
     },
-    thread,
+    thread, //
 };
 
 struct List {
@@ -58,7 +66,7 @@ impl List {
         if word.is_empty() {
             return None;
         }
-        // SAFETY: none is needed: loom panics if the access races.
+        // SAFETY: None is needed: loom panics if the access races.
         let seen = self.chain.with(|chain| unsafe { *chain });
         assert_eq!(Word::many(seen), word, "the chain is that of the word");
         unlock(self, word);
@@ -70,7 +78,7 @@ impl List {
         let word = lock(self);
 
         assert!(!word.is_locked());
-        // SAFETY: as above.
+        // SAFETY: As above.
         self.chain.with_mut(|chain| unsafe { *chain = new });
         unlock(
             self,
@@ -124,7 +132,7 @@ fn a_list_that_is_emptied_is_not_read_any_more() {
 
         list.write(0);
         // The descriptor is free; it may become anything.
-        // SAFETY: as above.
+        // SAFETY: As above.
         list.chain.with_mut(|chain| unsafe { *chain = 7 });
         reader.join().unwrap();
         assert_eq!(list.read(), None);

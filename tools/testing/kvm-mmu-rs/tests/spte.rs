@@ -5,10 +5,26 @@
 use kvm_mmu_rs::{
     formats,
     pure::{
-        leaf::{self, AdMode, LeafSpec},
-        spte, Entry, Gfn, Hpa, Index, Level, LogProtected, Masks, Pfn, Protect, Role, Settled,
-        Spte, WriteBits,
-    },
+        leaf::{
+            self,
+            AdMode,
+            LeafSpec, //
+        },
+        spte,
+        Entry,
+        Gfn,
+        Hpa,
+        Index,
+        Level,
+        LogProtected,
+        Masks,
+        Pfn,
+        Protect,
+        Role,
+        Settled,
+        Spte,
+        WriteBits, //
+    }, //
 };
 use proptest::prelude::*;
 

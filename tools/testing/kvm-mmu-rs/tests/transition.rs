@@ -7,9 +7,15 @@ use kvm_mmu_rs::{
     formats,
     pure::{
         spte,
-        transition::{Effects, Transition},
-        Hpa, Level, Masks, Spte,
-    },
+        transition::{
+            Effects,
+            Transition, //
+        },
+        Hpa,
+        Level,
+        Masks,
+        Spte, //
+    }, //
 };
 use proptest::prelude::*;
 

@@ -5,9 +5,19 @@
 use kvm_mmu_rs::{
     formats,
     pure::{
-        addr::{ENTRIES, PAGE_SHIFT},
-        leaf, Gfn, GfnRange, Hpa, Index, Level, Pfn, Role,
-    },
+        addr::{
+            ENTRIES,
+            PAGE_SHIFT, //
+        },
+        leaf,
+        Gfn,
+        GfnRange,
+        Hpa,
+        Index,
+        Level,
+        Pfn,
+        Role, //
+    }, //
 };
 use proptest::prelude::*;
 

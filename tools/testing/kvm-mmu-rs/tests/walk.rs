@@ -4,7 +4,14 @@
 
 use std::collections::BTreeSet;
 
-use kvm_mmu_rs::pure::{addr::ENTRIES, position::Position, Gfn, GfnRange, Index, Level};
+use kvm_mmu_rs::pure::{
+    addr::ENTRIES,
+    position::Position,
+    Gfn,
+    GfnRange,
+    Index,
+    Level, //
+};
 use proptest::prelude::*;
 
 /// A tree: the entries that point to a table, named by level and first frame.

@@ -11,8 +11,16 @@
 
 use crate::{
     page::BlankSp,
-    sync::{MmuLock, Unlocked},
-    sys::{fatal_signal_pending, Node, Shortage, Vm},
+    sync::{
+        MmuLock,
+        Unlocked, //
+    },
+    sys::{
+        fatal_signal_pending,
+        Node,
+        Shortage,
+        Vm, //
+    }, //
 };
 
 /// How many tables a cache holds at most: enough to make dropping the lock cheap, and no more than
@@ -41,7 +49,7 @@ impl TdpSplitCache {
     pub(crate) fn new(vm: Vm<'_>, shortage: Shortage) -> Self {
         let limit = vm.eager_split().unwrap_or(CAPACITY);
 
-        // INVARIANT: no place is taken.
+        // INVARIANT: No place is taken.
         TdpSplitCache {
             pages: [const { None }; CAPACITY],
             nodes: [Node::ANY; CAPACITY],
@@ -66,7 +74,7 @@ impl TdpSplitCache {
         let place = taken.iter().rposition(|&n| n == node)?;
         let last = self.len.checked_sub(1)?;
 
-        // INVARIANT: the last of the places that are taken moves to the one that is freed.
+        // INVARIANT: The last of the places that are taken moves to the one that is freed.
         self.pages.swap(place, last);
         self.nodes.swap(place, last);
         self.len = last;
@@ -81,7 +89,7 @@ impl TdpSplitCache {
         {
             *place = Some(page);
             *of = node;
-            // INVARIANT: the next place is taken now.
+            // INVARIANT: The next place is taken now.
             self.len += 1;
         }
     }
@@ -92,7 +100,7 @@ impl TdpSplitCache {
     /// for `node`.
     pub(crate) fn fill(&mut self, unlocked: &Unlocked, want: u64, node: Node) -> bool {
         if self.len >= self.limit {
-            // INVARIANT: the places from there on are freed.
+            // INVARIANT: The places from there on are freed.
             self.len = self.limit / 2;
             for place in self.pages.iter_mut().skip(self.len) {
                 *place = None;

@@ -62,18 +62,60 @@
 
 use core::marker::PhantomData;
 
-use kernel::{error::code::EBUSY, prelude::*, processor::cpu_relax, sync::rcu};
+use kernel::{
+    error::code::EBUSY,
+    prelude::*,
+    processor::cpu_relax,
+    sync::rcu, //
+};
 
 use crate::{
-    page::{BlankSp, OwnedSp, RemovedSp},
-    pte::{mark_access_track, SmallGroup, SmallSptep, SmallTable, Sptep, View, GROUP},
-    pure::{
-        addr::ENTRIES, dirty::WORD_PAGES, leaf, summary::Summary, transition::Transition, Gfn,
-        GfnRange, Hpa, Index, Level, LogProtected, Masks, Role, Settled, Spte, WriteBits,
+    page::{
+        BlankSp,
+        OwnedSp,
+        RemovedSp, //
     },
-    sync::{Exclusive, LogOwner, MmuLock, Shared, SlotsLock},
-    sys::{trace, Sp, Unlogged, Vm},
-    walk::Step,
+    pte::{
+        mark_access_track,
+        SmallGroup,
+        SmallSptep,
+        SmallTable,
+        Sptep,
+        View,
+        GROUP, //
+    },
+    pure::{
+        addr::ENTRIES,
+        dirty::WORD_PAGES,
+        leaf,
+        summary::Summary,
+        transition::Transition,
+        Gfn,
+        GfnRange,
+        Hpa,
+        Index,
+        Level,
+        LogProtected,
+        Masks,
+        Role,
+        Settled,
+        Spte,
+        WriteBits, //
+    },
+    sync::{
+        Exclusive,
+        LogOwner,
+        MmuLock,
+        Shared,
+        SlotsLock, //
+    },
+    sys::{
+        trace,
+        Sp,
+        Unlogged,
+        Vm, //
+    },
+    walk::Step, //
 };
 
 /// Another CPU changed the entry first, or the external table refused the change. Retry.
@@ -147,13 +189,13 @@ impl<'l> Update<'l> for Shared<'l> {
 
     #[inline]
     unsafe fn freeze(&self, sptep: Sptep<'_>, _level: Level, _masks: &Masks) -> Option<Spte> {
-        // SAFETY: the table was just unlinked by the caller. The frozen value is not present.
+        // SAFETY: The table was just unlinked by the caller. The frozen value is not present.
         let old = unsafe { sptep.swap(Spte::FROZEN) };
 
         if old.is_present() {
             Some(old)
         } else {
-            // SAFETY: the table was just unlinked by the caller.
+            // SAFETY: The table was just unlinked by the caller.
             Some(unsafe { wait_for_thaw(sptep, old) })
         }
     }
@@ -171,7 +213,7 @@ impl<'l> Update<'l> for Exclusive<'l> {
             // requires.
             unsafe { view.swap(new) };
         } else {
-            // SAFETY: as above.
+            // SAFETY: As above.
             unsafe { view.write(new) };
         }
         if view.level() == Level::Page4K && !new.is_present() {
@@ -197,10 +239,10 @@ impl<'l> Update<'l> for Exclusive<'l> {
         // cached upper-level entry, and a fast page fault may have made the leaf writable since it
         // was read. Frozen rather than empty only so that one `commit` serves both modes.
         if old.needs_atomic_update(level, masks) {
-            // SAFETY: the table was just unlinked by the caller. The frozen value is not present.
+            // SAFETY: The table was just unlinked by the caller. The frozen value is not present.
             return Some(unsafe { sptep.swap(Spte::FROZEN) });
         }
-        // SAFETY: as above.
+        // SAFETY: As above.
         unsafe { sptep.write(Spte::FROZEN) };
         Some(old)
     }
@@ -217,7 +259,7 @@ impl<'l> Update<'l> for Exclusive<'l> {
 unsafe fn wait_for_thaw(sptep: Sptep<'_>, mut old: Spte) -> Spte {
     while old.is_frozen() {
         cpu_relax();
-        // SAFETY: the table was unlinked by the caller. The frozen value is not present.
+        // SAFETY: The table was unlinked by the caller. The frozen value is not present.
         old = unsafe { sptep.swap(Spte::FROZEN) };
     }
     old
@@ -280,10 +322,10 @@ impl<'a> Place<'a> {
 
                 if let Some(table) = effects.removed {
                     // The vendor code is told when the external table is freed.
-                    // SAFETY: the entry that pointed to the table was just replaced, by us.
+                    // SAFETY: The entry that pointed to the table was just replaced, by us.
                     tear_down(lock, unsafe { RemovedSp::from_table(table) }, masks);
                 } else if self.mirror {
-                    // SAFETY: the page is a mirror. Its entry was frozen by us, or `mmu_lock` is
+                    // SAFETY: The page is a mirror. Its entry was frozen by us, or `mmu_lock` is
                     // held for write.
                     unsafe { self.vm.set_external_spte(gfn, old, new, self.level) }?;
                 }
@@ -385,7 +427,7 @@ fn freeze_leaves<'l, M: Update<'l>>(lock: &M, removed: &RemovedSp, masks: &Masks
 
     for group in Index::groups() {
         for index in group {
-            // SAFETY: the page was unlinked, and its entries are leaves.
+            // SAFETY: The page was unlinked, and its entries are leaves.
             let old = unsafe { lock.freeze(table.sptep(index), Level::Page4K, masks) };
 
             if !old.is_some_and(Spte::is_present) {
@@ -405,7 +447,7 @@ fn freeze_written_leaves<'l, M: Update<'l>>(lock: &M, removed: &RemovedSp, masks
     let mut written = [0; ENTRIES.div_ceil(WORD_PAGES as usize)];
 
     for index in Index::all() {
-        // SAFETY: the page was unlinked, and its entries are leaves.
+        // SAFETY: The page was unlinked, and its entries are leaves.
         match unsafe { lock.freeze(table.sptep(index), Level::Page4K, masks) } {
             Some(old) if old.is_present() => {
                 let bit = u64::from(old.is_dirty(masks));
@@ -435,7 +477,7 @@ fn freeze_all<'l, M: Update<'l>>(
     let mut leaves: i32 = 0;
 
     for index in Index::all() {
-        // SAFETY: the page was unlinked, and `apply` tears down what is below it.
+        // SAFETY: The page was unlinked, and `apply` tears down what is below it.
         if let Some(old) = unsafe { lock.freeze(table.sptep(index), place.level, masks) } {
             match place.apply(lock, gfn, old, Spte::FROZEN, masks) {
                 Ok(change) => leaves = leaves.wrapping_add(change),
@@ -467,7 +509,7 @@ fn report(what: &str, place: &Place<'_>, gfn: Gfn, old: Spte, new: Spte) {
 #[cold]
 fn die(what: &str, place: &Place<'_>, gfn: Gfn, old: Spte, new: Spte) -> ! {
     report(what, place, gfn, old, new);
-    // SAFETY: never returns.
+    // SAFETY: Never returns.
     unsafe { kernel::bindings::BUG() }
 }
 
@@ -539,7 +581,7 @@ fn zap_written_pages(lock: &Exclusive<'_>, table: SmallTable<'_>, range: GfnRang
             // SAFETY: `mmu_lock` is held for write. The value is not present.
             old = unsafe { sptep.sptep().swap(Spte::NONPRESENT) };
         } else {
-            // SAFETY: as above.
+            // SAFETY: As above.
             unsafe { sptep.sptep().write(Spte::NONPRESENT) };
         }
         leaves = leaves.wrapping_sub(1);
@@ -661,7 +703,7 @@ impl<'l, M: Update<'l>> Step<'_, M> {
         let new = Summary::closed(self.view.spte(), masks);
 
         slots.check_vm(self.lock);
-        // SAFETY: as in `try_drain`.
+        // SAFETY: As in `try_drain`.
         unsafe { self.view.compare_exchange(new) };
     }
 }
@@ -736,7 +778,7 @@ impl View<'_> {
 pub(crate) fn mark_old(sptep: Sptep<'_>, old: Spte, masks: &Masks) -> Option<Spte> {
     let new = mark_access_track(old, masks);
 
-    // SAFETY: an exchange, of the bits that aging changes. None of them says where an entry points.
+    // SAFETY: An exchange, of the bits that aging changes. None of them says where an entry points.
     unsafe { sptep.compare_exchange(old, new) }
         .is_ok()
         .then_some(new)
@@ -911,11 +953,11 @@ impl OwnedSp {
         let table: Hpa = self.as_sp().hpa();
         let spte = leaf::table(table, !masks.ad_enabled, masks);
 
-        // SAFETY: the table is ours, of the level below the entry's, and RCU frees it when it was
+        // SAFETY: The table is ours, of the level below the entry's, and RCU frees it when it was
         // unlinked.
         match unsafe { step.lock.update(&mut step.view, spte, masks) } {
             Ok(()) => {
-                // SAFETY: the entry points to the page now. If somebody unlinks it at once, the RCU
+                // SAFETY: The entry points to the page now. If somebody unlinks it at once, the RCU
                 // read lock of the walk that `step` belongs to keeps it from being freed.
                 let sp = unsafe { self.into_linked() };
                 sp.account_linked(step.lock.vm());

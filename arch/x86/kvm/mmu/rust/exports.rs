@@ -13,14 +13,20 @@
     reason = "the requirements are the same for all, and are listed above"
 )]
 
-use core::{mem::MaybeUninit, ptr::NonNull};
+use core::{
+    mem::MaybeUninit,
+    ptr::NonNull, //
+};
 
 use kernel::{
-    error::{code::EINVAL, Result},
+    error::{
+        code::EINVAL,
+        Result, //
+    },
     ffi::c_int,
     ffi::c_uint,
     ffi::c_ulong,
-    sync::rcu,
+    sync::rcu, //
 };
 
 use crate::{
@@ -29,24 +35,72 @@ use crate::{
         age::age,
         ahead,
         dirty_log::{
-            dirty_bits, enable, protect,
-            reap::{HugePages, Reap},
-            recover,
+            dirty_bits,
+            enable,
+            protect,
+            reap::{
+                HugePages,
+                Reap, //
+            },
+            recover, //
         },
         lookup,
-        map::{self, RetPf},
-        prefault, roots, split,
-        spte::{self, LeafRequest},
-        zap,
+        map::{
+            self,
+            RetPf, //
+        },
+        prefault,
+        roots,
+        split,
+        spte::{
+            self,
+            LeafRequest, //
+        },
+        zap, //
     },
     pte,
-    pure::{dirty::WORD_PAGES, leaf, Age, Gfn, GfnRange, Hpa, Level, Pfn, Protect, Role, Spte},
-    root::{self, Root, RootTypes},
-    sync::{ClearRange, Exclusive, Holder, Lock, Reaper, Shared, SlotsLock, Srcu},
-    sys::{
-        self, with_masks, DirtyBitmap, Fault, Memslot, NotifierRange, SlotGfn, Sp, Vcpu, Vm, Wanted,
+    pure::{
+        dirty::WORD_PAGES,
+        leaf,
+        Age,
+        Gfn,
+        GfnRange,
+        Hpa,
+        Level,
+        Pfn,
+        Protect,
+        Role,
+        Spte, //
     },
-    tlb::Flush,
+    root::{
+        self,
+        Root,
+        RootTypes, //
+    },
+    sync::{
+        ClearRange,
+        Exclusive,
+        Holder,
+        Lock,
+        Reaper,
+        Shared,
+        SlotsLock,
+        Srcu, //
+    },
+    sys::{
+        self,
+        with_masks,
+        DirtyBitmap,
+        Fault,
+        Memslot,
+        NotifierRange,
+        SlotGfn,
+        Sp,
+        Vcpu,
+        Vm,
+        Wanted, //
+    },
+    tlb::Flush, //
 };
 
 /// Wraps a pointer that C passed as an argument.
@@ -100,7 +154,7 @@ macro_rules! held {
     };
     (@of $type:ident, $object:expr) => {{
         let object = $object;
-        // SAFETY: the prototype says so, lockdep checks it, and the token ends with the call.
+        // SAFETY: The prototype says so, lockdep checks it, and the token ends with the call.
         unsafe { $type::assume_held(object) }
     }};
     ($type:ident, $vm:expr) => {
@@ -119,7 +173,7 @@ pub(crate) fn level(raw: c_int) -> Option<Level> {
 }
 
 fn word(role: bindings::kvm_mmu_page_role) -> Role {
-    // SAFETY: every bit pattern is a valid word.
+    // SAFETY: Every bit pattern is a valid word.
     Role(unsafe { *role.word })
 }
 
@@ -138,10 +192,10 @@ unsafe fn dirty_bitmap<'a>(
     wanted: Wanted,
 ) -> DirtyBitmap<'a> {
     // CAST: `unsigned long` has 64 bits.
-    // SAFETY: by this function's safety requirement.
+    // SAFETY: By this function's safety requirement.
     let buffer = unsafe { core::slice::from_raw_parts_mut(buffer.cast::<u64>(), words) };
 
-    // SAFETY: by this function's safety requirement.
+    // SAFETY: By this function's safety requirement.
     unsafe { DirtyBitmap::new(slot, first_word, buffer, wanted) }
 }
 
@@ -183,7 +237,7 @@ fn errno(result: Result) -> c_int {
 export! {
     /// Takes note of the SPTE format for a VM that is being created. The caller serializes.
     fn kvm_tdp_mmu_refresh_masks() {
-        // SAFETY: the shim holds its mutex.
+        // SAFETY: The shim holds its mutex.
         unsafe { sys::refresh_masks() }
     }
 
@@ -196,10 +250,10 @@ export! {
     /// Frees all roots of a VM that is being destroyed, and waits until their memory is free.
     fn kvm_mmu_uninit_tdp_mmu(kvm: *mut bindings::kvm) {
         let vm = wrap!(Vm, kvm);
-        // SAFETY: the VM has no users left, or its creation failed.
+        // SAFETY: The VM has no users left, or its creation failed.
         let slots = unsafe { SlotsLock::assume_unreachable(vm) };
         {
-            // SAFETY: the same; and nothing below makes another token before this one is gone.
+            // SAFETY: The same; and nothing below makes another token before this one is gone.
             let lock = unsafe { Exclusive::assume_unreachable(Lock::new(vm, Holder::Caller)) };
 
             roots::invalidate(&lock, &slots, RootTypes::VALID);
@@ -231,7 +285,7 @@ export! {
         let vm = wrap!(Vm, kvm);
         let sp = wrap_non_null!(Sp, root);
 
-        // SAFETY: the caller gives up its reference.
+        // SAFETY: The caller gives up its reference.
         drop(unsafe { Root::from_counted(vm, sp) });
     }
 
@@ -322,7 +376,7 @@ export! {
             vcpu.mirror_root()
         };
 
-        // SAFETY: the vCPU has loaded the root, and holds a reference to it.
+        // SAFETY: The vCPU has loaded the root, and holds a reference to it.
         let outcome = match unsafe { root::loaded(root) } {
             Some(root) => map::map(vcpu, fault, &held!(Shared, vm), root),
             None => {
@@ -349,7 +403,7 @@ export! {
         let srcu = held!(Srcu, vcpu.vm());
         let range = GfnRange::new(Gfn(gfn), Gfn(gfn).add(nr_pages));
 
-        // SAFETY: the vCPU has loaded the root, and holds a reference to it.
+        // SAFETY: The vCPU has loaded the root, and holds a reference to it.
         unsafe { root::loaded(vcpu.root()) }
             .map_or(0, |root| prefault::prefault(vcpu, &srcu, root, range))
     }
@@ -368,7 +422,7 @@ export! {
             return;
         }
         let srcu = held!(Srcu, vcpu.vm());
-        // SAFETY: the vCPU has loaded the root, and holds a reference to it.
+        // SAFETY: The vCPU has loaded the root, and holds a reference to it.
         let root = unsafe { root::loaded(vcpu.root()) };
 
         if let (Some(root), Some(slot)) = (root, fault.slot()) {
@@ -651,7 +705,7 @@ export! {
         unsafe { root_level.write(role_level) };
         // SAFETY: C passes an array of that many elements; none of them needs to have a value.
         let sptes = unsafe { &mut *sptes.cast::<[MaybeUninit<u64>; WALK_LEN]>() };
-        // SAFETY: the vCPU has loaded the root, and holds a reference to it.
+        // SAFETY: The vCPU has loaded the root, and holds a reference to it.
         let Some(root) = (unsafe { root::loaded(vcpu.root()) }) else {
             return -1;
         };
@@ -669,7 +723,7 @@ export! {
         let vcpu = wrap!(Vcpu, vcpu);
         let guard = rcu::read_lock();
 
-        // SAFETY: the vCPU has loaded the root, and holds a reference to it.
+        // SAFETY: The vCPU has loaded the root, and holds a reference to it.
         let Some(root) = (unsafe { root::loaded(vcpu.root()) }) else {
             return core::ptr::null_mut();
         };
@@ -682,7 +736,7 @@ export! {
 
     /// Whether a present SPTE has to be updated atomically.
     fn spte_needs_atomic_update(spte: u64) -> bool {
-        // SAFETY: the SPTE is that of a VM.
+        // SAFETY: The SPTE is that of a VM.
         unsafe { with_masks(|masks| Spte(spte).is_volatile(masks)) }
     }
 
@@ -749,10 +803,10 @@ export! {
 
     /// Makes an entry that points to a table.
     fn make_nonleaf_spte(child_pt: *mut u64, ad_disabled: bool) -> u64 {
-        // SAFETY: an address computation on an address in the direct map, where tables live.
+        // SAFETY: An address computation on an address in the direct map, where tables live.
         let hpa = Hpa(unsafe { bindings::kvm_rs_pa(child_pt) });
 
-        // SAFETY: the table is that of a VM.
+        // SAFETY: The table is that of a VM.
         unsafe { with_masks(|masks| leaf::table(hpa, ad_disabled, masks)) }.raw()
     }
 
@@ -765,7 +819,7 @@ export! {
 
     /// Takes the accessed state away from a leaf.
     fn mark_spte_for_access_track(spte: u64) -> u64 {
-        // SAFETY: the SPTE is that of a VM.
+        // SAFETY: The SPTE is that of a VM.
         unsafe { with_masks(|masks| pte::mark_access_track(Spte(spte), masks)) }.raw()
     }
 }

@@ -11,23 +11,55 @@
     reason = "the requirements are the same for all, and are listed above"
 )]
 
-use core::ptr::{self, NonNull};
+use core::ptr::{
+    self,
+    NonNull, //
+};
 
-use kernel::ffi::{c_int, c_uint, c_ulong};
+use kernel::ffi::{
+    c_int,
+    c_uint,
+    c_ulong, //
+};
 
 use crate::{
     bindings,
     exports::level,
     pte::Sptep,
-    pure::{Age, Gfn, GfnRange, Level, Protect},
+    pure::{
+        Age,
+        Gfn,
+        GfnRange,
+        Level,
+        Protect, //
+    },
     rmap::{
         self,
-        ops::{age, collapse, link, protect, split, zap},
-        DescCache, List, Rmap, RmapIterator, ShadowSplitCaches,
+        ops::{
+            age,
+            collapse,
+            link,
+            protect,
+            split,
+            zap, //
+        },
+        DescCache,
+        List,
+        Rmap,
+        RmapIterator,
+        ShadowSplitCaches, //
     },
-    sync::{Exclusive, SlotsLock},
-    sys::{Memslot, NotifierRange, SlotRange, Vm},
-    tlb::Flush,
+    sync::{
+        Exclusive,
+        SlotsLock, //
+    },
+    sys::{
+        Memslot,
+        NotifierRange,
+        SlotRange,
+        Vm, //
+    },
+    tlb::Flush, //
 };
 
 /// Gives C what an iteration has found.

@@ -10,17 +10,47 @@
 
 mod every;
 
-use core::{mem::MaybeUninit, ptr::NonNull};
+use core::{
+    mem::MaybeUninit,
+    ptr::NonNull, //
+};
 
-use kernel::{error::to_result, prelude::*};
+use kernel::{
+    error::to_result,
+    prelude::*, //
+};
 
 use crate::{
     bindings,
-    ops::spte::{self as make, LeafRequest},
+    ops::spte::{
+        self as make,
+        LeafRequest, //
+    },
     pte,
-    pure::{leaf, spte, Gfn, Hpa, Level, Masks, Pfn, Role, Spte},
-    sync::{Exclusive, Holder, Lock},
-    sys::{is_host_mmio, Memslot, SlotGfn, Sp, Vcpu, Vm},
+    pure::{
+        leaf,
+        spte,
+        Gfn,
+        Hpa,
+        Level,
+        Masks,
+        Pfn,
+        Role,
+        Spte, //
+    },
+    sync::{
+        Exclusive,
+        Holder,
+        Lock, //
+    },
+    sys::{
+        is_host_mmio,
+        Memslot,
+        SlotGfn,
+        Sp,
+        Vcpu,
+        Vm, //
+    }, //
 };
 
 /// In how many settings a format is compared, and how many random inputs there are in each: 20,000
@@ -140,13 +170,13 @@ impl Oracle {
         let mut vm = MaybeUninit::uninit();
         // SAFETY: KUnit runs one case at a time, and there is no other user.
         to_result(unsafe { bindings::kvm_rs_oracle_begin(&setup, vm.as_mut_ptr()) })?;
-        // SAFETY: filled, because there was no error.
+        // SAFETY: Filled, because there was no error.
         let vm = unsafe { vm.assume_init() };
 
         let mut raw = MaybeUninit::uninit();
-        // SAFETY: fills the structure.
+        // SAFETY: Fills the structure.
         unsafe { bindings::kvm_rs_oracle_masks(raw.as_mut_ptr()) };
-        // SAFETY: just filled.
+        // SAFETY: Just filled.
         let raw: bindings::kvm_rs_masks = unsafe { raw.assume_init() };
 
         Ok(Oracle {
@@ -176,22 +206,22 @@ impl Oracle {
     }
 
     fn vcpu(&self) -> Vcpu<'_> {
-        // SAFETY: the fake vCPU exists as long as the oracle, is this thread's, and has an MMU.
+        // SAFETY: The fake vCPU exists as long as the oracle, is this thread's, and has an MMU.
         unsafe { Vcpu::from_raw(self.vm.vcpu) }
     }
 
     fn vm(&self) -> Vm<'_> {
-        // SAFETY: the fake VM exists as long as the oracle.
+        // SAFETY: The fake VM exists as long as the oracle.
         unsafe { Vm::from_raw(self.vm.kvm) }
     }
 
     fn slot(&self) -> Memslot<'_> {
-        // SAFETY: the fake memslot exists as long as the oracle.
+        // SAFETY: The fake memslot exists as long as the oracle.
         unsafe { Memslot::from_raw(self.vm.slot) }
     }
 
     fn sp(&self) -> Option<Sp<'_>> {
-        // SAFETY: the fake page exists as long as the oracle. It has no table, and nothing that is
+        // SAFETY: The fake page exists as long as the oracle. It has no table, and nothing that is
         // called here looks for one.
         NonNull::new(self.vm.sp).map(|sp| unsafe { Sp::from_raw(sp) })
     }
@@ -242,7 +272,7 @@ impl Oracle {
 
 impl Drop for Oracle {
     fn drop(&mut self) {
-        // SAFETY: begun in `new`.
+        // SAFETY: Begun in `new`.
         unsafe { bindings::kvm_rs_oracle_end() }
     }
 }
@@ -317,14 +347,14 @@ impl Comparison<'_> {
             },
             ..*input
         };
-        // SAFETY: the oracle is set up.
+        // SAFETY: The oracle is set up.
         unsafe { bindings::kvm_rs_oracle_prepare(input) };
-        // SAFETY: the oracle is set up, and the pointers are valid.
+        // SAFETY: The oracle is set up, and the pointers are valid.
         let theirs = unsafe { bindings::kvm_rs_oracle_leaf(&asked, &mut their_protected) };
-        // SAFETY: the oracle is set up.
+        // SAFETY: The oracle is set up.
         let their_dirty = unsafe { bindings::kvm_rs_oracle_dirty() };
 
-        // SAFETY: the oracle is set up.
+        // SAFETY: The oracle is set up.
         unsafe { bindings::kvm_rs_oracle_prepare(input) };
         let request = LeafRequest {
             page: SlotGfn::new(oracle.slot(), Gfn(input.gfn)).ok_or(EINVAL)?,
@@ -336,12 +366,12 @@ impl Comparison<'_> {
             host_writable: input.host_writable,
         };
         let sp = oracle.sp().ok_or(EINVAL)?;
-        // SAFETY: nobody else can reach the fake VM.
+        // SAFETY: Nobody else can reach the fake VM.
         let lock = unsafe { Exclusive::assume_unreachable(Lock::new(oracle.vm(), Holder::Caller)) };
         let (ours, protected) = make::make_leaf(&lock, oracle.vcpu(), sp, &request, &oracle.masks);
         // Upstream does this inside, before the leaf is installed; here it may have to come after.
         make::log_writable(oracle.vm(), request.page, ours);
-        // SAFETY: the oracle is set up.
+        // SAFETY: The oracle is set up.
         let dirty = unsafe { bindings::kvm_rs_oracle_dirty() };
 
         self.check("make_spte", input.pfn, ours.0, theirs)?;
@@ -363,19 +393,19 @@ impl Comparison<'_> {
         let volatile = variant.is_volatile(masks);
         let tracked = pte::mark_access_track(variant, masks);
 
-        // SAFETY: the oracle is set up.
+        // SAFETY: The oracle is set up.
         let theirs = unsafe { bindings::kvm_rs_oracle_atomic(variant.0) };
         self.check("atomic", variant.0, volatile.into(), theirs.into())?;
-        // SAFETY: the oracle is set up.
+        // SAFETY: The oracle is set up.
         let theirs = unsafe { bindings::kvm_rs_oracle_track(variant.0) };
         self.check("track", variant.0, tracked.0, theirs)?;
-        // SAFETY: the oracle is set up.
+        // SAFETY: The oracle is set up.
         let theirs = unsafe { bindings::kvm_rs_oracle_untrack(tracked.0) };
         let ours = tracked.restore_access_track(masks);
         self.check("untrack", tracked.0, ours.0, theirs)?;
 
         let new = leaf.without(cleared & masks.mmu_writable);
-        // SAFETY: the oracle is set up.
+        // SAFETY: The oracle is set up.
         let theirs = unsafe { bindings::kvm_rs_oracle_flush(leaf.0, new.0) };
         let ours = leaf.change_needs_flush(new, masks);
         self.check("flush", new.0, ours.into(), theirs.into())?;
@@ -397,7 +427,7 @@ impl Comparison<'_> {
             let role = oracle.role(random, below);
             let index = random.below(512);
             let small = make::make_small(oracle.vm(), huge, role, index as usize, masks);
-            // SAFETY: the oracle is set up, and the leaf is huge.
+            // SAFETY: The oracle is set up, and the leaf is huge.
             let theirs = unsafe {
                 bindings::kvm_rs_oracle_small(huge.0, role.0, index as kernel::ffi::c_int)
             };
@@ -411,7 +441,7 @@ impl Comparison<'_> {
             let mut above = below;
             while let Some(target) = above.up().filter(|target| *target <= top) {
                 let ours = make::make_huge(oracle.vm(), small, target, masks);
-                // SAFETY: the oracle is set up, the leaf is present, and the target is huge.
+                // SAFETY: The oracle is set up, the leaf is present, and the target is huge.
                 let theirs = unsafe { bindings::kvm_rs_oracle_huge(small.0, target.raw()) };
                 self.check("huge", small.0, ours.0, theirs)?;
                 above = target;
@@ -429,16 +459,16 @@ impl Comparison<'_> {
         let pa = random.below(1 << 18) << 12;
         let disabled = random.flip();
         let ours = leaf::table(Hpa(pa), disabled, masks);
-        // SAFETY: the oracle is set up.
+        // SAFETY: The oracle is set up.
         let theirs = unsafe { bindings::kvm_rs_oracle_nonleaf(pa, disabled) };
         self.check("nonleaf", pa, ours.0, theirs)?;
         self.predicates(ours, Level::Page2M)?;
 
         let (gfn, access) = (random.below(1 << 39), random.below(16) as u32);
-        // SAFETY: the oracle is set up.
+        // SAFETY: The oracle is set up.
         unsafe { bindings::kvm_rs_oracle_generation(random.next()) };
         let ours = make::make_mmio(oracle.vcpu(), Gfn(gfn), access, masks);
-        // SAFETY: the oracle is set up.
+        // SAFETY: The oracle is set up.
         let theirs = unsafe { bindings::kvm_rs_oracle_mmio(gfn, access) };
         self.check("mmio", gfn, ours.0, theirs)?;
         self.predicates(ours, Level::Page4K)?;
@@ -469,16 +499,16 @@ impl Comparison<'_> {
         ]
         .iter()
         .rfold(0, |all, is| all << 1 | u64::from(*is));
-        // SAFETY: the oracle is set up.
+        // SAFETY: The oracle is set up.
         let theirs = unsafe { bindings::kvm_rs_oracle_predicates(value.0, level.raw()) };
         self.check("predicates", value.0, ours, theirs.into())?;
 
-        // SAFETY: takes a value only.
+        // SAFETY: Takes a value only.
         let theirs = unsafe { bindings::kvm_rs_oracle_pfn(value.0) };
         self.check("pfn", value.0, value.pfn(masks).0, theirs)?;
         if present {
             let ours = leaf::granted_access(value, masks);
-            // SAFETY: the oracle is set up.
+            // SAFETY: The oracle is set up.
             let theirs = unsafe { bindings::kvm_rs_oracle_access(value.0) };
             self.check("access", value.0, ours.into(), theirs.into())?;
         }
@@ -593,7 +623,7 @@ mod tests {
                 dirty_log: false,
             };
             // This moves the memslot to where `gfn` is.
-            // SAFETY: the oracle is set up.
+            // SAFETY: The oracle is set up.
             unsafe { bindings::kvm_rs_oracle_prepare(&input) };
             let request = LeafRequest {
                 page: SlotGfn::new(oracle.slot(), gfn).ok_or(EINVAL)?,
@@ -609,7 +639,7 @@ mod tests {
             assert!(!old.is_present() && old.is_writable());
             let sp = oracle.sp().ok_or(EINVAL)?;
             let lock = Lock::new(oracle.vm(), Holder::Caller);
-            // SAFETY: nobody else can reach the fake VM.
+            // SAFETY: Nobody else can reach the fake VM.
             let lock = unsafe { Exclusive::assume_unreachable(lock) };
             let (leaf, protected) =
                 make::make_leaf(&lock, oracle.vcpu(), sp, &request, &oracle.masks);
@@ -621,7 +651,7 @@ mod tests {
     #[test]
     fn role_bits_are_where_the_compiler_puts_them() {
         let word = |field, value| {
-            // SAFETY: takes values only.
+            // SAFETY: Takes values only.
             Role(unsafe { bindings::kvm_rs_oracle_role(field, value) })
         };
 

@@ -10,17 +10,43 @@
 
 #![expect(unsafe_code)]
 
-use core::{mem::ManuallyDrop, ptr::NonNull};
+use core::{
+    mem::ManuallyDrop,
+    ptr::NonNull, //
+};
 
 use kernel::bindings::callback_head;
 
 use crate::{
     bindings,
     pte::View,
-    pure::{leaf, Gfn, Hpa, Index, Level, Role, Spte},
-    support::rcu::{call_rcu, Batch, RcuFree},
-    sync::{MmuLock, PagesLock, Unlocked},
-    sys::{trace, Node, Shortage, Sp, Vcpu, Vm},
+    pure::{
+        leaf,
+        Gfn,
+        Hpa,
+        Index,
+        Level,
+        Role,
+        Spte, //
+    },
+    support::rcu::{
+        call_rcu,
+        Batch,
+        RcuFree, //
+    },
+    sync::{
+        MmuLock,
+        PagesLock,
+        Unlocked, //
+    },
+    sys::{
+        trace,
+        Node,
+        Shortage,
+        Sp,
+        Vcpu,
+        Vm, //
+    }, //
 };
 
 /// A shadow page that nothing points to: dropping it frees it.
@@ -33,9 +59,9 @@ pub(crate) struct OwnedSp(NonNull<bindings::kvm_mmu_page>);
 impl OwnedSp {
     /// Takes a page of empty SPTEs from the vCPU's caches, which do not sleep and cannot fail.
     pub(crate) fn from_vcpu(vcpu: Vcpu<'_>) -> Self {
-        // SAFETY: the caches were topped up, and never return null.
+        // SAFETY: The caches were topped up, and never return null.
         let header = unsafe { NonNull::new_unchecked(vcpu.alloc_header()) };
-        // INVARIANT: the header was just allocated; the table is allocated by the next line.
+        // INVARIANT: The header was just allocated; the table is allocated by the next line.
         let mut page = OwnedSp(header);
 
         page.header().spt = vcpu.alloc_table();
@@ -45,7 +71,7 @@ impl OwnedSp {
     /// The header, to fill in.
     #[inline]
     fn header(&mut self) -> &mut bindings::kvm_mmu_page {
-        // SAFETY: by the type invariant the header exists, and belongs to this value alone; it was
+        // SAFETY: By the type invariant the header exists, and belongs to this value alone; it was
         // zeroed when it was allocated.
         unsafe { self.0.as_mut() }
     }
@@ -73,9 +99,9 @@ impl OwnedSp {
     }
 
     fn init(&mut self, ptep: *mut u64, gfn: Gfn, role: Role) {
-        // SAFETY: header and table are ours.
+        // SAFETY: Header and table are ours.
         unsafe { bindings::kvm_rs_bind_sp(self.0.as_ptr()) };
-        // SAFETY: the header is ours.
+        // SAFETY: The header is ours.
         unsafe { self.as_sp().role_word().write(role.raw()) };
 
         let header = self.header();
@@ -102,14 +128,14 @@ impl OwnedSp {
     /// Says whether the table is full; see [`Sp::is_full`].
     #[inline]
     fn set_full(&self, full: bool) {
-        // SAFETY: the header is ours.
+        // SAFETY: The header is ours.
         unsafe { self.as_sp().full_word().write(full.into()) }
     }
 
     /// The page, to look at.
     #[inline]
     pub(crate) fn as_sp(&self) -> Sp<'_> {
-        // SAFETY: the page exists at least while it is borrowed.
+        // SAFETY: The page exists at least while it is borrowed.
         unsafe { Sp::from_raw(self.0) }
     }
 
@@ -123,7 +149,7 @@ impl OwnedSp {
         let ptr = self.0;
 
         core::mem::forget(self);
-        // SAFETY: by this function's safety requirement.
+        // SAFETY: By this function's safety requirement.
         unsafe { Sp::from_raw(ptr) }
     }
 }
@@ -136,17 +162,17 @@ impl BlankSp {
     /// memory.
     pub(crate) fn alloc(_unlocked: &Unlocked, node: Node, shortage: Shortage) -> Option<Self> {
         let may_fail = shortage == Shortage::Fail;
-        // SAFETY: may sleep, as `mmu_lock` is not held.
+        // SAFETY: May sleep, as `mmu_lock` is not held.
         let header = NonNull::new(unsafe { bindings::kvm_rs_alloc_header(may_fail) })?;
-        // SAFETY: may sleep, as `mmu_lock` is not held.
+        // SAFETY: May sleep, as `mmu_lock` is not held.
         let spt = unsafe { bindings::kvm_rs_alloc_table(node.raw(), may_fail) };
 
         if spt.is_null() {
-            // SAFETY: just allocated.
+            // SAFETY: Just allocated.
             unsafe { bindings::kvm_rs_free_header(header.as_ptr()) };
             return None;
         }
-        // INVARIANT: header and table were just allocated; the table is filled before anything
+        // INVARIANT: Header and table were just allocated; the table is filled before anything
         // except `drop` uses it.
         let mut page = OwnedSp(header);
 
@@ -171,14 +197,14 @@ impl BlankSp {
         let mut offset = 0u64;
 
         for index in Index::all() {
-            // SAFETY: the index is within the table by its invariant.
+            // SAFETY: The index is within the table by its invariant.
             let sptep = unsafe { table.add(index.get()) };
-            // SAFETY: the table is ours.
+            // SAFETY: The table is ours.
             unsafe { sptep.write(first.at_offset(offset).raw()) };
             offset = offset.wrapping_add(stride);
         }
         self.0.set_full(level == Level::Page4K);
-        // INVARIANT: now the table holds SPTEs, none of which points to a table, by the safety
+        // INVARIANT: Now the table holds SPTEs, none of which points to a table, by the safety
         // requirement.
         self.0
     }
@@ -186,11 +212,11 @@ impl BlankSp {
 
 impl Drop for OwnedSp {
     fn drop(&mut self) {
-        // SAFETY: the header is ours.
+        // SAFETY: The header is ours.
         let external = unsafe { *(*self.0.as_ptr()).__bindgen_anon_3.external_spt };
-        // SAFETY: nothing points to the external page, which is null if there is none.
+        // SAFETY: Nothing points to the external page, which is null if there is none.
         unsafe { bindings::kvm_rs_free_table(external) };
-        // SAFETY: by the type invariant.
+        // SAFETY: By the type invariant.
         unsafe { free(self.0) };
     }
 }
@@ -212,9 +238,9 @@ impl RemovedSp {
     /// The caller must have removed the only pointer to that table.
     #[inline]
     pub(crate) unsafe fn from_table(table: Hpa) -> Self {
-        // SAFETY: a table that was linked is that of a shadow page.
+        // SAFETY: A table that was linked is that of a shadow page.
         let sp = unsafe { Sp::from_hpa(table) };
-        // INVARIANT: by this function's safety requirement.
+        // INVARIANT: By this function's safety requirement.
         RemovedSp(sp.as_non_null())
     }
 
@@ -225,14 +251,14 @@ impl RemovedSp {
     /// The caller must have dropped the last reference and removed the root from the list.
     #[inline]
     pub(crate) unsafe fn from_root(root: Sp<'_>) -> Self {
-        // INVARIANT: by this function's safety requirement.
+        // INVARIANT: By this function's safety requirement.
         RemovedSp(root.as_non_null())
     }
 
     /// The page, to look at and to tear down.
     #[inline]
     pub(crate) fn as_sp(&self) -> Sp<'_> {
-        // SAFETY: the page exists at least until it is retired, which takes `self`.
+        // SAFETY: The page exists at least until it is retired, which takes `self`.
         unsafe { Sp::from_raw(self.0) }
     }
 
@@ -249,7 +275,7 @@ impl RemovedSp {
     /// If the page is a mirror, hands its external table back to the vendor code.
     pub(crate) fn free_external_table(&self, vm: Vm<'_>) {
         if self.as_sp().role().mirror() {
-            // SAFETY: both exist; the vendor has the callback, because it has mirror pages.
+            // SAFETY: Both exist; the vendor has the callback, because it has mirror pages.
             unsafe { bindings::kvm_rs_free_external_spt(vm.as_ptr(), self.0.as_ptr()) }
         }
     }
@@ -267,29 +293,29 @@ impl RemovedSp {
     }
 }
 
-// SAFETY: head and link are part of the page, which by the type invariant nobody else frees. Nobody
+// SAFETY: Head and link are part of the page, which by the type invariant nobody else frees. Nobody
 // uses the head for anything else, nor the link once the page was unlinked. A header and a table
 // may be freed on any CPU.
 unsafe impl RcuFree for RemovedSp {
     #[inline]
     fn into_head(self) -> NonNull<callback_head> {
-        // SAFETY: the page exists; the address of a field.
+        // SAFETY: The page exists; the address of a field.
         let head = unsafe { &raw mut (*self.0.as_ptr()).callback_head };
-        // SAFETY: part of the page, so not null.
+        // SAFETY: Part of the page, so not null.
         unsafe { NonNull::new_unchecked(head) }
     }
 
     #[inline]
     unsafe fn link(head: NonNull<callback_head>) -> *mut *mut callback_head {
-        // SAFETY: by this function's safety requirement, `head` is part of a page header.
+        // SAFETY: By this function's safety requirement, `head` is part of a page header.
         let sp = unsafe { of_head(head) };
-        // SAFETY: the page exists; the address of a field, which pages of the TDP MMU do not use,
+        // SAFETY: The page exists; the address of a field, which pages of the TDP MMU do not use,
         // except for its first word ([`Sp::full_word`]).
         let bitmap = unsafe { &raw mut (*sp).unsync_child_bitmap };
-        // CAST: an array of `unsigned long`, which is as large as a pointer.
+        // CAST: An array of `unsigned long`, which is as large as a pointer.
         let words = bitmap.cast::<*mut callback_head>();
 
-        // SAFETY: it has 512 bits, that is eight words.
+        // SAFETY: It has 512 bits, that is eight words.
         unsafe { words.add(1) }
     }
 
@@ -299,15 +325,15 @@ unsafe impl RcuFree for RemovedSp {
         let len = heads.len() as i32;
 
         for (head, place) in heads.iter().zip(pages.iter_mut()) {
-            // SAFETY: by this function's safety requirement, `head` is part of a page header.
+            // SAFETY: By this function's safety requirement, `head` is part of a page header.
             *place = unsafe { of_head(*head) };
-            // SAFETY: the page exists until it is freed below.
+            // SAFETY: The page exists until it is freed below.
             let external = unsafe { *(**place).__bindgen_anon_3.external_spt };
 
             // The vendor code took the external table when the page was torn down.
             kvm_mmu_warn_on!(!external.is_null());
         }
-        // SAFETY: the pages were unlinked before the grace period, so no one can reach them.
+        // SAFETY: The pages were unlinked before the grace period, so no one can reach them.
         unsafe { bindings::kvm_rs_free_pages(pages.as_mut_ptr(), len) };
     }
 }
@@ -322,7 +348,7 @@ const _: () = assert!(Batch::MAX <= bindings::KVM_RS_FREE_PAGES as usize);
 /// `head` must be part of the header of a page.
 #[inline]
 unsafe fn of_head(head: NonNull<callback_head>) -> *mut bindings::kvm_mmu_page {
-    // SAFETY: by this function's safety requirement.
+    // SAFETY: By this function's safety requirement.
     unsafe { kernel::container_of!(head.as_ptr(), bindings::kvm_mmu_page, callback_head) }
 }
 
@@ -332,10 +358,10 @@ unsafe fn of_head(head: NonNull<callback_head>) -> *mut bindings::kvm_mmu_page {
 ///
 /// Nobody else may be able to reach the page.
 unsafe fn free(sp: NonNull<bindings::kvm_mmu_page>) {
-    // SAFETY: the header exists.
+    // SAFETY: The header exists.
     let spt = unsafe { (*sp.as_ptr()).spt };
-    // SAFETY: by this function's safety requirement.
+    // SAFETY: By this function's safety requirement.
     unsafe { bindings::kvm_rs_free_table(spt.cast()) };
-    // SAFETY: by this function's safety requirement.
+    // SAFETY: By this function's safety requirement.
     unsafe { bindings::kvm_rs_free_header(sp.as_ptr()) };
 }

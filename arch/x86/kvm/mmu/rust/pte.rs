@@ -32,17 +32,36 @@
 
 #![expect(unsafe_code)]
 
-use core::{marker::PhantomData, ops::Range, ptr::NonNull};
+use core::{
+    marker::PhantomData,
+    ops::Range,
+    ptr::NonNull, //
+};
 
 use kernel::sync::atomic::{
-    ordering::{Full, Relaxed, Release},
-    Atomic,
+    ordering::{
+        Full,
+        Relaxed,
+        Release, //
+    },
+    Atomic, //
 };
 
 use crate::{
     bindings,
-    pure::{addr::ENTRIES, Entry, Gfn, GfnRange, Hpa, Index, Level, Masks, Spte, WriteBits},
-    support::atomic::AtomicBits,
+    pure::{
+        addr::ENTRIES,
+        Entry,
+        Gfn,
+        GfnRange,
+        Hpa,
+        Index,
+        Level,
+        Masks,
+        Spte,
+        WriteBits, //
+    },
+    support::atomic::AtomicBits, //
 };
 
 /// A page table that may be read during `'r`.
@@ -68,7 +87,7 @@ impl<'r> Table<'r> {
     /// `ptr` and `level` must satisfy the type invariants.
     #[inline]
     pub(crate) unsafe fn from_raw(ptr: NonNull<u64>, level: Level) -> Self {
-        // INVARIANT: by this function's safety requirement.
+        // INVARIANT: By this function's safety requirement.
         Table {
             ptr,
             level,
@@ -84,11 +103,11 @@ impl<'r> Table<'r> {
     /// be the address of a kernel page in the direct map.
     #[inline]
     unsafe fn from_hpa(hpa: Hpa, level: Level) -> Self {
-        // SAFETY: an address computation with no requirement of its own.
+        // SAFETY: An address computation with no requirement of its own.
         let va = unsafe { bindings::kvm_rs_va(hpa.raw()) };
-        // SAFETY: the direct map does not contain the null page.
+        // SAFETY: The direct map does not contain the null page.
         let ptr = unsafe { NonNull::new_unchecked(va) };
-        // SAFETY: by this function's safety requirement.
+        // SAFETY: By this function's safety requirement.
         unsafe { Table::from_raw(ptr, level) }
     }
 
@@ -102,7 +121,7 @@ impl<'r> Table<'r> {
     /// them. The CPU goes on by itself from there, but does not begin with a page.
     #[inline]
     pub(crate) fn prefetch_entries(self) {
-        // SAFETY: a hint to the CPU, which may be about any address.
+        // SAFETY: A hint to the CPU, which may be about any address.
         unsafe { bindings::kvm_rs_prefetch_entries(self.ptr.as_ptr()) }
     }
 
@@ -110,7 +129,7 @@ impl<'r> Table<'r> {
     /// does not wait for them.
     #[inline]
     pub(crate) fn prefetch(self) {
-        // SAFETY: a hint to the CPU, which may be about any address.
+        // SAFETY: A hint to the CPU, which may be about any address.
         unsafe { bindings::kvm_rs_prefetch_table(self.ptr.as_ptr()) }
     }
 
@@ -123,7 +142,7 @@ impl<'r> Table<'r> {
         };
         // SAFETY: `index` is below `ENTRIES` by its invariant, so the result stays in the page.
         let ptr = unsafe { self.ptr.add(index.get()) };
-        // INVARIANT: part of a table that is valid for `'r`.
+        // INVARIANT: Part of a table that is valid for `'r`.
         Sptep(ptr, PhantomData)
     }
 
@@ -132,7 +151,7 @@ impl<'r> Table<'r> {
     pub(crate) fn view(self, index: Index, gfn: Gfn) -> View<'r> {
         let sptep = self.sptep(index);
 
-        // INVARIANT: the SPTE is in this table, and was just read.
+        // INVARIANT: The SPTE is in this table, and was just read.
         View {
             sptep,
             spte: sptep.read(),
@@ -144,7 +163,7 @@ impl<'r> Table<'r> {
     /// The table, if it has 4 KiB pages.
     #[inline(always)]
     pub(crate) fn small(self) -> Option<SmallTable<'r>> {
-        // INVARIANT: it is of that level.
+        // INVARIANT: It is of that level.
         (self.level == Level::Page4K).then_some(SmallTable(self))
     }
 
@@ -153,7 +172,7 @@ impl<'r> Table<'r> {
     pub(crate) fn after(self, index: Index) -> Pages<'r> {
         let next = index.get().wrapping_add(1);
 
-        // INVARIANT: those are in the table, if there are any.
+        // INVARIANT: Those are in the table, if there are any.
         Pages {
             // SAFETY: `index` is below `ENTRIES`, so the result is in the page, or at its end.
             next: unsafe { self.ptr.add(next) },
@@ -174,7 +193,7 @@ impl<'r> Table<'r> {
     /// Reads the entry at `index` and returns the table that it points to, if any.
     #[inline]
     pub(crate) fn child(self, index: Index, masks: &Masks) -> Option<Table<'r>> {
-        // SAFETY: the SPTE is in a table of that level.
+        // SAFETY: The SPTE is in a table of that level.
         unsafe { self.sptep(index).child(self.level, masks) }
     }
 }
@@ -197,7 +216,7 @@ impl<'r> SmallTable<'r> {
     /// The pointer to the SPTE at `index`.
     #[inline]
     pub(crate) fn sptep(self, index: Index) -> SmallSptep<'r> {
-        // INVARIANT: the table has 4 KiB pages.
+        // INVARIANT: The table has 4 KiB pages.
         SmallSptep(self.0.sptep(index))
     }
 
@@ -280,7 +299,7 @@ impl<'r> SmallPages<'r> {
     /// The next [`GROUP`] SPTEs; `None` if fewer are left.
     #[inline(always)]
     pub(crate) fn next_group(&mut self) -> Option<SmallGroup<'r>> {
-        // INVARIANT: by the type invariant.
+        // INVARIANT: By the type invariant.
         self.0.next_group().map(SmallGroup)
     }
 }
@@ -290,7 +309,7 @@ impl<'r> Iterator for SmallPages<'r> {
 
     #[inline(always)]
     fn next(&mut self) -> Option<SmallSptep<'r>> {
-        // INVARIANT: by the type invariant.
+        // INVARIANT: By the type invariant.
         self.0.next().map(SmallSptep)
     }
 }
@@ -307,7 +326,7 @@ impl<'r> SmallGroup<'r> {
     /// The pointers to them, in order.
     #[inline(always)]
     pub(crate) fn spteps(self) -> [SmallSptep<'r>; GROUP] {
-        // INVARIANT: by the type invariant.
+        // INVARIANT: By the type invariant.
         self.0.spteps().map(SmallSptep)
     }
 
@@ -325,7 +344,7 @@ impl<'r> SmallGroup<'r> {
     #[inline(always)]
     pub(crate) unsafe fn write(self, new: [Spte; GROUP]) {
         for (sptep, new) in self.spteps().into_iter().zip(new) {
-            // SAFETY: the place, and what is lost, by this function's safety requirement. No entry
+            // SAFETY: The place, and what is lost, by this function's safety requirement. No entry
             // of the table points to a table.
             unsafe { sptep.sptep().write(new) };
         }
@@ -372,12 +391,12 @@ impl<'r> Pages<'r> {
         if self.left < GROUP {
             return None;
         }
-        // INVARIANT: as many are left.
+        // INVARIANT: As many are left.
         let group = Group(self.next, PhantomData);
 
-        // SAFETY: as many are left, so the result is in the table, or at its end.
+        // SAFETY: As many are left, so the result is in the table, or at its end.
         self.next = unsafe { self.next.add(GROUP) };
-        // INVARIANT: those that are handed out are left out.
+        // INVARIANT: Those that are handed out are left out.
         self.left = self.left.wrapping_sub(GROUP);
         Some(group)
     }
@@ -391,12 +410,12 @@ impl<'r> Iterator for Pages<'r> {
         if self.left == 0 {
             return None;
         }
-        // INVARIANT: one is left.
+        // INVARIANT: One is left.
         let sptep = Sptep(self.next, PhantomData);
 
-        // SAFETY: one is left, so the result is in the table, or at its end.
+        // SAFETY: One is left, so the result is in the table, or at its end.
         self.next = unsafe { self.next.add(1) };
-        // INVARIANT: the one that is handed out is left out.
+        // INVARIANT: The one that is handed out is left out.
         self.left = self.left.wrapping_sub(1);
         Some(sptep)
     }
@@ -420,7 +439,7 @@ impl<'r> Group<'r> {
         let sptep = |n| {
             // SAFETY: `n` is below `GROUP` in all calls below, so the result is in the table.
             let ptr = unsafe { self.0.add(n) };
-            // INVARIANT: part of a table that is valid for `'r`.
+            // INVARIANT: Part of a table that is valid for `'r`.
             Sptep(ptr, PhantomData)
         };
 
@@ -465,7 +484,7 @@ impl<'w> View<'w> {
     /// `sptep` must point into a table of `level`.
     #[inline]
     pub(crate) unsafe fn new(sptep: Sptep<'w>, level: Level, gfn: Gfn) -> Self {
-        // INVARIANT: by this function's safety requirement; the SPTE was just read.
+        // INVARIANT: By this function's safety requirement; the SPTE was just read.
         View {
             sptep,
             spte: sptep.read(),
@@ -477,7 +496,7 @@ impl<'w> View<'w> {
     /// The entry as it is now.
     #[inline]
     pub(crate) fn again(&self) -> Self {
-        // INVARIANT: the SPTE was just read.
+        // INVARIANT: The SPTE was just read.
         View {
             spte: self.sptep.read(),
             ..*self
@@ -523,7 +542,7 @@ impl<'w> View<'w> {
     /// Re-reads the entry and returns the table that it points to, if any.
     #[inline]
     pub(crate) fn child(&self, masks: &Masks) -> Option<Table<'w>> {
-        // SAFETY: by the type invariant, the SPTE is in a table of that level.
+        // SAFETY: By the type invariant, the SPTE is in a table of that level.
         unsafe { self.sptep.child(self.level, masks) }
     }
 
@@ -534,7 +553,7 @@ impl<'w> View<'w> {
     /// As to the place, to the value and to what is lost, see [the head of this file](self).
     #[inline]
     pub(crate) unsafe fn write(&self, new: Spte) {
-        // SAFETY: by this function's safety requirement.
+        // SAFETY: By this function's safety requirement.
         unsafe { self.sptep.write(new) };
     }
 
@@ -545,10 +564,10 @@ impl<'w> View<'w> {
     /// As to the place and to the value, see [the head of this file](self).
     #[inline]
     pub(crate) unsafe fn swap(&mut self, new: Spte) {
-        // SAFETY: by this function's safety requirement.
+        // SAFETY: By this function's safety requirement.
         let old = unsafe { self.sptep.swap(new) };
 
-        // INVARIANT: the entry had that value just now.
+        // INVARIANT: The entry had that value just now.
         self.spte = old;
     }
 
@@ -560,11 +579,11 @@ impl<'w> View<'w> {
     /// As to the place and to the value, see [the head of this file](self).
     #[inline]
     pub(crate) unsafe fn compare_exchange(&mut self, new: Spte) -> bool {
-        // SAFETY: by this function's safety requirement.
+        // SAFETY: By this function's safety requirement.
         match unsafe { self.sptep.compare_exchange(self.spte, new) } {
             Ok(()) => true,
             Err(now) => {
-                // INVARIANT: the entry had that value just now.
+                // INVARIANT: The entry had that value just now.
                 self.spte = now;
                 false
             }
@@ -578,10 +597,10 @@ impl<'w> View<'w> {
     /// The place must be the caller's to change, see [the head of this file](self).
     #[inline]
     pub(crate) unsafe fn fetch_clear(&mut self, bits: WriteBits) {
-        // SAFETY: by this function's safety requirement.
+        // SAFETY: By this function's safety requirement.
         let old = unsafe { self.sptep.fetch_clear(bits) };
 
-        // INVARIANT: the entry had that value just now.
+        // INVARIANT: The entry had that value just now.
         self.spte = old;
     }
 }
@@ -602,13 +621,13 @@ impl<'r> Sptep<'r> {
     /// `ptr` must satisfy the type invariant.
     #[inline]
     pub(crate) unsafe fn from_raw(ptr: NonNull<u64>) -> Self {
-        // INVARIANT: by this function's safety requirement.
+        // INVARIANT: By this function's safety requirement.
         Sptep(ptr, PhantomData)
     }
 
     #[inline]
     fn atomic(&self) -> &Atomic<u64> {
-        // SAFETY: by the type invariant the SPTE is valid and aligned as long as `self`. All
+        // SAFETY: By the type invariant the SPTE is valid and aligned as long as `self`. All
         // accesses to it are marked, and hardware's A/D updates are atomic as well.
         unsafe { Atomic::from_ptr(self.0.as_ptr()) }
     }
@@ -633,7 +652,7 @@ impl<'r> Sptep<'r> {
         let hpa = self.read().child_table(level, masks)?;
         let below = level.down()?;
 
-        // SAFETY: the entry was linked after `'r` began, or is ours; see above. It is no leaf, so
+        // SAFETY: The entry was linked after `'r` began, or is ours; see above. It is no leaf, so
         // the table is of the next lower level.
         Some(unsafe { Table::from_hpa(hpa, below) })
     }
@@ -694,7 +713,7 @@ impl<'r> Sptep<'r> {
     /// The host physical address of the SPTE.
     #[inline]
     pub(crate) fn hpa(&self) -> Hpa {
-        // SAFETY: an address computation on an address in the direct map, where tables live.
+        // SAFETY: An address computation on an address in the direct map, where tables live.
         Hpa(unsafe { bindings::kvm_rs_pa(self.0.as_ptr()) })
     }
 }
@@ -727,7 +746,7 @@ impl<'r> Seen<'r> {
     /// Reads the entry.
     #[inline(always)]
     pub(crate) fn new(sptep: Sptep<'r>) -> Self {
-        // INVARIANT: it was just read.
+        // INVARIANT: It was just read.
         Seen {
             sptep,
             spte: sptep.read(),

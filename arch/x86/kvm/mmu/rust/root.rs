@@ -15,10 +15,25 @@ use kernel::sync::rcu;
 
 use crate::{
     bindings,
-    page::{OwnedSp, RemovedSp},
-    pure::{Hpa, Role},
-    sync::{Exclusive, MmuLock, PagesLock, SlotsLock},
-    sys::{NotifierRange, Sp, Vm},
+    page::{
+        OwnedSp,
+        RemovedSp, //
+    },
+    pure::{
+        Hpa,
+        Role, //
+    },
+    sync::{
+        Exclusive,
+        MmuLock,
+        PagesLock,
+        SlotsLock, //
+    },
+    sys::{
+        NotifierRange,
+        Sp,
+        Vm, //
+    }, //
 };
 
 /// A set of kinds of roots; `enum kvm_tdp_mmu_root_types`.
@@ -161,9 +176,9 @@ impl<'vm> Root<'vm> {
     /// Takes a reference, unless the last one is gone already.
     #[inline]
     fn try_get(vm: Vm<'vm>, sp: Sp<'vm>) -> Option<Self> {
-        // SAFETY: the page exists.
+        // SAFETY: The page exists.
         if unsafe { bindings::kvm_rs_root_tryget(sp.as_ptr()) } {
-            // INVARIANT: just counted.
+            // INVARIANT: Just counted.
             Some(Root { vm, sp })
         } else {
             None
@@ -176,7 +191,7 @@ impl<'vm> Root<'vm> {
     ///
     /// The caller must own one count of the root.
     pub(crate) unsafe fn from_counted(vm: Vm<'vm>, sp: Sp<'vm>) -> Self {
-        // INVARIANT: by this function's safety requirement.
+        // INVARIANT: By this function's safety requirement.
         Root { vm, sp }
     }
 
@@ -189,7 +204,7 @@ impl<'vm> Root<'vm> {
             return None;
         }
         sp.set_scheduled_to_zap(slots, false);
-        // INVARIANT: the count comes with the schedule's entry.
+        // INVARIANT: The count comes with the schedule's entry.
         Some(Root { vm: slots.vm(), sp })
     }
 
@@ -210,13 +225,13 @@ impl<'vm> Root<'vm> {
     pub(crate) fn publish(page: OwnedSp, lock: &PagesLock<'vm>) -> Self {
         let vm = lock.vm();
 
-        // SAFETY: the page is ours.
+        // SAFETY: The page is ours.
         unsafe { bindings::kvm_rs_root_set_count(page.as_sp().as_ptr(), 2) };
-        // SAFETY: the lock that guards additions to the list is held; the page is in no list.
+        // SAFETY: The lock that guards additions to the list is held; the page is in no list.
         unsafe { bindings::kvm_rs_roots_add(vm.as_ptr(), page.as_sp().as_ptr()) };
-        // SAFETY: the list and the count keep the page alive.
+        // SAFETY: The list and the count keep the page alive.
         let sp = unsafe { page.into_linked() };
-        // INVARIANT: the count was set to two, of which this is one.
+        // INVARIANT: The count was set to two, of which this is one.
         Root { vm, sp }
     }
 
@@ -238,7 +253,7 @@ impl<'vm> Root<'vm> {
 impl Drop for Root<'_> {
     /// Puts the reference; the last one removes and frees the root; `kvm_tdp_mmu_put_root()`.
     fn drop(&mut self) {
-        // SAFETY: by the type invariant there is a count to drop.
+        // SAFETY: By the type invariant there is a count to drop.
         if !unsafe { bindings::kvm_rs_root_put(self.sp.as_ptr()) } {
             return;
         }
@@ -249,10 +264,10 @@ impl Drop for Root<'_> {
         }
 
         let lock = PagesLock::new(self.vm);
-        // SAFETY: the lock that guards the list is held; a root with a count is in the list.
+        // SAFETY: The lock that guards the list is held; a root with a count is in the list.
         unsafe { bindings::kvm_rs_roots_del(self.sp.as_ptr()) };
         drop(lock);
-        // SAFETY: the last reference is gone, and so is the list's pointer.
+        // SAFETY: The last reference is gone, and so is the list's pointer.
         unsafe { RemovedSp::from_root(self.sp) }.retire_alone();
     }
 }
@@ -266,10 +281,10 @@ impl Drop for Root<'_> {
 #[inline]
 unsafe fn list_next<'a>(vm: Vm<'_>, prev: Option<Sp<'_>>) -> Option<Sp<'a>> {
     let prev = prev.map_or(core::ptr::null_mut(), |sp| sp.as_ptr());
-    // SAFETY: by this function's safety requirement.
+    // SAFETY: By this function's safety requirement.
     let next = unsafe { bindings::kvm_rs_roots_next(vm.as_ptr(), prev) };
 
-    // SAFETY: whatever is in the list exists while the list is protected.
+    // SAFETY: Whatever is in the list exists while the list is protected.
     NonNull::new(next).map(|sp| unsafe { Sp::from_raw(sp) })
 }
 
@@ -300,7 +315,7 @@ impl<'vm> Roots<'vm> {
             let mut prev = self.current.as_ref().map(Root::sp);
 
             loop {
-                // SAFETY: the guard protects the list; `prev` is either counted, or was found
+                // SAFETY: The guard protects the list; `prev` is either counted, or was found
                 // under this guard.
                 let sp = unsafe { list_next(self.vm, prev) };
                 let Some(sp) = sp else { break None };
@@ -333,7 +348,7 @@ pub(crate) fn stable_roots<'a>(
     let mut prev = None;
 
     core::iter::from_fn(move || loop {
-        // SAFETY: mmu_lock is held for write for `'a`.
+        // SAFETY: `mmu_lock` is held for write for `'a`.
         let sp = unsafe { list_next(vm, prev) }?;
 
         prev = Some(sp);
@@ -355,7 +370,7 @@ pub(crate) fn rcu_roots<'a>(
     core::iter::from_fn(move || loop {
         // SAFETY: `vm` was live when we started, and a VM's list of roots outlives its readers.
         let vm = unsafe { Vm::from_raw(kvm) };
-        // SAFETY: the guard is held for `'a`.
+        // SAFETY: The guard is held for `'a`.
         let sp = unsafe { list_next(vm, prev) }?;
 
         prev = Some(sp);
@@ -370,7 +385,7 @@ pub(crate) fn find_locked<'vm>(lock: &PagesLock<'vm>, role: Role) -> Option<Root
     let mut prev = None;
 
     loop {
-        // SAFETY: tdp_mmu_pages_lock is held, and all changes of the list take it.
+        // SAFETY: `tdp_mmu_pages_lock` is held, and all changes of the list take it.
         let sp = unsafe { list_next(lock.vm(), prev) }?;
 
         if sp.role() == role {
@@ -386,13 +401,13 @@ pub(crate) fn find_locked<'vm>(lock: &PagesLock<'vm>, role: Role) -> Option<Root
 
 /// Whether no root is left.
 pub(crate) fn list_is_empty(vm: Vm<'_>) -> bool {
-    // SAFETY: the VM exists.
+    // SAFETY: The VM exists.
     unsafe { bindings::kvm_rs_roots_empty(vm.as_ptr()) }
 }
 
 /// Whether somebody holds a reference to the root.
 pub(crate) fn is_live(root: Sp<'_>) -> bool {
-    // SAFETY: the page exists.
+    // SAFETY: The page exists.
     unsafe { bindings::kvm_rs_root_is_live(root.as_ptr()) }
 }
 
@@ -403,9 +418,9 @@ pub(crate) fn is_live(root: Sp<'_>) -> bool {
 ///
 /// `hpa` must be a root that is loaded on this thread's vCPU, so that it exists for `'a`.
 pub(crate) unsafe fn loaded<'a>(hpa: Hpa) -> Option<Sp<'a>> {
-    // SAFETY: by this function's safety requirement.
+    // SAFETY: By this function's safety requirement.
     let sp = unsafe { bindings::kvm_rs_root_to_sp(hpa.raw()) };
 
-    // SAFETY: by this function's safety requirement.
+    // SAFETY: By this function's safety requirement.
     NonNull::new(sp).map(|sp| unsafe { Sp::from_raw(sp) })
 }

@@ -40,32 +40,49 @@
 use core::marker::PhantomData;
 
 use kernel::{
-    bindings::{rwlock_t, spinlock_t},
+    bindings::{
+        rwlock_t,
+        spinlock_t, //
+    },
     sync::lock::{
         self,
-        spinlock::{SpinLock, SpinLockBackend},
-        Guard,
+        spinlock::{
+            SpinLock,
+            SpinLockBackend, //
+        },
+        Guard, //
     },
-    types::NotThreadSafe,
+    types::NotThreadSafe, //
 };
 
 use crate::{
     bindings,
     support::{
         rcu::RcuFree,
-        rwlock::{self, Held, HolderData, Mode, Read, RwLocked, Write},
+        rwlock::{
+            self,
+            Held,
+            HolderData,
+            Mode,
+            Read,
+            RwLocked,
+            Write, //
+        }, //
     },
     tally::Tally,
-    vm::Vm,
+    vm::Vm, //
 };
 
-pub(crate) use crate::{holder::Holder, support::rwlock::Unlocked};
+pub(crate) use crate::{
+    holder::Holder,
+    support::rwlock::Unlocked, //
+};
 
 // SAFETY: `mmu_lock` is part of the VM, and is initialised before anybody gets a handle on it.
 unsafe impl RwLocked for Vm<'_> {
     #[inline]
     fn rwlock(self) -> *mut rwlock_t {
-        // SAFETY: the VM exists; the address of a field.
+        // SAFETY: The VM exists; the address of a field.
         unsafe { &raw mut (*self.as_ptr()).mmu_lock }
     }
 }
@@ -115,7 +132,7 @@ pub(crate) trait Accounted: Mode {
 impl Accounted for Read {
     #[inline]
     fn pause(lock: Lock<'_>) -> u32 {
-        // SAFETY: the VM exists; statistics only.
+        // SAFETY: The VM exists; statistics only.
         unsafe { bindings::kvm_rs_pause_read(lock.vm.as_ptr(), lock.holder.raw()) }
     }
 }
@@ -123,7 +140,7 @@ impl Accounted for Read {
 impl Accounted for Write {
     #[inline]
     fn pause(lock: Lock<'_>) -> u32 {
-        // SAFETY: the VM exists; statistics only.
+        // SAFETY: The VM exists; statistics only.
         unsafe { bindings::kvm_rs_pause_write(lock.vm.as_ptr()) }
     }
 }
@@ -132,7 +149,7 @@ impl Accounted for Write {
 #[inline]
 fn resume(lock: Lock<'_>, paused: u32) {
     if paused != 0 {
-        // SAFETY: the VM exists; statistics only.
+        // SAFETY: The VM exists; statistics only.
         unsafe { bindings::kvm_rs_resume_hold(lock.vm.as_ptr(), paused) }
     }
 }
@@ -202,11 +219,11 @@ pub(crate) fn with_shared<'l, R>(
     holder: Holder,
     f: impl FnOnce(&mut Shared<'l>) -> R,
 ) -> R {
-    // SAFETY: the VM exists, and its lock with it.
+    // SAFETY: The VM exists, and its lock with it.
     unsafe { bindings::kvm_rs_read_lock(vm.as_ptr(), holder.raw()) };
-    // SAFETY: just taken, and dropped only after the proof is gone.
+    // SAFETY: Just taken, and dropped only after the proof is gone.
     let result = f(&mut unsafe { Shared::assume_held(Lock::new(vm, holder)) });
-    // SAFETY: taken above, for the same holder.
+    // SAFETY: Taken above, for the same holder.
     unsafe { bindings::kvm_rs_read_unlock(vm.as_ptr(), holder.raw()) };
     result
 }
@@ -218,11 +235,11 @@ pub(crate) fn with_exclusive<'l, R>(
     holder: Holder,
     f: impl FnOnce(&mut Exclusive<'l>) -> R,
 ) -> R {
-    // SAFETY: the VM exists, and its lock with it.
+    // SAFETY: The VM exists, and its lock with it.
     unsafe { bindings::kvm_rs_write_lock(vm.as_ptr(), holder.raw()) };
-    // SAFETY: just taken, and dropped only after the proof is gone.
+    // SAFETY: Just taken, and dropped only after the proof is gone.
     let result = f(&mut unsafe { Exclusive::assume_held(Lock::new(vm, holder)) });
-    // SAFETY: taken above.
+    // SAFETY: Taken above.
     unsafe { bindings::kvm_rs_write_unlock(vm.as_ptr()) };
     result
 }
@@ -262,9 +279,9 @@ impl<'l> SlotsLock<'l> {
     /// `kvm_rs_wait_for_clears()` since it took the lock.
     #[inline]
     pub(crate) unsafe fn assume_held(vm: Vm<'l>) -> Self {
-        // SAFETY: the VM exists.
+        // SAFETY: The VM exists.
         unsafe { bindings::kvm_rs_assert_slots_locked(vm.as_ptr()) };
-        // INVARIANT: by this function's safety requirement.
+        // INVARIANT: By this function's safety requirement.
         SlotsLock(vm, NotThreadSafe)
     }
 
@@ -275,7 +292,7 @@ impl<'l> SlotsLock<'l> {
     /// As for [`Exclusive::assume_unreachable`], for `slots_lock`.
     #[inline]
     pub(crate) unsafe fn assume_unreachable(vm: Vm<'l>) -> Self {
-        // INVARIANT: by this function's safety requirement.
+        // INVARIANT: By this function's safety requirement.
         SlotsLock(vm, NotThreadSafe)
     }
 
@@ -293,7 +310,7 @@ impl<'l> SlotsLock<'l> {
     }
 }
 
-// SAFETY: by the type's invariant nobody else enables, disables or reaps a log.
+// SAFETY: By the type's invariant nobody else enables, disables or reaps a log.
 unsafe impl LogOwner for SlotsLock<'_> {
     #[inline]
     fn check_vm<'m>(&self, lock: &impl MmuLock<'m>) {
@@ -319,9 +336,9 @@ impl<'l> ClearRange<'l> {
     /// is gone.
     #[inline]
     pub(crate) unsafe fn assume_held(vm: Vm<'l>) -> Self {
-        // SAFETY: the VM exists.
+        // SAFETY: The VM exists.
         unsafe { bindings::kvm_rs_assert_clearing(vm.as_ptr()) };
-        // INVARIANT: by this function's safety requirement.
+        // INVARIANT: By this function's safety requirement.
         ClearRange(vm, NotThreadSafe)
     }
 
@@ -332,7 +349,7 @@ impl<'l> ClearRange<'l> {
     }
 }
 
-// SAFETY: by the type's invariant nobody else enables, disables or reaps the log of the range.
+// SAFETY: By the type's invariant nobody else enables, disables or reaps the log of the range.
 unsafe impl LogOwner for ClearRange<'_> {
     #[inline]
     fn check_vm<'m>(&self, lock: &impl MmuLock<'m>) {
@@ -362,7 +379,7 @@ impl<'l> Reaper<'_, 'l> {
     }
 }
 
-// SAFETY: it holds one of the two tokens, which are owners.
+// SAFETY: It holds one of the two tokens, which are owners.
 unsafe impl LogOwner for Reaper<'_, '_> {
     #[inline]
     fn check_vm<'m>(&self, lock: &impl MmuLock<'m>) {
@@ -391,9 +408,9 @@ impl<'l> Srcu<'l> {
     /// is gone.
     #[inline]
     pub(crate) unsafe fn assume_held(vm: Vm<'l>) -> Self {
-        // SAFETY: the VM exists.
+        // SAFETY: The VM exists.
         unsafe { bindings::kvm_rs_assert_srcu_held(vm.as_ptr()) };
-        // INVARIANT: by this function's safety requirement.
+        // INVARIANT: By this function's safety requirement.
         Srcu(PhantomData, NotThreadSafe)
     }
 }
@@ -408,9 +425,9 @@ impl<'l> PagesLock<'l> {
     /// Takes the lock.
     #[inline]
     pub(crate) fn new(vm: Vm<'l>) -> Self {
-        // SAFETY: the VM exists; the address of a field.
+        // SAFETY: The VM exists; the address of a field.
         let lock: *mut spinlock_t = unsafe { &raw mut (*vm.as_ptr()).arch.tdp_mmu_pages_lock };
-        // SAFETY: part of the VM, and initialised with its MMU (`kvm_rs_init_vm()`).
+        // SAFETY: Part of the VM, and initialised with its MMU (`kvm_rs_init_vm()`).
         let lock: &'l SpinLock<()> = unsafe { lock::Lock::from_raw(lock) };
 
         PagesLock {

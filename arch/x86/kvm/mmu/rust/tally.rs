@@ -19,8 +19,11 @@ use core::cell::Cell;
 
 use crate::{
     bindings,
-    pure::{addr::ENTRIES, Level},
-    vm::Vm,
+    pure::{
+        addr::ENTRIES,
+        Level, //
+    },
+    vm::Vm, //
 };
 
 /// How many changes a holder puts off at most. To split a huge page, or to recover one, is three:
@@ -101,7 +104,7 @@ impl Tally {
             let count = leaves.take();
 
             if count != 0 {
-                // SAFETY: the VM exists, and `pages[]` has an element for every level that has
+                // SAFETY: The VM exists, and `pages[]` has an element for every level that has
                 // leaves.
                 unsafe { bindings::kvm_rs_update_page_stats(vm.as_ptr(), level.raw(), count) }
             }
@@ -113,7 +116,7 @@ impl Tally {
             let count = number.take();
 
             if count != 0 {
-                // SAFETY: the VM exists.
+                // SAFETY: The VM exists.
                 unsafe { bindings::kvm_rs_count_events(vm.as_ptr(), event, count.into()) }
             }
         }

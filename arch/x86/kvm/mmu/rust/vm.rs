@@ -4,7 +4,10 @@
 
 #![expect(unsafe_code)]
 
-use core::{marker::PhantomData, ptr::NonNull};
+use core::{
+    marker::PhantomData,
+    ptr::NonNull, //
+};
 
 use crate::bindings;
 
@@ -24,9 +27,9 @@ impl<'a> Vm<'a> {
     /// `kvm` must point to a VM that exists for `'a`.
     #[inline]
     pub(crate) unsafe fn from_raw(kvm: *mut bindings::kvm) -> Self {
-        // SAFETY: a pointer to a VM is not null.
+        // SAFETY: A pointer to a VM is not null.
         let ptr = unsafe { NonNull::new_unchecked(kvm) };
-        // INVARIANT: by this function's safety requirement.
+        // INVARIANT: By this function's safety requirement.
         Vm(ptr, PhantomData)
     }
 

@@ -27,14 +27,34 @@ use core::marker::PhantomData;
 use kernel::sync::rcu;
 
 use crate::{
-    pte::{Table, View},
-    pure::{position::Position, Gfn, GfnRange, Index, Level, Masks, Spte},
-    sync::{need_break, MmuLock, Unlocked},
-    sys::{
-        stats::{self, Event, Hold},
-        Sp, Vm,
+    pte::{
+        Table,
+        View, //
     },
-    tlb::Flush,
+    pure::{
+        position::Position,
+        Gfn,
+        GfnRange,
+        Index,
+        Level,
+        Masks,
+        Spte, //
+    },
+    sync::{
+        need_break,
+        MmuLock,
+        Unlocked, //
+    },
+    sys::{
+        stats::{
+            self,
+            Event,
+            Hold, //
+        },
+        Sp,
+        Vm, //
+    },
+    tlb::Flush, //
 };
 
 /// The levels that a tree can have.

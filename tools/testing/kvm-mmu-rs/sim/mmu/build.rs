@@ -2,7 +2,10 @@
 
 //! Sets what Kbuild sets for the MMU's crate.
 
-use std::{env, path::Path};
+use std::{
+    env,
+    path::Path, //
+};
 
 fn main() {
     let here = env::var("CARGO_MANIFEST_DIR").expect("cargo sets it");

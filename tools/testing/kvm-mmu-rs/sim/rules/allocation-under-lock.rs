@@ -4,8 +4,14 @@
 
 use crate::{
     page::BlankSp,
-    sync::{MmuLock, Shared},
-    sys::{Node, Shortage},
+    sync::{
+        MmuLock,
+        Shared, //
+    },
+    sys::{
+        Node,
+        Shortage, //
+    }, //
 };
 
 fn program(lock: &mut Shared<'_>, node: Node) {

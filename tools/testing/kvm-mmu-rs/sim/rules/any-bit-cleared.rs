@@ -3,9 +3,12 @@
 // Error: E0308
 
 use crate::{
-    pure::{spte::PAGE_SIZE, WriteBits},
+    pure::{
+        spte::PAGE_SIZE,
+        WriteBits, //
+    },
     sync::Shared,
-    walk::Step,
+    walk::Step, //
 };
 
 fn program<'l>(step: &mut Step<'_, Shared<'l>>) {

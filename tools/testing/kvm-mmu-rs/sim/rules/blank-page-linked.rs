@@ -4,9 +4,12 @@
 
 use crate::{
     page::BlankSp,
-    pure::{Masks, Spte},
+    pure::{
+        Masks,
+        Spte, //
+    },
     sync::Shared,
-    walk::Step,
+    walk::Step, //
 };
 
 fn program<'l>(page: BlankSp, step: &mut Step<'_, Shared<'l>>, masks: &Masks, like: Spte) {

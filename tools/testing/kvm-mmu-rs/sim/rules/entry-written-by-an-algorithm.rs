@@ -4,9 +4,12 @@
 
 use crate::{
     pte::Sptep,
-    pure::{Masks, Spte},
+    pure::{
+        Masks,
+        Spte, //
+    },
     sync::Exclusive,
-    walk::Step,
+    walk::Step, //
 };
 
 fn program<'l>(sptep: Sptep<'_>, step: &mut Step<'_, Exclusive<'l>>, masks: &Masks) {

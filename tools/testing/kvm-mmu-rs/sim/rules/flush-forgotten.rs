@@ -4,7 +4,10 @@
 
 #![deny(unused_must_use)]
 
-use crate::{sys::Vm, tlb::Flush};
+use crate::{
+    sys::Vm,
+    tlb::Flush, //
+};
 
 fn program(vm: Vm<'_>, pending: bool) {
     Flush::new(pending); //~ FAILS

@@ -3,8 +3,15 @@
 // Error: E0005
 
 use crate::pure::{
-    Entry::{Frozen, Leaf, NonPresent, Table},
-    Level, Masks, Spte,
+    Entry::{
+        Frozen,
+        Leaf,
+        NonPresent,
+        Table, //
+    },
+    Level,
+    Masks,
+    Spte, //
 };
 
 fn program(spte: Spte, level: Level, masks: &Masks) {

@@ -3,8 +3,12 @@
 // Error: E0308
 
 use crate::{
-    sync::{MmuLock, PagesLock, Shared},
-    sys::Sp,
+    sync::{
+        MmuLock,
+        PagesLock,
+        Shared, //
+    },
+    sys::Sp, //
 };
 
 fn program(sp: Sp<'_>, lock: &Shared<'_>) {

@@ -4,8 +4,11 @@
 
 use crate::{
     cache::TdpSplitCache,
-    sync::{MmuLock, Shared},
-    sys::Node,
+    sync::{
+        MmuLock,
+        Shared, //
+    },
+    sys::Node, //
 };
 
 fn program(lock: &mut Shared<'_>, cache: &mut TdpSplitCache) {

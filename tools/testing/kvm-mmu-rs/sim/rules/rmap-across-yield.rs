@@ -3,8 +3,14 @@
 // Error: E0499
 
 use crate::{
-    rmap::{List, Rmap},
-    sync::{Exclusive, MmuLock},
+    rmap::{
+        List,
+        Rmap, //
+    },
+    sync::{
+        Exclusive,
+        MmuLock, //
+    }, //
 };
 
 fn program<'l>(lock: &mut Exclusive<'l>, list: List<'_>) {

@@ -3,8 +3,14 @@
 // Error: E0308
 
 use crate::{
-    rmap::{List, Rmap},
-    sync::{Exclusive, Shared},
+    rmap::{
+        List,
+        Rmap, //
+    },
+    sync::{
+        Exclusive,
+        Shared, //
+    }, //
 };
 
 fn program(shared: &mut Shared<'_>, exclusive: &mut Exclusive<'_>, list: List<'_>) {

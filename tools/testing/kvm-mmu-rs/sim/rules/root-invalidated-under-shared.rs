@@ -3,8 +3,11 @@
 // Error: E0308
 
 use crate::{
-    sync::{Exclusive, Shared},
-    sys::Sp,
+    sync::{
+        Exclusive,
+        Shared, //
+    },
+    sys::Sp, //
 };
 
 fn program(root: Sp<'_>, shared: &Shared<'_>, exclusive: &Exclusive<'_>) {

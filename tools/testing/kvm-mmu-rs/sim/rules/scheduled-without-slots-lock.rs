@@ -4,8 +4,11 @@
 
 use crate::{
     root::Root,
-    sync::{PagesLock, SlotsLock},
-    sys::Sp,
+    sync::{
+        PagesLock,
+        SlotsLock, //
+    },
+    sys::Sp, //
 };
 
 fn program<'vm>(sp: Sp<'vm>, pages: &PagesLock<'vm>, slots: &SlotsLock<'vm>) {

@@ -2,7 +2,10 @@
 // Rule: An SPTE in a live table is read by an atomic access: there is no reference to it.
 // Error: E0614
 
-use crate::{pte::Sptep, pure::Spte};
+use crate::{
+    pte::Sptep,
+    pure::Spte, //
+};
 
 fn program(sptep: Sptep<'_>) -> Spte {
     let spte = *sptep; //~ FAILS

@@ -2,7 +2,10 @@
 // Rule: What a walk has handed out is not used after the walk has gone on: it may have yielded.
 // Error: E0499
 
-use crate::{sync::Shared, walk::Walk};
+use crate::{
+    sync::Shared,
+    walk::Walk, //
+};
 
 fn program<'l>(walk: &mut Walk<'_, 'l, Shared<'l>>) {
     let Some(step) = walk.next() else { return };

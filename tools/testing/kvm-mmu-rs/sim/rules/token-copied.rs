@@ -2,7 +2,10 @@
 // Rule: There is one token for a lock that is held.
 // Error: E0507
 
-use crate::sync::{MmuLock, Shared};
+use crate::sync::{
+    MmuLock,
+    Shared, //
+};
 
 fn program<'l>(lock: &mut Shared<'l>) {
     let copy = *lock; //~ FAILS

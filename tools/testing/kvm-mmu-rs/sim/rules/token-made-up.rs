@@ -5,8 +5,12 @@
 use kernel::types::NotThreadSafe;
 
 use crate::{
-    sync::{with_shared, Holder, Shared},
-    sys::Vm,
+    sync::{
+        with_shared,
+        Holder,
+        Shared, //
+    },
+    sys::Vm, //
 };
 
 fn program(vm: Vm<'_>) {

@@ -2,7 +2,10 @@
 // Rule: A lock is held by the thread that has taken it.
 // Error: E0277
 
-use crate::{sync::Shared, sys::Vm};
+use crate::{
+    sync::Shared,
+    sys::Vm, //
+};
 
 fn to_another<T: Send>(_: T) {}
 fn to_myself<T>(_: T) {}

@@ -4,8 +4,15 @@
 
 use crate::{
     page::BlankSp,
-    sync::{MmuLock, Shared, Unlocked},
-    sys::{Node, Shortage},
+    sync::{
+        MmuLock,
+        Shared,
+        Unlocked, //
+    },
+    sys::{
+        Node,
+        Shortage, //
+    }, //
 };
 
 fn program<'l>(lock: &mut Shared<'l>, node: Node) {

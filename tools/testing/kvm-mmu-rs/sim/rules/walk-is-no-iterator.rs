@@ -2,7 +2,10 @@
 // Rule: A walk that yields is not an iterator, which would hand out what survives a yield.
 // Error: E0277
 
-use crate::{sync::Shared, walk::Walk};
+use crate::{
+    sync::Shared,
+    walk::Walk, //
+};
 
 fn program<'l>(mut walk: Walk<'_, 'l, Shared<'l>>) {
     for step in walk { //~ FAILS

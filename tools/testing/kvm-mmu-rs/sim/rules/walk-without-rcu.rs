@@ -5,9 +5,15 @@
 use kernel::sync::rcu;
 
 use crate::{
-    pure::{Gfn, Masks},
-    sys::{Sp, Vm},
-    walk::Descent,
+    pure::{
+        Gfn,
+        Masks, //
+    },
+    sys::{
+        Sp,
+        Vm, //
+    },
+    walk::Descent, //
 };
 
 fn program(vm: Vm<'_>, root: Sp<'_>, gfn: Gfn, masks: &Masks) {

@@ -3,9 +3,15 @@
 // Error: E0599
 
 use crate::{
-    pure::{Masks, Spte},
-    sync::{Exclusive, Shared},
-    walk::Step,
+    pure::{
+        Masks,
+        Spte, //
+    },
+    sync::{
+        Exclusive,
+        Shared, //
+    },
+    walk::Step, //
 };
 
 fn program<'l>(

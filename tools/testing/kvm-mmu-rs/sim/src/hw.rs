@@ -7,8 +7,17 @@
 //! reads, and sets D, there. An access is one instruction: an interrupt is taken before or after
 //! it.
 
-use kvm_c::{bindings::*, model::ROOT_LEVEL};
-use machine::{chance, fail, mem, note, sched};
+use kvm_c::{
+    bindings::*,
+    model::ROOT_LEVEL, //
+};
+use machine::{
+    chance,
+    fail,
+    mem,
+    note,
+    sched, //
+};
 
 /// The formats of page tables.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -57,7 +66,7 @@ impl Format {
     pub fn install(self) {
         let npt = self.is_npt();
 
-        // SAFETY: there is no VM now; one OS thread.
+        // SAFETY: There is no VM now; one OS thread.
         unsafe {
             shadow_host_writable_mask = if npt { 1 << 9 } else { 1 << 53 };
             shadow_mmu_writable_mask = if npt { 1 << 10 } else { 1 << 55 };
@@ -259,7 +268,7 @@ impl Cpu {
             }
             loop {
                 let index = gfn / pages(level) % pages(2);
-                // SAFETY: within the table.
+                // SAFETY: Within the table.
                 let slot = unsafe { table.add(index as usize) };
                 let entry = mem::load(slot);
 

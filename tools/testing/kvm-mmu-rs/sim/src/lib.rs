@@ -15,11 +15,22 @@ mod world;
 
 use std::{
     process::exit,
-    sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    sync::atomic::{
+        AtomicU64,
+        AtomicUsize,
+        Ordering::Relaxed, //
+    },
+    time::{
+        Duration,
+        SystemTime,
+        UNIX_EPOCH, //
+    }, //
 };
 
-use machine::{choose, sched};
+use machine::{
+    choose,
+    sched, //
+};
 use scenario::Scenario;
 
 /// A run that takes more steps does not end.
@@ -56,7 +67,7 @@ fn cpu_time() -> Duration {
         nanoseconds: 0,
     };
 
-    // SAFETY: libc's function, and the structure as it is on 64-bit Linux.
+    // SAFETY: It is libc's function, and the structure as it is on 64-bit Linux.
     unsafe { clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &mut time) };
     Duration::new(time.seconds as u64, time.nanoseconds as u32)
 }

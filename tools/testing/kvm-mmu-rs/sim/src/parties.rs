@@ -8,20 +8,57 @@ use kvm_c::{
     bindings::*,
     host::Host,
     model::{
-        fault::{back_off, mmio_page_fault, page_fault, prefault, Handled},
-        gmem, notifier, nx, pages, roots, settings, shadow, slots,
-        split::{self, Request},
-        track, HOST, HUGE_PAGES,
-    },
+        fault::{
+            back_off,
+            mmio_page_fault,
+            page_fault,
+            prefault,
+            Handled, //
+        },
+        gmem,
+        notifier,
+        nx,
+        pages,
+        roots,
+        settings,
+        shadow,
+        slots,
+        split::{
+            self,
+            Request, //
+        },
+        track,
+        HOST,
+        HUGE_PAGES, //
+    }, //
 };
 use machine::{
-    chance, choose, fail, note, point,
-    sched::{self, facts},
+    chance,
+    choose,
+    fail,
+    note,
+    point,
+    sched::{
+        self,
+        facts, //
+    }, //
 };
 
 use crate::{
-    hw::{Access, Cpu},
-    world::{kvm, ranges, root_role, slot_flags, world, Piece, PAUSE_KEY, PIECES_KEY},
+    hw::{
+        Access,
+        Cpu, //
+    },
+    world::{
+        kvm,
+        ranges,
+        root_role,
+        slot_flags,
+        world,
+        Piece,
+        PAUSE_KEY,
+        PIECES_KEY, //
+    }, //
 };
 
 /// How many pages are prefaulted at once, at most.
@@ -72,7 +109,7 @@ enum Exit {
 macro_rules! vcpu {
     ($vcpu:expr, $($field:tt)+) => {{
         #[allow(unused_unsafe, reason = "may stand within another")]
-        // SAFETY: the vCPU exists as long as its thread; one OS thread.
+        // SAFETY: The vCPU exists as long as its thread; one OS thread.
         let field = unsafe { &mut (*$vcpu).$($field)+ };
         field
     }};
@@ -147,7 +184,7 @@ pub fn vcpu(n: usize) {
         // `vmx_flush_pml_buffer()`
         for gfn in core::mem::take(&mut cpu.log) {
             let slot = slots::of(kvm(), usize::from(*vcpu!(vcpu, smm)), gfn);
-            // SAFETY: both exist: `kvm->srcu` is held.
+            // SAFETY: Both exist: `kvm->srcu` is held.
             unsafe { mark_page_dirty_in_slot(kvm(), slot, gfn) };
             touch(gfn);
         }
@@ -502,7 +539,7 @@ fn memslots() -> Vec<usize> {
     let can_be_logged = |at: &usize| {
         let slot = kvm().memslots[*at];
 
-        // SAFETY: a slot that is in its place exists.
+        // SAFETY: A slot that is in its place exists.
         !slot.is_null() && unsafe { (*slot).flags & KVM_MEM_GUEST_MEMFD == 0 }
     };
 

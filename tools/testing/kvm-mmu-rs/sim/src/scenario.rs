@@ -4,10 +4,16 @@
 
 #[cfg(feature = "small")]
 use kvm_c::model::pages;
-use kvm_c::{bindings::Odds, model::HUGE_PAGES};
+use kvm_c::{
+    bindings::Odds,
+    model::HUGE_PAGES, //
+};
 use machine::rng::Rng;
 
-use crate::{hw::Format, world::Plan};
+use crate::{
+    hw::Format,
+    world::Plan, //
+};
 
 /// The pages whose bits are taken in one go.
 const BATCH_PAGES: u64 = 64 * 1024;

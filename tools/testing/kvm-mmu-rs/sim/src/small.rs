@@ -9,14 +9,29 @@
 use kvm_c::{
     bindings::*,
     host::Host,
-    model::{notifier, nx, slots, HOST, HUGE_PAGES},
+    model::{
+        notifier,
+        nx,
+        slots,
+        HOST,
+        HUGE_PAGES, //
+    }, //
 };
-use machine::{every, fail, sched};
+use machine::{
+    every,
+    fail,
+    sched, //
+};
 
 use crate::{
     hw::Format,
     parties,
-    world::{self, kvm, world, Plan},
+    world::{
+        self,
+        kvm,
+        world,
+        Plan, //
+    }, //
 };
 
 /// More steps than a run takes.
@@ -118,7 +133,7 @@ const ALL: &[Small] = &[
             let slot = kvm().memslots[0];
             kvm().slots_lock.lock("mutex_lock(slots_lock)", false);
             kvm().mmu_lock.read_lock();
-            // SAFETY: both exist, and the locks are held.
+            // SAFETY: Both exist, and the locks are held.
             unsafe { kvm_tdp_mmu_recover_huge_pages(kvm(), slot) };
             kvm().mmu_lock.read_unlock();
             kvm().slots_lock.unlock("mutex_unlock(slots_lock)", false);
@@ -252,7 +267,7 @@ fn run(small: &'static Small, format: Format) {
                 slots::set_log(kvm(), 0, true);
                 parties::touch_alone(PAGE + 1, PFERR_WRITE);
                 // The log ends, and nobody has promoted yet.
-                // SAFETY: the slot exists; nobody else is there.
+                // SAFETY: The slot exists; nobody else is there.
                 unsafe { (*kvm().memslots[0]).flags = 0 };
             });
         }

@@ -2,8 +2,14 @@
 
 //! A step in KVM's words.
 
-use kvm_c::{bindings::*, model::HUGE_PAGES};
-use machine::{mem, sched::Step};
+use kvm_c::{
+    bindings::*,
+    model::HUGE_PAGES, //
+};
+use machine::{
+    mem,
+    sched::Step, //
+};
 
 /// A step in KVM's words.
 pub fn describe(step: &Step) -> String {
@@ -46,7 +52,7 @@ fn place(addr: u64) -> String {
         return format!("{addr:#x}");
     }
     // Headers are poisoned when they are freed; their memory stays.
-    // SAFETY: within the memory for headers.
+    // SAFETY: Within the memory for headers.
     let (role, gfn) = unsafe { (*(*sp).role.word, (*sp).gfn) };
     let level = role & 0xf;
     if !(1..=5).contains(&level) || gfn > 1 << 40 {

@@ -4,8 +4,17 @@
 
 use std::cell::UnsafeCell;
 
-use kvm_c::{bindings::*, host::Host, model, model::slots};
-use machine::{fail, mem, sched};
+use kvm_c::{
+    bindings::*,
+    host::Host,
+    model,
+    model::slots, //
+};
+use machine::{
+    fail,
+    mem,
+    sched, //
+};
 
 use crate::hw::Format;
 
@@ -181,13 +190,13 @@ pub struct World {
 }
 
 struct Global(UnsafeCell<Option<World>>);
-// SAFETY: one OS thread runs the simulation.
+// SAFETY: One OS thread runs the simulation.
 unsafe impl Sync for Global {}
 static GLOBAL: Global = Global(UnsafeCell::new(None));
 
 /// The world. Nobody keeps the reference over a step.
 pub fn world() -> &'static mut World {
-    // SAFETY: one OS thread; see above.
+    // SAFETY: One OS thread; see above.
     let world = unsafe { &mut *GLOBAL.0.get() };
 
     world.as_mut().expect("a run has begun")
@@ -195,7 +204,7 @@ pub fn world() -> &'static mut World {
 
 /// The VM of the world.
 pub fn kvm() -> &'static mut kvm {
-    // SAFETY: the VM exists; one OS thread, and nobody keeps the reference over a step.
+    // SAFETY: The VM exists; one OS thread, and nobody keeps the reference over a step.
     unsafe { &mut *world().kvm }
 }
 
@@ -277,7 +286,7 @@ pub fn begin(plan: Plan) {
     mem::begin();
     machine::rcu::begin();
     plan.format.install();
-    // SAFETY: there is no VM now; one OS thread.
+    // SAFETY: There is no VM now; one OS thread.
     unsafe { eager_page_split = plan.eager };
 
     let (base, npages) = (plan.base_gfn, plan.npages);
@@ -289,7 +298,7 @@ pub fn begin(plan: Plan) {
                 if plan.nested && !plan.late {
                     slots::alloc_rmaps(slot);
                 }
-                // SAFETY: just made; one OS thread.
+                // SAFETY: Just made; one OS thread.
                 unsafe { (*slot).flags = slot_flags(&plan, n) };
                 memslots[as_id * SLOTS + n] = slot;
             }
@@ -363,7 +372,7 @@ pub fn begin(plan: Plan) {
         odds: plan.odds,
     });
     model::set_vm(vm);
-    // SAFETY: the VM exists, and nobody else is there.
+    // SAFETY: The VM exists, and nobody else is there.
     unsafe {
         kvm_tdp_mmu_refresh_masks();
         kvm_mmu_init_tdp_mmu(vm);
@@ -419,9 +428,9 @@ pub fn begin(plan: Plan) {
             guest_mode: false,
         }));
     }
-    // SAFETY: the VM exists.
+    // SAFETY: The VM exists.
     unsafe { (*vm).vcpus = world.vcpus.clone() };
-    // SAFETY: one OS thread.
+    // SAFETY: One OS thread.
     unsafe { *GLOBAL.0.get() = Some(world) };
 }
 
@@ -440,7 +449,7 @@ fn count(table: u64, level: u32, gfn: u64, census: &mut Census) {
         fail("a table that was freed is linked".into());
     }
     for n in 0..model::HUGE_PAGES {
-        // SAFETY: within the table, which exists.
+        // SAFETY: Within the table, which exists.
         let entry = unsafe { words.add(n as usize).read() };
         let first = gfn + n * model::HUGE_PAGES.pow(level - 1);
 
@@ -494,7 +503,7 @@ pub fn check_unmapped(start: u64, end: u64) {
     let mut root = kvm().arch.tdp_mmu_roots;
 
     while !root.is_null() {
-        // SAFETY: the list's pages exist.
+        // SAFETY: The list's pages exist.
         let (spt, role, next) = unsafe { ((*root).spt, *(*root).role.word, (*root).next) };
 
         check_table_unmapped(mem::pa(spt), role & 0xf, 0, start..end);
@@ -510,7 +519,7 @@ fn check_table_unmapped(table: u64, level: u32, gfn: u64, range: core::ops::Rang
         if first + pages <= range.start || first >= range.end {
             continue;
         }
-        // SAFETY: within a table that is linked.
+        // SAFETY: Within a table that is linked.
         let entry = unsafe { mem::va(table).add(n as usize).read() };
         if entry & MMU_PRESENT == 0 {
             continue;
@@ -530,7 +539,7 @@ pub fn check_small() {
     let mut root = kvm().arch.tdp_mmu_roots;
 
     while !root.is_null() {
-        // SAFETY: the list's pages exist.
+        // SAFETY: The list's pages exist.
         let (spt, role, next) = unsafe { ((*root).spt, *(*root).role.word, (*root).next) };
 
         if role & INVALID == 0 {
@@ -543,7 +552,7 @@ pub fn check_small() {
 
 fn check_table_small(table: u64, level: u32, gfn: u64, as_id: usize) {
     for n in 0..model::HUGE_PAGES {
-        // SAFETY: within a table that is linked.
+        // SAFETY: Within a table that is linked.
         let entry = unsafe { mem::va(table).add(n as usize).read() };
         let first = gfn + n * model::HUGE_PAGES.pow(level - 1);
 
@@ -573,7 +582,7 @@ pub fn check_writable() {
     let mut root = kvm().arch.tdp_mmu_roots;
 
     while !root.is_null() {
-        // SAFETY: the list's pages exist.
+        // SAFETY: The list's pages exist.
         let (spt, role, next) = unsafe { ((*root).spt, *(*root).role.word, (*root).next) };
 
         if role & (INVALID | AD_DISABLED) == 0 {
@@ -584,11 +593,11 @@ pub fn check_writable() {
 }
 
 fn check_table_writable(table: u64, level: u32, gfn: u64) {
-    // SAFETY: the format is constant while there is a VM.
+    // SAFETY: The format is constant while there is a VM.
     let mmu_writable = unsafe { shadow_mmu_writable_mask };
 
     for n in 0..model::HUGE_PAGES {
-        // SAFETY: within a table that is linked.
+        // SAFETY: Within a table that is linked.
         let entry = unsafe { mem::va(table).add(n as usize).read() };
         let first = gfn + n * model::HUGE_PAGES.pow(level - 1);
 
@@ -613,7 +622,7 @@ pub fn check_quiet() {
     let mut valid = Vec::new();
 
     while !root.is_null() {
-        // SAFETY: the list's pages exist.
+        // SAFETY: The list's pages exist.
         let (spt, role, next) = unsafe { ((*root).spt, *(*root).role.word, (*root).next) };
         let mut own = Census::default();
 
@@ -682,12 +691,12 @@ pub fn end(zap_all: bool) {
     if zap_all {
         // `kvm_mmu_zap_all()`
         kvm().mmu_lock.write_lock();
-        // SAFETY: the VM exists, and the lock is held.
+        // SAFETY: The VM exists, and the lock is held.
         unsafe { kvm_tdp_mmu_zap_all(vm) };
         kvm().mmu_lock.write_unlock();
     }
     kvm().users_count = 0;
-    // SAFETY: the VM exists, and nobody else is there.
+    // SAFETY: The VM exists, and nobody else is there.
     unsafe { kvm_mmu_uninit_tdp_mmu(vm) };
 
     let stat = &kvm().stat;
@@ -715,7 +724,7 @@ pub fn end(zap_all: bool) {
         // SAFETY: `begin` made them, and nobody uses them any more.
         unsafe { (vcpu.drop_in_place(), mmu.drop_in_place()) };
     }
-    // SAFETY: as above.
+    // SAFETY: As above.
     unsafe { vm.drop_in_place() };
     model::set_vm(core::ptr::null_mut());
     let _ = sched::now();

@@ -10,15 +10,27 @@
 
 use kernel::prelude::*;
 
-use super::{Comparison, Oracle, Tally};
+use super::{
+    Comparison,
+    Oracle,
+    Tally, //
+};
 use crate::{
     bindings,
     ops::spte as make,
     pure::{
         leaf,
-        spte::{MMU_PRESENT, PAGE_SIZE, WRITABLE},
-        Gfn, Hpa, Level, Role, Spte,
-    },
+        spte::{
+            MMU_PRESENT,
+            PAGE_SIZE,
+            WRITABLE, //
+        },
+        Gfn,
+        Hpa,
+        Level,
+        Role,
+        Spte, //
+    }, //
 };
 
 /// A frame at 1 GiB, which is memory where there are 2 GiB of it, and one beyond all memory.
@@ -150,12 +162,12 @@ fn splits(comparison: &mut Comparison<'_>, top: Level, huge: Spte, count: &mut C
         let index = if bit(n, 4) { 511 } else { 0 };
         let small = make::make_small(oracle.vm(), huge, role, index, masks);
         let at = index as kernel::ffi::c_int;
-        // SAFETY: the oracle is set up, and the leaf is huge.
+        // SAFETY: The oracle is set up, and the leaf is huge.
         let theirs = unsafe { bindings::kvm_rs_oracle_small(huge.0, role.0, at) };
         comparison.check("small", huge.0, small.0, theirs)?;
 
         let ours = make::make_huge(oracle.vm(), small, top, masks);
-        // SAFETY: the oracle is set up, the leaf is present, and the target is huge.
+        // SAFETY: The oracle is set up, the leaf is present, and the target is huge.
         let theirs = unsafe { bindings::kvm_rs_oracle_huge(small.0, top.raw()) };
         comparison.check("huge", small.0, ours.0, theirs)?;
         count.splits += 1;
@@ -189,19 +201,19 @@ fn others(oracle: &Oracle, tally: &mut Tally, count: &mut Count) -> Result {
     for disabled in [false, true] {
         let pa = 1 << 30;
         let ours = leaf::table(Hpa(pa), disabled, &oracle.masks);
-        // SAFETY: the oracle is set up.
+        // SAFETY: The oracle is set up.
         let theirs = unsafe { bindings::kvm_rs_oracle_nonleaf(pa, disabled) };
         comparison.check("nonleaf", pa, ours.0, theirs)?;
         comparison.predicates(ours, Level::Page2M)?;
         count.others += 1;
     }
     for generation in (0..20).map(|n| (1u64 << n) >> 1) {
-        // SAFETY: the oracle is set up.
+        // SAFETY: The oracle is set up.
         unsafe { bindings::kvm_rs_oracle_generation(generation) };
         for gfn in (0..40).map(|n| (1u64 << n) >> 1) {
             for access in 0..16 {
                 let ours = make::make_mmio(oracle.vcpu(), Gfn(gfn), access, &oracle.masks);
-                // SAFETY: the oracle is set up.
+                // SAFETY: The oracle is set up.
                 let theirs = unsafe { bindings::kvm_rs_oracle_mmio(gfn, access) };
                 comparison.check("mmio", gfn, ours.0, theirs)?;
                 comparison.predicates(ours, Level::Page4K)?;

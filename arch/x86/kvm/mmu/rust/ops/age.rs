@@ -12,10 +12,24 @@ use kernel::sync::rcu;
 
 use crate::{
     pte::View,
-    pure::{Age, Entry, Masks},
-    root::{rcu_roots, RootTypes, Selection},
-    sys::{NotifierRange, Vm},
-    walk::{Descent, ShortWalk},
+    pure::{
+        Age,
+        Entry,
+        Masks, //
+    },
+    root::{
+        rcu_roots,
+        RootTypes,
+        Selection, //
+    },
+    sys::{
+        NotifierRange,
+        Vm, //
+    },
+    walk::{
+        Descent,
+        ShortWalk, //
+    }, //
 };
 
 /// Whether a page of `range` was accessed since it was last aged.

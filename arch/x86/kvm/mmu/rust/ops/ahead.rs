@@ -67,15 +67,33 @@
 //!
 //! [`rust_split.c`]: srctree/arch/x86/kvm/mmu/rust/rust_split.c
 
-use kernel::error::{code::EBUSY, Result};
+use kernel::error::{
+    code::EBUSY,
+    Result, //
+};
 
 use crate::{
     cache::TdpSplitCache,
-    ops::{dirty_log::recover::recover_range, split::split_huge_pages},
-    pure::{GfnRange, Level},
+    ops::{
+        dirty_log::recover::recover_range,
+        split::split_huge_pages, //
+    },
+    pure::{
+        GfnRange,
+        Level, //
+    },
     root::Selection,
-    sync::{with_shared, Holder, Srcu},
-    sys::{Memslot, Shortage, Unlogged, Vm},
+    sync::{
+        with_shared,
+        Holder,
+        Srcu, //
+    },
+    sys::{
+        Memslot,
+        Shortage,
+        Unlogged,
+        Vm, //
+    }, //
 };
 
 /// Splits the huge pages of `slot` that overlap `range`, which is within one gigabyte, down to

@@ -7,10 +7,21 @@ use core::mem::MaybeUninit;
 use kernel::sync::rcu;
 
 use crate::{
-    pte::{Sptep, View},
-    pure::{Gfn, Index, Level, Spte},
-    sys::{Sp, Vm},
-    walk::Descent,
+    pte::{
+        Sptep,
+        View, //
+    },
+    pure::{
+        Gfn,
+        Index,
+        Level,
+        Spte, //
+    },
+    sys::{
+        Sp,
+        Vm, //
+    },
+    walk::Descent, //
 };
 
 /// Visits the entries on the path to `gfn`, from the root down. The last one is the leaf, or the

@@ -11,14 +11,41 @@ use crate::{
     change::Lost,
     ops::{
         split,
-        spte::{log_writable, make_leaf, make_mmio, without_access, LeafRequest},
+        spte::{
+            log_writable,
+            make_leaf,
+            make_mmio,
+            without_access,
+            LeafRequest, //
+        }, //
     },
     page::OwnedSp,
     pte::View,
-    pure::{leaf, Entry, Level, Masks, Spte},
-    sync::{MmuLock, PagesLock, Shared},
-    sys::{stats::Event, trace, Fault, SlotGfn, Sp, Vcpu, Vm},
-    walk::{Descent, Step},
+    pure::{
+        leaf,
+        Entry,
+        Level,
+        Masks,
+        Spte, //
+    },
+    sync::{
+        MmuLock,
+        PagesLock,
+        Shared, //
+    },
+    sys::{
+        stats::Event,
+        trace,
+        Fault,
+        SlotGfn,
+        Sp,
+        Vcpu,
+        Vm, //
+    },
+    walk::{
+        Descent,
+        Step, //
+    }, //
 };
 
 /// How a fault ended; C's `RET_PF_*`.

@@ -63,11 +63,29 @@ use kernel::sync::rcu;
 use crate::{
     change::map_pages,
     ops::spte::PrefetchLeaves,
-    pte::{SmallTable, Table},
-    pure::{Gfn, GfnRange, Level, Masks},
-    sync::{MmuLock, Shared, Srcu},
-    sys::{HostPages, Memslot, Sp, Vcpu, Vm},
-    walk::Descent,
+    pte::{
+        SmallTable,
+        Table, //
+    },
+    pure::{
+        Gfn,
+        GfnRange,
+        Level,
+        Masks, //
+    },
+    sync::{
+        MmuLock,
+        Shared,
+        Srcu, //
+    },
+    sys::{
+        HostPages,
+        Memslot,
+        Sp,
+        Vcpu,
+        Vm, //
+    },
+    walk::Descent, //
 };
 
 /// Maps what it can of `range` without a gap, as far as the table reaches that holds `range.start`.

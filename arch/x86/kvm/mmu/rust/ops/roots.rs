@@ -5,9 +5,20 @@
 use crate::{
     page::OwnedSp,
     pure::Role,
-    root::{find_locked, stable_roots, Root, RootTypes, Roots, Selection},
-    sync::{Exclusive, PagesLock, SlotsLock},
-    sys::Vcpu,
+    root::{
+        find_locked,
+        stable_roots,
+        Root,
+        RootTypes,
+        Roots,
+        Selection, //
+    },
+    sync::{
+        Exclusive,
+        PagesLock,
+        SlotsLock, //
+    },
+    sys::Vcpu, //
 };
 
 /// A root for the vCPU: an existing one, or a new one.

@@ -10,23 +10,50 @@
 //! Userspace may also have huge pages split ahead of the log: [`super::ahead`].
 
 use kernel::error::{
-    code::{EINTR, ENOMEM},
-    Result,
+    code::{
+        EINTR,
+        ENOMEM, //
+    },
+    Result, //
 };
 
 use crate::{
     cache::TdpSplitCache,
-    change::{lost_errno, Update},
+    change::{
+        lost_errno,
+        Update, //
+    },
     page::BlankSp,
     pte::View,
-    pure::{addr::ENTRIES, Entry, Gfn, GfnRange, Level, Masks, Spte},
-    root::{Roots, Selection},
+    pure::{
+        addr::ENTRIES,
+        Entry,
+        Gfn,
+        GfnRange,
+        Level,
+        Masks,
+        Spte, //
+    },
+    root::{
+        Roots,
+        Selection, //
+    },
     sys::{
         fatal_signal_pending,
-        stats::{self, Event},
-        trace, Memslot, Node, Shortage, Sp,
+        stats::{
+            self,
+            Event, //
+        },
+        trace,
+        Memslot,
+        Node,
+        Shortage,
+        Sp, //
     },
-    walk::{Step, Walk},
+    walk::{
+        Step,
+        Walk, //
+    }, //
 };
 
 /// Replaces the huge leaf at `step` by the table of `page`, which maps the same memory with the

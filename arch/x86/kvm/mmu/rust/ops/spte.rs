@@ -5,12 +5,31 @@
 use crate::{
     ops::dirty_log::protect::bit_to_clear,
     pure::{
-        leaf::{self, AdMode, LeafSpec},
-        Gfn, Level, Masks, Pfn, Role, Spte,
+        leaf::{
+            self,
+            AdMode,
+            LeafSpec, //
+        },
+        Gfn,
+        Level,
+        Masks,
+        Pfn,
+        Role,
+        Spte, //
     },
     rmap::shadow,
-    sync::{MmuLock, Shared},
-    sys::{self, Memslot, SlotGfn, Sp, Vcpu, Vm},
+    sync::{
+        MmuLock,
+        Shared, //
+    },
+    sys::{
+        self,
+        Memslot,
+        SlotGfn,
+        Sp,
+        Vcpu,
+        Vm, //
+    }, //
 };
 
 /// A request for a leaf that maps guest memory.

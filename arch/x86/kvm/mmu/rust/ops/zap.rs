@@ -3,14 +3,48 @@
 //! Zapping: removing mappings, by range, by root, and of tables that stand for NX huge pages.
 
 use crate::{
-    change::{zap_pages, Update},
-    pte::{Table, View},
-    pure::{Entry, GfnRange, Level, Masks, Spte},
-    root::{self, Root, RootTypes, Roots, Selection},
-    sync::{with_exclusive, with_shared, Exclusive, Holder, MmuLock, Shared, SlotsLock},
-    sys::{max_gfn_exclusive, trace, NotifierRange, Sp},
+    change::{
+        zap_pages,
+        Update, //
+    },
+    pte::{
+        Table,
+        View, //
+    },
+    pure::{
+        Entry,
+        GfnRange,
+        Level,
+        Masks,
+        Spte, //
+    },
+    root::{
+        self,
+        Root,
+        RootTypes,
+        Roots,
+        Selection, //
+    },
+    sync::{
+        with_exclusive,
+        with_shared,
+        Exclusive,
+        Holder,
+        MmuLock,
+        Shared,
+        SlotsLock, //
+    },
+    sys::{
+        max_gfn_exclusive,
+        trace,
+        NotifierRange,
+        Sp, //
+    },
     tlb::Flush,
-    walk::{Step, Walk},
+    walk::{
+        Step,
+        Walk, //
+    }, //
 };
 
 /// Zaps the leaves of `range` in one root. Tables stay.

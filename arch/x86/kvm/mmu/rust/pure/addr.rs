@@ -272,7 +272,7 @@ impl Index {
     /// The entry of a table of `level` that covers `gfn`.
     #[inline]
     pub const fn of(gfn: Gfn, level: Level) -> Index {
-        // INVARIANT: masked to the bits of an index.
+        // INVARIANT: Masked to the bits of an index.
         Index((gfn.0.wrapping_shr(level.pages_shift()) & (ENTRIES as u64 - 1)) as u16)
     }
 
@@ -280,7 +280,7 @@ impl Index {
     #[inline]
     pub const fn new(index: usize) -> Option<Index> {
         if index < ENTRIES {
-            // INVARIANT: just checked.
+            // INVARIANT: Just checked.
             Some(Index(index as u16))
         } else {
             None
@@ -302,7 +302,7 @@ impl Index {
     /// All indices of a table, in order and in groups of eight, for a loop that should be unrolled.
     #[inline]
     pub fn groups() -> impl Iterator<Item = [Index; 8]> {
-        // INVARIANT: the groups of eight end at `ENTRIES`.
+        // INVARIANT: The groups of eight end at `ENTRIES`.
         (0..ENTRIES as u16 / 8)
             .map(|group| core::array::from_fn(|n| Index(group.wrapping_mul(8) | n as u16)))
     }
@@ -324,7 +324,7 @@ impl Index {
     /// All indices of a table, in order.
     #[inline]
     pub fn all() -> impl Iterator<Item = Index> {
-        // INVARIANT: the range ends before `ENTRIES`.
+        // INVARIANT: The range ends before `ENTRIES`.
         (0..ENTRIES as u16).map(Index)
     }
 }

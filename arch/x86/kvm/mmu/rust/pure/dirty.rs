@@ -4,7 +4,10 @@
 
 use core::ops::Range;
 
-use super::addr::{Gfn, GfnRange};
+use super::addr::{
+    Gfn,
+    GfnRange, //
+};
 
 /// Pages in a word of the bitmap.
 pub const WORD_PAGES: u64 = u64::BITS as u64;

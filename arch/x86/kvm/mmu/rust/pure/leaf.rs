@@ -3,10 +3,20 @@
 //! Building SPTEs: leaves, the leaves of a split, the leaf of a recovered huge page, tables, MMIO.
 
 use super::{
-    addr::{Gfn, Hpa, Index, Level, Pfn, PAGE_SHIFT},
+    addr::{
+        Gfn,
+        Hpa,
+        Index,
+        Level,
+        Pfn,
+        PAGE_SHIFT, //
+    },
     masks::Masks,
     role::Role,
-    spte::{self, Spte},
+    spte::{
+        self,
+        Spte, //
+    }, //
 };
 
 /// `ACC_READ_MASK`.

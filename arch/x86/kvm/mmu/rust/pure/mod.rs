@@ -25,9 +25,22 @@ pub mod spte;
 pub mod summary;
 pub mod transition;
 
-pub use addr::{Gfn, GfnRange, Hpa, Index, Level, Pfn};
+pub use addr::{
+    Gfn,
+    GfnRange,
+    Hpa,
+    Index,
+    Level,
+    Pfn, //
+};
 pub use age::Age;
 pub use masks::Masks;
 pub use protect::Protect;
 pub use role::Role;
-pub use spte::{Entry, LogProtected, Settled, Spte, WriteBits};
+pub use spte::{
+    Entry,
+    LogProtected,
+    Settled,
+    Spte,
+    WriteBits, //
+};

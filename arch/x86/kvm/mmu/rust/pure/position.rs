@@ -6,7 +6,12 @@
 //! table that it points to. The caller finds out whether there is such a table; a position only
 //! knows numbers. Corresponds to the integer half of C's `tdp_iter`.
 
-use super::addr::{Gfn, Index, Level, ENTRIES};
+use super::addr::{
+    Gfn,
+    Index,
+    Level,
+    ENTRIES, //
+};
 
 /// A position in a page-table tree.
 ///
@@ -60,7 +65,7 @@ impl Position {
     pub fn restart(&mut self) {
         self.restarted_at = self.target;
         self.level = self.root_level;
-        // INVARIANT: rounded to the level.
+        // INVARIANT: Rounded to the level.
         self.gfn = self.target.round_down(self.level);
     }
 
@@ -116,7 +121,7 @@ impl Position {
         if self.index().is_last() {
             return false;
         }
-        // INVARIANT: one entry on, the gfn is still aligned.
+        // INVARIANT: One entry on, the gfn is still aligned.
         self.gfn = self.gfn.add(self.level.pages());
         self.target = self.gfn;
         true
@@ -135,7 +140,7 @@ impl Position {
         let count = count.min(self.after()) as u64;
 
         if count != 0 {
-            // INVARIANT: some entries on, the gfn is still aligned.
+            // INVARIANT: Some entries on, the gfn is still aligned.
             self.gfn = self.gfn.add(self.level.pages().wrapping_mul(count));
             self.target = self.gfn;
         }
@@ -158,7 +163,7 @@ impl Position {
             }
             level = above;
         }
-        // INVARIANT: the level is between the last one and the root's; the gfn is rounded to it.
+        // INVARIANT: The level is between the last one and the root's; the gfn is rounded to it.
         self.level = level;
         self.gfn = gfn.round_down(level);
         self.target = gfn;

@@ -4,7 +4,10 @@
 
 use super::{
     masks::Masks,
-    spte::{Spte, WriteBits},
+    spte::{
+        Spte,
+        WriteBits, //
+    }, //
 };
 
 /// What makes the next write to a page noticed.

@@ -16,9 +16,14 @@
 //! Only the second state may be made writable without `mmu_lock` (the fast page fault).
 
 use super::{
-    addr::{Hpa, Level, Pfn, PAGE_SHIFT},
+    addr::{
+        Hpa,
+        Level,
+        Pfn,
+        PAGE_SHIFT, //
+    },
     masks::Masks,
-    role::Role,
+    role::Role, //
 };
 
 /// A shadow page table entry.

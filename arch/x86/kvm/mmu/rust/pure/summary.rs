@@ -6,7 +6,10 @@
 //! below. The protocol is in `ops/dirty_log/dirty_bits.rs`. The software bit is the one that means
 //! host-writable in a leaf; it is unused in entries that point to tables.
 
-use super::{masks::Masks, spte::Spte};
+use super::{
+    masks::Masks,
+    spte::Spte, //
+};
 
 /// A summary of the D bits in a table of 4 KiB pages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

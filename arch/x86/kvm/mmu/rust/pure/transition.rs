@@ -7,9 +7,15 @@
 //! on the host. Corresponds to the decisions in C's `__handle_changed_spte()`.
 
 use super::{
-    addr::{Hpa, Level},
+    addr::{
+        Hpa,
+        Level, //
+    },
     masks::Masks,
-    spte::{Entry, Spte},
+    spte::{
+        Entry,
+        Spte, //
+    }, //
 };
 
 /// The effects of changing an SPTE from one value to another.

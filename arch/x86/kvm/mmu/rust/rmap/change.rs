@@ -5,14 +5,34 @@
 #![expect(unsafe_code)]
 
 use super::{
-    desc::{decode, encode, DescCache, DescPtr, Descs},
-    encoding::{self, Cell, Head, ListCursor, Word},
-    list::{address_of, sptep_at, List, Sptes},
-    shadow,
+    desc::{
+        decode,
+        encode,
+        DescCache,
+        DescPtr,
+        Descs, //
+    },
+    encoding::{
+        self,
+        Cell,
+        Head,
+        ListCursor,
+        Word, //
+    },
+    list::{
+        address_of,
+        sptep_at,
+        List,
+        Sptes, //
+    },
+    shadow, //
 };
 use crate::{
     pte::Sptep,
-    sync::{Exclusive, MmuLock},
+    sync::{
+        Exclusive,
+        MmuLock, //
+    }, //
 };
 
 /// A list under `mmu_lock` held for write, which may be changed.
@@ -30,7 +50,7 @@ impl<'a> Rmap<'a> {
     /// A handle on `list`, a list of the VM whose lock is held.
     #[inline]
     pub(crate) fn new(lock: &'a mut Exclusive<'_>, list: List<'a>) -> Self {
-        // INVARIANT: the token is borrowed exclusively for `'a`.
+        // INVARIANT: The token is borrowed exclusively for `'a`.
         Rmap { list, lock }
     }
 
@@ -48,14 +68,14 @@ impl<'a> Rmap<'a> {
 
     #[inline]
     fn head(&self) -> Head<DescPtr> {
-        // SAFETY: by the type invariant, only `self` changes the list.
+        // SAFETY: By the type invariant, only `self` changes the list.
         unsafe { decode(self.word()) }
     }
 
     /// The SPTEs in the list.
     #[inline]
     pub(crate) fn sptes(&self) -> Sptes<'_> {
-        // SAFETY: only `self` changes the list, and it is borrowed.
+        // SAFETY: Only `self` changes the list, and it is borrowed.
         unsafe { Sptes::new(self.word()) }
     }
 
@@ -63,7 +83,7 @@ impl<'a> Rmap<'a> {
     #[inline(always)]
     fn change(&mut self, change: impl FnOnce(&mut Descs, Head<DescPtr>) -> Head<DescPtr>) {
         let word = encoding::lock(&self.list);
-        // SAFETY: the list is locked, or empty.
+        // SAFETY: The list is locked, or empty.
         let head = unsafe { decode(word) };
         let new = change(&mut Descs, head);
 
@@ -111,7 +131,7 @@ impl<'a> Rmap<'a> {
         let mut zapped: i32 = 0;
 
         while let Some(entry) = cursor.peek(&Descs) {
-            // SAFETY: the entry is in the list, which does not change before it is removed below.
+            // SAFETY: The entry is in the list, which does not change before it is removed below.
             let sptep = unsafe { sptep_at(entry) };
 
             if keep(lock, sptep) {
@@ -134,7 +154,7 @@ impl<'a> Rmap<'a> {
             let mut cursor = ListCursor::new(head);
 
             while let Some(entry) = cursor.next(descs) {
-                // SAFETY: the entry is in the list, which is locked.
+                // SAFETY: The entry is in the list, which is locked.
                 let sptep = unsafe { sptep_at(entry) };
 
                 zapped = zapped.wrapping_add(i32::from(shadow::zap(lock, sptep)));
@@ -164,11 +184,11 @@ impl<'a, 'l> Found<'a, 'l> {
         list: List<'_>,
         mut wanted: impl FnMut(&Exclusive<'_>, Sptep<'_>) -> bool,
     ) -> Option<Self> {
-        // SAFETY: the lock is held for write, so the list does not change before the result exists.
+        // SAFETY: The lock is held for write, so the list does not change before the result exists.
         let mut sptes: Sptes<'a> = unsafe { Sptes::new(list.load().unlocked()) };
         let sptep = sptes.find(|sptep| wanted(lock, *sptep))?;
 
-        // INVARIANT: the lock is borrowed for `'a`, so it is not dropped, and changing lists frees
+        // INVARIANT: The lock is borrowed for `'a`, so it is not dropped, and changing lists frees
         // no tables.
         Some(Found { sptep, lock })
     }

@@ -6,10 +6,18 @@
 
 use core::{
     marker::PhantomData,
-    ptr::{self, NonNull},
+    ptr::{
+        self,
+        NonNull, //
+    }, //
 };
 
-use super::encoding::{Desc, Head, Store, Word};
+use super::encoding::{
+    Desc,
+    Head,
+    Store,
+    Word, //
+};
 use crate::bindings;
 
 /// A descriptor of a list.
@@ -40,20 +48,20 @@ impl Store for Descs {
 
     #[inline]
     fn desc(&self, desc: DescPtr) -> &Desc<DescPtr> {
-        // SAFETY: by the invariant of `DescPtr`. A descriptor is only changed through a `&mut
+        // SAFETY: By the invariant of `DescPtr`. A descriptor is only changed through a `&mut
         // Descs` of its list, which only `Rmap` makes, with the lock bit held.
         unsafe { &*desc.as_ptr() }
     }
 
     #[inline]
     fn desc_mut(&mut self, desc: DescPtr) -> &mut Desc<DescPtr> {
-        // SAFETY: as above.
+        // SAFETY: As above.
         unsafe { &mut *desc.as_ptr() }
     }
 
     #[inline]
     fn free(&mut self, desc: DescPtr) {
-        // SAFETY: the descriptor is from that cache, and in no list any more.
+        // SAFETY: The descriptor is from that cache, and in no list any more.
         unsafe { bindings::kvm_rs_free_desc(desc.as_ptr().cast()) }
     }
 }
@@ -76,7 +84,7 @@ impl DescCache<'_> {
     /// `cache` must satisfy the type invariant.
     #[inline]
     pub(crate) unsafe fn from_raw(cache: NonNull<bindings::kvm_mmu_memory_cache>) -> Self {
-        // INVARIANT: by this function's safety requirement.
+        // INVARIANT: By this function's safety requirement.
         DescCache(cache, PhantomData)
     }
 
@@ -84,11 +92,11 @@ impl DescCache<'_> {
     /// warns and allocates atomically.
     #[inline]
     pub(super) fn take(&mut self) -> DescPtr {
-        // SAFETY: by the type invariant.
+        // SAFETY: By the type invariant.
         let desc = unsafe { bindings::kvm_mmu_memory_cache_alloc(self.0.as_ptr()) };
         // SAFETY: C never returns null.
         let desc = unsafe { NonNull::new_unchecked(desc.cast()) };
-        // INVARIANT: zeroed, which is `Desc::EMPTY`; it is the caller's.
+        // INVARIANT: Zeroed, which is `Desc::EMPTY`; it is the caller's.
         DescPtr(desc)
     }
 }
@@ -106,7 +114,7 @@ pub(super) unsafe fn decode(word: Word) -> Head<DescPtr> {
             let desc = ptr::with_exposed_provenance_mut(address as usize);
             // SAFETY: `encode` made the word of a pointer that is not null.
             let desc = unsafe { NonNull::new_unchecked(desc) };
-            // INVARIANT: by this function's safety requirement.
+            // INVARIANT: By this function's safety requirement.
             Head::Many(DescPtr(desc))
         }
     }

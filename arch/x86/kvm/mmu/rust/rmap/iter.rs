@@ -4,15 +4,34 @@
 
 #![expect(unsafe_code)]
 
-use core::ptr::{self, NonNull};
+use core::ptr::{
+    self,
+    NonNull, //
+};
 
 use super::{
-    desc::{decode, DescPtr, Descs},
-    encoding::{self, Cell, ListCursor},
-    list::{sptep_at, List, Sptes},
-    shadow,
+    desc::{
+        decode,
+        DescPtr,
+        Descs, //
+    },
+    encoding::{
+        self,
+        Cell,
+        ListCursor, //
+    },
+    list::{
+        sptep_at,
+        List,
+        Sptes, //
+    },
+    shadow, //
 };
-use crate::{bindings, pte::Sptep, sys::Sp};
+use crate::{
+    bindings,
+    pte::Sptep,
+    sys::Sp, //
+};
 
 /// C's view of a place in a list.
 pub(crate) use bindings::rmap_iterator as RmapIterator;
@@ -25,18 +44,18 @@ pub(crate) use bindings::rmap_iterator as RmapIterator;
 /// `mmu_lock` must be held for write.
 pub(crate) unsafe fn count(list: List<'_>) -> u32 {
     let word = list.load().unlocked();
-    // SAFETY: by this function's safety requirement.
+    // SAFETY: By this function's safety requirement.
     let count = encoding::count(&Descs, unsafe { decode(word) });
 
     if cfg!(CONFIG_KVM_PROVE_MMU) {
         let mut found = 0u32;
         let mut first = None;
 
-        // SAFETY: by this function's safety requirement.
+        // SAFETY: By this function's safety requirement.
         for sptep in unsafe { Sptes::new(word) } {
             let sp = Sp::of_sptep(sptep);
             let level = sp.role().level();
-            // SAFETY: by this function's safety requirement.
+            // SAFETY: By this function's safety requirement.
             let gfn = unsafe { sp.gfn_at_locked(shadow::index_of(sptep)) };
             let place = (level, level.map(|level| gfn.round_down(level)));
 
@@ -55,9 +74,9 @@ pub(crate) unsafe fn count(list: List<'_>) -> u32 {
 ///
 /// The list must not change during `'s`.
 pub(crate) unsafe fn first<'s>(list: List<'s>) -> Option<(Sptep<'s>, RmapIterator)> {
-    // SAFETY: by this function's safety requirement.
+    // SAFETY: By this function's safety requirement.
     let head = unsafe { decode(list.load().unlocked()) };
-    // SAFETY: by this function's safety requirement.
+    // SAFETY: By this function's safety requirement.
     unsafe { step(ListCursor::new(head)) }
 }
 
@@ -68,9 +87,9 @@ pub(crate) unsafe fn first<'s>(list: List<'s>) -> Option<(Sptep<'s>, RmapIterato
 /// `at` must come from [`first`] or from here, and the list must not have changed since, and not
 /// change during `'s`.
 pub(crate) unsafe fn next<'s>(at: RmapIterator) -> Option<(Sptep<'s>, RmapIterator)> {
-    // INVARIANT: the list does not change.
+    // INVARIANT: The list does not change.
     let desc = NonNull::new(at.desc.cast()).map(DescPtr);
-    // SAFETY: by this function's safety requirement.
+    // SAFETY: By this function's safety requirement.
     unsafe { step(ListCursor::from_parts(desc, at.index as usize)) }
 }
 
@@ -87,6 +106,6 @@ unsafe fn step<'s>(mut cursor: ListCursor<DescPtr>) -> Option<(Sptep<'s>, RmapIt
         index: index as u32,
     };
 
-    // SAFETY: by this function's safety requirement.
+    // SAFETY: By this function's safety requirement.
     Some((unsafe { sptep_at(entry) }, at))
 }

@@ -6,25 +6,45 @@
 
 use core::{
     marker::PhantomData,
-    ptr::{self, NonNull},
+    ptr::{
+        self,
+        NonNull, //
+    }, //
 };
 
 use kernel::{
     processor::cpu_relax,
     sync::atomic::{
-        ordering::{Acquire, Relaxed, Release},
-        Atomic,
-    },
+        ordering::{
+            Acquire,
+            Relaxed,
+            Release, //
+        },
+        Atomic, //
+    }, //
 };
 
 use super::{
-    desc::{decode, DescPtr, Descs},
-    encoding::{lock_from, unlock, Cell, ListCursor, Word},
+    desc::{
+        decode,
+        DescPtr,
+        Descs, //
+    },
+    encoding::{
+        lock_from,
+        unlock,
+        Cell,
+        ListCursor,
+        Word, //
+    }, //
 };
 use crate::{
     bindings,
     pte::Sptep,
-    support::preempt::{self, PreemptGuard},
+    support::preempt::{
+        self,
+        PreemptGuard, //
+    }, //
 };
 
 /// The head of a list: `struct kvm_rmap_head`.
@@ -43,14 +63,14 @@ impl<'a> List<'a> {
     /// `head` must satisfy the type invariant.
     #[inline]
     pub(crate) unsafe fn from_raw(head: NonNull<bindings::kvm_rmap_head>) -> Self {
-        // INVARIANT: by this function's safety requirement.
+        // INVARIANT: By this function's safety requirement.
         List(head, PhantomData)
     }
 
     #[inline]
     fn atomic(&self) -> &Atomic<u64> {
-        // CAST: the head is one `atomic_long_t`, that is 64 bits.
-        // SAFETY: by the type invariant; all accesses to the word are marked.
+        // CAST: The head is one `atomic_long_t`, that is 64 bits.
+        // SAFETY: By the type invariant; all accesses to the word are marked.
         unsafe { Atomic::from_ptr(self.0.as_ptr().cast()) }
     }
 
@@ -75,7 +95,7 @@ impl<'a> List<'a> {
         if word.is_empty() {
             return None;
         }
-        // INVARIANT: just locked.
+        // INVARIANT: Just locked.
         Some(LockedList {
             list: self,
             word,
@@ -120,9 +140,9 @@ impl Cell for List<'_> {
 #[inline]
 pub(super) unsafe fn sptep_at<'s>(entry: u64) -> Sptep<'s> {
     let ptr = ptr::with_exposed_provenance_mut(entry as usize);
-    // SAFETY: lists have no null entries.
+    // SAFETY: Lists have no null entries.
     let ptr = unsafe { NonNull::new_unchecked(ptr) };
-    // SAFETY: by this function's safety requirement.
+    // SAFETY: By this function's safety requirement.
     unsafe { Sptep::from_raw(ptr) }
 }
 
@@ -148,7 +168,7 @@ impl LockedList<'_> {
     /// The SPTEs in the list. They may be zapped concurrently.
     #[inline]
     pub(crate) fn sptes(&self) -> Sptes<'_> {
-        // SAFETY: by the type invariant the list does not change while it is borrowed.
+        // SAFETY: By the type invariant the list does not change while it is borrowed.
         unsafe { Sptes::new(self.word) }
     }
 }
@@ -179,9 +199,9 @@ impl Sptes<'_> {
     /// The list must satisfy the type invariant.
     #[inline]
     pub(super) unsafe fn new(word: Word) -> Self {
-        // SAFETY: by this function's safety requirement.
+        // SAFETY: By this function's safety requirement.
         let head = unsafe { decode(word) };
-        // INVARIANT: by this function's safety requirement.
+        // INVARIANT: By this function's safety requirement.
         Sptes {
             cursor: ListCursor::new(head),
             list: PhantomData,
@@ -196,7 +216,7 @@ impl<'s> Iterator for Sptes<'s> {
     fn next(&mut self) -> Option<Sptep<'s>> {
         let entry = self.cursor.next(&Descs)?;
 
-        // SAFETY: by the type invariant.
+        // SAFETY: By the type invariant.
         Some(unsafe { sptep_at(entry) })
     }
 }

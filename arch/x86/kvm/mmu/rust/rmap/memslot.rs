@@ -4,13 +4,22 @@
 
 #![expect(unsafe_code)]
 
-use core::{marker::PhantomData, ptr::NonNull};
+use core::{
+    marker::PhantomData,
+    ptr::NonNull, //
+};
 
 use super::list::List;
 use crate::{
     bindings,
-    pure::{Gfn, Level},
-    sys::{Memslot, SlotRange},
+    pure::{
+        Gfn,
+        Level, //
+    },
+    sys::{
+        Memslot,
+        SlotRange, //
+    }, //
 };
 
 /// The lists of one level of a memslot, one for each page of that size that the slot touches.
@@ -57,7 +66,7 @@ impl<'a> SlotRmaps<'a> {
         if level > Level::MAX_LEAF {
             return None;
         }
-        // SAFETY: the slot exists; the arrays are allocated before there are shadow pages.
+        // SAFETY: The slot exists; the arrays are allocated before there are shadow pages.
         NonNull::new(unsafe { (*slot.as_ptr()).arch.rmap[index] })
     }
 
@@ -73,9 +82,9 @@ impl<'a> SlotRmaps<'a> {
         if index >= self.len {
             return None;
         }
-        // SAFETY: less than `len`, so within the array by the type invariant.
+        // SAFETY: Less than `len`, so within the array by the type invariant.
         let head = unsafe { self.heads.add(index) };
-        // SAFETY: it is an element of that array.
+        // SAFETY: It is an element of that array.
         Some(unsafe { List::from_raw(head) })
     }
 
@@ -110,7 +119,7 @@ impl<'a> Lists<'a> {
         let (heads, left) = match SlotRmaps::heads(pages.slot(), level) {
             Some(heads) if !range.is_empty() => {
                 let end = range.last().page_number(shift).wrapping_add(1);
-                // SAFETY: all frames of the range are in the slot, by the type invariant, and C has
+                // SAFETY: All frames of the range are in the slot, by the type invariant, and C has
                 // allocated one head for each page that the slot touches.
                 let heads = unsafe { heads.add(start.wrapping_sub(first) as usize) };
 
@@ -119,7 +128,7 @@ impl<'a> Lists<'a> {
             _ => (NonNull::dangling(), 0),
         };
 
-        // INVARIANT: as above.
+        // INVARIANT: As above.
         Lists {
             next: heads,
             left,
@@ -135,9 +144,9 @@ impl<'a> Iterator for Lists<'a> {
     fn next(&mut self) -> Option<List<'a>> {
         self.left = self.left.checked_sub(1)?;
 
-        // SAFETY: it is one of the heads that exist.
+        // SAFETY: It is one of the heads that exist.
         let list = unsafe { List::from_raw(self.next) };
-        // SAFETY: within the array, or at its end.
+        // SAFETY: Within the array, or at its end.
         self.next = unsafe { self.next.add(1) };
         Some(list)
     }

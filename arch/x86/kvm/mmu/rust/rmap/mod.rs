@@ -29,10 +29,21 @@ pub(crate) mod shadow;
 mod split_cache;
 mod walk;
 
-pub(crate) use change::{Found, Rmap};
+pub(crate) use change::{
+    Found,
+    Rmap, //
+};
 pub(crate) use desc::DescCache;
-pub(crate) use iter::{count, first, next, RmapIterator};
+pub(crate) use iter::{
+    count,
+    first,
+    next,
+    RmapIterator, //
+};
 pub(crate) use list::List;
-pub(crate) use memslot::{Lists, SlotRmaps};
+pub(crate) use memslot::{
+    Lists,
+    SlotRmaps, //
+};
 pub(crate) use split_cache::ShadowSplitCaches;
 pub(crate) use walk::RmapWalk;

@@ -13,13 +13,31 @@ use core::ptr::NonNull;
 
 use crate::{
     bindings,
-    pte::{Seen, Sptep, Table},
-    pure::{
-        addr::{ENTRIES, PAGE_SHIFT},
-        Gfn, Index, Masks, Spte, WriteBits,
+    pte::{
+        Seen,
+        Sptep,
+        Table, //
     },
-    sync::{Exclusive, MmuLock},
-    sys::{Memslot, SlotGfn, Sp},
+    pure::{
+        addr::{
+            ENTRIES,
+            PAGE_SHIFT, //
+        },
+        Gfn,
+        Index,
+        Masks,
+        Spte,
+        WriteBits, //
+    },
+    sync::{
+        Exclusive,
+        MmuLock, //
+    },
+    sys::{
+        Memslot,
+        SlotGfn,
+        Sp, //
+    }, //
 };
 
 /// The `ACC_*` bits in a recorded translation.
@@ -37,7 +55,7 @@ impl<'a> Sp<'a> {
     /// The recorded translations, one for each SPTE; null if the page is direct.
     #[inline]
     fn translations(self) -> *mut u64 {
-        // SAFETY: the page exists; the field is constant once it is linked.
+        // SAFETY: The page exists; the field is constant once it is linked.
         unsafe { (*self.as_ptr()).shadowed_translation }
     }
 
@@ -46,14 +64,14 @@ impl<'a> Sp<'a> {
     fn translation(self, index: Index) -> Option<NonNull<u64>> {
         let first = NonNull::new(self.translations())?;
 
-        // SAFETY: the array has an element for each entry of the table.
+        // SAFETY: The array has an element for each entry of the table.
         Some(unsafe { first.add(index.get()) })
     }
 
     /// The guest frame that the SPTE at `index` maps; `kvm_mmu_page_get_gfn()`.
     #[inline]
     pub(crate) fn gfn_at(self, _lock: &Exclusive<'_>, index: Index) -> Gfn {
-        // SAFETY: the token shows it.
+        // SAFETY: The token shows it.
         unsafe { self.gfn_at_locked(index) }
     }
 
@@ -70,7 +88,7 @@ impl<'a> Sp<'a> {
             return self.gfn();
         }
         if let Some(translation) = self.translation(index) {
-            // SAFETY: valid as long as the page; `mmu_lock` is held, by this function's safety
+            // SAFETY: Valid as long as the page; `mmu_lock` is held, by this function's safety
             // requirement.
             return Gfn(unsafe { translation.read() } >> PAGE_SHIFT);
         }
@@ -83,7 +101,7 @@ impl<'a> Sp<'a> {
     #[inline]
     pub(crate) fn access_at(self, _lock: &Exclusive<'_>, index: Index) -> u32 {
         match self.translation(index) {
-            // SAFETY: valid as long as the page; `mmu_lock` is held.
+            // SAFETY: Valid as long as the page; `mmu_lock` is held.
             Some(translation) => (unsafe { translation.read() } & ACCESS) as u32,
             None => self.role().access(),
         }
@@ -94,7 +112,7 @@ impl<'a> Sp<'a> {
     #[inline]
     pub(crate) fn set_translation(self, lock: &Exclusive<'_>, index: Index, gfn: Gfn, access: u32) {
         if let Some(translation) = self.translation(index) {
-            // SAFETY: valid as long as the page; `mmu_lock` is held for write.
+            // SAFETY: Valid as long as the page; `mmu_lock` is held for write.
             unsafe { translation.write(gfn.raw() << PAGE_SHIFT | u64::from(access)) };
             return;
         }
@@ -105,7 +123,7 @@ impl<'a> Sp<'a> {
     /// Whether the page may be out of date with the guest page table that it shadows.
     #[inline]
     pub(crate) fn is_unsync(self, _lock: &Exclusive<'_>) -> bool {
-        // SAFETY: the page exists; the field changes under `mmu_lock` only.
+        // SAFETY: The page exists; the field changes under `mmu_lock` only.
         unsafe { (*self.as_ptr()).unsync }
     }
 
@@ -113,14 +131,14 @@ impl<'a> Sp<'a> {
     #[inline]
     pub(crate) fn memslot<'l>(self, lock: &Exclusive<'l>, gfn: Gfn) -> Option<Memslot<'l>> {
         let vm = lock.vm();
-        // SAFETY: both exist. Memslots are freed after all their leaves are zapped, which takes
+        // SAFETY: Both exist. Memslots are freed after all their leaves are zapped, which takes
         // `mmu_lock` for write.
         let slot = unsafe { bindings::kvm_rs_slot_of_sp(vm.as_ptr(), self.as_ptr(), gfn.raw()) };
 
         if slot.is_null() {
             return None;
         }
-        // SAFETY: as above.
+        // SAFETY: As above.
         Some(unsafe { Memslot::from_raw(slot) })
     }
 }
@@ -138,7 +156,7 @@ pub(crate) fn clear(_lock: &Exclusive<'_>, leaf: Seen<'_>, bits: WriteBits, mask
         // changes that.
         unsafe { leaf.sptep().swap(new) }
     } else {
-        // SAFETY: as above.
+        // SAFETY: As above.
         unsafe { leaf.sptep().write(new) };
         old
     }
@@ -203,7 +221,7 @@ pub(crate) fn try_to_unsync<'l>(
 ) -> bool {
     let vm = lock.vm();
 
-    // SAFETY: the VM and its slot exist, the frame is in the slot, and `mmu_lock` is held.
+    // SAFETY: The VM and its slot exist, the frame is in the slot, and `mmu_lock` is held.
     0 == unsafe {
         bindings::mmu_try_to_unsync_pages(
             vm.as_ptr(),
@@ -218,7 +236,7 @@ pub(crate) fn try_to_unsync<'l>(
 /// Whether the VM may have more shadow pages, with some to spare for its faults.
 #[inline]
 pub(crate) fn has_pages_left(lock: &Exclusive<'_>) -> bool {
-    // SAFETY: the VM exists, and `mmu_lock` is held.
+    // SAFETY: The VM exists, and `mmu_lock` is held.
     unsafe { bindings::kvm_rs_shadow_pages_left(lock.vm().as_ptr()) }
 }
 
@@ -226,12 +244,12 @@ pub(crate) fn has_pages_left(lock: &Exclusive<'_>) -> bool {
 #[inline]
 pub(crate) fn note_rmap_count(lock: &Exclusive<'_>, count: u32) {
     let count = u64::from(count);
-    // SAFETY: the VM exists; the address of a field.
+    // SAFETY: The VM exists; the address of a field.
     let max = unsafe { &raw mut (*lock.vm().as_ptr()).stat.max_mmu_rmap_size };
 
-    // SAFETY: the field is valid, and changes under `mmu_lock` held for write only.
+    // SAFETY: The field is valid, and changes under `mmu_lock` held for write only.
     if count > unsafe { max.read() } {
-        // SAFETY: as above.
+        // SAFETY: As above.
         unsafe { max.write(count) };
     }
 }

@@ -13,17 +13,33 @@
 
 #![expect(unsafe_code)]
 
-use core::{marker::PhantomData, ptr::NonNull};
+use core::{
+    marker::PhantomData,
+    ptr::NonNull, //
+};
 
-use kernel::error::{to_result, Result};
+use kernel::error::{
+    to_result,
+    Result, //
+};
 
 use crate::{
     bindings,
     pte::Sptep,
-    pure::{addr::ENTRIES, Gfn},
+    pure::{
+        addr::ENTRIES,
+        Gfn, //
+    },
     rmap::DescCache,
-    sync::{Exclusive, SlotsLock, Unlocked},
-    sys::{Sp, Vm},
+    sync::{
+        Exclusive,
+        SlotsLock,
+        Unlocked, //
+    },
+    sys::{
+        Sp,
+        Vm, //
+    }, //
 };
 
 /// How many descriptors a split may need: one for each leaf, and one for the parents of the page.
@@ -42,7 +58,7 @@ pub(crate) struct ShadowSplitCaches<'v>(Vm<'v>, PhantomData<&'v mut ()>);
 impl<'v> ShadowSplitCaches<'v> {
     /// The caches of the VM whose lock is held.
     pub(crate) fn new(lock: &'v mut SlotsLock<'_>) -> Self {
-        // INVARIANT: the token is borrowed exclusively for `'v`.
+        // INVARIANT: The token is borrowed exclusively for `'v`.
         ShadowSplitCaches(lock.vm(), PhantomData)
     }
 
@@ -53,24 +69,24 @@ impl<'v> ShadowSplitCaches<'v> {
     }
 
     fn descs(&self) -> *mut bindings::kvm_mmu_memory_cache {
-        // SAFETY: the VM exists; the address of a field.
+        // SAFETY: The VM exists; the address of a field.
         unsafe { &raw mut (*self.0.as_ptr()).arch.split_desc_cache }
     }
 
     fn headers(&self) -> *mut bindings::kvm_mmu_memory_cache {
-        // SAFETY: the VM exists; the address of a field.
+        // SAFETY: The VM exists; the address of a field.
         unsafe { &raw mut (*self.0.as_ptr()).arch.split_page_header_cache }
     }
 
     fn tables(&self) -> *mut bindings::kvm_mmu_memory_cache {
-        // SAFETY: the VM exists; the address of a field.
+        // SAFETY: The VM exists; the address of a field.
         unsafe { &raw mut (*self.0.as_ptr()).arch.split_shadow_page_cache }
     }
 
     /// Whether there is enough for one split in the worst case.
     pub(crate) fn is_ready(&self) -> bool {
         let has = |cache: *mut bindings::kvm_mmu_memory_cache, min: i32| {
-            // SAFETY: the cache exists, and `slots_lock` is held.
+            // SAFETY: The cache exists, and `slots_lock` is held.
             unsafe { (*cache).nobjs >= min }
         };
 
@@ -80,22 +96,22 @@ impl<'v> ShadowSplitCaches<'v> {
     /// Makes [`ShadowSplitCaches::is_ready`] true, or fails. What was allocated stays in the
     /// caches.
     pub(crate) fn top_up(&mut self, _unlocked: &Unlocked) -> Result {
-        // SAFETY: may sleep, as `mmu_lock` is not held; `slots_lock` is.
+        // SAFETY: May sleep, as `mmu_lock` is not held; `slots_lock` is.
         to_result(unsafe {
             bindings::__kvm_mmu_topup_memory_cache(self.descs(), DESC_CAPACITY, DESC_MIN)
         })?;
-        // SAFETY: as above.
+        // SAFETY: As above.
         to_result(unsafe { bindings::kvm_mmu_topup_memory_cache(self.headers(), 1) })?;
-        // SAFETY: as above.
+        // SAFETY: As above.
         to_result(unsafe { bindings::kvm_mmu_topup_memory_cache(self.tables(), 1) })
     }
 
     /// The cache of descriptors.
     #[inline]
     pub(crate) fn desc_cache(&mut self) -> DescCache<'_> {
-        // SAFETY: the address of a field is not null.
+        // SAFETY: The address of a field is not null.
         let cache = unsafe { NonNull::new_unchecked(self.descs()) };
-        // SAFETY: it is a cache of zeroed descriptors, and guarded by `slots_lock`.
+        // SAFETY: It is a cache of zeroed descriptors, and guarded by `slots_lock`.
         unsafe { DescCache::from_raw(cache) }
     }
 
@@ -108,14 +124,14 @@ impl<'v> ShadowSplitCaches<'v> {
         gfn: Gfn,
         access: u32,
     ) -> Sp<'s> {
-        // SAFETY: the VM and the leaf exist, and the locks are held; the caches are filled, or C
+        // SAFETY: The VM and the leaf exist, and the locks are held; the caches are filled, or C
         // warns and allocates atomically.
         let sp = unsafe {
             bindings::kvm_rs_get_split_sp(self.0.as_ptr(), huge.as_ptr(), gfn.raw(), access)
         };
         // SAFETY: C never returns null.
         let sp = unsafe { NonNull::new_unchecked(sp) };
-        // SAFETY: shadow pages are freed under `mmu_lock` held for write, by flows that zap; as
+        // SAFETY: Shadow pages are freed under `mmu_lock` held for write, by flows that zap; as
         // long as `huge` is valid there is none. C may have zapped a page that is out of date with
         // the guest page table at `gfn`: it is of the last level, so `huge` is not in it, and the
         // result is direct.
@@ -125,7 +141,7 @@ impl<'v> ShadowSplitCaches<'v> {
     /// Replaces the huge leaf at `huge` by the table of `sp`, removes the leaf from its list, and
     /// flushes if `flush`.
     pub(crate) fn link(&mut self, _lock: &Exclusive<'_>, huge: Sptep<'_>, sp: Sp<'_>, flush: bool) {
-        // SAFETY: all exist, and the locks are held.
+        // SAFETY: All exist, and the locks are held.
         unsafe { bindings::kvm_rs_link_sp(self.0.as_ptr(), huge.as_ptr(), sp.as_ptr(), flush) }
     }
 }

@@ -13,13 +13,26 @@
 use crate::{
     pte::Sptep,
     pure::Level,
-    rmap::{Found, List, Lists, Rmap},
-    sync::{need_break, Exclusive, MmuLock, Unlocked},
-    sys::{
-        stats::{self, Event},
-        SlotRange,
+    rmap::{
+        Found,
+        List,
+        Lists,
+        Rmap, //
     },
-    tlb::Flush,
+    sync::{
+        need_break,
+        Exclusive,
+        MmuLock,
+        Unlocked, //
+    },
+    sys::{
+        stats::{
+            self,
+            Event, //
+        },
+        SlotRange, //
+    },
+    tlb::Flush, //
 };
 
 /// How many empty lists may be skipped before checking whether to yield: two pages of them.

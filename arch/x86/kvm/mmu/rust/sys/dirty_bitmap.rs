@@ -2,20 +2,33 @@
 
 //! A memslot's dirty bitmap, as an ioctl reaps it.
 
-use core::{ops::Range, ptr::NonNull};
+use core::{
+    ops::Range,
+    ptr::NonNull, //
+};
 
 use kernel::sync::atomic::{
-    ordering::{Full, Relaxed},
-    Atomic,
+    ordering::{
+        Full,
+        Relaxed, //
+    },
+    Atomic, //
 };
 
 use crate::{
     pure::{
-        dirty::{bits_of, parts, words, WordPart, WORD_PAGES},
-        Gfn, GfnRange,
+        dirty::{
+            bits_of,
+            parts,
+            words,
+            WordPart,
+            WORD_PAGES, //
+        },
+        Gfn,
+        GfnRange, //
     },
     support::atomic::AtomicBits,
-    sys::Memslot,
+    sys::Memslot, //
 };
 
 /// The words that are looked at together, as most are clean: a cache line, and the pages of a huge
@@ -59,15 +72,15 @@ impl<'a> DirtyBitmap<'a> {
         buffer: &'a mut [u64],
         wanted: Wanted,
     ) -> Self {
-        // SAFETY: the slot exists; the field is constant.
+        // SAFETY: The slot exists; the field is constant.
         let words = unsafe { (*slot.as_ptr()).dirty_bitmap };
-        // SAFETY: by this function's safety requirement.
+        // SAFETY: By this function's safety requirement.
         let first = unsafe { words.add(first_word) };
-        // SAFETY: part of an allocation, so not null.
+        // SAFETY: Part of an allocation, so not null.
         let bitmap = unsafe { NonNull::new_unchecked(first) };
         let pages = (first_word as u64).wrapping_mul(WORD_PAGES);
 
-        // INVARIANT: by this function's safety requirement.
+        // INVARIANT: By this function's safety requirement.
         DirtyBitmap {
             // CAST: `unsigned long` is a `u64` on x86-64.
             bitmap: bitmap.cast(),
@@ -127,9 +140,9 @@ impl<'a> DirtyBitmap<'a> {
         if word >= self.buffer.len() {
             return None;
         }
-        // SAFETY: the buffer has this word, so the bitmap has it, by the type invariant.
+        // SAFETY: The buffer has this word, so the bitmap has it, by the type invariant.
         let ptr = unsafe { self.bitmap.as_ptr().add(word) };
-        // SAFETY: valid and aligned; all accesses of the bitmap are atomic.
+        // SAFETY: Valid and aligned; all accesses of the bitmap are atomic.
         Some(unsafe { Atomic::from_ptr(ptr) })
     }
 
@@ -240,9 +253,9 @@ impl<'a> DirtyBitmap<'a> {
             let mut any = 0;
 
             for n in 0..GROUP {
-                // SAFETY: the buffer has this word, so the bitmap has it, by the type invariant.
+                // SAFETY: The buffer has this word, so the bitmap has it, by the type invariant.
                 let ptr = unsafe { self.bitmap.as_ptr().add(from.wrapping_add(n)) };
-                // SAFETY: valid and aligned; all accesses of the bitmap are atomic.
+                // SAFETY: Valid and aligned; all accesses of the bitmap are atomic.
                 any |= unsafe { Atomic::from_ptr(ptr) }.load(Relaxed);
             }
             if any != 0 {
@@ -296,9 +309,9 @@ impl<'a> DirtyBitmap<'a> {
         };
 
         for (n, place) in places.iter_mut().enumerate() {
-            // SAFETY: the buffer has this word, so the bitmap has it, by the type invariant.
+            // SAFETY: The buffer has this word, so the bitmap has it, by the type invariant.
             let ptr = unsafe { self.bitmap.as_ptr().add(start.wrapping_add(n)) };
-            // SAFETY: valid and aligned; all accesses of the bitmap are atomic.
+            // SAFETY: Valid and aligned; all accesses of the bitmap are atomic.
             let bits = unsafe { Atomic::from_ptr(ptr) };
 
             if let Some(new) = f(bits, *place) {

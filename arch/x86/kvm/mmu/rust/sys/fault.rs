@@ -2,14 +2,24 @@
 
 //! A page fault of the guest.
 
-use core::{marker::PhantomData, ptr::NonNull};
+use core::{
+    marker::PhantomData,
+    ptr::NonNull, //
+};
 
 use crate::{
     bindings,
     pte::View,
-    pure::{Gfn, Level, Pfn},
+    pure::{
+        Gfn,
+        Level,
+        Pfn, //
+    },
     sync::Shared,
-    sys::{Memslot, Vcpu},
+    sys::{
+        Memslot,
+        Vcpu, //
+    }, //
 };
 
 /// A page fault in progress: `struct kvm_page_fault`, a local variable of the vCPU thread.
@@ -34,9 +44,9 @@ impl<'a> Fault<'a> {
     /// `fault` must satisfy the type invariant.
     #[inline]
     pub(crate) unsafe fn from_raw(fault: *mut bindings::kvm_page_fault) -> Self {
-        // SAFETY: a pointer to a fault is not null.
+        // SAFETY: A pointer to a fault is not null.
         let ptr = unsafe { NonNull::new_unchecked(fault) };
-        // INVARIANT: by this function's safety requirement.
+        // INVARIANT: By this function's safety requirement.
         Fault(ptr, PhantomData)
     }
 
@@ -76,20 +86,20 @@ impl<'a> Fault<'a> {
     /// The memslot of the frame; `None` for MMIO.
     #[inline]
     pub(crate) fn slot(self) -> Option<Memslot<'a>> {
-        // SAFETY: by the type invariant.
+        // SAFETY: By the type invariant.
         let slot = unsafe { (*self.0.as_ptr()).slot };
 
         if slot.is_null() {
             None
         } else {
-            // SAFETY: not null, and the vCPU thread holds `kvm->srcu`, so the slot exists.
+            // SAFETY: Not null, and the vCPU thread holds `kvm->srcu`, so the slot exists.
             Some(unsafe { Memslot::from_raw(slot) })
         }
     }
 
     /// Sets the goal level from the host's mapping and the slot.
     pub(crate) fn adjust_for_host(self, _lock: &Shared<'_>, vcpu: Vcpu<'_>) {
-        // SAFETY: the vCPU and its fault exist, and `mmu_lock` is held.
+        // SAFETY: The vCPU and its fault exist, and `mmu_lock` is held.
         unsafe { bindings::kvm_mmu_hugepage_adjust(vcpu.as_ptr(), self.as_ptr()) }
     }
 
@@ -105,9 +115,9 @@ impl<'a> Fault<'a> {
         };
         let offset = self.gfn().round_down(below).offset_in(level);
 
-        // SAFETY: by the type invariant, no other thread accesses the fault.
+        // SAFETY: By the type invariant, no other thread accesses the fault.
         unsafe { (*self.0.as_ptr()).pfn |= offset };
-        // SAFETY: as above.
+        // SAFETY: As above.
         unsafe { (*self.0.as_ptr()).goal_level = below as u8 };
     }
 
@@ -115,7 +125,7 @@ impl<'a> Fault<'a> {
     /// NX mitigation.
     pub(crate) fn adjust_for_nx(self, view: &View<'_>) {
         let level = view.level().raw();
-        // SAFETY: the fault exists; and so does the table that the entry, seen at this level,
+        // SAFETY: The fault exists; and so does the table that the entry, seen at this level,
         // points to, if it does.
         unsafe { bindings::disallowed_hugepage_adjust(self.as_ptr(), view.spte().raw(), level) }
     }

@@ -10,7 +10,10 @@ use core::cell::UnsafeCell;
 use crate::{
     bindings,
     pure::Masks,
-    sys::{Memslot, Vm},
+    sys::{
+        Memslot,
+        Vm, //
+    }, //
 };
 
 struct Snapshot(UnsafeCell<Masks>);
@@ -21,7 +24,7 @@ impl Snapshot {
     }
 }
 
-// SAFETY: written only as `refresh_masks` describes, which is never while it may be read.
+// SAFETY: Written only as `refresh_masks` describes, which is never while it may be read.
 unsafe impl Sync for Snapshot {}
 
 static SNAPSHOT: Snapshot = Snapshot(UnsafeCell::new(Masks::NONE));
@@ -51,7 +54,7 @@ fn globals() -> Masks {
         mmio_mask: global!(shadow_mmio_mask),
         mmio_access: global!(shadow_mmio_access_mask),
         nonpresent_or_rsvd: global!(shadow_nonpresent_or_rsvd_mask),
-        // SAFETY: a read of boot-time constants.
+        // SAFETY: A read of boot-time constants.
         base_addr: unsafe { bindings::kvm_rs_base_addr_mask() },
         ad_enabled: global!(kvm_ad_enabled),
         mmio_caching: global!(enable_mmio_caching),
@@ -65,12 +68,12 @@ fn globals() -> Masks {
 /// No other thread may be in this function.
 pub(crate) unsafe fn refresh_masks() {
     let now = globals();
-    // SAFETY: nobody writes it concurrently, by this function's safety requirement.
+    // SAFETY: Nobody writes it concurrently, by this function's safety requirement.
     let last = unsafe { *SNAPSHOT.as_ptr() };
 
     // VMs may be reading the snapshot, but then it doesn't change.
     if last != now {
-        // SAFETY: as the globals have changed, a vendor module was loaded since the last VM was
+        // SAFETY: As the globals have changed, a vendor module was loaded since the last VM was
         // created; it cannot be unloaded before the last VM is gone. So nobody reads it.
         unsafe { *SNAPSHOT.as_ptr() = now };
     }
@@ -84,7 +87,7 @@ pub(crate) unsafe fn refresh_masks() {
 /// A VM must exist during the call.
 #[inline(always)]
 pub(crate) unsafe fn with_masks<R>(f: impl FnOnce(&Masks) -> R) -> R {
-    // SAFETY: by this function's safety requirement, so nobody writes the snapshot.
+    // SAFETY: By this function's safety requirement, so nobody writes the snapshot.
     f(unsafe { &*SNAPSHOT.as_ptr() })
 }
 
@@ -92,7 +95,7 @@ impl<'a> Memslot<'a> {
     /// The format of the SPTEs of the VM that the memslot belongs to.
     #[inline(always)]
     pub(crate) fn masks(self) -> &'a Masks {
-        // SAFETY: a memslot exists no longer than its VM, so nobody writes the snapshot during
+        // SAFETY: A memslot exists no longer than its VM, so nobody writes the snapshot during
         // `'a`.
         unsafe { &*SNAPSHOT.as_ptr() }
     }
@@ -102,7 +105,7 @@ impl<'a> Vm<'a> {
     /// The format of the VM's SPTEs. It cannot change while the VM exists.
     #[inline(always)]
     pub(crate) fn masks(self) -> &'a Masks {
-        // SAFETY: the VM exists for `'a`, so nobody writes the snapshot.
+        // SAFETY: The VM exists for `'a`, so nobody writes the snapshot.
         unsafe { &*SNAPSHOT.as_ptr() }
     }
 }

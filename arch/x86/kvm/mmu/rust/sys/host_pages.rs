@@ -8,9 +8,12 @@ use kernel::bindings::page;
 
 use crate::{
     bindings,
-    pure::{GfnRange, Pfn},
+    pure::{
+        GfnRange,
+        Pfn, //
+    },
     sync::Shared,
-    sys::Memslot,
+    sys::Memslot, //
 };
 
 /// References to the host pages of consecutive frames of a memslot, which the host maps writable.
@@ -32,7 +35,7 @@ impl HostPages {
     /// No pages.
     #[inline]
     pub(crate) fn new() -> Self {
-        // INVARIANT: no element is meant.
+        // INVARIANT: No element is meant.
         HostPages {
             pages: [const { MaybeUninit::uninit() }; HostPages::MAX],
             len: 0,
@@ -50,7 +53,7 @@ impl HostPages {
             return;
         }
         let wanted = within.pages().min(HostPages::MAX as u64);
-        // SAFETY: the slot exists, and holds that many frames from there on; the array has as many
+        // SAFETY: The slot exists, and holds that many frames from there on; the array has as many
         // elements.
         let found = unsafe {
             bindings::kvm_prefetch_pages(
@@ -76,10 +79,10 @@ impl HostPages {
     #[inline]
     pub(crate) fn pfn(&self, index: usize) -> Option<Pfn> {
         let page = self.pages.get(index).filter(|_| index < self.len)?;
-        // SAFETY: by the type invariant the first `len` elements have a value.
+        // SAFETY: By the type invariant the first `len` elements have a value.
         let page = unsafe { page.assume_init() };
 
-        // SAFETY: by the type invariant the page exists.
+        // SAFETY: By the type invariant the page exists.
         Some(Pfn(unsafe { bindings::kvm_rs_page_to_pfn(page) }))
     }
 
@@ -97,7 +100,7 @@ impl HostPages {
         // INVARIANT: C drops all references.
         let len = core::mem::take(&mut self.len);
         let used = used.min(len);
-        // SAFETY: by the type invariant, which held until now for `len` pages. `used` is at most
+        // SAFETY: By the type invariant, which held until now for `len` pages. `used` is at most
         // that.
         unsafe { bindings::kvm_rs_release_pages(self.as_mut_ptr(), used as i32, len as i32) }
     }

@@ -2,13 +2,22 @@
 
 //! Memslots, and the ranges of MMU notifiers.
 
-use core::{marker::PhantomData, ptr::NonNull};
+use core::{
+    marker::PhantomData,
+    ptr::NonNull, //
+};
 
 use crate::{
     bindings,
-    pure::{Gfn, GfnRange},
-    sync::{SlotsLock, Srcu},
-    sys::Vm,
+    pure::{
+        Gfn,
+        GfnRange, //
+    },
+    sync::{
+        SlotsLock,
+        Srcu, //
+    },
+    sys::Vm, //
 };
 
 /// A memslot: `struct kvm_memory_slot`.
@@ -28,9 +37,9 @@ impl Memslot<'_> {
     /// `slot` must point to a memslot that exists for `'a`.
     #[inline]
     pub(crate) unsafe fn from_raw(slot: *const bindings::kvm_memory_slot) -> Self {
-        // SAFETY: a pointer to a memslot is not null.
+        // SAFETY: A pointer to a memslot is not null.
         let ptr = unsafe { NonNull::new_unchecked(slot.cast_mut()) };
-        // INVARIANT: by this function's safety requirement.
+        // INVARIANT: By this function's safety requirement.
         Memslot(ptr, PhantomData)
     }
 
@@ -58,7 +67,7 @@ impl Memslot<'_> {
     /// Whether writes to the slot are logged.
     #[inline]
     pub(crate) fn dirty_track_enabled(self) -> bool {
-        // SAFETY: the slot exists; its flags are constant.
+        // SAFETY: The slot exists; its flags are constant.
         unsafe { bindings::kvm_rs_slot_dirty_track_enabled(self.as_ptr()) }
     }
 
@@ -66,7 +75,7 @@ impl Memslot<'_> {
     /// decides about mapping them. The APIC access page and memory of guest_memfd are not plain.
     #[inline]
     pub(crate) fn is_plain(self) -> bool {
-        // SAFETY: the slot exists; what is read is constant.
+        // SAFETY: The slot exists; what is read is constant.
         unsafe { bindings::kvm_rs_slot_is_plain(self.as_ptr()) }
     }
 }
@@ -86,7 +95,7 @@ impl<'a> SlotGfn<'a> {
     /// `gfn` in `slot`; `None` if it is not there.
     #[inline]
     pub(crate) fn new(slot: Memslot<'a>, gfn: Gfn) -> Option<Self> {
-        // INVARIANT: just checked.
+        // INVARIANT: Just checked.
         slot.range().contains(gfn).then_some(SlotGfn { slot, gfn })
     }
 
@@ -98,7 +107,7 @@ impl<'a> SlotGfn<'a> {
     #[inline]
     pub(crate) unsafe fn new_unchecked(slot: Memslot<'a>, gfn: Gfn) -> Self {
         kvm_mmu_warn_on!(!slot.range().contains(gfn));
-        // INVARIANT: by this function's safety requirement.
+        // INVARIANT: By this function's safety requirement.
         SlotGfn { slot, gfn }
     }
 
@@ -116,7 +125,7 @@ impl<'a> SlotGfn<'a> {
 
     /// Marks the frame as dirty in the log.
     pub(crate) fn mark_dirty(self, vm: Vm<'_>) {
-        // SAFETY: the VM and its slot exist, and by the type invariant the frame is in the slot.
+        // SAFETY: The VM and its slot exist, and by the type invariant the frame is in the slot.
         unsafe {
             bindings::mark_page_dirty_in_slot(vm.as_ptr(), self.slot.as_ptr(), self.gfn.raw())
         }
@@ -140,7 +149,7 @@ pub(crate) struct Unlogged<'p> {
 impl<'p> Unlogged<'p> {
     /// For a slot that is not logged, while `slots_lock` keeps it as it is.
     pub(crate) fn under_slots_lock(slot: Memslot<'p>, _slots: &'p SlotsLock<'_>) -> Option<Self> {
-        // INVARIANT: nobody else has `slots_lock`.
+        // INVARIANT: Nobody else has `slots_lock`.
         Unlogged::new(slot, true)
     }
 
@@ -161,7 +170,7 @@ impl<'p> Unlogged<'p> {
     /// For a slot that is not logged, in the SRCU section in which it was looked up: without
     /// `slots_lock`, it need not exist in any other, so that `'p` is part of this one.
     pub(crate) fn in_srcu(slot: Memslot<'p>, _srcu: &'p Srcu<'_>) -> Option<Self> {
-        // INVARIANT: whoever replaces the slot waits for the end of the section.
+        // INVARIANT: Whoever replaces the slot waits for the end of the section.
         Unlogged::new(slot, false)
     }
 }
@@ -181,7 +190,7 @@ impl<'a> SlotRange<'a> {
     /// The frames of `range` that are in `slot`.
     #[inline]
     pub(crate) fn new(slot: Memslot<'a>, range: GfnRange) -> Self {
-        // INVARIANT: frames that are not in the slot are left out.
+        // INVARIANT: Frames that are not in the slot are left out.
         SlotRange {
             slot,
             range: slot.range().intersection(range),
@@ -191,7 +200,7 @@ impl<'a> SlotRange<'a> {
     /// All frames of `slot`.
     #[inline]
     pub(crate) fn whole(slot: Memslot<'a>) -> Self {
-        // INVARIANT: they are its frames.
+        // INVARIANT: They are its frames.
         SlotRange {
             slot,
             range: slot.range(),
@@ -228,9 +237,9 @@ impl<'a> NotifierRange<'a> {
     /// `range` must satisfy the type invariant.
     #[inline]
     pub(crate) unsafe fn from_raw(range: *mut bindings::kvm_gfn_range) -> Self {
-        // SAFETY: a pointer to a range is not null.
+        // SAFETY: A pointer to a range is not null.
         let ptr = unsafe { NonNull::new_unchecked(range) };
-        // INVARIANT: by this function's safety requirement.
+        // INVARIANT: By this function's safety requirement.
         NotifierRange(ptr, PhantomData)
     }
 
@@ -260,16 +269,16 @@ impl<'a> NotifierRange<'a> {
     /// The memslot that the frames belong to.
     #[inline]
     pub(crate) fn slot(self) -> Memslot<'a> {
-        // SAFETY: by the type invariant.
+        // SAFETY: By the type invariant.
         let slot = unsafe { (*self.as_ptr()).slot };
-        // SAFETY: by the type invariant, the slot exists for `'a`.
+        // SAFETY: By the type invariant, the slot exists for `'a`.
         unsafe { Memslot::from_raw(slot) }
     }
 
     /// The guest frames, and the memslot that holds them.
     #[inline]
     pub(crate) fn pages(self) -> SlotRange<'a> {
-        // INVARIANT: by the type invariant.
+        // INVARIANT: By the type invariant.
         SlotRange {
             slot: self.slot(),
             range: self.range(),

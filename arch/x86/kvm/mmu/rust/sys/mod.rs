@@ -17,7 +17,7 @@ macro_rules! getters {
         $(#[$doc])*
         #[inline]
         pub(crate) fn $name(self) -> $type {
-            // SAFETY: by the type invariant the object exists, and nobody changes the field.
+            // SAFETY: By the type invariant the object exists, and nobody changes the field.
             let value = unsafe { (*self.as_ptr()).$($field).+ };
 
             $(let value = $convert(value);)?
@@ -37,26 +37,44 @@ pub(crate) mod trace;
 mod vcpu;
 mod vm;
 
-pub(crate) use dirty_bitmap::{DirtyBitmap, Wanted};
+pub(crate) use dirty_bitmap::{
+    DirtyBitmap,
+    Wanted, //
+};
 pub(crate) use fault::Fault;
-pub(crate) use format::{refresh_masks, with_masks};
+pub(crate) use format::{
+    refresh_masks,
+    with_masks, //
+};
 pub(crate) use host_pages::HostPages;
-pub(crate) use memslot::{Memslot, NotifierRange, SlotGfn, SlotRange, Unlogged};
+pub(crate) use memslot::{
+    Memslot,
+    NotifierRange,
+    SlotGfn,
+    SlotRange,
+    Unlogged, //
+};
 pub(crate) use sp::Sp;
 pub(crate) use vcpu::Vcpu;
 
-pub(crate) use crate::{support::task::fatal_signal_pending, vm::Vm};
+pub(crate) use crate::{
+    support::task::fatal_signal_pending,
+    vm::Vm, //
+};
 
 use crate::{
     bindings,
-    pure::{Gfn, Pfn},
+    pure::{
+        Gfn,
+        Pfn, //
+    }, //
 };
 
 /// The first frame that no guest can have, where a walk over a whole root ends. KVM creates neither
 /// memslots nor MMIO SPTEs beyond the host's MAXPHYADDR.
 #[inline]
 pub(crate) fn max_gfn_exclusive() -> Gfn {
-    // SAFETY: a read of constants that are set before a VM exists.
+    // SAFETY: A read of constants that are set before a VM exists.
     Gfn(unsafe { bindings::kvm_rs_max_gfn() }).add(1)
 }
 
@@ -81,7 +99,7 @@ impl Node {
     /// The node of a frame; [`Node::ANY`] if the frame is not memory.
     #[inline]
     pub(crate) fn of(pfn: Pfn) -> Self {
-        // SAFETY: looks the frame up, whether it exists or not.
+        // SAFETY: Looks the frame up, whether it exists or not.
         let nid = unsafe { bindings::kvm_rs_pfn_to_nid(pfn.raw()) };
 
         // There are at most 1024 nodes.
@@ -98,6 +116,6 @@ impl Node {
 /// Whether the frame is host MMIO rather than memory. Expensive: looks at the memory map and the
 /// PAT.
 pub(crate) fn is_host_mmio(pfn: Pfn) -> bool {
-    // SAFETY: looks the frame up, whether it exists or not.
+    // SAFETY: Looks the frame up, whether it exists or not.
     unsafe { bindings::kvm_rs_is_host_mmio_pfn(pfn.raw()) }
 }

@@ -2,16 +2,41 @@
 
 //! Shadow pages, as they are found in the tree.
 
-use core::{marker::PhantomData, mem::ManuallyDrop, ptr::NonNull};
+use core::{
+    marker::PhantomData,
+    mem::ManuallyDrop,
+    ptr::NonNull, //
+};
 
-use kernel::sync::atomic::{atomic_load, atomic_store, ordering::Relaxed};
+use kernel::sync::atomic::{
+    atomic_load,
+    atomic_store,
+    ordering::Relaxed, //
+};
 
 use crate::{
     bindings,
-    pte::{Sptep, Table, View},
-    pure::{Gfn, GfnRange, Hpa, Index, Level, Masks, Role},
-    sync::{Exclusive, MmuLock, PagesLock, SlotsLock},
-    sys::Vm,
+    pte::{
+        Sptep,
+        Table,
+        View, //
+    },
+    pure::{
+        Gfn,
+        GfnRange,
+        Hpa,
+        Index,
+        Level,
+        Masks,
+        Role, //
+    },
+    sync::{
+        Exclusive,
+        MmuLock,
+        PagesLock,
+        SlotsLock, //
+    },
+    sys::Vm, //
 };
 
 /// A shadow page that exists for `'a`: `struct kvm_mmu_page`.
@@ -30,7 +55,7 @@ impl<'a> Sp<'a> {
     /// `sp` must satisfy the type invariant.
     #[inline]
     pub(crate) unsafe fn from_raw(sp: NonNull<bindings::kvm_mmu_page>) -> Self {
-        // INVARIANT: by this function's safety requirement.
+        // INVARIANT: By this function's safety requirement.
         Sp(sp, PhantomData)
     }
 
@@ -41,18 +66,18 @@ impl<'a> Sp<'a> {
     /// `hpa` must lie in the table of a shadow page that is not freed before `'a` ends.
     #[inline]
     pub(crate) unsafe fn from_hpa(hpa: Hpa) -> Self {
-        // SAFETY: the frame is a shadow page's table, so it has a `struct page`.
+        // SAFETY: The frame is a shadow page's table, so it has a `struct page`.
         let sp = unsafe { bindings::kvm_rs_hpa_to_sp(hpa.raw()) };
         // SAFETY: `OwnedSp::init` stored the header there.
         let ptr = unsafe { NonNull::new_unchecked(sp) };
-        // INVARIANT: by this function's safety requirement.
+        // INVARIANT: By this function's safety requirement.
         Sp(ptr, PhantomData)
     }
 
     /// The page of the table that `sptep` points into; `sptep_to_sp()`.
     #[inline]
     pub(crate) fn of_sptep(sptep: Sptep<'a>) -> Self {
-        // SAFETY: an SPTE is part of a table that is valid for `'a`; header and table are freed
+        // SAFETY: An SPTE is part of a table that is valid for `'a`; header and table are freed
         // together.
         unsafe { Sp::from_hpa(sptep.hpa()) }
     }
@@ -78,16 +103,16 @@ impl<'a> Sp<'a> {
     /// What the page is used for. Marked, because a root is invalidated while aging reads its role.
     #[inline]
     pub(crate) fn role(self) -> Role {
-        // SAFETY: the field is valid and aligned; its only writer uses a marked access.
+        // SAFETY: The field is valid and aligned; its only writer uses a marked access.
         Role(unsafe { atomic_load(self.role_word(), Relaxed) })
     }
 
     /// The role, as a word.
     #[inline]
     pub(crate) fn role_word(self) -> *mut u32 {
-        // SAFETY: the page exists; the address of a field.
+        // SAFETY: The page exists; the address of a field.
         let role = unsafe { &raw mut (*self.as_ptr()).role };
-        // CAST: all members of the union share its address, and the word is one of them.
+        // CAST: All members of the union share its address, and the word is one of them.
         role.cast()
     }
 
@@ -117,16 +142,16 @@ impl<'a> Sp<'a> {
         // The role of a page that isn't linked yet may have no level. Then none of its entries is
         // followed.
         let level = self.role().level().unwrap_or(Level::Page4K);
-        // SAFETY: a shadow page always has a table.
+        // SAFETY: A shadow page always has a table.
         let ptr = unsafe { NonNull::new_unchecked(self.spt()) };
-        // SAFETY: the table lives as long as its header, whose role says what it is.
+        // SAFETY: The table lives as long as its header, whose role says what it is.
         unsafe { Table::from_raw(ptr, level) }
     }
 
     /// The host physical address of the table.
     #[inline]
     pub(crate) fn hpa(self) -> Hpa {
-        // SAFETY: an address computation on an address in the direct map, where tables live.
+        // SAFETY: An address computation on an address in the direct map, where tables live.
         Hpa(unsafe { bindings::kvm_rs_pa(self.spt()) })
     }
 
@@ -138,9 +163,9 @@ impl<'a> Sp<'a> {
             return None;
         }
         let level = self.role().level().and_then(Level::up)?;
-        // SAFETY: the page exists; the field is constant once it is linked.
+        // SAFETY: The page exists; the field is constant once it is linked.
         let ptep = NonNull::new(unsafe { *(*self.as_ptr()).__bindgen_anon_4.ptep })?;
-        // SAFETY: the page was found before it was torn down, in a critical section that lasts for
+        // SAFETY: The page was found before it was torn down, in a critical section that lasts for
         // `'a`. Its parent is torn down later, so the parent's grace period starts later and waits
         // for that section.
         let sptep = unsafe { Sptep::from_raw(ptep) };
@@ -153,7 +178,7 @@ impl<'a> Sp<'a> {
     /// table stays full while the lock is held for read.
     #[inline]
     pub(crate) fn is_full<'l>(self, _lock: &impl MmuLock<'l>) -> bool {
-        // SAFETY: the field is valid; it is written before the page is linked, or with `mmu_lock`
+        // SAFETY: The field is valid; it is written before the page is linked, or with `mmu_lock`
         // held for write, and the lock is held.
         unsafe { *self.full_word() != 0 }
     }
@@ -161,7 +186,7 @@ impl<'a> Sp<'a> {
     /// Records that a leaf of the table was removed, so that it is not full any more.
     #[inline]
     pub(crate) fn clear_full(self, _lock: &Exclusive<'_>) {
-        // SAFETY: the field is valid; `mmu_lock` is held for write.
+        // SAFETY: The field is valid; `mmu_lock` is held for write.
         unsafe { self.full_word().write(0) }
     }
 
@@ -170,9 +195,9 @@ impl<'a> Sp<'a> {
     /// in a new page.
     #[inline]
     pub(crate) fn full_word(self) -> *mut u64 {
-        // SAFETY: the page exists; the address of a field.
+        // SAFETY: The page exists; the address of a field.
         let bitmap = unsafe { &raw mut (*self.as_ptr()).unsync_child_bitmap };
-        // CAST: an array of `unsigned long`, which has 64 bits.
+        // CAST: An array of `unsigned long`, which has 64 bits.
         bitmap.cast()
     }
 
@@ -180,21 +205,21 @@ impl<'a> Sp<'a> {
     /// for it.
     #[inline]
     pub(crate) fn prefetch(self) {
-        // SAFETY: a hint to the CPU, which may be about any address.
+        // SAFETY: A hint to the CPU, which may be about any address.
         unsafe { bindings::kvm_rs_prefetch_sp(self.as_ptr()) }
     }
 
     /// Marks a root as invalid: no vCPU may load it any more.
     pub(crate) fn mark_invalid(self, _lock: &Exclusive<'_>) {
         let role = self.role().as_invalid();
-        // SAFETY: the field is valid and aligned; readers use marked accesses.
+        // SAFETY: The field is valid and aligned; readers use marked accesses.
         unsafe { atomic_store(self.role_word(), role.raw(), Relaxed) };
     }
 
     /// Whether the root is scheduled to be zapped by the flow that invalidated it.
     #[inline]
     pub(crate) fn is_scheduled_to_zap(self, _slots: &SlotsLock<'_>) -> bool {
-        // SAFETY: the page exists; `slots_lock` serializes all accesses.
+        // SAFETY: The page exists; `slots_lock` serializes all accesses.
         unsafe {
             *(*self.as_ptr())
                 .__bindgen_anon_1
@@ -206,7 +231,7 @@ impl<'a> Sp<'a> {
     #[inline]
     pub(crate) fn set_scheduled_to_zap(self, _slots: &SlotsLock<'_>, scheduled: bool) {
         let flag = ManuallyDrop::new(scheduled);
-        // SAFETY: the page exists; `slots_lock` serializes all accesses.
+        // SAFETY: The page exists; `slots_lock` serializes all accesses.
         unsafe {
             (*self.as_ptr())
                 .__bindgen_anon_1
@@ -218,16 +243,16 @@ impl<'a> Sp<'a> {
     /// `tdp_mmu_pages_lock`, otherwise a hint.
     #[inline]
     pub(crate) fn nx_huge_page_disallowed(self) -> bool {
-        // SAFETY: the page exists; the address of a field.
+        // SAFETY: The page exists; the address of a field.
         let flag = unsafe { &raw mut (*self.as_ptr()).nx_huge_page_disallowed };
-        // SAFETY: the field is valid; it changes under `tdp_mmu_pages_lock`, by marked accesses.
+        // SAFETY: The field is valid; it changes under `tdp_mmu_pages_lock`, by marked accesses.
         unsafe { atomic_load(flag, Relaxed) }
     }
 
     /// Lists the page as one that NX recovery may zap, unless it has already been torn down.
     pub(crate) fn track_nx_huge_page(self, lock: &PagesLock<'_>) {
         if self.nx_huge_page_disallowed() {
-            // SAFETY: both exist, and the lock that guards the list is held.
+            // SAFETY: Both exist, and the lock that guards the list is held.
             unsafe {
                 bindings::track_possible_nx_huge_page(
                     lock.vm().as_ptr(),
@@ -240,11 +265,11 @@ impl<'a> Sp<'a> {
 
     /// Undoes [`Sp::track_nx_huge_page`], and keeps it from happening later.
     pub(crate) fn untrack_nx_huge_page(self, lock: &PagesLock<'_>) {
-        // SAFETY: the page exists; the address of a field.
+        // SAFETY: The page exists; the address of a field.
         let flag = unsafe { &raw mut (*self.as_ptr()).nx_huge_page_disallowed };
-        // SAFETY: the field is valid; readers use marked accesses.
+        // SAFETY: The field is valid; readers use marked accesses.
         unsafe { atomic_store(flag, false, Relaxed) };
-        // SAFETY: both exist, and the lock that guards the list is held.
+        // SAFETY: Both exist, and the lock that guards the list is held.
         unsafe {
             bindings::untrack_possible_nx_huge_page(
                 lock.vm().as_ptr(),
@@ -257,7 +282,7 @@ impl<'a> Sp<'a> {
     /// Charges (`1`) or uncharges (`-1`) the table to the page-table statistics.
     #[inline]
     pub(crate) fn account(self, vm: Vm<'_>, nr: i32) {
-        // SAFETY: both exist.
+        // SAFETY: Both exist.
         unsafe { bindings::kvm_rs_account_table(vm.as_ptr(), self.spt(), nr) }
     }
 

@@ -2,12 +2,20 @@
 
 //! Statistics of a VM, which userspace reads through `KVM_GET_STATS_FD` or in debugfs.
 //!
-//! No reader compares them with the tables, so a change and its count are not ordered. [`crate::tally`]
-//! adds up what each split and each recovered page changes, and counts recovered pages.
+//! No reader compares them with the tables, so a change and its count are not ordered.
+//! [`crate::tally`] adds up what each split and each recovered page changes, and counts recovered
+//! pages.
 
-use kernel::sync::atomic::{atomic_load, atomic_store, ordering::Relaxed};
+use kernel::sync::atomic::{
+    atomic_load,
+    atomic_store,
+    ordering::Relaxed, //
+};
 
-use crate::{bindings, sys::Vm};
+use crate::{
+    bindings,
+    sys::Vm, //
+};
 
 /// What is counted.
 #[derive(Clone, Copy)]
@@ -54,7 +62,7 @@ pub(crate) fn count_many(vm: Vm<'_>, event: Event, n: u64) {
         Event::DirtyCleanTable => bindings::kvm_rs_event_KVM_RS_DIRTY_CLEAN_TABLE,
         Event::DirtyPage => bindings::kvm_rs_event_KVM_RS_DIRTY_PAGE,
     };
-    // SAFETY: the VM exists.
+    // SAFETY: The VM exists.
     unsafe { bindings::kvm_rs_count_events(vm.as_ptr(), event, n) }
 }
 
@@ -86,12 +94,12 @@ impl<'a> Hold<'a> {
     #[inline]
     fn note(&self) {
         let ns = clock().wrapping_sub(self.since);
-        // SAFETY: the VM exists; the address of a field.
+        // SAFETY: The VM exists; the address of a field.
         let max = unsafe { &raw mut (*self.vm.as_ptr()).rs_stat.mmu_max_hold_ns };
 
-        // SAFETY: the field is valid; it is accessed by marked accesses only.
+        // SAFETY: The field is valid; it is accessed by marked accesses only.
         if ns > unsafe { atomic_load(max, Relaxed) } {
-            // SAFETY: as above.
+            // SAFETY: As above.
             unsafe { atomic_store(max, ns, Relaxed) };
         }
     }
@@ -107,6 +115,6 @@ impl Drop for Hold<'_> {
 /// The time of this CPU, in nanoseconds. The caller holds a lock, so it isn't migrated.
 #[inline]
 fn clock() -> u64 {
-    // SAFETY: reads the clock.
+    // SAFETY: Reads the clock.
     unsafe { bindings::kvm_rs_clock() }
 }

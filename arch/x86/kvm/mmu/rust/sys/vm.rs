@@ -3,19 +3,32 @@
 //! What the MMU asks of a VM, and does to it.
 
 use kernel::{
-    error::{to_result, Result},
-    ffi::c_ulong,
+    error::{
+        to_result,
+        Result, //
+    },
+    ffi::c_ulong, //
 };
 
 use crate::{
     bindings,
     pure::{
-        addr::{ENTRIES, PAGE_SHIFT},
-        Gfn, GfnRange, Level, Role, Spte,
+        addr::{
+            ENTRIES,
+            PAGE_SHIFT, //
+        },
+        Gfn,
+        GfnRange,
+        Level,
+        Role,
+        Spte, //
     },
-    sync::{MmuLock, SlotsLock},
+    sync::{
+        MmuLock,
+        SlotsLock, //
+    },
     sys::Memslot,
-    vm::Vm,
+    vm::Vm, //
 };
 
 /// `KVM_RS_NO_EAGER_SPLIT`.
@@ -30,7 +43,7 @@ impl InvalidationSequence<'_> {
     /// may be mapped until the lock is dropped; the opposite of `mmu_invalidate_retry()`.
     #[inline]
     pub(crate) fn is_current<'l>(&self, _lock: &impl MmuLock<'l>) -> bool {
-        // SAFETY: the VM exists, and its `mmu_lock` is held.
+        // SAFETY: The VM exists, and its `mmu_lock` is held.
         !unsafe { bindings::kvm_rs_invalidate_retry(self.0.as_ptr(), self.1) }
     }
 }
@@ -67,7 +80,7 @@ impl<'a> Vm<'a> {
     /// logged memslot is published, and cleared when none is logged any more.
     #[inline]
     pub(crate) fn logs_by_dirty_bits(self) -> bool {
-        // SAFETY: the VM exists; the helper reads a flag by a marked access.
+        // SAFETY: The VM exists; the helper reads a flag by a marked access.
         unsafe { bindings::kvm_rs_logs_by_dirty_bits(self.as_ptr()) }
     }
 
@@ -75,7 +88,7 @@ impl<'a> Vm<'a> {
     /// yet. To be asked after [`Vm::logs_by_dirty_bits`].
     #[inline]
     pub(crate) fn is_switching_dirty_log(self) -> bool {
-        // SAFETY: the VM exists; the helper reads a flag by a marked access.
+        // SAFETY: The VM exists; the helper reads a flag by a marked access.
         unsafe { bindings::kvm_rs_is_switching_dirty_log(self.as_ptr()) }
     }
 
@@ -86,7 +99,7 @@ impl<'a> Vm<'a> {
         if written.iter().all(|word| *word == 0) {
             return;
         }
-        // SAFETY: the VM exists, and `written` has that many words.
+        // SAFETY: The VM exists, and `written` has that many words.
         unsafe {
             bindings::kvm_rs_carry_dirty(
                 self.as_ptr(),
@@ -100,7 +113,7 @@ impl<'a> Vm<'a> {
 
     /// Notes that the D bits of the memslot that is being enabled count as writes from now on.
     pub(crate) fn dirty_log_started(slots: &SlotsLock<'a>) {
-        // SAFETY: the VM exists; the helper sets a field by a marked access.
+        // SAFETY: The VM exists; the helper sets a field by a marked access.
         unsafe { bindings::kvm_rs_dirty_log_started(slots.vm().as_ptr()) }
     }
 
@@ -116,28 +129,28 @@ impl<'a> Vm<'a> {
     /// VM has opted out).
     #[inline]
     pub(crate) fn nx_huge_pages(self) -> bool {
-        // SAFETY: the VM exists; the helper reads the parameter by a marked access.
+        // SAFETY: The VM exists; the helper reads the parameter by a marked access.
         unsafe { bindings::kvm_rs_nx_huge_pages(self.as_ptr()) }
     }
 
     /// Whether the VM has mirror roots (TDX).
     #[inline]
     pub(crate) fn has_mirrored_tdp(self) -> bool {
-        // SAFETY: the VM exists; its type is constant.
+        // SAFETY: The VM exists; its type is constant.
         unsafe { bindings::kvm_rs_has_mirrored_tdp(self.as_ptr()) }
     }
 
     /// Whether the guest may have private memory, so that each page has attributes of its own.
     #[inline]
     pub(crate) fn has_private_mem(self) -> bool {
-        // SAFETY: the VM exists; its type is constant.
+        // SAFETY: The VM exists; its type is constant.
         unsafe { bindings::kvm_rs_has_private_mem(self.as_ptr()) }
     }
 
     /// Notes how far invalidations by MMU notifiers have come, before host pages are looked up.
     #[inline]
     pub(crate) fn invalidation_sequence(self) -> InvalidationSequence<'a> {
-        // SAFETY: the VM exists; the helper reads a field by a marked access, and what is read
+        // SAFETY: The VM exists; the helper reads a field by a marked access, and what is read
         // later is ordered after that.
         InvalidationSequence(self, unsafe {
             bindings::kvm_rs_invalidate_seq(self.as_ptr())
@@ -147,7 +160,7 @@ impl<'a> Vm<'a> {
     /// Whether the guest physical byte address `gpa` belongs to a direct root.
     #[inline]
     pub(crate) fn is_addr_direct(self, gpa: u64) -> bool {
-        // SAFETY: the VM exists; the helper reads constant fields.
+        // SAFETY: The VM exists; the helper reads constant fields.
         unsafe { bindings::kvm_rs_is_addr_direct(self.as_ptr(), gpa) }
     }
 
@@ -155,7 +168,7 @@ impl<'a> Vm<'a> {
     /// where it is not. The same for all VMs, and constant while there are any.
     #[inline]
     pub(crate) fn uses_tdp_mmu(self) -> bool {
-        // SAFETY: written only while the vendor module is loaded, before there is a VM.
+        // SAFETY: Written only while the vendor module is loaded, before there is a VM.
         unsafe { bindings::tdp_mmu_enabled }
     }
 
@@ -167,7 +180,7 @@ impl<'a> Vm<'a> {
     /// root that was zapped and is still loaded does not count: nothing is below it.
     #[inline]
     pub(crate) fn has_shadow_pages(lock: &impl MmuLock<'a>) -> bool {
-        // SAFETY: the VM exists, and its `mmu_lock` is held.
+        // SAFETY: The VM exists, and its `mmu_lock` is held.
         unsafe { bindings::kvm_rs_has_shadow_pages(lock.vm().as_ptr()) }
     }
 
@@ -176,7 +189,7 @@ impl<'a> Vm<'a> {
     /// for write.
     #[inline]
     pub(crate) fn tracks_writes(lock: &impl MmuLock<'a>) -> bool {
-        // SAFETY: the VM exists.
+        // SAFETY: The VM exists.
         unsafe { bindings::kvm_rs_tracks_writes(lock.vm().as_ptr()) }
     }
 
@@ -184,7 +197,7 @@ impl<'a> Vm<'a> {
     /// they keep them.
     #[inline]
     pub(crate) fn memslots_have_rmaps(self) -> bool {
-        // SAFETY: the VM exists.
+        // SAFETY: The VM exists.
         unsafe { bindings::kvm_rs_memslots_have_rmaps(self.as_ptr()) }
     }
 
@@ -192,7 +205,7 @@ impl<'a> Vm<'a> {
     /// (`KVM_DIRTY_LOG_INITIALLY_SET`). Userspace may change it at any time.
     #[inline]
     pub(crate) fn dirty_log_initially_set(self) -> bool {
-        // SAFETY: the VM exists. The field is a word of flags that `KVM_ENABLE_CAP` sets without a
+        // SAFETY: The VM exists. The field is a word of flags that `KVM_ENABLE_CAP` sets without a
         // lock; C reads it without a lock as well, and either value will do.
         unsafe { bindings::kvm_rs_dirty_log_initially_set(self.as_ptr()) }
     }
@@ -203,10 +216,10 @@ impl<'a> Vm<'a> {
     /// any time.
     #[inline]
     pub(crate) fn eager_split(self) -> Option<usize> {
-        // SAFETY: the VM exists; the helper reads the field by a marked access.
+        // SAFETY: The VM exists; the helper reads the field by a marked access.
         match unsafe { bindings::kvm_rs_eager_split_chunk(self.as_ptr()) } {
             0 => {
-                // SAFETY: a marked read of the module's parameter.
+                // SAFETY: A marked read of the module's parameter.
                 unsafe { bindings::kvm_rs_eager_page_split() }.then_some(usize::MAX)
             }
             NO_EAGER_SPLIT => None,
@@ -220,40 +233,40 @@ impl<'a> Vm<'a> {
         if level > Level::MAX_LEAF {
             return;
         }
-        // SAFETY: the VM exists, and `pages[]` has an element for every level that has leaves.
+        // SAFETY: The VM exists, and `pages[]` has an element for every level that has leaves.
         unsafe { bindings::kvm_rs_update_page_stats(self.as_ptr(), level.raw(), count) }
     }
 
     /// Whether tables of the TDP MMU exist.
     #[cfg(CONFIG_KVM_PROVE_MMU)]
     pub(crate) fn has_tables(self) -> bool {
-        // SAFETY: the VM exists.
+        // SAFETY: The VM exists.
         unsafe { bindings::kvm_rs_has_tables(self.as_ptr()) }
     }
 
     /// Marks the VM as broken by a bug of KVM: warns, and no vCPU will run again.
     #[cold]
     pub(crate) fn bugged(self) {
-        // SAFETY: the VM exists.
+        // SAFETY: The VM exists.
         unsafe { bindings::kvm_rs_vm_bugged(self.as_ptr()) }
     }
 
     /// As [`Vm::bugged`], for data that KVM itself has corrupted: the host may be set up to stop.
     #[cold]
     pub(crate) fn data_corruption(self) {
-        // SAFETY: the VM exists.
+        // SAFETY: The VM exists.
         unsafe { bindings::kvm_rs_vm_data_corruption(self.as_ptr()) }
     }
 
     /// Flushes the TLBs of all vCPUs, for all guest addresses.
     pub(crate) fn flush_tlbs(self) {
-        // SAFETY: the VM exists.
+        // SAFETY: The VM exists.
         unsafe { bindings::kvm_flush_remote_tlbs(self.as_ptr()) }
     }
 
     /// Flushes the TLBs of all vCPUs for `range`, or for more.
     pub(crate) fn flush_tlbs_range(self, range: GfnRange) {
-        // SAFETY: the VM exists.
+        // SAFETY: The VM exists.
         unsafe {
             bindings::kvm_flush_remote_tlbs_range(self.as_ptr(), range.start.raw(), range.pages())
         }
@@ -261,7 +274,7 @@ impl<'a> Vm<'a> {
 
     /// Flushes the TLBs of all vCPUs for a memslot.
     pub(crate) fn flush_tlbs_memslot(self, slot: Memslot<'_>) {
-        // SAFETY: both the VM and its memslot exist.
+        // SAFETY: Both the VM and its memslot exist.
         unsafe { bindings::kvm_flush_remote_tlbs_memslot(self.as_ptr(), slot.as_ptr()) }
     }
 
@@ -288,7 +301,7 @@ impl<'a> Vm<'a> {
         }
         let vm = lock.vm();
 
-        // SAFETY: both exist, and whoever has a slot keeps the memslots from being freed.
+        // SAFETY: Both exist, and whoever has a slot keeps the memslots from being freed.
         // `mmu_lock` is held, so no tracking begins.
         unsafe {
             bindings::kvm_rs_other_slots_allow(vm.as_ptr(), slot.as_ptr(), gfn.raw(), level.raw())
@@ -305,7 +318,7 @@ impl<'a> Vm<'a> {
         if !slot.range().contains(gfn) {
             return None;
         }
-        // SAFETY: both exist, `gfn` is in the slot, and `mmu_lock` is held; without a fault, C
+        // SAFETY: Both exist, `gfn` is in the slot, and `mmu_lock` is held; without a fault, C
         // looks up the frame itself.
         let level = unsafe {
             bindings::kvm_mmu_max_mapping_level(
@@ -322,7 +335,7 @@ impl<'a> Vm<'a> {
     /// Whether what maps `gfn`, a frame of `slot`, is guest_memfd, which KVM asks for the size of a
     /// page only in a fault.
     pub(crate) fn is_guest_memfd(lock: &impl MmuLock<'a>, slot: Memslot<'_>, gfn: Gfn) -> bool {
-        // SAFETY: both exist, and `mmu_lock` is held, under which attributes may be looked up.
+        // SAFETY: Both exist, and `mmu_lock` is held, under which attributes may be looked up.
         unsafe { bindings::kvm_rs_is_guest_memfd(lock.vm().as_ptr(), slot.as_ptr(), gfn.raw()) }
     }
 
@@ -330,7 +343,7 @@ impl<'a> Vm<'a> {
     /// as far as a fault would have to wait for that; `mmu_invalidate_retry_gfn()`, for what was
     /// looked up under the lock.
     pub(crate) fn is_invalidating(lock: &impl MmuLock<'a>, range: GfnRange) -> bool {
-        // SAFETY: the VM exists, and its `mmu_lock` is held, without which the fields do not
+        // SAFETY: The VM exists, and its `mmu_lock` is held, without which the fields do not
         // change.
         unsafe {
             bindings::kvm_rs_is_invalidating(lock.vm().as_ptr(), range.start.raw(), range.end.raw())
@@ -349,7 +362,7 @@ impl<'a> Vm<'a> {
         new: Spte,
         level: Level,
     ) -> Result {
-        // SAFETY: the VM exists, and has a vendor callback, because it has mirror roots, by this
+        // SAFETY: The VM exists, and has a vendor callback, because it has mirror roots, by this
         // function's safety requirement.
         to_result(unsafe {
             bindings::kvm_rs_set_external_spte(

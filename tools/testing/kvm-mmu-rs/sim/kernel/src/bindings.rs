@@ -3,9 +3,15 @@
 //! C's declarations that the MMU takes from the kernel crate.
 #![allow(non_camel_case_types, non_snake_case)]
 
-use machine::{mem, rcu};
+use machine::{
+    mem,
+    rcu, //
+};
 
-pub use machine::lock::{Lock as spinlock_t, RwLock as rwlock_t};
+pub use machine::lock::{
+    Lock as spinlock_t,
+    RwLock as rwlock_t, //
+};
 
 /// `atomic64_t`.
 pub type atomic64_t = u64;
@@ -41,7 +47,7 @@ pub unsafe fn call_rcu(
     let func = func.expect("call_rcu() without a function");
 
     rcu::call(Box::new(move || {
-        // SAFETY: the caller has promised that `head` exists.
+        // SAFETY: The caller has promised that `head` exists.
         unsafe { func(head) }
     }));
 }

@@ -18,7 +18,11 @@ pub mod processor {
 
 /// C's types.
 pub mod ffi {
-    pub use core::ffi::{c_int, c_uint, c_void};
+    pub use core::ffi::{
+        c_int,
+        c_uint,
+        c_void, //
+    };
     /// As the kernel has it.
     #[allow(non_camel_case_types)]
     pub type c_ulong = usize;
@@ -38,8 +42,11 @@ pub mod types {
 /// What `use kernel::prelude::*` gives.
 pub mod prelude {
     pub use crate::{
-        error::{Error, Result},
-        pr_err,
+        error::{
+            Error,
+            Result, //
+        },
+        pr_err, //
     };
 }
 

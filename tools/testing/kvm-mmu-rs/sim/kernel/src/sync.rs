@@ -5,7 +5,10 @@
 /// Atomic accesses: one scheduling point each, before it. All are sequentially consistent here; the
 /// litmus tests are about their order.
 pub mod atomic {
-    use machine::mem::{self, Word};
+    use machine::mem::{
+        self,
+        Word, //
+    };
 
     /// Orderings.
     pub mod ordering {
@@ -26,7 +29,7 @@ pub mod atomic {
         ///
         /// It must exist during `'a`.
         pub unsafe fn from_ptr<'a>(ptr: *mut T) -> &'a Self {
-            // SAFETY: by this function's safety requirement.
+            // SAFETY: By this function's safety requirement.
             unsafe { &*ptr.cast() }
         }
 
@@ -119,7 +122,7 @@ pub mod lock {
         ///
         /// It must exist during `'a`.
         pub unsafe fn from_raw<'a>(ptr: *mut spinlock_t) -> &'a Self {
-            // SAFETY: by this function's safety requirement.
+            // SAFETY: By this function's safety requirement.
             unsafe { &*ptr.cast() }
         }
 

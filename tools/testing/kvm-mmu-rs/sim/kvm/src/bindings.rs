@@ -7,11 +7,20 @@
     clippy::too_many_arguments
 )]
 
-use core::ffi::{c_int, c_uint};
+use core::ffi::{
+    c_int,
+    c_uint, //
+};
 
 use kernel::ffi::c_ulong;
 
-pub use crate::{helpers::*, model::fault::*, model::flush::*, model::memory::*, types::*};
+pub use crate::{
+    helpers::*,
+    model::fault::*,
+    model::flush::*,
+    model::memory::*,
+    types::*, //
+};
 
 /// `spte.c`: the format in use.
 pub static mut shadow_host_writable_mask: u64 = 0;

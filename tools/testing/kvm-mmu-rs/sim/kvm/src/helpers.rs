@@ -4,24 +4,42 @@
 //! others can see is one step; tracepoints and statistics are none.
 #![allow(non_snake_case, unused_variables)]
 
-use core::{ffi::c_void, ptr};
+use core::{
+    ffi::c_void,
+    ptr, //
+};
 
 use machine::{
-    chance, fail,
+    chance,
+    fail,
     lock::may_sleep,
-    mem, note, point, rcu,
-    sched::{self, facts, point_on},
+    mem,
+    note,
+    point,
+    rcu,
+    sched::{
+        self,
+        facts,
+        point_on, //
+    }, //
 };
 
 use kernel::{
-    bindings::{page, rwlock_t},
-    ffi::c_ulong,
+    bindings::{
+        page,
+        rwlock_t, //
+    },
+    ffi::c_ulong, //
 };
 
 use crate::{
     holds,
-    model::slots::{self, srcu_read_lock, srcu_read_unlock},
-    types::*,
+    model::slots::{
+        self,
+        srcu_read_lock,
+        srcu_read_unlock, //
+    },
+    types::*, //
 };
 
 /// What a table is full of that nobody has initialised.
@@ -32,7 +50,7 @@ const ROOTS: usize = 1;
 macro_rules! field {
     ($ptr:expr, $($field:tt)+) => {{
         #[allow(unused_unsafe, reason = "may stand within another")]
-        // SAFETY: the MMU passes what exists; one OS thread.
+        // SAFETY: The MMU passes what exists; one OS thread.
         let field = unsafe { &mut (*$ptr).$($field)+ };
         field
     }};
@@ -67,7 +85,7 @@ pub unsafe fn kvm_rs_other_slots_allow(
     gfn: gfn_t,
     level: i32,
 ) -> bool {
-    // SAFETY: the caller passes a memslot that exists.
+    // SAFETY: The caller passes a memslot that exists.
     let as_id = unsafe { (*slot).as_id };
 
     !crate::model::track::disallows_huge(kvm, as_id ^ 1, gfn, level as u32)
@@ -95,7 +113,7 @@ pub unsafe fn kvm_rs_carry_dirty(
     let srcu = srcu_read_lock(kvm);
 
     for bit in 0..words as u64 * 64 {
-        // SAFETY: the caller passes that many words.
+        // SAFETY: The caller passes that many words.
         if unsafe { *written.add(bit as usize / 64) } >> (bit % 64) & 1 == 0 {
             continue;
         }
@@ -110,7 +128,7 @@ pub unsafe fn kvm_rs_carry_dirty(
             continue;
         }
         let n = gfn - *field!(slot, base_gfn);
-        // SAFETY: within the bitmap, which exists: `kvm->srcu` is held.
+        // SAFETY: Within the bitmap, which exists: `kvm->srcu` is held.
         let word = unsafe {
             field!(slot, dirty_bitmap)
                 .cast::<u64>()
@@ -138,13 +156,13 @@ pub unsafe fn kvm_rs_dirty_log_started(kvm: *mut kvm) {
 
 /// The VM that an `mmu_lock` is part of.
 fn vm_of(lock: *mut rwlock_t) -> *mut kvm {
-    // SAFETY: there is no other rwlock.
+    // SAFETY: There is no other rwlock.
     unsafe { lock.byte_sub(core::mem::offset_of!(kvm, mmu_lock)).cast() }
 }
 
 macro_rules! rwlock {
     ($lock:expr) => {{
-        // SAFETY: the MMU passes what exists; one OS thread.
+        // SAFETY: The MMU passes what exists; one OS thread.
         let lock = unsafe { &*$lock };
         lock
     }};
@@ -426,7 +444,7 @@ pub unsafe fn kvm_rs_hpa_to_sp(hpa: hpa_t) -> *mut kvm_mmu_page {
 /// None: an address of no table, or of one that was freed, fails the run. Unsafe because C's
 /// function is.
 pub unsafe fn kvm_rs_root_to_sp(hpa: hpa_t) -> *mut kvm_mmu_page {
-    // SAFETY: as for this function.
+    // SAFETY: As for this function.
     unsafe { kvm_rs_hpa_to_sp(hpa) }
 }
 
@@ -502,7 +520,7 @@ pub const KVM_RS_FREE_PAGES: u32 = 6;
 /// `pages` must have `nr` elements, each of which points to the header of a page that nobody uses.
 pub unsafe fn kvm_rs_free_pages(pages: *mut *mut kvm_mmu_page, nr: i32) {
     for n in 0..nr as usize {
-        // SAFETY: there are as many elements.
+        // SAFETY: There are as many elements.
         let sp = unsafe { *pages.add(n) };
 
         mem::free_table(*field!(sp, spt));
@@ -587,7 +605,7 @@ pub unsafe fn kvm_rs_dirty_log_initially_set(kvm: *mut kvm) -> bool {
 /// None: it has no arguments. Unsafe because C's function is.
 pub unsafe fn kvm_rs_eager_page_split() -> bool {
     point();
-    // SAFETY: one OS thread.
+    // SAFETY: One OS thread.
     unsafe { crate::bindings::eager_page_split }
 }
 
@@ -730,7 +748,7 @@ pub unsafe fn kvm_rs_invalidate_retry(kvm: *mut kvm, seq: c_ulong) -> bool {
 ///
 /// `slot` must point to a memslot that `slots_lock` or `kvm->srcu` keeps.
 pub unsafe fn kvm_rs_slot_is_plain(slot: *const kvm_memory_slot) -> bool {
-    // SAFETY: the slot exists.
+    // SAFETY: The slot exists.
     unsafe { (*slot).flags & KVM_MEM_GUEST_MEMFD == 0 }
 }
 
@@ -738,7 +756,7 @@ pub unsafe fn kvm_rs_slot_is_plain(slot: *const kvm_memory_slot) -> bool {
 ///
 /// `slot` must point to a memslot that `slots_lock` or `kvm->srcu` keeps.
 pub unsafe fn kvm_rs_slot_dirty_track_enabled(slot: *const kvm_memory_slot) -> bool {
-    // SAFETY: the slot exists.
+    // SAFETY: The slot exists.
     unsafe { (*slot).flags & KVM_MEM_LOG_DIRTY_PAGES != 0 }
 }
 

@@ -6,9 +6,15 @@
 //! another, and the lock is not dropped in the middle of one: what somebody else does meanwhile
 //! would be accounted to it.
 
-use machine::{fail, sched::facts};
+use machine::{
+    fail,
+    sched::facts, //
+};
 
-use crate::types::{kvm_mmu_holder_KVM_MMU_FAULT as FAULT, kvm_mmu_holder_KVM_MMU_OTHER as OTHER};
+use crate::types::{
+    kvm_mmu_holder_KVM_MMU_FAULT as FAULT,
+    kvm_mmu_holder_KVM_MMU_OTHER as OTHER, //
+};
 /// The lock is taken. `OTHER` is not accounted.
 pub fn begin(holder: u32, write: bool) {
     let facts = facts();

@@ -6,7 +6,10 @@
 
 use machine::fail;
 
-use crate::model::{pages, HUGE_PAGES};
+use crate::model::{
+    pages,
+    HUGE_PAGES, //
+};
 
 /// The first frame.
 const FIRST_PFN: u64 = 1 << 20;

@@ -3,9 +3,15 @@
 //! C's structures, with the fields that the MMU or a model looks at.
 #![allow(non_camel_case_types, non_upper_case_globals, missing_docs)]
 
-use core::{ffi::c_void, mem::ManuallyDrop};
+use core::{
+    ffi::c_void,
+    mem::ManuallyDrop, //
+};
 
-use kernel::bindings::{callback_head, rwlock_t};
+use kernel::bindings::{
+    callback_head,
+    rwlock_t, //
+};
 use machine::lock::Lock;
 
 use crate::host::Host;

@@ -14,4 +14,10 @@ pub mod rcu;
 pub mod rng;
 pub mod sched;
 
-pub use sched::{chance, choose, fail, note, point};
+pub use sched::{
+    chance,
+    choose,
+    fail,
+    note,
+    point, //
+};

@@ -3,13 +3,25 @@
 //! Locks. Taking one and dropping one are steps.
 
 use std::{
-    cell::{Cell, RefCell},
-    collections::VecDeque,
+    cell::{
+        Cell,
+        RefCell, //
+    },
+    collections::VecDeque, //
 };
 
 use crate::{
     rcu,
-    sched::{block, facts, fail, me, note, point_on, steps_of, wake},
+    sched::{
+        block,
+        facts,
+        fail,
+        me,
+        note,
+        point_on,
+        steps_of,
+        wake, //
+    }, //
 };
 
 /// The order in which a thread takes locks, as `Documentation/virt/kvm/locking.rst` has it.

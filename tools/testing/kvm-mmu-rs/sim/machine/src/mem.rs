@@ -5,11 +5,18 @@
 //! Nothing is used twice within a run, so that whoever uses what was freed is found out.
 
 use std::{
-    alloc::{alloc_zeroed, Layout},
-    cell::UnsafeCell,
+    alloc::{
+        alloc_zeroed,
+        Layout, //
+    },
+    cell::UnsafeCell, //
 };
 
-use crate::sched::{fail, note, point_on};
+use crate::sched::{
+    fail,
+    note,
+    point_on, //
+};
 
 /// Bytes of a page.
 pub const PAGE: usize = 4096;
@@ -43,7 +50,7 @@ struct Pool {
 impl Pool {
     fn new(size: usize, count: usize) -> Self {
         let layout = Layout::from_size_align(size * count, PAGE).expect("constants");
-        // SAFETY: the size is not 0.
+        // SAFETY: The size is not 0.
         let base = unsafe { alloc_zeroed(layout) } as usize;
 
         assert!(base != 0, "no memory for the simulated machine");
@@ -68,7 +75,7 @@ impl Pool {
         };
         *used = Use::Live;
         let ptr = (self.base + self.next * self.size) as *mut u8;
-        // SAFETY: within the pool.
+        // SAFETY: Within the pool.
         unsafe { ptr.write_bytes(fill, self.size) };
         self.next += 1;
         self.live += 1;
@@ -89,7 +96,7 @@ impl Pool {
             {
                 self.used[index] = Use::Freed;
                 self.live -= 1;
-                // SAFETY: within the pool.
+                // SAFETY: Within the pool.
                 unsafe { (ptr as *mut u8).write_bytes(POISON, self.size) };
             }
             _ => fail(format!("frees {what} that is not there: {ptr:#x}")),
@@ -110,13 +117,13 @@ struct Mem {
 }
 
 struct Global(UnsafeCell<Option<Mem>>);
-// SAFETY: one OS thread runs the simulation.
+// SAFETY: One OS thread runs the simulation.
 unsafe impl Sync for Global {}
 static GLOBAL: Global = Global(UnsafeCell::new(None));
 
 #[inline]
 fn mem() -> &'static mut Mem {
-    // SAFETY: one OS thread; nobody keeps the reference over a switch.
+    // SAFETY: One OS thread; nobody keeps the reference over a switch.
     let mem = unsafe { &mut *GLOBAL.0.get() };
 
     mem.get_or_insert_with(|| Mem {
@@ -140,7 +147,7 @@ pub fn begin() {
 pub fn alloc_rest<T>(value: T) -> *mut T {
     let ptr: *mut T = alloc_bytes(size_of::<T>(), align_of::<T>()).cast();
 
-    // SAFETY: within the memory, aligned, and nobody else's.
+    // SAFETY: Within the memory, aligned, and nobody else's.
     unsafe { ptr.write(value) };
     ptr
 }
@@ -149,7 +156,7 @@ pub fn alloc_rest<T>(value: T) -> *mut T {
 pub fn alloc_words(n: usize) -> *mut usize {
     let bytes = alloc_bytes(n * size_of::<usize>(), align_of::<usize>());
 
-    // SAFETY: the memory is ours, and has that many bytes.
+    // SAFETY: The memory is ours, and has that many bytes.
     unsafe { bytes.write_bytes(0, n * size_of::<usize>()) };
     bytes.cast()
 }
@@ -293,7 +300,7 @@ impl Word for bool {
 pub fn load<T: Word>(ptr: *mut T) -> T {
     point_on(ptr as usize, false);
     check(ptr as usize, "load");
-    // SAFETY: the word is in the machine's memory, which stays; no other OS thread.
+    // SAFETY: The word is in the machine's memory, which stays; no other OS thread.
     let value = unsafe { ptr.read_volatile() };
 
     note("load", [ptr as u64, value.bits(), 0]);
@@ -309,10 +316,10 @@ pub fn load<T: Word>(ptr: *mut T) -> T {
 pub fn store<T: Word>(ptr: *mut T, value: T) {
     point_on(ptr as usize, true);
     check(ptr as usize, "store");
-    // SAFETY: as above.
+    // SAFETY: As above.
     let old = unsafe { ptr.read_volatile() };
     note("store", [ptr as u64, old.bits(), value.bits()]);
-    // SAFETY: as above.
+    // SAFETY: As above.
     unsafe { ptr.write_volatile(value) };
 }
 
@@ -330,13 +337,13 @@ pub fn update<T: Word>(
 ) -> (T, bool) {
     point_on(ptr as usize, true);
     check(ptr as usize, what);
-    // SAFETY: as above.
+    // SAFETY: As above.
     let old = unsafe { ptr.read_volatile() };
 
     match f(old) {
         Some(new) => {
             note(what, [ptr as u64, old.bits(), new.bits()]);
-            // SAFETY: as above.
+            // SAFETY: As above.
             unsafe { ptr.write_volatile(new) };
             (old, true)
         }

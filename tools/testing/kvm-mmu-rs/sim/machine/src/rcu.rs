@@ -3,9 +3,20 @@
 //! RCU. A callback runs as soon as all who were in a read-side critical section have left it: the
 //! earliest moment at which it may.
 
-use std::cell::{Cell, UnsafeCell};
+use std::cell::{
+    Cell,
+    UnsafeCell, //
+};
 
-use crate::sched::{block, facts, fail, me, note, parties_where, wake};
+use crate::sched::{
+    block,
+    facts,
+    fail,
+    me,
+    note,
+    parties_where,
+    wake, //
+};
 
 struct Pending {
     readers: Vec<usize>,
@@ -13,12 +24,12 @@ struct Pending {
 }
 
 struct Global(UnsafeCell<Vec<Pending>>);
-// SAFETY: one OS thread runs the simulation.
+// SAFETY: One OS thread runs the simulation.
 unsafe impl Sync for Global {}
 static GLOBAL: Global = Global(UnsafeCell::new(Vec::new()));
 
 fn pending() -> &'static mut Vec<Pending> {
-    // SAFETY: one OS thread; nobody keeps the reference over a switch.
+    // SAFETY: One OS thread; nobody keeps the reference over a switch.
     unsafe { &mut *GLOBAL.0.get() }
 }
 

@@ -8,7 +8,12 @@
 
 use std::cell::UnsafeCell;
 
-use corosensei::{stack::DefaultStack, Coroutine, CoroutineResult, Yielder};
+use corosensei::{
+    stack::DefaultStack,
+    Coroutine,
+    CoroutineResult,
+    Yielder, //
+};
 
 use crate::rng::Rng;
 
@@ -136,13 +141,13 @@ struct Sched {
 }
 
 struct Global(UnsafeCell<Option<Sched>>);
-// SAFETY: one OS thread runs the simulation.
+// SAFETY: One OS thread runs the simulation.
 unsafe impl Sync for Global {}
 static GLOBAL: Global = Global(UnsafeCell::new(None));
 
 #[inline]
 fn sched() -> &'static mut Sched {
-    // SAFETY: one OS thread; nobody keeps the reference over a switch, as each function gets it
+    // SAFETY: One OS thread; nobody keeps the reference over a switch, as each function gets it
     // anew.
     let sched = unsafe { &mut *GLOBAL.0.get() };
 
@@ -397,7 +402,7 @@ fn demote(party: usize) {
 
 fn suspend(me: usize) {
     let yielder = sched().parties[me].yielder;
-    // SAFETY: the coroutine of the party runs, so its yielder exists.
+    // SAFETY: The coroutine of the party runs, so its yielder exists.
     unsafe { (*yielder).suspend(()) };
 }
 

@@ -130,26 +130,61 @@
 //! looks at the TDP MMU; CLEAR, and GET in legacy mode, process both with `mmu_lock` held for
 //! write.
 
-use kernel::error::{code::EINTR, Result};
+use kernel::error::{
+    code::EINTR,
+    Result, //
+};
 
 use super::leaves::Leaves;
 use crate::{
-    change::{LogLocks, Update},
-    pte::{SmallTable, Table, View, GROUP},
+    change::{
+        LogLocks,
+        Update, //
+    },
+    pte::{
+        SmallTable,
+        Table,
+        View,
+        GROUP, //
+    },
     pure::{
-        dirty::{parts, WordPart},
+        dirty::{
+            parts,
+            WordPart, //
+        },
         spte::MMU_PRESENT,
         summary::Summary,
-        Entry, GfnRange, Level, Masks, Spte, WriteBits,
+        Entry,
+        GfnRange,
+        Level,
+        Masks,
+        Spte,
+        WriteBits, //
     },
-    root::{Roots, Selection},
-    sync::{with_shared, Holder, SlotsLock},
+    root::{
+        Roots,
+        Selection, //
+    },
+    sync::{
+        with_shared,
+        Holder,
+        SlotsLock, //
+    },
     sys::{
         fatal_signal_pending,
-        stats::{self, Event},
-        trace, DirtyBitmap, Memslot, Vm,
+        stats::{
+            self,
+            Event, //
+        },
+        trace,
+        DirtyBitmap,
+        Memslot,
+        Vm, //
     },
-    walk::{Step, Walk},
+    walk::{
+        Step,
+        Walk, //
+    }, //
 };
 
 /// The D bits of a tree, as the holder of `slots_lock` sees them.

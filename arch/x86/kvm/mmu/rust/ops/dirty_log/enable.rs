@@ -38,18 +38,52 @@
 
 use super::{
     dirty_bits::DirtyBits,
-    leaves::{LeafBits, Leaves},
+    leaves::{
+        LeafBits,
+        Leaves, //
+    }, //
 };
 use crate::{
     cache::TdpSplitCache,
-    ops::split::{self, refill_unless_killed, HugeLeaf},
+    ops::split::{
+        self,
+        refill_unless_killed,
+        HugeLeaf, //
+    },
     pte::Table,
-    pure::{Entry, GfnRange, Level, Masks, Protect, WriteBits},
-    rmap::{ops as rmap, ShadowSplitCaches},
-    root::{Roots, Selection},
-    sync::{with_exclusive, with_shared, Holder, MmuLock, Shared, SlotsLock},
-    sys::{stats::Event, Memslot, Node, Shortage, Sp, Vm},
-    walk::Walk,
+    pure::{
+        Entry,
+        GfnRange,
+        Level,
+        Masks,
+        Protect,
+        WriteBits, //
+    },
+    rmap::{
+        ops as rmap,
+        ShadowSplitCaches, //
+    },
+    root::{
+        Roots,
+        Selection, //
+    },
+    sync::{
+        with_exclusive,
+        with_shared,
+        Holder,
+        MmuLock,
+        Shared,
+        SlotsLock, //
+    },
+    sys::{
+        stats::Event,
+        Memslot,
+        Node,
+        Shortage,
+        Sp,
+        Vm, //
+    },
+    walk::Walk, //
 };
 
 /// Makes sure that every write to `slot` is noticed from now on, and splits its huge pages to 4 KiB

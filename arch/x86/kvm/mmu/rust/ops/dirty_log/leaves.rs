@@ -52,13 +52,35 @@
 use super::protect::bit_to_clear;
 use crate::{
     change::LogLocks,
-    pte::{SmallGroup, SmallSptep, SmallTable, GROUP},
-    pure::{
-        dirty::{frames, WORD_PAGES},
-        Gfn, GfnRange, Index, Level, Masks, Role, Settled, Spte, WriteBits,
+    pte::{
+        SmallGroup,
+        SmallSptep,
+        SmallTable,
+        GROUP, //
     },
-    sync::{LogOwner, MmuLock},
-    sys::{trace, Vm},
+    pure::{
+        dirty::{
+            frames,
+            WORD_PAGES, //
+        },
+        Gfn,
+        GfnRange,
+        Index,
+        Level,
+        Masks,
+        Role,
+        Settled,
+        Spte,
+        WriteBits, //
+    },
+    sync::{
+        LogOwner,
+        MmuLock, //
+    },
+    sys::{
+        trace,
+        Vm, //
+    }, //
 };
 
 /// What reaping the log clears in the leaves of a tree.

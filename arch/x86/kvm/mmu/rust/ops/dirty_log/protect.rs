@@ -9,13 +9,38 @@
 use crate::{
     pure::{
         dirty::WORD_PAGES,
-        protect::{protected, Protect},
-        Entry, Gfn, GfnRange, Level, Masks, Role, WriteBits,
+        protect::{
+            protected,
+            Protect, //
+        },
+        Entry,
+        Gfn,
+        GfnRange,
+        Level,
+        Masks,
+        Role,
+        WriteBits, //
     },
-    root::{stable_roots, Roots, Selection},
-    sync::{Exclusive, MmuLock, Shared},
-    sys::{Memslot, Sp, Vm},
-    walk::{Descent, ShortWalk, Walk},
+    root::{
+        stable_roots,
+        Roots,
+        Selection, //
+    },
+    sync::{
+        Exclusive,
+        MmuLock,
+        Shared, //
+    },
+    sys::{
+        Memslot,
+        Sp,
+        Vm, //
+    },
+    walk::{
+        Descent,
+        ShortWalk,
+        Walk, //
+    }, //
 };
 
 /// Write-protects the leaves of at least `min_level` in `slot`, in all valid roots. Returns whether

@@ -99,28 +99,75 @@
 use core::ops::Range;
 
 use kernel::error::{
-    code::{EAGAIN, EINTR},
-    Result,
+    code::{
+        EAGAIN,
+        EINTR, //
+    },
+    Result, //
 };
 
 use super::{
-    dirty_bits::{Counts, DirtyBits},
-    leaves::{LeafBits, Leaves},
-    protect,
+    dirty_bits::{
+        Counts,
+        DirtyBits, //
+    },
+    leaves::{
+        LeafBits,
+        Leaves, //
+    },
+    protect, //
 };
 use crate::{
     cache::TdpSplitCache,
-    ops::split::{self, refill_unless_killed, HugeLeaf},
-    pte::Table,
-    pure::{dirty::WORD_PAGES, Entry, GfnRange, Level, Masks, Protect, WriteBits},
-    rmap::{ops as rmap, ShadowSplitCaches},
-    root::{stable_roots, Roots, Selection},
-    sync::{with_exclusive, with_shared, Exclusive, Holder, MmuLock, Reaper, Shared},
-    sys::{
-        fatal_signal_pending, stats::Event, DirtyBitmap, Memslot, Node, Shortage, SlotRange, Sp,
-        Vm, Wanted,
+    ops::split::{
+        self,
+        refill_unless_killed,
+        HugeLeaf, //
     },
-    walk::{ShortWalk, Walk},
+    pte::Table,
+    pure::{
+        dirty::WORD_PAGES,
+        Entry,
+        GfnRange,
+        Level,
+        Masks,
+        Protect,
+        WriteBits, //
+    },
+    rmap::{
+        ops as rmap,
+        ShadowSplitCaches, //
+    },
+    root::{
+        stable_roots,
+        Roots,
+        Selection, //
+    },
+    sync::{
+        with_exclusive,
+        with_shared,
+        Exclusive,
+        Holder,
+        MmuLock,
+        Reaper,
+        Shared, //
+    },
+    sys::{
+        fatal_signal_pending,
+        stats::Event,
+        DirtyBitmap,
+        Memslot,
+        Node,
+        Shortage,
+        SlotRange,
+        Sp,
+        Vm,
+        Wanted, //
+    },
+    walk::{
+        ShortWalk,
+        Walk, //
+    }, //
 };
 
 /// How many words are taken before their pages are protected: those of 256 MiB. There is no yield

@@ -18,13 +18,42 @@ use super::unprotect::unprotect_pages;
 use crate::{
     change::lost_errno,
     ops::spte::make_huge,
-    pte::{Table, View},
-    pure::{leaf::unprotected, Entry, Gfn, GfnRange, Index, Level, Masks, Spte},
-    root::{Roots, Selection},
-    sync::{MmuLock, Shared, SlotsLock},
-    sys::{fatal_signal_pending, trace, Memslot, Sp, Unlogged, Vm},
+    pte::{
+        Table,
+        View, //
+    },
+    pure::{
+        leaf::unprotected,
+        Entry,
+        Gfn,
+        GfnRange,
+        Index,
+        Level,
+        Masks,
+        Spte, //
+    },
+    root::{
+        Roots,
+        Selection, //
+    },
+    sync::{
+        MmuLock,
+        Shared,
+        SlotsLock, //
+    },
+    sys::{
+        fatal_signal_pending,
+        trace,
+        Memslot,
+        Sp,
+        Unlogged,
+        Vm, //
+    },
     tlb::Flush,
-    walk::{Step, Walk},
+    walk::{
+        Step,
+        Walk, //
+    }, //
 };
 
 /// Recovers the huge pages of a slot whose log has ended, and makes the pages writable that stay as

@@ -41,10 +41,25 @@
 //!   nobody gets here.
 
 use crate::{
-    pte::{SmallSptep, SmallTable},
-    pure::{GfnRange, Index, Level, LogProtected, Role},
-    sync::{MmuLock, Shared},
-    sys::{trace, Unlogged},
+    pte::{
+        SmallSptep,
+        SmallTable, //
+    },
+    pure::{
+        GfnRange,
+        Index,
+        Level,
+        LogProtected,
+        Role, //
+    },
+    sync::{
+        MmuLock,
+        Shared, //
+    },
+    sys::{
+        trace,
+        Unlogged, //
+    }, //
 };
 
 /// Makes the pages of `range` in `table` writable again that only the log kept from being written.

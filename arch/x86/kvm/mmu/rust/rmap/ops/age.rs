@@ -7,9 +7,12 @@
 
 use crate::{
     change::mark_old,
-    pure::{Age, Level},
+    pure::{
+        Age,
+        Level, //
+    },
     rmap::Lists,
-    sys::SlotRange,
+    sys::SlotRange, //
 };
 
 /// Whether one of `pages` was accessed since it was last aged.

@@ -6,11 +6,22 @@
 //! installs it.
 
 use crate::{
-    pure::{Gfn, Level},
+    pure::{
+        Gfn,
+        Level, //
+    },
     rmap::RmapWalk,
-    sync::{Exclusive, MmuLock},
-    sys::{Memslot, SlotRange, Sp, Vm},
-    tlb::Flush,
+    sync::{
+        Exclusive,
+        MmuLock, //
+    },
+    sys::{
+        Memslot,
+        SlotRange,
+        Sp,
+        Vm, //
+    },
+    tlb::Flush, //
 };
 
 /// Zaps the leaves in `slot` that huge ones can replace; `kvm_rmap_zap_collapsible_sptes()`.

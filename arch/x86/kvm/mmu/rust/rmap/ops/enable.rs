@@ -15,12 +15,21 @@
 //! - reaping the log relies on W and D, but requires `slots_lock`, which is held here until the
 //!   caller has flushed. That includes `KVM_CLEAR_DIRTY_LOG`, which may split as well.
 
-use super::{protect::protect_slot, split};
+use super::{
+    protect::protect_slot,
+    split, //
+};
 use crate::{
-    pure::{Level, Protect},
+    pure::{
+        Level,
+        Protect, //
+    },
     rmap::ShadowSplitCaches,
     sync::Exclusive,
-    sys::{Memslot, SlotRange},
+    sys::{
+        Memslot,
+        SlotRange, //
+    }, //
 };
 
 /// Makes sure that every write to `slot` through shadow pages is noticed once the caller has

@@ -4,10 +4,27 @@
 
 use crate::{
     pte::Sptep,
-    pure::{Gfn, GfnRange, Level},
-    rmap::{shadow, DescCache, List, Rmap, SlotRmaps},
-    sync::{Exclusive, MmuLock},
-    sys::{Memslot, Sp, Vm},
+    pure::{
+        Gfn,
+        GfnRange,
+        Level, //
+    },
+    rmap::{
+        shadow,
+        DescCache,
+        List,
+        Rmap,
+        SlotRmaps, //
+    },
+    sync::{
+        Exclusive,
+        MmuLock, //
+    },
+    sys::{
+        Memslot,
+        Sp,
+        Vm, //
+    }, //
 };
 
 /// A list that is longer than this is emptied, because iterating over it costs more than the

@@ -3,11 +3,32 @@
 //! Write protection and dirty bits of shadow pages, for the dirty log and for page tracking.
 
 use crate::{
-    pte::{Seen, Sptep},
-    pure::{Gfn, GfnRange, Level, Masks, Protect, WriteBits},
-    rmap::{shadow, Rmap, RmapWalk, SlotRmaps},
-    sync::{Exclusive, MmuLock},
-    sys::{Memslot, SlotRange},
+    pte::{
+        Seen,
+        Sptep, //
+    },
+    pure::{
+        Gfn,
+        GfnRange,
+        Level,
+        Masks,
+        Protect,
+        WriteBits, //
+    },
+    rmap::{
+        shadow,
+        Rmap,
+        RmapWalk,
+        SlotRmaps, //
+    },
+    sync::{
+        Exclusive,
+        MmuLock, //
+    },
+    sys::{
+        Memslot,
+        SlotRange, //
+    }, //
 };
 
 /// Protects a present leaf. Returns whether a TLB flush is needed for more than the log; callers

@@ -16,21 +16,54 @@
 //! write.
 
 use kernel::error::{
-    code::{EAGAIN, EINTR, EIO, ENOSPC},
-    Error,
+    code::{
+        EAGAIN,
+        EINTR,
+        EIO,
+        ENOSPC, //
+    },
+    Error, //
 };
 
-use super::link::{recycle, TOO_LONG};
+use super::link::{
+    recycle,
+    TOO_LONG, //
+};
 use crate::{
     pte::Sptep,
-    pure::{leaf, protect::protected, Gfn, Index, Level, Masks, Protect, Spte},
-    rmap::{shadow, Found, RmapWalk, ShadowSplitCaches, SlotRmaps},
-    sync::{Exclusive, MmuLock},
+    pure::{
+        leaf,
+        protect::protected,
+        Gfn,
+        Index,
+        Level,
+        Masks,
+        Protect,
+        Spte, //
+    },
+    rmap::{
+        shadow,
+        Found,
+        RmapWalk,
+        ShadowSplitCaches,
+        SlotRmaps, //
+    },
+    sync::{
+        Exclusive,
+        MmuLock, //
+    },
     sys::{
         fatal_signal_pending,
-        stats::{self, Event},
-        trace, Memslot, SlotRange, Sp, Vm,
-    },
+        stats::{
+            self,
+            Event, //
+        },
+        trace,
+        Memslot,
+        SlotRange,
+        Sp,
+        Vm, //
+    }, //
 };
 
 /// Splits the huge pages that map frames of `pages`, down to `target`. New leaves have the rights

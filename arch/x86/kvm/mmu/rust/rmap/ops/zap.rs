@@ -4,10 +4,19 @@
 
 use crate::{
     pure::Level,
-    rmap::{Rmap, RmapWalk},
-    sync::{Exclusive, MmuLock},
-    sys::{SlotRange, Vm},
-    tlb::Flush,
+    rmap::{
+        Rmap,
+        RmapWalk, //
+    },
+    sync::{
+        Exclusive,
+        MmuLock, //
+    },
+    sys::{
+        SlotRange,
+        Vm, //
+    },
+    tlb::Flush, //
 };
 
 /// Zaps all leaves in a list, and empties it; `kvm_zap_all_rmap_sptes()`.

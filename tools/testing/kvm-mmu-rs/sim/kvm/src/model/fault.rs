@@ -4,15 +4,23 @@
 
 use kernel::bindings::page;
 use machine::{
-    mem, note, rcu,
-    sched::{self, facts},
+    mem,
+    note,
+    rcu,
+    sched::{
+        self,
+        facts, //
+    }, //
 };
 
 use super::{
     field,
-    memory::{mark_page_dirty_in_slot, topup_memory_caches},
+    memory::{
+        mark_page_dirty_in_slot,
+        topup_memory_caches, //
+    },
     roots::is_obsolete,
-    track,
+    track, //
 };
 use crate::bindings::*;
 
@@ -106,14 +114,14 @@ pub fn mmio_page_fault(vcpu: *mut kvm_vcpu, gfn: u64) -> bool {
 
     rcu::read_lock();
     let array = sptes.as_mut_ptr();
-    // SAFETY: the vCPU has a root, and the array is as long as it must be.
+    // SAFETY: The vCPU has a root, and the array is as long as it must be.
     let leaf = unsafe { kvm_tdp_mmu_get_walk(vcpu, gfn << 12, array, &mut root_level) };
     rcu::read_unlock();
     if leaf < 0 {
         return true;
     }
     let spte = sptes[leaf as usize];
-    // SAFETY: a constant while there is a VM.
+    // SAFETY: A constant while there is a VM.
     let mask = unsafe { shadow_mmio_mask };
     if spte & mask != *field!(kvm, arch.shadow_mmio_value) {
         return false;
@@ -127,7 +135,7 @@ pub fn prefault(vcpu: *mut kvm_vcpu, gfn: u64, npages: u64) -> Handled {
     let (handled, level) = prefault_one(vcpu, gfn);
 
     if handled == Handled::Enter && level == 1 {
-        // SAFETY: all exist: `kvm->srcu` is held.
+        // SAFETY: All exist: `kvm->srcu` is held.
         let more = unsafe { kvm_rs_prefault(vcpu, gfn + 1, npages - 1) };
         note("kvm_rs_prefault()", [gfn + 1, npages - 1, more]);
         if more > npages - 1 {
@@ -189,7 +197,7 @@ pub unsafe fn kvm_prefetch_pages(
         }
         note("host maps", [gfn + n as u64, pfn, 1]);
         field!(kvm, host).get_page();
-        // SAFETY: the array has that many elements.
+        // SAFETY: The array has that many elements.
         unsafe { pages.add(n as usize).write(pfn as *mut page) };
     }
     nr_pages
@@ -214,7 +222,7 @@ fn slow(vcpu: *mut kvm_vcpu, fault: &mut kvm_page_fault) -> Handled {
     field!(kvm, mmu_lock).read_lock();
     let mut result = RET_PF_RETRY as i32;
     if !is_page_fault_stale(vcpu, fault) {
-        // SAFETY: all exist, the caches are filled, and the lock is held.
+        // SAFETY: All exist, the caches are filled, and the lock is held.
         result = unsafe { kvm_tdp_mmu_map(vcpu, fault) };
         note(
             "kvm_tdp_mmu_map()",
@@ -224,7 +232,7 @@ fn slow(vcpu: *mut kvm_vcpu, fault: &mut kvm_page_fault) -> Handled {
     field!(kvm, mmu_lock).read_unlock();
     let around = *field!(kvm, fault_around);
     if around > 1 && result == RET_PF_FIXED as i32 {
-        // SAFETY: all exist: `kvm->srcu` is held.
+        // SAFETY: All exist: `kvm->srcu` is held.
         unsafe { kvm_rs_fault_around(vcpu, fault, around) };
         note("kvm_rs_fault_around()", [fault.gfn, around.into(), 0]);
     }
@@ -300,7 +308,7 @@ pub(super) fn is_page_fault_stale(vcpu: *mut kvm_vcpu, fault: &kvm_page_fault) -
 
 /// Whether an SPTE denies the access; `spte_permission_fault()`.
 fn denied(spte: u64, fault: &kvm_page_fault) -> bool {
-    // SAFETY: constants while there is a VM.
+    // SAFETY: Constants while there is a VM.
     let (nx, xs, present) = unsafe { (shadow_nx_mask, shadow_xs_mask, PRESENT) };
     let executable = if nx != 0 {
         spte & nx == 0
@@ -325,7 +333,7 @@ fn can_be_fast(kvm: *mut kvm, fault: &kvm_page_fault) -> bool {
         return false;
     }
     if !fault.present {
-        // SAFETY: a constant while there is a VM.
+        // SAFETY: A constant while there is a VM.
         return unsafe { !kvm_ad_enabled };
     }
     fault.write
@@ -343,12 +351,12 @@ fn fast_page_fault(vcpu: *mut kvm_vcpu, fault: &kvm_page_fault) -> bool {
     rcu::read_lock();
     for _ in 0..5 {
         let mut spte = 0;
-        // SAFETY: all exist, and RCU is held.
+        // SAFETY: All exist, and RCU is held.
         let sptep = unsafe { kvm_tdp_mmu_fast_pf_get_last_sptep(vcpu, fault.gfn, &mut spte) };
         if sptep.is_null() || spte & MMU_PRESENT == 0 {
             break;
         }
-        // SAFETY: a slot of a table that RCU keeps.
+        // SAFETY: A slot of a table that RCU keeps.
         let sp = mem::private(sptep as usize) as *mut kvm_mmu_page;
         let level = *field!(sp, role.word).to_owned() & 0xf;
         if level != 1 && spte & LARGE == 0 {
@@ -361,7 +369,7 @@ fn fast_page_fault(vcpu: *mut kvm_vcpu, fault: &kvm_page_fault) -> bool {
         }
 
         let mut new = spte;
-        // SAFETY: constants while there is a VM.
+        // SAFETY: Constants while there is a VM.
         unsafe {
             let tracked = spte & AD_MASK == AD_DISABLED && spte & shadow_acc_track_mask == 0;
             if !kvm_ad_enabled && tracked {
@@ -383,7 +391,7 @@ fn fast_page_fault(vcpu: *mut kvm_vcpu, fault: &kvm_page_fault) -> bool {
         // `fast_pf_fix_direct_spte()`
         if mem::update("cmpxchg", sptep, |now| (now == spte).then_some(new)).1 {
             if new & WRITABLE != 0 && spte & WRITABLE == 0 {
-                // SAFETY: all exist.
+                // SAFETY: All exist.
                 unsafe { mark_page_dirty_in_slot(kvm, fault.slot, fault.gfn) };
             }
             done = true;

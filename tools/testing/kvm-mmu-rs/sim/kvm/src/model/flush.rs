@@ -2,7 +2,10 @@
 
 //! Requests to vCPUs, and TLB flushes.
 
-use machine::{note, sched};
+use machine::{
+    note,
+    sched, //
+};
 
 use super::field;
 use crate::types::*;
@@ -48,7 +51,7 @@ pub unsafe fn kvm_flush_remote_tlbs(kvm: *mut kvm) {
 ///
 /// `kvm` must point to the VM of the run.
 pub unsafe fn kvm_flush_remote_tlbs_range(kvm: *mut kvm, _gfn: u64, _nr_pages: u64) {
-    // SAFETY: as for this function.
+    // SAFETY: As for this function.
     unsafe { kvm_flush_remote_tlbs(kvm) }
 }
 
@@ -59,6 +62,6 @@ pub unsafe fn kvm_flush_remote_tlbs_range(kvm: *mut kvm, _gfn: u64, _nr_pages: u
 /// `kvm` must point to the VM of the run and `slot` must point to a memslot.
 pub unsafe fn kvm_flush_remote_tlbs_memslot(kvm: *mut kvm, slot: *const kvm_memory_slot) {
     field!(kvm, slots_lock).assert_held("slots_lock");
-    // SAFETY: as for this function.
+    // SAFETY: As for this function.
     unsafe { kvm_flush_remote_tlbs_range(kvm, (*slot).base_gfn, (*slot).npages as u64) }
 }

@@ -3,9 +3,18 @@
 //! Private memory, of `guest_memfd`, in a VM whose private and shared memory one root maps
 //! (`KVM_X86_SW_PROTECTED_VM`).
 
-use machine::{lock::may_sleep, note, sched};
+use machine::{
+    lock::may_sleep,
+    note,
+    sched, //
+};
 
-use super::{field, notifier, slots, HOST};
+use super::{
+    field,
+    notifier,
+    slots,
+    HOST, //
+};
 use crate::bindings::*;
 
 /// Models `kvm_mem_is_private()`.

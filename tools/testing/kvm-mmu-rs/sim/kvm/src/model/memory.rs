@@ -2,11 +2,24 @@
 
 //! Memory: caches, mapping levels, the dirty bitmap, the lists that pages are in.
 
-use core::ffi::{c_int, c_void};
+use core::ffi::{
+    c_int,
+    c_void, //
+};
 
-use machine::{chance, fail, lock::may_sleep, mem, note};
+use machine::{
+    chance,
+    fail,
+    lock::may_sleep,
+    mem,
+    note, //
+};
 
-use super::{field, pages, HUGE_PAGES};
+use super::{
+    field,
+    pages,
+    HUGE_PAGES, //
+};
 use crate::types::*;
 
 /// What a table of the vCPU's cache is full of: `SHADOW_NONPRESENT_VALUE`.
@@ -40,7 +53,7 @@ fn new_table() -> *mut u64 {
     let table = mem::alloc_table(0);
 
     for n in 0..HUGE_PAGES as usize {
-        // SAFETY: the table has as many entries, and is ours.
+        // SAFETY: The table has as many entries, and is ours.
         unsafe { table.add(n).write(NONPRESENT) };
     }
     table
@@ -153,7 +166,7 @@ pub unsafe fn mmu_try_to_unsync_pages(
     _prefetch: bool,
 ) -> c_int {
     const EPERM: c_int = 1;
-    // SAFETY: the caller passes a memslot that exists.
+    // SAFETY: The caller passes a memslot that exists.
     let as_id = unsafe { (*slot).as_id };
 
     if super::track::is_tracked(kvm, as_id, gfn) {
@@ -180,7 +193,7 @@ pub unsafe fn kvm_mmu_max_mapping_level(
     } else {
         *field!(fault, is_private)
     };
-    // SAFETY: the slot exists.
+    // SAFETY: The slot exists.
     let (base, npages) = unsafe { ((*slot).base_gfn, (*slot).npages as u64) };
 
     if gfn < base || gfn >= base + npages {
@@ -195,9 +208,9 @@ pub unsafe fn kvm_mmu_max_mapping_level(
         // A huge page may not reach beyond the slot.
         start >= base
             && start + pages(level) <= base + npages
-            // SAFETY: the slot exists.
+            // SAFETY: The slot exists.
             && !super::track::disallows_huge(kvm, unsafe { (*slot).as_id }, gfn, level)
-            // SAFETY: the slot exists.
+            // SAFETY: The slot exists.
             && !unsafe { super::split::is_kept(slot, gfn, level) }
             && !field!(kvm, host).is_mixed(gfn, level)
     };
@@ -229,7 +242,7 @@ pub unsafe fn kvm_mmu_max_mapping_level(
 /// accesses, with a memslot, or none, that `kvm->srcu` keeps. This thread must hold `mmu_lock`.
 pub unsafe fn kvm_mmu_hugepage_adjust(vcpu: *mut kvm_vcpu, fault: *mut kvm_page_fault) {
     let kvm = *field!(vcpu, kvm);
-    // SAFETY: only this thread accesses the fault.
+    // SAFETY: Only this thread accesses the fault.
     let f = unsafe { &mut *fault };
 
     f.huge_page_disallowed = f.exec && f.nx_huge_page_workaround_enabled;
@@ -239,9 +252,9 @@ pub unsafe fn kvm_mmu_hugepage_adjust(vcpu: *mut kvm_vcpu, fault: *mut kvm_page_
     if *field!(f.slot, flags) & KVM_MEM_LOG_DIRTY_PAGES != 0 {
         return;
     }
-    // SAFETY: the fault's slot exists.
+    // SAFETY: The fault's slot exists.
     let level = unsafe { kvm_mmu_max_mapping_level(kvm, fault, f.slot, f.gfn) } as u8;
-    // SAFETY: only this thread accesses the fault.
+    // SAFETY: Only this thread accesses the fault.
     let f = unsafe { &mut *fault };
 
     f.req_level = level;
@@ -266,7 +279,7 @@ pub unsafe fn disallowed_hugepage_adjust(fault: *mut kvm_page_fault, spte: u64, 
     const MMU_PRESENT: u64 = 1 << 11;
     const LARGE: u64 = 1 << 7;
     const FRAME: u64 = 0x000f_ffff_ffff_f000;
-    // SAFETY: only this thread accesses the fault.
+    // SAFETY: Only this thread accesses the fault.
     let f = unsafe { &mut *fault };
 
     if cur_level > 1
@@ -274,7 +287,7 @@ pub unsafe fn disallowed_hugepage_adjust(fault: *mut kvm_page_fault, spte: u64, 
         && spte & MMU_PRESENT != 0
         && spte & LARGE == 0
     {
-        // SAFETY: the entry points to a table.
+        // SAFETY: The entry points to a table.
         let sp = unsafe { crate::helpers::kvm_rs_hpa_to_sp(spte & FRAME) };
         if *field!(sp, nx_huge_page_disallowed) {
             let mask = HUGE_PAGES.pow(cur_level as u32 - 1) - HUGE_PAGES.pow(cur_level as u32 - 2);
@@ -312,7 +325,7 @@ pub unsafe fn mark_page_dirty_in_slot(kvm: *mut kvm, slot: *const kvm_memory_slo
         note("mark dirty", [gfn, 0, 0]);
         return;
     }
-    // SAFETY: the bitmap has a bit for each page.
+    // SAFETY: The bitmap has a bit for each page.
     let word = unsafe { bitmap.add(n / 64) };
     mem::update("set bit", word.cast::<u64>(), |old| {
         Some(old | 1 << (n % 64))
@@ -371,7 +384,7 @@ pub(crate) fn remove_root(root: *mut kvm_mmu_page) {
             fail("removes a root that is not in the list".into());
         }
         if sp == root {
-            // SAFETY: as above.
+            // SAFETY: As above.
             unsafe { *at = *field!(root, next) };
             return;
         }

@@ -65,7 +65,7 @@ pub fn vm() -> Option<*mut kvm> {
 macro_rules! field {
     ($ptr:expr, $($field:tt)+) => {{
         #[allow(unused_unsafe, reason = "may stand within another")]
-        // SAFETY: the simulation passes what exists; one OS thread, and nobody keeps the
+        // SAFETY: The simulation passes what exists; one OS thread, and nobody keeps the
         // reference over a step.
         let field = unsafe { &mut (*$ptr).$($field)+ };
         field

@@ -2,12 +2,18 @@
 
 //! MMU notifiers.
 
-use machine::{note, sched};
+use machine::{
+    note,
+    sched, //
+};
 
 use super::{
     field,
     flush::kvm_flush_remote_tlbs,
-    slots::{srcu_read_lock, srcu_read_unlock},
+    slots::{
+        srcu_read_lock,
+        srcu_read_unlock, //
+    }, //
 };
 use crate::bindings::*;
 
@@ -61,14 +67,14 @@ pub(super) fn unmap(kvm: *mut kvm, start: u64, end: u64, filter: kvm_gfn_range_f
         if *field!(kvm, arch.have_rmaps) {
             let slot = *field!(range, slot);
             let (start, end) = (*field!(range, start), *field!(range, end));
-            // SAFETY: all exist, and the lock is held.
+            // SAFETY: All exist, and the lock is held.
             flush = unsafe { kvm_rs_rmap_zap_range(kvm, slot, start, end, true, flush) };
         }
-        // SAFETY: all exist, and the lock is held.
+        // SAFETY: All exist, and the lock is held.
         flush |= unsafe { kvm_tdp_mmu_unmap_gfn_range(kvm, range, flush) };
     });
     if flush {
-        // SAFETY: the VM exists.
+        // SAFETY: The VM exists.
         unsafe { kvm_flush_remote_tlbs(kvm) };
     }
 }
@@ -92,10 +98,10 @@ pub fn clear_young(kvm: *mut kvm, start: u64, end: u64) -> bool {
 
     for_each_range(kvm, start, end, |range| {
         if *field!(kvm, arch.have_rmaps) {
-            // SAFETY: all exist.
+            // SAFETY: All exist.
             young |= unsafe { kvm_rs_rmap_age(range, false) };
         }
-        // SAFETY: all exist.
+        // SAFETY: All exist.
         young |= unsafe { kvm_tdp_mmu_age_gfn_range(kvm, range) };
     });
     srcu_read_unlock(kvm, srcu);
@@ -109,10 +115,10 @@ pub fn test_young(kvm: *mut kvm, gfn: u64) -> bool {
 
     for_each_range(kvm, gfn, gfn + 1, |range| {
         if *field!(kvm, arch.have_rmaps) {
-            // SAFETY: all exist.
+            // SAFETY: All exist.
             young |= unsafe { kvm_rs_rmap_age(range, true) };
         }
-        // SAFETY: all exist.
+        // SAFETY: All exist.
         young |= unsafe { kvm_tdp_mmu_test_age_gfn(kvm, range) };
     });
     srcu_read_unlock(kvm, srcu);

@@ -2,12 +2,22 @@
 
 //! NX recovery.
 
-use machine::{fail, mem, note, point, rcu, sched};
+use machine::{
+    fail,
+    mem,
+    note,
+    point,
+    rcu,
+    sched, //
+};
 
 use super::{
     field,
     flush::kvm_flush_remote_tlbs,
-    slots::{srcu_read_lock, srcu_read_unlock},
+    slots::{
+        srcu_read_lock,
+        srcu_read_unlock, //
+    }, //
 };
 use crate::bindings::*;
 
@@ -60,39 +70,39 @@ pub fn recover(kvm: *mut kvm, to_zap: usize) {
         let sp = if is_logged(kvm, sp) {
             sp
         } else {
-            // SAFETY: both exist, and RCU is held.
+            // SAFETY: Both exist, and RCU is held.
             unsafe { kvm_tdp_mmu_first_to_zap(kvm, sp) }
         };
         // `unaccount_nx_huge_page()`
         *field!(sp, nx_huge_page_disallowed) = false;
-        // SAFETY: both exist, and the lock is held.
+        // SAFETY: Both exist, and the lock is held.
         unsafe { untrack_possible_nx_huge_page(kvm, sp, kvm_mmu_type_KVM_TDP_MMU) };
         field!(kvm, arch.tdp_mmu_pages_lock).unlock("spin_unlock(tdp_mmu_pages_lock)", true);
 
         if !is_logged(kvm, sp) {
             let before = sched::total();
-            // SAFETY: both exist: RCU is held since the page was in the list.
+            // SAFETY: Both exist: RCU is held since the page was in the list.
             let zapped = unsafe { kvm_tdp_mmu_zap_possible_nx_huge_page(kvm, sp) };
             if zapped {
                 check_zapped(sp, before);
             }
             flush |= zapped;
         }
-        // SAFETY: the VM exists.
+        // SAFETY: The VM exists.
         if unsafe { rust_support_need_break(field!(kvm, mmu_lock)) } {
             if flush {
-                // SAFETY: the VM exists.
+                // SAFETY: The VM exists.
                 unsafe { kvm_flush_remote_tlbs(kvm) };
             }
             flush = false;
             rcu::read_unlock();
-            // SAFETY: the lock is held.
+            // SAFETY: The lock is held.
             unsafe { rust_support_cond_resched_read(field!(kvm, mmu_lock)) };
             rcu::read_lock();
         }
     }
     if flush {
-        // SAFETY: the VM exists.
+        // SAFETY: The VM exists.
         unsafe { kvm_flush_remote_tlbs(kvm) };
     }
     rcu::read_unlock();

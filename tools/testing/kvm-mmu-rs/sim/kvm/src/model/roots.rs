@@ -2,9 +2,16 @@
 
 //! A vCPU's roots.
 
-use machine::{mem, note};
+use machine::{
+    mem,
+    note, //
+};
 
-use super::{field, flush::make_all_cpus_request, memory::topup_memory_caches};
+use super::{
+    field,
+    flush::make_all_cpus_request,
+    memory::topup_memory_caches, //
+};
 use crate::bindings::*;
 
 const INVALID: u32 = 1 << 12;
@@ -21,7 +28,7 @@ pub fn is_obsolete(root: u64) -> bool {
     if root == INVALID_PAGE {
         return false;
     }
-    // SAFETY: the vCPU has a reference to its root.
+    // SAFETY: The vCPU has a reference to its root.
     role(unsafe { kvm_rs_root_to_sp(root) }) & INVALID != 0
 }
 
@@ -34,7 +41,7 @@ pub fn load(vcpu: *mut kvm_vcpu) -> bool {
     if !topup_memory_caches(vcpu) {
         return false;
     }
-    // SAFETY: the vCPU exists.
+    // SAFETY: The vCPU exists.
     unsafe { kvm_tdp_mmu_alloc_root(vcpu, false) };
     note(
         "loads root",
@@ -52,7 +59,7 @@ pub fn free(vcpu: *mut kvm_vcpu) {
     if root == INVALID_PAGE {
         return;
     }
-    // SAFETY: the vCPU has a reference to its root.
+    // SAFETY: The vCPU has a reference to its root.
     let sp = unsafe { kvm_rs_root_to_sp(root) };
     if super::shadow::is_shadow(sp) {
         field!(kvm, mmu_lock).write_lock();
@@ -62,7 +69,7 @@ pub fn free(vcpu: *mut kvm_vcpu) {
         return;
     }
     field!(kvm, mmu_lock).read_lock();
-    // SAFETY: the vCPU gives its reference up.
+    // SAFETY: The vCPU gives its reference up.
     unsafe { kvm_tdp_mmu_put_root(kvm, sp) };
     *field!(mmu, root.hpa) = INVALID_PAGE;
     field!(kvm, mmu_lock).read_unlock();
@@ -81,7 +88,7 @@ pub fn zap_all_fast(kvm: *mut kvm) {
     super::slots::wait_for_clears(kvm);
     note("kvm_mmu_zap_all_fast()", [0; 3]);
     field!(kvm, mmu_lock).write_lock();
-    // SAFETY: the VM exists, and the lock is held.
+    // SAFETY: The VM exists, and the lock is held.
     unsafe {
         kvm_tdp_mmu_invalidate_roots(
             kvm,
@@ -91,6 +98,6 @@ pub fn zap_all_fast(kvm: *mut kvm) {
     make_all_cpus_request(kvm, KVM_REQ_MMU_FREE_OBSOLETE_ROOTS);
     super::shadow::zap_all(kvm);
     field!(kvm, mmu_lock).write_unlock();
-    // SAFETY: the VM exists.
+    // SAFETY: The VM exists.
     unsafe { kvm_tdp_mmu_zap_invalidated_roots(kvm, true) };
 }

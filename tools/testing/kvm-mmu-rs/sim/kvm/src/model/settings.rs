@@ -2,16 +2,22 @@
 
 //! What root may change while VMs run: parameters of KVM's, and whether SPTE changes are traced.
 
-use machine::{note, point};
+use machine::{
+    note,
+    point, //
+};
 
-use super::{field, roots};
+use super::{
+    field,
+    roots, //
+};
 use crate::bindings::*;
 
 /// `kvm.eager_page_split`.
 pub fn eager_page_split(on: bool) {
     point();
     note("eager_page_split", [on.into(), 0, 0]);
-    // SAFETY: one OS thread.
+    // SAFETY: One OS thread.
     unsafe { crate::bindings::eager_page_split = on };
 }
 

@@ -5,14 +5,30 @@
 //! each time, and those above shadow L1's tables. All changes are made with `mmu_lock` held for
 //! write.
 
-use machine::{fail, mem, note};
+use machine::{
+    fail,
+    mem,
+    note, //
+};
 
 use super::{
-    fault::{self, Handled},
+    fault::{
+        self,
+        Handled, //
+    },
     field,
-    flush::{kvm_flush_remote_tlbs, kvm_flush_remote_tlbs_range},
-    memory::{topup_desc_cache, topup_memory_caches},
-    pages, slots, HUGE_PAGES, ROOT_LEVEL,
+    flush::{
+        kvm_flush_remote_tlbs,
+        kvm_flush_remote_tlbs_range, //
+    },
+    memory::{
+        topup_desc_cache,
+        topup_memory_caches, //
+    },
+    pages,
+    slots,
+    HUGE_PAGES,
+    ROOT_LEVEL, //
 };
 use crate::bindings::*;
 
@@ -88,7 +104,7 @@ fn get_page(vcpu: *mut kvm_vcpu, gfn: u64, role: u32) -> *mut kvm_mmu_page {
 }
 
 fn take(cache: *mut kvm_mmu_memory_cache) -> *mut core::ffi::c_void {
-    // SAFETY: the cache exists, and is this thread's, or guarded by `slots_lock`.
+    // SAFETY: The cache exists, and is this thread's, or guarded by `slots_lock`.
     unsafe { super::memory::kvm_mmu_memory_cache_alloc(cache) }
 }
 
@@ -100,14 +116,14 @@ fn drop_leaf(kvm: *mut kvm, sptep: *mut u64, level: u32) -> bool {
         return false;
     }
     field!(kvm, stat.pages)[level as usize - 1] -= 1;
-    // SAFETY: all exist, and the lock is held.
+    // SAFETY: All exist, and the lock is held.
     unsafe { kvm_rs_rmap_remove(kvm, sptep) };
     true
 }
 
 /// Takes the pointer at `sptep` to a table away; `drop_parent_pte()`.
 fn drop_parent(kvm: *mut kvm, sptep: *mut u64, child: *mut kvm_mmu_page) {
-    // SAFETY: all exist, and the lock is held.
+    // SAFETY: All exist, and the lock is held.
     unsafe { kvm_rs_pte_list_remove(kvm, sptep, field!(child, parent_ptes)) };
     mem::store(sptep, NONPRESENT);
 }
@@ -123,13 +139,13 @@ fn link(
     let level = (role(sp) & LEVEL) + 1;
 
     if mem::load(sptep) & MMU_PRESENT != 0 && drop_leaf(kvm, sptep, level) && flush {
-        // SAFETY: the VM exists.
+        // SAFETY: The VM exists.
         unsafe { kvm_flush_remote_tlbs_range(kvm, *field!(sp, gfn), pages(level)) };
     }
-    // SAFETY: a function of its arguments.
+    // SAFETY: A function of its arguments.
     let spte = unsafe { make_nonleaf_spte(*field!(sp, spt), !kvm_ad_enabled) };
     mem::store(sptep, spte);
-    // SAFETY: all exist, and the lock is held.
+    // SAFETY: All exist, and the lock is held.
     unsafe { kvm_rs_pte_list_add(kvm, cache, sptep, field!(sp, parent_ptes)) };
 }
 
@@ -213,16 +229,16 @@ pub fn page_fault(vcpu: *mut kvm_vcpu, at: u64, code: u64) -> Handled {
 fn fetch(vcpu: *mut kvm_vcpu, fault: &mut kvm_page_fault, at: u64) -> bool {
     let kvm = *field!(vcpu, kvm);
     let descs: *mut kvm_mmu_memory_cache = field!(vcpu, arch.mmu_pte_list_desc_cache);
-    // SAFETY: the vCPU and its fault exist, and the lock is held.
+    // SAFETY: The vCPU and its fault exist, and the lock is held.
     unsafe { super::memory::kvm_mmu_hugepage_adjust(vcpu, fault) };
 
-    // SAFETY: the vCPU has a reference to its root.
+    // SAFETY: The vCPU has a reference to its root.
     let mut sp = unsafe { kvm_rs_root_to_sp(*field!(*field!(vcpu, arch.mmu), root.hpa)) };
     let goal = u32::from(fault.goal_level);
     loop {
         let level = role(sp) & LEVEL;
         let index = at / pages(level) % HUGE_PAGES;
-        // SAFETY: within the table.
+        // SAFETY: Within the table.
         let sptep = unsafe { (*field!(sp, spt)).add(index as usize) };
         if level == goal {
             return set_spte(vcpu, sp, sptep, fault);
@@ -236,7 +252,7 @@ fn fetch(vcpu: *mut kvm_vcpu, fault: &mut kvm_page_fault, at: u64) -> bool {
             link(kvm, descs, sptep, child, true);
             child
         } else {
-            // SAFETY: the entry points to a table.
+            // SAFETY: The entry points to a table.
             unsafe { kvm_rs_hpa_to_sp(spte & FRAME) }
         };
     }
@@ -257,7 +273,7 @@ fn set_spte(
 
     if old & MMU_PRESENT != 0 {
         if level > 1 && old & LARGE == 0 {
-            // SAFETY: the entry points to a table.
+            // SAFETY: The entry points to a table.
             drop_parent(kvm, sptep, unsafe { kvm_rs_hpa_to_sp(old & FRAME) });
             flush = true;
         } else if (old & FRAME) >> 12 != fault.pfn {
@@ -269,7 +285,7 @@ fn set_spte(
     }
     let old = mem::load(sptep);
     let mut new = 0;
-    // SAFETY: all exist, and the lock is held.
+    // SAFETY: All exist, and the lock is held.
     let protected = unsafe {
         make_spte(
             vcpu,
@@ -289,12 +305,12 @@ fn set_spte(
         mem::update("xchg", sptep, |_| Some(new));
     }
     if flush {
-        // SAFETY: the VM exists.
+        // SAFETY: The VM exists.
         unsafe { kvm_flush_remote_tlbs_range(kvm, gfn, pages(level)) };
     }
     if !was_rmapped {
         let descs: *mut kvm_mmu_memory_cache = field!(vcpu, arch.mmu_pte_list_desc_cache);
-        // SAFETY: all exist, and the lock is held.
+        // SAFETY: All exist, and the lock is held.
         unsafe { kvm_rs_rmap_add(kvm, descs, fault.slot, sptep, gfn, ACC_ALL) };
     }
     protected
@@ -313,9 +329,9 @@ pub fn zap_all(kvm: *mut kvm) {
         let (sp, level) = (*sp, role(*sp) & LEVEL);
         // `kvm_mmu_page_unlink_children()`
         for n in 0..HUGE_PAGES {
-            // SAFETY: within the table.
+            // SAFETY: Within the table.
             let sptep = unsafe { (*field!(sp, spt)).add(n as usize) };
-            // SAFETY: nobody else changes what is not present.
+            // SAFETY: Nobody else changes what is not present.
             let spte = unsafe { sptep.read() };
             if spte & MMU_PRESENT == 0 {
                 continue;
@@ -323,14 +339,14 @@ pub fn zap_all(kvm: *mut kvm) {
             if level == 1 || spte & LARGE != 0 {
                 drop_leaf(kvm, sptep, level);
             } else {
-                // SAFETY: the entry points to a table.
+                // SAFETY: The entry points to a table.
                 drop_parent(kvm, sptep, unsafe { kvm_rs_hpa_to_sp(spte & FRAME) });
             }
         }
         // C looks every few pages whether somebody waits.
         field!(kvm, mmu_lock).excuse();
     }
-    // SAFETY: the VM exists.
+    // SAFETY: The VM exists.
     unsafe { kvm_flush_remote_tlbs(kvm) };
     for sp in active {
         if field!(sp, parent_ptes).val != 0 {
@@ -373,7 +389,7 @@ pub fn leaves(kvm: *mut kvm) -> Vec<(u32, u64, u64)> {
     for sp in field!(kvm, active_mmu_pages).iter() {
         let level = role(*sp) & LEVEL;
         for n in 0..HUGE_PAGES {
-            // SAFETY: within the table.
+            // SAFETY: Within the table.
             let spte = unsafe { (*field!(*sp, spt)).add(n as usize).read() };
             if spte & MMU_PRESENT != 0 && (level == 1 || spte & LARGE != 0) {
                 let at = *field!(*sp, gfn) + n * pages(level);
@@ -395,7 +411,7 @@ pub fn listed(kvm: *mut kvm) -> usize {
                 continue;
             }
             for n in 0..slots::lists(*slot, level) {
-                // SAFETY: there are as many heads, and nobody else is there.
+                // SAFETY: There are as many heads, and nobody else is there.
                 count += unsafe { pte_list_count(heads.add(n)) } as usize;
             }
         }

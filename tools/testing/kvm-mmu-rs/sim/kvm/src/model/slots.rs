@@ -4,12 +4,20 @@
 
 use machine::{
     lock::may_sleep,
-    note, point,
-    sched::{self, facts, me},
+    note,
+    point,
+    sched::{
+        self,
+        facts,
+        me, //
+    }, //
 };
 
 use super::field;
-use crate::{bindings::*, holds};
+use crate::{
+    bindings::*,
+    holds, //
+};
 
 pub(super) const MN_KEY: usize = usize::MAX - 2;
 const SRCU_KEY: usize = usize::MAX - 3;
@@ -218,7 +226,7 @@ pub fn set_log(kvm: *mut kvm, at: usize, on: bool) {
                 } else {
                     (1 << (npages % 64)) - 1
                 };
-                // SAFETY: just allocated, with as many words.
+                // SAFETY: Just allocated, with as many words.
                 unsafe { bits.add(n).write(last) };
             }
         }
@@ -239,7 +247,7 @@ pub fn set_log(kvm: *mut kvm, at: usize, on: bool) {
         // `forget_dirty_bits()`
         for slot in field!(kvm, memslots).iter().filter(|slot| !slot.is_null()) {
             if !field!(*slot, dirty_bitmap).is_null() {
-                // SAFETY: all exist, and `slots_lock` is held.
+                // SAFETY: All exist, and `slots_lock` is held.
                 unsafe { kvm_rs_forget_dirty_bits(kvm, *slot) };
             }
         }
@@ -262,19 +270,19 @@ pub fn set_log(kvm: *mut kvm, at: usize, on: bool) {
         // `kvm_mmu_recover_huge_pages()`, `mmu_free_vm_memory_caches()`
         if *field!(kvm, arch.have_rmaps) {
             field!(kvm, mmu_lock).write_lock();
-            // SAFETY: all exist, and the lock is held.
+            // SAFETY: All exist, and the lock is held.
             unsafe { kvm_rs_rmap_zap_collapsible(kvm, new) };
             field!(kvm, mmu_lock).write_unlock();
             super::memory::free_split_caches(kvm);
         }
         field!(kvm, mmu_lock).read_lock();
         holds::begin(kvm_mmu_holder_KVM_MMU_DISABLE, false);
-        // SAFETY: all exist, and the lock is held.
+        // SAFETY: All exist, and the lock is held.
         unsafe { kvm_tdp_mmu_recover_huge_pages(kvm, new) };
         holds::end(kvm_mmu_holder_KVM_MMU_DISABLE, false);
         field!(kvm, mmu_lock).read_unlock();
     } else {
-        // SAFETY: all exist, and `slots_lock` is held.
+        // SAFETY: All exist, and `slots_lock` is held.
         let done = killable(|| unsafe { kvm_rs_start_dirty_log(kvm, new) });
         assert!(done, "there is a TDP MMU");
     }
@@ -311,12 +319,12 @@ fn invalidate(kvm: *mut kvm, at: usize, all: bool) -> (*mut kvm_memory_slot, *mu
         let mut flush = false;
         if *field!(kvm, arch.have_rmaps) {
             let (start, end) = (range.start, range.end);
-            // SAFETY: all exist, and the lock is held.
+            // SAFETY: All exist, and the lock is held.
             flush = unsafe { kvm_rs_rmap_zap_range(kvm, invalid, start, end, true, false) };
         }
-        // SAFETY: all exist, and the lock is held.
+        // SAFETY: All exist, and the lock is held.
         if unsafe { kvm_tdp_mmu_unmap_gfn_range(kvm, &mut range, flush) } {
-            // SAFETY: the VM exists.
+            // SAFETY: The VM exists.
             unsafe { super::flush::kvm_flush_remote_tlbs(kvm) };
         }
         field!(kvm, mmu_lock).write_unlock();
@@ -404,16 +412,16 @@ pub fn reset_rings(kvm: *mut kvm, harvested: &[(usize, u64)]) {
         left = &left[some..];
         field!(kvm, mmu_lock).write_lock();
         let wrprot = *field!(kvm, arch.cpu_dirty_log_size) == 0;
-        // SAFETY: all exist, and the locks are held.
+        // SAFETY: All exist, and the locks are held.
         unsafe { kvm_tdp_mmu_clear_dirty_pt_masked(kvm, slot, first, mask, wrprot) };
         if *field!(kvm, arch.have_rmaps) {
-            // SAFETY: all exist, and the locks are held.
+            // SAFETY: All exist, and the locks are held.
             unsafe { kvm_rs_rmap_protect_masked(kvm, slot, first, mask, !wrprot) };
         }
         field!(kvm, mmu_lock).write_unlock();
     }
     if !harvested.is_empty() {
-        // SAFETY: the VM exists.
+        // SAFETY: The VM exists.
         unsafe { super::flush::kvm_flush_remote_tlbs(kvm) };
     }
     field!(kvm, slots_lock).unlock("mutex_unlock(slots_lock)", false);
@@ -478,7 +486,7 @@ pub fn set_attributes(kvm: *mut kvm, (start, end): (u64, u64), differs: bool) {
 
 /// Models `kvm_rs_prepare_dirty_log()` for a slot that begins to be logged.
 fn prepare(kvm: *mut kvm, new: *mut kvm_memory_slot) {
-    // SAFETY: constant while there is a VM.
+    // SAFETY: Constant while there is a VM.
     let can = unsafe { kvm_ad_enabled }
         && *field!(kvm, arch.cpu_dirty_log_size) == 0
         && !*field!(kvm, use_ring)
@@ -545,26 +553,26 @@ fn get(kvm: *mut kvm, at: usize) -> Option<Vec<u64>> {
     if *field!(kvm, manual_dirty_log_protect) {
         if *field!(kvm, rs_dirty_log.dirty_bits) {
             result = killable(|| {
-                // SAFETY: all exist, and `slots_lock` is held; the second half is for the ioctl.
+                // SAFETY: All exist, and `slots_lock` is held; the second half is for the ioctl.
                 unsafe { kvm_rs_harvest_dirty_log(kvm, slot, bitmap.add(words)) }
             });
         }
         for n in 0..words {
-            // SAFETY: the bitmap has that many words.
+            // SAFETY: The bitmap has that many words.
             log.push(machine::mem::load(unsafe { bitmap.add(n) }.cast::<u64>()));
         }
     } else {
         wait_for_clears(kvm);
-        // SAFETY: the second half is for the ioctl.
+        // SAFETY: The second half is for the ioctl.
         let buffer = unsafe { bitmap.add(words) };
-        // SAFETY: as above.
+        // SAFETY: As above.
         unsafe { buffer.write_bytes(0, words) };
         result = killable(|| {
-            // SAFETY: all exist, and `slots_lock` is held.
+            // SAFETY: All exist, and `slots_lock` is held.
             unsafe { kvm_rs_get_dirty_log(kvm, slot, buffer) }
         });
         for n in 0..words {
-            // SAFETY: as above.
+            // SAFETY: As above.
             log.push(unsafe { buffer.add(n).read() } as u64);
         }
     }
@@ -626,11 +634,11 @@ const EFAULT: i32 = -14;
 /// Models `clear_range()`. `claimed`: rather than that `slots_lock` is held.
 fn clear_range(kvm: *mut kvm, range: &clear_range, bits: &[u64], claimed: bool) -> i32 {
     let (slot, first) = (range.slot, range.words.start);
-    // SAFETY: the second half is for the ioctls: each has the words that belong to those it clears.
+    // SAFETY: The second half is for the ioctls: each has the words that belong to those it clears.
     let buffer = unsafe { (*field!(slot, dirty_bitmap)).add(words(slot) + first) };
 
     for (n, word) in bits.iter().enumerate() {
-        // SAFETY: as above.
+        // SAFETY: As above.
         unsafe { buffer.add(n).write(*word as usize) };
     }
     // The user's memory may have to be waited for, or may be gone.
@@ -642,12 +650,12 @@ fn clear_range(kvm: *mut kvm, range: &clear_range, bits: &[u64], claimed: bool) 
     killable(|| {
         if claimed {
             let accounted = range.accounted;
-            // SAFETY: all exist, and the range is claimed.
+            // SAFETY: All exist, and the range is claimed.
             unsafe {
                 kvm_rs_clear_dirty_range(kvm, slot, first_page, bits.len(), buffer, accounted)
             }
         } else {
-            // SAFETY: all exist, and `slots_lock` is held.
+            // SAFETY: All exist, and `slots_lock` is held.
             unsafe { kvm_rs_clear_dirty_log(kvm, slot, first_page, bits.len(), buffer) }
         }
     })

@@ -2,9 +2,20 @@
 
 //! `KVM_SPLIT_HUGE_PAGES`: models `rust_split.c`.
 
-use machine::{choose, lock::may_sleep, note, point, sched};
+use machine::{
+    choose,
+    lock::may_sleep,
+    note,
+    point,
+    sched, //
+};
 
-use super::{field, pages, slots, HUGE_PAGES};
+use super::{
+    field,
+    pages,
+    slots,
+    HUGE_PAGES, //
+};
 use crate::bindings::*;
 
 /// What is asked for.
@@ -30,7 +41,7 @@ unsafe fn word(slot: *const kvm_memory_slot, gfn: u64, level: u32) -> *mut usize
     let index = gfn / HUGE_PAGES - base / HUGE_PAGES;
     let words = field!(slot.cast_mut(), arch.kept)[level as usize - 1];
 
-    // SAFETY: a slot has a word for each huge page of which it has a part.
+    // SAFETY: A slot has a word for each huge page of which it has a part.
     unsafe { words.add(index as usize) }
 }
 
@@ -44,11 +55,11 @@ pub unsafe fn is_kept(slot: *const kvm_memory_slot, gfn: u64, level: u32) -> boo
     let start = gfn - gfn % pages(level);
     let mut parts = (start..start + pages(level)).step_by(HUGE_PAGES as usize);
     let is_set = |gfn, max| {
-        // SAFETY: by this function's safety requirement.
+        // SAFETY: By this function's safety requirement.
         let word = unsafe { word(slot, gfn, max) };
 
         sched::point_on(word as usize, false);
-        // SAFETY: the word exists.
+        // SAFETY: The word exists.
         unsafe { *word != 0 }
     };
 
@@ -70,7 +81,7 @@ fn set(
             let word = unsafe { word(slot, gfn, level) };
 
             sched::point_on(word as usize, true);
-            // SAFETY: the word exists.
+            // SAFETY: The word exists.
             unsafe { *word = value };
         }
     }
@@ -115,13 +126,13 @@ fn in_slot(kvm: *mut kvm, as_id: usize, gfn: u64, request: Request, srcu: u64) -
         Request::Recover if *field!(slot, flags) & KVM_MEM_LOG_DIRTY_PAGES != 0 => return EBUSY,
         Request::Recover => {
             set(kvm, slot, range, 1..3, 0);
-            // SAFETY: all exist, and `kvm->srcu` is held.
+            // SAFETY: All exist, and `kvm->srcu` is held.
             return unsafe { kvm_rs_recover_range(kvm, slot, range.0, range.1) };
         }
         Request::Keep => set(kvm, slot, range, to..to + 1, srcu as usize * 2),
         Request::Split => {}
     }
-    // SAFETY: all exist, and `kvm->srcu` is held.
+    // SAFETY: All exist, and `kvm->srcu` is held.
     let result = unsafe { kvm_rs_split_range(kvm, slot, range.0, range.1, to as i32) };
 
     if request == Request::Keep && result == 0 {
@@ -129,7 +140,7 @@ fn in_slot(kvm: *mut kvm, as_id: usize, gfn: u64, request: Request, srcu: u64) -
         let word = unsafe { word(slot, range.0, to) };
 
         // Somebody else may have said something else meanwhile.
-        // SAFETY: the word exists; one OS thread.
+        // SAFETY: The word exists; one OS thread.
         unsafe {
             if *word == srcu as usize * 2 {
                 *word |= 1;
@@ -143,7 +154,7 @@ fn in_slot(kvm: *mut kvm, as_id: usize, gfn: u64, request: Request, srcu: u64) -
 /// smaller, and was split.
 pub fn must_be_small(kvm: *mut kvm, as_id: usize, gfn: u64, level: u32) -> bool {
     let slot = slots::of(kvm, as_id, gfn);
-    // SAFETY: a slot that is found exists.
+    // SAFETY: A slot that is found exists.
     let is_done = |max| unsafe { *word(slot, gfn, max) & 1 != 0 };
 
     !slot.is_null() && (1..level).any(is_done)

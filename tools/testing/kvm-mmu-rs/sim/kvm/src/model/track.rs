@@ -3,9 +3,18 @@
 //! Write tracking, as for a device that shadows the guest's page tables: writes to a page are
 //! emulated.
 
-use machine::{note, sched};
+use machine::{
+    note,
+    sched, //
+};
 
-use super::{field, flush::kvm_flush_remote_tlbs, pages, slots, HOST};
+use super::{
+    field,
+    flush::kvm_flush_remote_tlbs,
+    pages,
+    slots,
+    HOST, //
+};
 use crate::bindings::*;
 
 /// Models `kvm_gfn_is_write_tracked()`.
@@ -32,13 +41,13 @@ pub fn add(kvm: *mut kvm, as_id: u16, gfn: u64) {
     // `kvm_mmu_slot_gfn_write_protect()`
     let mut flush = false;
     if *field!(kvm, arch.have_rmaps) {
-        // SAFETY: all exist, and the lock is held.
+        // SAFETY: All exist, and the lock is held.
         flush |= unsafe { kvm_rs_rmap_write_protect_gfn(kvm, slot, gfn, 1) };
     }
-    // SAFETY: all exist, and the lock is held.
+    // SAFETY: All exist, and the lock is held.
     flush |= unsafe { kvm_tdp_mmu_write_protect_gfn(kvm, slot, gfn, 1) };
     if flush {
-        // SAFETY: the VM exists.
+        // SAFETY: The VM exists.
         unsafe { kvm_flush_remote_tlbs(kvm) };
     }
     field!(kvm, mmu_lock).write_unlock();
@@ -68,7 +77,7 @@ pub fn emulate_write(kvm: *mut kvm, as_id: u16, gfn: u64) -> bool {
     }
     let write = field!(kvm, host).write(pfn, gfn);
     note("KVM writes for the guest", [gfn, pfn, write]);
-    // SAFETY: all exist: `kvm->srcu` is held.
+    // SAFETY: All exist: `kvm->srcu` is held.
     unsafe { mark_page_dirty_in_slot(kvm, slot, gfn) };
     true
 }
