@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The struct kvm of the Rust MMU's objects has statistics that that of the C MMU's
- * has not, so what comes after them lies somewhere else. This file is compiled with
+ * In the Rust MMU's objects struct kvm has more statistics than in those of the C
+ * MMU, so the fields behind them have other offsets. This file is compiled with
  * CONFIG_KVM_RUST_MMU, and sets what glue.c cannot.
  */
 #include <linux/kvm_host.h>
