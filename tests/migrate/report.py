@@ -4,13 +4,15 @@
 
 usage: report.py [FILE.md] [FILE.svg] LOGS
        report.py --tap LOG
+       report.py --modes [FILE.md] LOGS
 
 LOGS is build/logs/migrate, with a directory for each part of tests/migrate/run.sh:
 "wanted" says what was to run there, MMU/BACKEND.json what was found. The tables
 go to standard output, or into FILE.md between its marks; the plot goes to FILE.svg
 and LOGS/migrate.svg, all numbers to LOGS/migrate.json. The exit status is 1 if a
 scenario failed, or was not run.
---tap reports one part as tests.
+--tap reports one part as tests. --modes compares the ways to find writes, in the parts of
+"run.sh modes".
 """
 import json
 import sys
@@ -19,7 +21,8 @@ from pathlib import Path
 from into import put_into
 
 SIDES = ("c", "rust")
-NAMES = {"c": "C", "rust": "Rust"}
+# "rust-bits" is with kvm.dirty_log=dirty_bits.
+NAMES = {"c": "C", "rust": "Rust", "rust-bits": "Rust, by D bits"}
 # Phases in which the MMU has something to do, and so a target: half of C's stalls.
 TARGETED = ("enable", "pre-copy", "during CLEAR", "cancel", "during recovery")
 # Phases that function tracing has found.
@@ -43,7 +46,7 @@ def load_part(part):
     for side in sides:
         for path in sorted((part / side).glob("*.json")):
             data = json.loads(path.read_text())
-            if data["engine"] != side:
+            if data["engine"] != side.removesuffix("-bits"):
                 die(f"{path} says that the MMU is '{data['engine']}'")
             builds[side] = data["build"]
             for result in data["results"]:
@@ -159,6 +162,62 @@ def ahead_table(found):
         yield ""
 
 
+def row(what, phase, key, digits=1):
+    """What to show of a result's phase."""
+    return what, lambda result: f"{result['phases'][phase][key]:,.{digits}f}"
+
+
+# What to show of each scenario that compares the ways to find writes, and how to get it.
+METER = (
+    row("a vCPU is served late in pre-copy, p50 [us]", "pre-copy", "p50_us"),
+    row("p99 [us]", "pre-copy", "p99_us"),
+    row("longest [us]", "pre-copy", "max_us"),
+    row("writing a page before the migration [us]", "before", "page_us", 2),
+    row("in pre-copy [us]", "pre-copy", "page_us", 2),
+    ("share of the writer's time in pre-copy that logging takes", lambda result:
+     f"{round(100 - 100 * result['phases']['before']['page_us'] / result['phases']['pre-copy']['page_us'])}%"),
+)
+TRANSFER = (
+    ("rounds", lambda result: f"{result['rounds']}"),
+    ("the migration takes [ms]", lambda result: f"{result['migration_ms']:,}"),
+    ("downtime [ms]", lambda result: milliseconds(result["downtime_us"])),
+)
+MODES = {
+    "completes": (*METER, *TRANSFER),
+    "cancel_running": METER,
+    "fast_writer": (("the guest is throttled to [%]",
+                     lambda result: f"{100 - result['throttle_percent']}"), *TRANSFER),
+}
+
+
+def modes_table(found):
+    """What a guest feels that is logged by faults, and by D bits."""
+    sides = list(dict.fromkeys(side for results in found.values() for side in results))
+    yield "| scenario | what | " + " | ".join(
+        "Rust, by faults" if side == "rust" else NAMES[side] for side in sides) + " |"
+    yield "|---|---|" + "--:|" * len(sides)
+    for (_, name), results in found.items():
+        for what, get in MODES[name]:
+            passed = [results.get(side, {}) for side in sides]
+            cells = [get(one) if one.get("status") == "pass" else "-" for one in passed]
+            title = next((one["title"] for one in passed if "title" in one), name)
+            # What was not run is among the problems.
+            if any(cell != "-" for cell in cells):
+                yield "| " + " | ".join([title, what, *cells]) + " |"
+
+
+def modes(documents, logs):
+    found = load([logs / "modes-meter", logs / "modes-writer"])
+    lines = [*modes_table(found)]
+    for document in documents:
+        put_into(Path(document), "migrate-modes", lines)
+    print("\n".join(lines))
+    failed = [*problems(found)]
+    for problem in failed:
+        print(*problem)
+    sys.exit(bool(failed))
+
+
 COLORS = {"c": "#c0392b", "rust": "#2471a3"}
 SHADES = {"enable": "#fdebd0", "pre-copy": "#eaf2f8", "cancel": "#fadbd8"}
 # As the driver numbers them.
@@ -246,6 +305,8 @@ def main():
         found = load([Path(args[1])])
         print("\n".join(tap(found)))
         sys.exit(any(problems(found)))
+    if args[:1] == ["--modes"] and len(args) > 1 and all(a.endswith(".md") for a in args[1:-1]):
+        modes(args[1:-1], Path(args[-1]))
     if not args or not all(a.endswith((".md", ".svg")) for a in args[:-1]):
         sys.exit(__doc__)
     logs = Path(args[-1])

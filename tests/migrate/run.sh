@@ -13,6 +13,9 @@
 #                               what tools/kvm/mmu_lock_stat shows of a guest that suffers from each
 #                               illness (of illnesses.py; all), on the Rust MMU: puts the tables, and
 #                               two pictures of "storm", into the documentation
+#   run.sh     modes [FILE.md]  what a guest feels that is logged by faults, and by D bits, where time
+#                               is exact, and how far auto-converge throttles a fast writer: the
+#                               parts modes-meter and modes-writer, then their table
 #   run.sh     ci               two scenarios on the Rust MMU, for 'make test'
 #   run.sh     SCENARIO...      only these scenarios, without the tables
 # BACKENDS=, of hugetlb and thp: what backs the guest's memory there (both). MMUS=, of c and
@@ -48,6 +51,8 @@ declare -A scenarios=(
 	[2]="back_and_forth eager_flipped dirty_ring split_ahead"
 	[3]="multifd auto_converge post_copy notifiers hotplug"
 	[exact]="completes cancelled cancel_running split_ahead"
+	[meter]=completes
+	[writer]=fast_writer
 )
 parts=({hugetlb,thp}-{1,2,3} hugetlb-exact)
 logs=$BUILD/logs/migrate${QEMU:+-$QEMU}
@@ -75,10 +80,15 @@ boot()
 
 part()
 {
-	local wanted=${scenarios[${1#*-}]:-}
-	[[ " ${parts[*]} " = *" $1 "* ]] ||
-		die "migrate/run.sh: no part '$1'; the parts are: ${parts[*]}"
+	local wanted=${scenarios[${1#*-}]:-} how
+	[[ " ${parts[*]} modes-meter modes-writer " = *" $1 "* ]] ||
+		die "migrate/run.sh: no part '$1'; the parts are: ${parts[*]} modes-meter modes-writer"
 	case $1 in
+	# The writer leaves nothing to others on its processor, unless it is throttled.
+	modes-*)
+		[[ $1 = *-meter ]] && how=(128 --smp 1) || how=(64 --smp 2)
+		MMUS=${MMUS:-c rust rust-bits} boot "${logs##*/}/$1" "$wanted" hugetlb "" "${how[@]}" \
+			--icount --timeout 1800 ;;
 	*-exact)
 		boot "${logs##*/}/$1" "$wanted" "${1%-*}" "" 128 --icount --timeout 1200 ;;
 	*)	boot "${logs##*/}/$1" "$wanted" "${1%-*}" "-s 40" 64 --thread single --timeout 1200 ;;
@@ -122,6 +132,12 @@ show)
 	[[ " ${ill[*]} " != *" storm "* ]] || for picture in table record; do
 		cp "$logs/show/rust/$picture.svg" "$docs/mmu-lock-$picture.svg"
 	done ;;
+modes)
+	for p in modes-{meter,writer}; do
+		part "$p" || status=1
+	done
+	"$TOP/scripts/in-root" python3 -B "$TOP/tests/migrate/report.py" --modes "${@:2}" "$logs" ||
+		status=1 ;;
 ci)
 	QEMU='' MMUS=rust boot test/migrate "completes cancelled" hugetlb "" 64 --icount --timeout 600 ||
 		status=1 ;;

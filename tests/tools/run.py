@@ -274,6 +274,29 @@ def migrate_tests(tmp):
         page.endswith("<!-- migrate-ours: begin -->\n<!-- migrate-ours: end -->\n")
     yield "migrate: a side that has not run fails", run(ahead, ("rust",))[0] == 1
 
+    def modes(sides):
+        logs = tmp / f"modes{len(sides)}"
+        page = {"rust": 1.6, "rust-bits": 0.2}
+        for part, name in (("meter", "completes"), ("writer", "fast_writer")):
+            for side in sides:
+                directory = logs / f"modes-{part}" / side
+                directory.mkdir(parents=True)
+                meter = {"p50_us": 1, "p99_us": 2, "max_us": 3}
+                result = {"scenario": name, "title": name, "status": "pass", "rounds": 4,
+                          "migration_ms": 5000, "downtime_us": 600, "throttle_percent": 30,
+                          "phases": {"before": meter | {"page_us": 0.2},
+                                     "pre-copy": meter | {"page_us": page[side]}}}
+                (directory / "hugetlb.json").write_text(json.dumps(
+                    {"engine": "rust", "build": "b", "backend": "hugetlb", "results": [result]}))
+            (logs / f"modes-{part}" / "wanted").write_text(f"rust rust-bits\nhugetlb\n{name}\n")
+        return tool("migrate/report.py", "--modes", logs)
+
+    status, out = modes(("rust", "rust-bits"))
+    yield "migrate: compares ways to find writes", status == 0 and \
+        "| completes | share of the writer's time in pre-copy that logging takes | 88% | 0% |" in out \
+        and "| fast_writer | the guest is throttled to [%] | 70 | 70 |" in out
+    yield "migrate: and fails if one has not run", modes(("rust",))[0] == 1
+
 
 LOCK_STATS = """mmu_lock_stats Y
 vm write_wait count=2 ns=5000 max_ns=3000 hist=2048:1,4096:1,
