@@ -94,12 +94,15 @@ limited()
 	echo "$name $status $((SECONDS - start)) $(tail -n 1 "$out/$name.log" | cut -c1-150)" >>"$out/steps"
 }
 
+# load MMU: its modules, and what they are, for the report.
 load()
 {
 	"$here/kvm-load" "$1" || {
 		echo "error: the MMU $1 cannot be loaded; does somebody use KVM meanwhile? See dmesg" >&2
 		exit 1
 	}
+	cat /sys/module/kvm/notes/.note.gnu.build-id >"$out/build-id.$1"
+	grep . /sys/module/{kvm,kvm_amd,kvm_intel}/parameters/* >"$out/parameters.$1" 2>/dev/null || :
 }
 
 rm -rf "${out:?}"/*
@@ -108,8 +111,6 @@ echo "$mib" >"$out/bench.mib"
 dmesg -C
 for mmu in "${mmus[@]}"; do
 	load "$mmu"
-	cat /sys/module/kvm/notes/.note.gnu.build-id >"$out/build-id.$mmu"
-	grep . /sys/module/{kvm,kvm_amd,kvm_intel}/parameters/* >"$out/parameters.$mmu" 2>/dev/null || :
 	huge_pages $((probed / 2))
 	say "the TLB, MMU $mmu"
 	limited "tlb.$mmu" $((60 + 12 * race)) "$build/hw-check/tlb" "$probed" "$race"
