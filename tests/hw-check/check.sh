@@ -141,21 +141,30 @@ fi
 huge_pages 0
 "$here/kvm-unload"
 
-# Those of the list that need no settings but some huge pages.
-mapfile -t ids < <(awk -v quick="$quick" '
+# Those of the list that need no settings but some huge pages. On a slow machine, one that may
+# take long would leave no time for the others.
+ids=() long=()
+while read -r id limit; do
+	if ((slow > 1 && limit > 90)); then
+		long+=("$id")
+	else
+		ids+=(-o "$id")
+	fi
+done < <(awk -v quick="$quick" '
 	/^#/ || NF < 4 { next }
 	quick && $1 != "pre_fault_memory_test" { next }
 	{
 		n = split($3, needs, ",")
 		for (i = 1; i <= n; i++) {
-			if (needs[i] ~ /^2m=/ && substr(needs[i], 4) <= 64)
+			if (needs[i] ~ /^2m=/ && substr(needs[i], 4) + 0 <= 64)
 				continue
 			if (needs[i] !~ /^(-|mmu|smp|expect=.*)$/)
 				next
 		}
-		print "-o"
-		print $1
+		print $1, $2
 	}' "$tests/selftests/mmu.list")
+[[ ! ${long[*]} ]] ||
+	echo "selftests.long skip 0 this machine is slow: ${long[*]}" >>"$out/steps"
 budget=$(($(seconds_left) * 2 / 5))
 say "$((${#ids[@]} / 2)) selftests, MMUs ${mmus[*]}"
 # They end by themselves, after one more load and unload of each MMU.
