@@ -321,8 +321,7 @@ unsafe impl RcuFree for RemovedSp {
 
     unsafe fn free(heads: &[NonNull<callback_head>]) {
         let mut pages = [core::ptr::null_mut(); Batch::MAX];
-        // There are at most as many as there are places.
-        let len = heads.len() as i32;
+        let len = heads.len().min(pages.len());
 
         for (head, place) in heads.iter().zip(pages.iter_mut()) {
             // SAFETY: By this function's safety requirement, `head` is part of a page header.
@@ -334,7 +333,7 @@ unsafe impl RcuFree for RemovedSp {
             kvm_mmu_warn_on!(!external.is_null());
         }
         // SAFETY: The pages were unlinked before the grace period, so no one can reach them.
-        unsafe { bindings::kvm_rs_free_pages(pages.as_mut_ptr(), len) };
+        unsafe { bindings::kvm_rs_free_pages(pages.as_mut_ptr(), len as i32) };
     }
 }
 
