@@ -118,6 +118,8 @@ fn recover_level(
     let role = root.role();
     let mut flush = Flush::new(false);
     let mut walk = Walk::new(lock, root, to, range, masks);
+    // Where a table stays, what comes next most likely stays, too.
+    let mut stays = false;
 
     while let Some(mut step) = walk.next_flushing(&mut flush) {
         // Don't bother recovering huge pages for a dying VM, or in a root that is being zapped.
@@ -146,8 +148,13 @@ fn recover_level(
                 let Some(table) = view.child(masks) else {
                     continue;
                 };
-                prefetch(&view, masks);
-                match recover(&mut step, table, slot, unlogged, masks) {
+                if !stays {
+                    prefetch(&view, masks);
+                }
+                let outcome = recover(&mut step, table, slot, unlogged, masks);
+
+                stays = matches!(outcome, Outcome::Stays);
+                match outcome {
                     Outcome::Gone => flush.note(),
                     Outcome::Lost => walk.revisit(),
                     Outcome::Stays if to == Level::Page2M && !role.mirror() => {
