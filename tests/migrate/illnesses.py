@@ -131,6 +131,9 @@ class Illnesses(Scenarios):
 
     def scenario_nx(self):
         """NX recovery, while the guest runs code wherever it writes"""
+        # After a migration, what the guest executes may not be huge any more.
+        self.shut()
+        self.boot()
         names = ("nx_huge_pages", "nx_huge_pages_recovery_ratio", "nx_huge_pages_recovery_period_ms")
         before = {name: (PARAMETERS / name).read_text().strip() for name in names}
         with self.watching() as watch:
@@ -141,6 +144,8 @@ class Illnesses(Scenarios):
                 self.run_for(200)
                 with watch.table("nx"):
                     time.sleep(0.2)
+                rows = (self.logdir / "nx.txt").read_text().splitlines()
+                check(any(row.split()[:1] == ["nx"] for row in rows), "nothing executed was split")
             finally:
                 self.vm.set(execute=0)
                 for name, value in before.items():
