@@ -330,7 +330,7 @@ unsafe impl RcuFree for RemovedSp {
             let external = unsafe { *(**place).__bindgen_anon_3.external_spt };
 
             // The vendor code took the external table when the page was torn down.
-            kvm_mmu_warn_on!(!external.is_null());
+            warn_on_once!(!external.is_null());
         }
         // SAFETY: The pages were unlinked before the grace period, so no one can reach them.
         unsafe { bindings::kvm_rs_free_pages(pages.as_mut_ptr(), len as i32) };
