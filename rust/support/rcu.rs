@@ -34,13 +34,12 @@ pub(crate) unsafe trait RcuFree: Sized {
     /// `head` must come from `into_head`, and the object must not be freed yet.
     unsafe fn link(head: NonNull<callback_head>) -> *mut *mut callback_head;
 
-    /// Frees objects, at most [`Batch::MAX`] of them. Called in softirq context, so it must not
-    /// sleep.
+    /// Frees objects. Called in softirq context, so it must not sleep.
     ///
     /// # Safety
     ///
-    /// The heads must come from `into_head`, and a grace period must have passed since. Called once
-    /// for each.
+    /// There must be at least one and at most [`Batch::MAX`] heads. They must come from
+    /// `into_head`, and a grace period must have passed since. Called once for each.
     unsafe fn free(heads: &[NonNull<callback_head>]);
 }
 
@@ -148,7 +147,8 @@ unsafe extern "C" fn callback<T: RcuFree>(head: *mut callback_head) {
         // SAFETY: `Batch::add` has linked the object.
         next = NonNull::new(unsafe { link.read() });
     }
-    // SAFETY: By this function's safety requirement; a grace period has passed for all, because
-    // none is added to a chain after it was passed to RCU.
+    // SAFETY: By this function's safety requirement. `Batch::add` has linked `Batch::MAX` at most,
+    // and `first` is one. A grace period has passed for all, because none is added to a chain after
+    // it was passed to RCU.
     unsafe { T::free(heads.get(..len).unwrap_or(&[])) }
 }

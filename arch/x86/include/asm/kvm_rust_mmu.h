@@ -182,7 +182,7 @@ struct kvm_rs_dirty_log {
 #define KVM_RS_LPAGE_KEPT	BIT(30)
 
 /*
- * The same, of 2 MiB: userspace wants no page of 1 GiB around it. It does not forbid the page
+ * Set for a page of 2 MiB: userspace wants no page of 1 GiB around it. It does not forbid the page
  * itself, so kvm_mmu_max_mapping_level() ignores it.
  */
 #define KVM_RS_LPAGE_KEPT_2M	BIT(29)

@@ -376,8 +376,9 @@ fn commit<'l, M: Update<'l>>(
 /// Tears down a table that is no longer linked, and everything below it.
 ///
 /// Only freezing has to be atomic for each entry, because faults race with it. No reader compares
-/// the statistics with the tables, so they are updated once per table: an atomic addition for each
-/// of 512 leaves would be a large part of the cost of recovering a huge page.
+/// the statistics with the tables, so leaves are added up per table, and put off
+/// ([`crate::tally`]): an atomic addition for each of 512 would be a large part of the cost of
+/// recovering a huge page.
 ///
 /// Recursion ends after four levels.
 fn tear_down<'l, M: Update<'l>>(lock: &M, removed: RemovedSp, masks: &Masks) {
@@ -600,8 +601,8 @@ fn zap_written_pages(lock: &Exclusive<'_>, table: SmallTable<'_>, range: GfnRang
 /// frames that are mapped now, from the first on.
 ///
 /// The statistics are updated for all together: first all are added, and in the end those are taken
-/// back that were not mapped. The other way round, the count could drop below zero if the table is
-/// torn down meanwhile.
+/// back that were not mapped. The other way round, this could make the count drop below zero
+/// if the table is torn down meanwhile.
 #[inline(always)]
 pub(crate) fn map_pages(
     lock: &Shared<'_>,

@@ -332,7 +332,8 @@ unsafe impl RcuFree for RemovedSp {
             // The vendor code took the external table when the page was torn down.
             warn_on_once!(!external.is_null());
         }
-        // SAFETY: The pages were unlinked before the grace period, so no one can reach them.
+        // SAFETY: There is at least one and at most `Batch::MAX`, by this function's safety
+        // requirement. They were unlinked before the grace period, so no one can reach them.
         unsafe { bindings::kvm_rs_free_pages(pages.as_mut_ptr(), len as i32) };
     }
 }

@@ -129,7 +129,8 @@ impl<'r> Table<'r> {
     /// does not wait for them.
     #[inline]
     pub(crate) fn prefetch(self) {
-        // SAFETY: A hint to the CPU, which may be about any address.
+        // SAFETY: A table is in the direct map, so it has a `struct page`; the rest is a hint to
+        // the CPU.
         unsafe { bindings::kvm_rs_prefetch_table(self.ptr.as_ptr()) }
     }
 

@@ -27,7 +27,8 @@ use crate::{
 };
 
 /// How many changes a holder puts off at most. To split a huge page, or to recover one, is three:
-/// leaves of two levels, and the event. So this is 64 tables.
+/// leaves of two levels, and the event. So this is 64 tables that are split or recovered. To zap a
+/// table is one, so it is 192 of those.
 const MOST: u32 = 3 * 64;
 
 // The leaves of all of them fit an `int`.

@@ -201,8 +201,7 @@ impl<'a> Sp<'a> {
         bitmap.cast()
     }
 
-    /// Has the CPU load what of the header is used when the page is torn down, and does not wait
-    /// for it.
+    /// Has the CPU load the fields that tearing the page down uses, and does not wait for them.
     #[inline]
     pub(crate) fn prefetch(self) {
         // SAFETY: A hint to the CPU, which may be about any address.
@@ -301,7 +300,8 @@ impl<'w> View<'w> {
     }
 
     /// The tables that the entries after this one point to now, for those that are in the same
-    /// table, and point to one.
+    /// table, and point to one. Only for levels below the alias bits of a TDX root, which a [`Gfn`]
+    /// does not have.
     #[inline]
     pub(crate) fn tables_ahead<const N: usize>(&self, masks: &Masks) -> [Option<Table<'w>>; N] {
         let parent = self.sp().table();

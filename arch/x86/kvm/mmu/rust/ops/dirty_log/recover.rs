@@ -183,9 +183,9 @@ fn recover_level(
     drop(walk);
 }
 
-/// Has the CPU load what recovery reads of the tables that the next two entries point to. It finds
-/// the table, its `struct page`, and its header one by the other, and would wait for each: so of
-/// the second table the first two are loaded, and of the next one the header.
+/// Has the CPU load what recovery reads of the tables that the next two entries point to. Recovery
+/// finds the table, its `struct page`, and its header one after the other, and would wait for each.
+/// So load the header of the next table, and the first two of the one after that.
 #[inline(always)]
 fn prefetch(view: &View<'_>, masks: &Masks) {
     let [next, second] = view.tables_ahead(masks);
