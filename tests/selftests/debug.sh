@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0
 # 'make test-debug': the MMU's part of the list of selftests, and a stress, on a
 # kernel that checks itself; and bugs that are planted, to see that it would say so.
-#   test-debug.sh lockdep|kasan|kcsan
+#   debug.sh lockdep|kasan|kcsan
 #   PART=K/N   only the K-th of N parts of the list, without the plants
 #   TESTS=     only the tests of mmu.list with these ids, without the plants
 #   MMUS=rust  only on this MMU (c rust)
@@ -47,7 +47,7 @@ kcsan)
 	      nested_dirty_log_test dirty_log_test-log dirty_log_test-clear
 	      dirty_log_test-ring mmu_stress-2m)
 	reports=([race]='BUG: KCSAN: data-race in .*(kvm_rust_mmu|kvm_tdp_mmu_)') ;;
-*)	die "test-debug.sh: unknown kernel '$which'; use lockdep, kasan or kcsan" ;;
+*)	die "debug.sh: unknown kernel '$which'; use lockdep, kasan or kcsan" ;;
 esac
 part=${PART:-} mmus=${MMUS-c rust}
 list=(-s mmu)
@@ -56,7 +56,7 @@ if [[ ${TESTS:-} ]]; then
 	read -ra only <<<"$TESTS"
 	list=()
 	for id in "${only[@]}"; do
-		grep -q "^$id " "$TOP/tests/selftests/mmu.list" || die "test-debug.sh: there is no test '$id' in mmu.list"
+		grep -q "^$id " "$TOP/tests/selftests/mmu.list" || die "debug.sh: there is no test '$id' in mmu.list"
 	done
 fi
 plants=()
