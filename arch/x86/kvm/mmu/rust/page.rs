@@ -330,7 +330,7 @@ unsafe impl RcuFree for RemovedSp {
             let external = unsafe { *(**place).__bindgen_anon_3.external_spt };
 
             // The vendor code took the external table when the page was torn down.
-            warn_on_once!(!external.is_null());
+            kvm_mmu_warn_on!(!external.is_null());
         }
         // SAFETY: There is at least one and at most `Batch::MAX`, by this function's safety
         // requirement. They were unlinked before the grace period, so no one can reach them.
