@@ -55,6 +55,7 @@ declare -A scenarios=(
 	[writer]=fast_writer
 )
 parts=({hugetlb,thp}-{1,2,3} hugetlb-exact)
+modes=(modes-meter modes-writer)
 logs=$BUILD/logs/migrate${QEMU:+-$QEMU}
 [[ ! ${QEMU:-} ]] || scenarios[1]+=" split_cancelled"
 case ${QEMU:-} in
@@ -81,8 +82,8 @@ boot()
 part()
 {
 	local wanted=${scenarios[${1#*-}]:-} how
-	[[ " ${parts[*]} modes-meter modes-writer " = *" $1 "* ]] ||
-		die "migrate/run.sh: no part '$1'; the parts are: ${parts[*]} modes-meter modes-writer"
+	[[ " ${parts[*]} ${modes[*]} " = *" $1 "* ]] ||
+		die "migrate/run.sh: no part '$1'; the parts are: ${parts[*]} ${modes[*]}"
 	case $1 in
 	# The writer leaves nothing to others on its processor, unless it is throttled.
 	modes-*)
@@ -133,7 +134,7 @@ show)
 		cp "$logs/show/rust/$picture.svg" "$docs/mmu-lock-$picture.svg"
 	done ;;
 modes)
-	for p in modes-{meter,writer}; do
+	for p in "${modes[@]}"; do
 		part "$p" || status=1
 	done
 	"$TOP/scripts/in-root" python3 -B "$TOP/tests/migrate/report.py" --modes "${@:2}" "$logs" ||
