@@ -181,6 +181,11 @@ for mmu in "${mmus[@]}" "${bits[@]}"; do
 	share=$((all / 5))
 	[[ $mmu != c ]] || share=$((all / 10))
 	[[ ! $quick ]] || share=10
+	if ((share < 10)); then
+		say "no time is left for migrations, MMU $mmu"
+		echo "soak.$mmu skip 0 no time was left" >>"$out/steps"
+		continue
+	fi
 	load "$mmu"
 	for backend in hugetlb thp; do
 		[[ $backend = hugetlb || ! $quick ]] || continue
@@ -188,7 +193,7 @@ for mmu in "${mmus[@]}" "${bits[@]}"; do
 		[[ $backend != hugetlb ]] || pages=$((ram + 36))
 		huge_pages "$pages"
 		say "migrations for $share s, MMU $mmu, memory of $backend"
-		RAM_MIB=$ram limited "soak.$mmu.$backend" $((share < 10 ? 0 : share + 180)) \
+		RAM_MIB=$ram limited "soak.$mmu.$backend" $((share + 180)) \
 			python3 -B "$tests/migrate/driver.py" --shared -s "$slow" -t "$share" -o soak \
 			"$backend" "$build/migrate/guest.rom" "$out/soak.$mmu"
 	done

@@ -554,7 +554,7 @@ def hw_check_tests(tmp):
     number = 0
 
     def check(probed="ok", step="tlb.rust 0 9", status="ok", c="ok", note="x", result=None,
-              dmesg="", mmu="rust", bits="ok"):
+              dmesg="", mmu="rust", bits="ok", soaked=True):
         nonlocal number
         number += 1
         directory = tmp / str(number)
@@ -571,8 +571,9 @@ def hw_check_tests(tmp):
         for side, state in (("c", c), ("rust", status)):
             (directory / "selftests" / f"{side}.tap").write_text(
                 f"1..2\nok 1 - kvm-load\n{state} 2 - test # {note}\n")
-        (directory / "soak.rust" / "thp.json").write_text(
-            json.dumps({"results": [{**soak, **(result or {})}]}))
+        if soaked:
+            (directory / "soak.rust" / "thp.json").write_text(
+                json.dumps({"results": [{**soak, **(result or {})}]}))
         (directory / "dmesg.rust").write_text(dmesg)
         code, out = tool("hw-check/report.py", directory)
         made = directory / "report.json"
@@ -591,6 +592,9 @@ def hw_check_tests(tmp):
     yield "hw-check: nor is it enough that modules load", \
         code == 1 and "no selftest has a result" in out and "skip test: no time" in out
     yield "hw-check: a migration that fails does", check(result={"status": "fail"})[0] == 1
+    code, out, _ = check(step="soak.rust skip 0 no time was left", soaked=False)
+    yield "hw-check: nor are migrations that there was no time for a pass", \
+        code == 1 and "soak.rust: not run, no time was left" in out and "no migration has" in out
     yield "hw-check: a program that is killed does", check(step="tlb.rust 139 9 x")[0] == 1
     yield "hw-check: migrations that end with an error do", \
         check(step="soak.rust.hugetlb 1 9 x")[0] == 1
