@@ -3,11 +3,27 @@
 # Show how far a long step is, for those who wait. Sourced after lib.sh.
 
 number=0 steps=${steps:-0} job=''
-# Nothing outlives us, whatever ends us.
+# end_tree PID: end a process and all that it has started: mmdebstrap is a session of its own,
+# and root.sh, which waits for it, ends no sooner than it does.
+# shellcheck disable=SC2317,SC2329 # called by the trap
+end_tree()
+{
+	local child children
+	children=$(ps -o pid= --ppid "$1") || :
+	kill "$1" 2>/dev/null || :
+	for child in $children; do
+		end_tree "$child"
+	done
+}
+
+# Nothing outlives us, whatever ends us; what it has begun is removed when this returns.
 # shellcheck disable=SC2317,SC2329 # called by the trap
 end_job()
 {
-	[[ -z $job ]] || kill -- "-$job" 2>/dev/null || :
+	[[ $job ]] || return 0
+	end_tree "$job"
+	kill -- "-$job" 2>/dev/null || :
+	wait "$job" || :
 }
 
 minutes()

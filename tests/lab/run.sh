@@ -69,6 +69,30 @@ chmod +x "$tmp/fake/mmdebstrap"
 expect "a mmdebstrap that makes nothing" "the toolchain root could not be made" \
 	fresh PATH="$tmp/fake:$PATH" "$copy/scripts/root.sh" 7</dev/null 12</dev/null
 check "which got no other files than the standard ones" test "$(xargs <"$tmp/fds")" = "0 1 2 3"
+# Interrupted meanwhile, it leaves nothing. It is a session of its own, which no signal for the
+# terminal's processes reaches.
+printf '#!/bin/sh\nsleep 1000 &\necho $! >%s.new\nmv %s.new %s\nwait\n' "$tmp"/asleep{,,} >"$tmp/fake/mmdebstrap"
+ended_step()
+{
+	local step status=0
+	# shellcheck disable=SC2016 # expanded by the inner shell
+	env XDG_CACHE_HOME="$tmp/cache" LAB_ROOT= PATH="$tmp/fake:$PATH" bash -euc '
+		. "$0/scripts/lib.sh"
+		. "$0/scripts/progress.sh"
+		mkdir -p "$BUILD/logs"
+		step "the root" 1 root "$TOP/scripts/root.sh"' "$copy" &
+	step=$!
+	for _ in {1..300}; do
+		[[ ! -e $tmp/asleep ]] || break
+		sleep 0.2
+	done
+	kill "$step"
+	wait "$step" || status=$?
+	# It may be a zombie for a while.
+	((status == 143)) && [[ $(ps -o stat= -p "$(<"$tmp/asleep")") != [!Z]* ]] &&
+		! compgen -G "$tmp/cache/kvm-mmu-rs/work.*"
+}
+check "a step that is interrupted ends all that it has started, and leaves nothing" ended_step
 expect "no network" "cannot be reached.*MIRROR=" \
 	fresh MIRROR=http://127.0.0.1:9/debian "$copy/scripts/root.sh"
 expect "too little disk" "free disk.*are needed; free some" \
