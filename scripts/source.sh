@@ -20,7 +20,7 @@ cd "$TOP"
 exec 9>"$BUILD/.source.lock"
 flock 9
 
-upstream=${LAB_UPSTREAM:-configs/upstream.tarball}
+archives=${LAB_ARCHIVES:-configs/source.archives}
 version_of()
 {
 	sed -n 's/^VERSION = //p; s/^PATCHLEVEL = //p' "$1/Makefile" | paste -sd.
@@ -34,7 +34,7 @@ check_version()
 		die "$2 is Linux $v, the hook series is for $KVER; point KSRC= at a $KVER tree"
 }
 
-# fetch ADDRESS SUM: the tarball at an address or in a file, if it has that checksum. Prints
+# fetch ADDRESS SUM: the archive at an address or in a file, if it has that checksum. Prints
 # where it is.
 fetch()
 {
@@ -49,13 +49,13 @@ fetch()
 		[[ -e $f ]] || die "KTARBALL=$f is not there (a local one must be in the checkout or in /tmp)" ;;
 	esac
 	echo "$sum  $f" | sha256sum -c --status ||
-		die "$f does not have the checksum $sum; delete it or correct the checksum (KSHA256= or configs/upstream.tarball)"
+		die "$f does not have the checksum $sum; delete it or correct the checksum (KSHA256= or configs/source.archives)"
 	echo "$f"
 }
 
-# The user's tarball, else the mirror's package, else upstream's release. Where the package
-# is missing, the root was made when the mirror had another kernel.
-tarball()
+# The user's tarball, else the mirror's package, else an archive of which the checksum is
+# recorded. Where the package is missing, the root was made when the mirror had another kernel.
+archive()
 {
 	local t=${LAB_LINUX_SOURCE:-/usr/src/linux-source-$KVER.tar.xz} version sum address
 	if [[ ${KTARBALL:-} ]]; then
@@ -64,13 +64,24 @@ tarball()
 	elif [[ -e $t ]]; then
 		echo "$t"
 	else
-		read -r version sum address < <(grep "^$KVER\." "$upstream") ||
-			die "the mirror has no package linux-source-$KVER and configs/upstream.tarball no release of it; use another MIRROR=, or KTARBALL= (upstream's release tarball, file or address) with KSHA256=, or KSRC= (an unpacked tree)"
-		[[ $sum != - ]] ||
-			die "the mirror has no package linux-source-$KVER, and the checksum of upstream's $version is not recorded; put it into configs/upstream.tarball, or use another MIRROR=, or KTARBALL= with KSHA256=, or KSRC= (an unpacked tree)"
-		say "the mirror has no package linux-source-$KVER; taking upstream's $version"
+		grep -q "^$KVER\." "$archives" ||
+			die "the mirror has no package linux-source-$KVER and configs/source.archives no release of it; use another MIRROR=, or KTARBALL= (upstream's release tarball, file or address) with KSHA256=, or KSRC= (an unpacked tree)"
+		read -r version sum address < <(grep "^$KVER\.[^ ]* [^-]" "$archives") ||
+			die "the mirror has no package linux-source-$KVER, and the checksum of no other archive of it is recorded; put one into configs/source.archives, or use another MIRROR=, or KTARBALL= with KSHA256=, or KSRC= (an unpacked tree)"
+		say "the mirror has no package linux-source-$KVER; taking that of $version from $address"
 		fetch "$address" "$sum"
 	fi
+}
+
+# unpack ARCHIVE DIR: a tarball, or the one in a package linux-source.
+unpack()
+{
+	case $1 in
+	*.deb)
+		dpkg-deb --fsys-tarfile "$1" | tar -xO --wildcards './usr/src/linux-source-*.tar.xz' |
+			tar -C "$2" -xJ --strip-components=1 ;;
+	*) tar -C "$2" -xf "$1" --strip-components=1 ;;
+	esac
 }
 
 # --- the pristine tree, once
@@ -94,9 +105,9 @@ if [[ ! -e $STAMP/pristine || $(<"$STAMP/pristine") != "$origin" ]]; then
 		[[ ! -e $new/.config && ! -d $new/include/config ]] ||
 			make -s -C "$new" mrproper
 	else
-		t=$(tarball)
+		t=$(archive)
 		say "unpacking ${t##*/}"
-		tar -C "$new" -xf "$t" --strip-components=1
+		unpack "$t" "$new"
 		check_version "$new" "$t"
 	fi
 	git -C "$new" init -q -b pristine

@@ -118,15 +118,15 @@ printf 'VERSION = 7\nPATCHLEVEL = 3\nkernelversion:\n\t@echo 7.3.0\n' >"$tmp/new
 expect "a hook patch that does not apply" "patches/0001.*does not apply.*rebase it" \
 	env LAB_ROOT="$root" KSRC="$tmp/new" "$copy/scripts/source.sh"
 
-# Upstream's release, where the mirror has no package of the source.
+# The source from an archive, where the mirror has no package of it.
 tar -C "$tmp" -caf "$tmp/linux-7.3.9.tar.xz" new
 sum=$(sha256sum "$tmp/linux-7.3.9.tar.xz" | cut -d' ' -f1)
 # release SUM [ADDRESS]: source.sh with this sum on record.
 release()
 {
-	echo "7.3.9 $1 ${2:-$tmp/linux-7.3.9.tar.xz}" >"$tmp/upstream"
-	env LAB_ROOT="$root" XDG_CACHE_HOME="$tmp/cache" no_proxy=127.0.0.1 LAB_UPSTREAM="$tmp/upstream" \
-		LAB_ENV="LAB_UPSTREAM LAB_LINUX_SOURCE" LAB_LINUX_SOURCE=/nonexistent \
+	printf '7.3.9 %s\n' "- http://127.0.0.1:9/none" "$1 ${2:-$tmp/linux-7.3.9.tar.xz}" >"$tmp/archives"
+	env LAB_ROOT="$root" XDG_CACHE_HOME="$tmp/cache" no_proxy=127.0.0.1 LAB_ARCHIVES="$tmp/archives" \
+		LAB_ENV="LAB_ARCHIVES LAB_LINUX_SOURCE" LAB_LINUX_SOURCE=/nonexistent \
 		"$copy/scripts/source.sh" 2>&1 | tee "$tmp/said"
 }
 "$top/scripts/in-root" python3 -u -m http.server --bind 127.0.0.1 --directory "$tmp" 0 >"$tmp/served" 2>&1 &
@@ -141,14 +141,14 @@ done
 mirror=http://127.0.0.1:$port
 expect "upstream's release is taken by itself, and has the wrong files here" \
 	"patches/0001.*does not apply.*rebase it" release "$sum" "$mirror/linux-7.3.9.tar.xz"
-check "which it said" grep -q "taking upstream's 7.3.9" "$tmp/said"
+check "which it said" grep -q "taking that of 7.3.9 from $mirror" "$tmp/said"
 check "it was downloaded" grep -q '"GET /linux-7.3.9.tar.xz HTTP/1.1" 200' "$tmp/served"
 rm -rf "$copy/build"
-expect "a release with another checksum" "does not have the checksum.*configs/upstream.tarball" \
+expect "a release with another checksum" "does not have the checksum.*configs/source.archives" \
 	release "${sum//[0-4]/f}"
-expect "a download with another checksum" "does not have the checksum.*delete it.*configs/upstream.tarball" \
+expect "a download with another checksum" "does not have the checksum.*delete it.*configs/source.archives" \
 	release "${sum//[0-4]/f}" "$mirror/linux-7.3.9.tar.xz"
-expect "a release whose checksum is not known" "is not recorded; put it into configs/upstream" \
+expect "a release whose checksum is not known" "is not recorded; put one into configs/source.archives" \
 	release -
 rm "$tmp/cache/kvm-mmu-rs/linux-7.3.9.tar.xz"
 expect "a release that the address does not have" "cannot download .*check the network and the address" \
@@ -159,6 +159,15 @@ expect "a tarball of the user's that is not there" "KTARBALL=/nonexistent is not
 	env LAB_ROOT="$root" KTARBALL=/nonexistent KSHA256="$sum" "$copy/scripts/source.sh"
 expect "one without a checksum" "KTARBALL= needs KSHA256=" \
 	env LAB_ROOT="$root" KTARBALL="$tmp/linux-7.3.9.tar.xz" "$copy/scripts/source.sh"
+rm -rf "$copy/build"
+mkdir -p "$tmp/package/DEBIAN" "$tmp/package/usr/src"
+cp "$tmp/linux-7.3.9.tar.xz" "$tmp/package/usr/src/linux-source-7.3.tar.xz"
+printf '%s\n' "Package: linux-source-7.3" "Version: 7.3.9-1" "Architecture: all" "Maintainer: nobody" \
+	"Description: none" >"$tmp/package/DEBIAN/control"
+"$top/scripts/in-root" dpkg-deb -b "$tmp/package" "$tmp/linux-source-7.3_7.3.9-1_all.deb" >/dev/null
+sum=$(sha256sum "$tmp/linux-source-7.3_7.3.9-1_all.deb" | cut -d' ' -f1)
+expect "a package of the distribution's archive is unpacked as well" \
+	"patches/0001.*does not apply.*rebase it" release "$sum" "$mirror/linux-source-7.3_7.3.9-1_all.deb"
 kill $server
 trap 'rm -rf "$tmp"' EXIT
 
