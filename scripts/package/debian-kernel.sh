@@ -46,10 +46,11 @@ versions()
 	apt-cache "${apt[@]}" show --all-versions "$1" 2>/dev/null | sed -n 's/^Version: //p'
 }
 
+# Nothing has run with PREEMPT_RT, which the flavour rt-amd64 has.
 known()
 {
 	apt-cache "${apt[@]}" pkgnames linux-headers- |
-		sed -n "s/^linux-headers-\($KVER.*-amd64\)\$/\1/p" | sort -V
+		sed -n "s/^linux-headers-\(${KVER}[^-]*\(-cloud\)\?-amd64\)\$/\1/p" | sort -V
 }
 
 if [[ ! $release ]]; then
@@ -62,8 +63,8 @@ if [[ ! $release ]]; then
 		die "the mirror has no kernel of version $source any more, which is that of the source; run 'make distclean' for the source of today, or name a kernel with KERNEL=: $(known | xargs)"
 	echo "$release" >"$work/default"
 fi
-[[ $(versions "linux-headers-$release") ]] ||
-	die "the mirror knows no kernel $release; KERNEL= can be: $(known | xargs)"
+[[ " $(known | xargs) " = *" $release "* ]] ||
+	die "the mirror knows no kernel $release of the flavours amd64 and cloud-amd64; KERNEL= can be: $(known | xargs)"
 if [[ -e $(kernel_dir "$release")/.complete ]]; then
 	[[ ! -e $work/default ]] || mv "$work/default" "$default"
 	echo "$release"

@@ -173,8 +173,10 @@ trap 'rm -rf "$tmp"' EXIT
 
 # The modules for a distribution's kernel.
 release=$("$top/scripts/package/debian-kernel.sh")
-expect "a kernel that nobody knows" "knows no kernel 7.3.99.none-amd64; KERNEL= can be: .*-amd64" \
+expect "a kernel that nobody knows" "knows no kernel 7.3.99.none-amd64 of .*; KERNEL= can be: .*-amd64" \
 	"$top/scripts/package/debian-kernel.sh" 7.3.99+none-amd64
+expect "one with PREEMPT_RT" "knows no kernel .*-rt-amd64 of .*amd64 and cloud-amd64" \
+	"$top/scripts/package/debian-kernel.sh" "${release%-amd64}-rt-amd64"
 expect "no room for a kernel" "free disk.*are needed; free some" \
 	env LAB_ROOT="$root" XDG_CACHE_HOME="$tmp/cache" LAB_MIN_KERNEL_MB=999999999 \
 	"$copy/scripts/package/debian-kernel.sh"
