@@ -203,7 +203,7 @@ selftests: $(S)/selftests
 preflight:
 	@scripts/preflight.sh
 root: preflight
-	@scripts/root.sh
+	@scripts/make-root.sh
 
 # Always run; its stamps only change if something has changed.
 source $(S)/src-kernel $(S)/src-kvm $(S)/src-selftests &: root

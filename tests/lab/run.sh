@@ -75,12 +75,7 @@ printf '#!/bin/sh\nsleep 1000 &\necho $! >%s.new\nmv %s.new %s\nwait\n' "$tmp"/a
 ended_step()
 {
 	local step status=0
-	# shellcheck disable=SC2016 # expanded by the inner shell
-	env XDG_CACHE_HOME="$tmp/cache" LAB_ROOT= PATH="$tmp/fake:$PATH" bash -euc '
-		. "$0/scripts/lib.sh"
-		. "$0/scripts/progress.sh"
-		mkdir -p "$BUILD/logs"
-		step "the root" 1 root "$TOP/scripts/root.sh"' "$copy" &
+	env XDG_CACHE_HOME="$tmp/cache" LAB_ROOT= PATH="$tmp/fake:$PATH" "$copy/scripts/make-root.sh" &
 	step=$!
 	for _ in {1..300}; do
 		[[ ! -e $tmp/asleep ]] || break
