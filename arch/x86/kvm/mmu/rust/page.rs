@@ -322,16 +322,17 @@ unsafe impl RcuFree for RemovedSp {
     unsafe fn free(heads: &[NonNull<callback_head>]) {
         let mut pages = [core::ptr::null_mut(); Batch::MAX];
         let len = heads.len().min(pages.len());
+        let mut external = 0;
 
         for (head, place) in heads.iter().zip(pages.iter_mut()) {
             // SAFETY: By this function's safety requirement, `head` is part of a page header.
             *place = unsafe { of_head(*head) };
             // SAFETY: The page exists until it is freed below.
-            let external = unsafe { *(**place).__bindgen_anon_3.external_spt };
-
-            // The vendor code took the external table when the page was torn down.
-            kvm_mmu_warn_on!(!external.is_null());
+            external |= unsafe { *(**place).__bindgen_anon_3.external_spt }.addr();
         }
+        // The vendor code took the external tables when the pages were torn down. One check for all
+        // of them costs less than one for each.
+        warn_on_once!(external != 0);
         // SAFETY: There is at least one and at most `Batch::MAX`, by this function's safety
         // requirement. They were unlinked before the grace period, so no one can reach them.
         unsafe { bindings::kvm_rs_free_pages(pages.as_mut_ptr(), len as i32) };
