@@ -920,11 +920,9 @@ impl SmallGroup<'_> {
     ) -> Option<bool> {
         let now = self.read();
 
-        if protected.matches_none(&now) {
-            return Some(false);
-        }
+        // That all of them match is looked for first: it is the case that takes the longest.
         if !protected.matches_all(&now) {
-            return None;
+            return protected.matches_none(&now).then_some(false);
         }
         // SAFETY: `mmu_lock` is held. What others store to such leaves meanwhile may be lost: see
         // the head of `ops/dirty_log/unprotect.rs`, which has eight leaves loaded before the first
