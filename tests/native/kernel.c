@@ -128,6 +128,9 @@ struct pool {
 
 static struct pool tables, headers;
 
+/* Those of the tables' pages that have headers in them, linked by their lru. */
+static LIST_HEAD(header_pages);
+
 static void pool_lock(struct pool *pool)
 {
 	if (!threads)
@@ -200,12 +203,18 @@ static unsigned long pool_used(const struct pool *pool)
 
 unsigned long kernel_tables_used(void)
 {
-	return pool_used(&tables);
+	return pool_used(&tables) - list_count_nodes(&header_pages);
 }
 
+/* Each of those in a page holds a reference on it. */
 unsigned long kernel_headers_used(void)
 {
-	return pool_used(&headers);
+	unsigned long used = pool_used(&headers);
+	struct page *page;
+
+	list_for_each_entry(page, &header_pages, lru)
+		used += page_ref_count(page);
+	return used;
 }
 
 /*
@@ -270,6 +279,28 @@ unsigned long get_free_pages_noprof(gfp_t gfp, unsigned int order)
 struct page *alloc_pages_node_noprof(int nid, gfp_t gfp, unsigned int order)
 {
 	return virt_to_page(kernel_get_table(gfp));
+}
+
+/* A table is asked for from a node, a page of headers is not. */
+struct page *alloc_pages_noprof(gfp_t gfp, unsigned int order)
+{
+	struct page *page = virt_to_page(kernel_get_table(gfp));
+
+	set_page_count(page, 1);
+	pool_lock(&headers);
+	list_add(&page->lru, &header_pages);
+	pool_unlock(&headers);
+	return page;
+}
+
+void __free_pages(struct page *page, unsigned int order)
+{
+	if (!page_ref_dec_and_test(page))
+		return;
+	pool_lock(&headers);
+	list_del(&page->lru);
+	pool_unlock(&headers);
+	kernel_put_table(page_address(page));
 }
 
 void free_pages(unsigned long addr, unsigned int order)
@@ -574,7 +605,8 @@ const char *kernel_check(void)
 
 void native_measure(unsigned long pages, struct native_memory *memory)
 {
-	unsigned long n = NATIVE_MMUS * pages + NATIVE_SPARE_TABLES;
+	/* Tables, and pages of headers. */
+	unsigned long n = NATIVE_MMUS * pages + pages / 8 + NATIVE_SPARE_TABLES;
 
 	memory->tables_bytes = n * PAGE_SIZE;
 	memory->headers_bytes = n * (ALIGN(sizeof(struct kvm_mmu_page), 64) +

@@ -28,7 +28,7 @@ OBJECTS = {
     "virt/kvm/kvm_main.o": {"kvm_set_memory_region", "kvm_set_memslot", *INNER},
 }
 # Helpers that are inlined wherever they are called; nobody calls these copies.
-UNCALLED = {"kvm_rs_alloc_header", "kvm_rs_alloc_table"}
+UNCALLED = {"kvm_rs_alloc_header", "kvm_rs_alloc_headers", "kvm_rs_alloc_table"}
 # What is topped up, in the order of the calls, by how many there are in a function.
 VCPU = ["mmu_pte_list_desc_cache", "mmu_external_spt_cache", "mmu_shadow_page_cache",
         "mmu_shadowed_info_cache", "mmu_page_header_cache"]

@@ -5,12 +5,16 @@
 //! Upstream drops the lock for each table that it needs, and restarts from the root. Here one drop
 //! of the lock provides as many tables as the cache holds. Tables are allocated one by one, because
 //! the bulk page allocator doesn't charge the memcg; that is a twentieth of the cost of a split.
+//! Their headers come from a page that is charged as a whole ([`Headers`]).
 //!
 //! A table is allocated on the NUMA node of the memory that it will map, rather than on the node of
 //! the thread that splits, because the CPUs that walk it are most likely close to its pages.
 
 use crate::{
-    page::BlankSp,
+    page::{
+        BlankSp,
+        Headers, //
+    },
     sync::{
         MmuLock,
         Unlocked, //
@@ -109,13 +113,14 @@ impl TdpSplitCache {
 
         let room = self.limit - self.len;
         let want = usize::try_from(want).map_or(room, |want| want.min(room));
+        let mut headers = Headers::new(want);
 
         for n in 0..want {
             // Each may take long, where there is hardly any memory.
             if self.shortage == Shortage::Fail && fatal_signal_pending() {
                 return n != 0;
             }
-            let Some(page) = BlankSp::alloc(unlocked, node, self.shortage) else {
+            let Some(page) = BlankSp::alloc(unlocked, &mut headers, node, self.shortage) else {
                 return n != 0;
             };
             self.put(page, node);

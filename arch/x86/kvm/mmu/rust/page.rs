@@ -154,16 +154,94 @@ impl OwnedSp {
     }
 }
 
+/// Headers for tables that are allocated one after the other.
+///
+/// Where many are needed they lie in one page, which is freed when the last of them is. Where few
+/// are, that would be a waste, and each is an object of C's cache. A header that is freed is not
+/// used again before its page is, so a page may stay for the sake of one of them, as the slab
+/// allocator's do.
+///
+/// # Invariants
+///
+/// The first `len` of `spare` are zeroed headers that belong to this value alone.
+pub(crate) struct Headers {
+    spare: [*mut bindings::kvm_mmu_page; Headers::MAX],
+    len: usize,
+    /// For how many more tables, as far as the caller knows.
+    wanted: usize,
+}
+
+impl Headers {
+    /// The most in a page.
+    const MAX: usize = bindings::KVM_RS_HEADERS as usize;
+
+    /// The fewest that a page is worth. Each then has half a kilobyte, an eighth of its table.
+    const MIN: usize = 8;
+
+    /// Headers for `wanted` tables; none is allocated yet.
+    pub(crate) fn new(wanted: usize) -> Self {
+        // INVARIANT: There is none.
+        Headers {
+            spare: [core::ptr::null_mut(); Headers::MAX],
+            len: 0,
+            wanted,
+        }
+    }
+
+    /// A zeroed header, charged to the caller's memcg, that belongs to the caller. `None` if there
+    /// is no memory.
+    fn take(
+        &mut self,
+        _unlocked: &Unlocked,
+        may_fail: bool,
+    ) -> Option<NonNull<bindings::kvm_mmu_page>> {
+        let nr = self.wanted.min(Headers::MAX);
+
+        if self.len == 0 && nr >= Headers::MIN {
+            // SAFETY: There is room for as many. May sleep, as `mmu_lock` is not held.
+            let filled = unsafe {
+                bindings::kvm_rs_alloc_headers(self.spare.as_mut_ptr(), nr as i32, may_fail)
+            };
+
+            if filled {
+                // INVARIANT: They were just allocated.
+                self.len = nr;
+            }
+        }
+        self.wanted = self.wanted.saturating_sub(1);
+        if let Some(last) = self.len.checked_sub(1) {
+            // INVARIANT: The last one is the caller's now.
+            self.len = last;
+            return NonNull::new(*self.spare.get(last)?);
+        }
+        // SAFETY: May sleep, as `mmu_lock` is not held.
+        NonNull::new(unsafe { bindings::kvm_rs_alloc_header(may_fail) })
+    }
+}
+
+impl Drop for Headers {
+    fn drop(&mut self) {
+        for header in self.spare.iter().take(self.len) {
+            // SAFETY: By the type invariant.
+            unsafe { bindings::kvm_rs_free_header(*header) };
+        }
+    }
+}
+
 /// An [`OwnedSp`] whose table is not initialised.
 pub(crate) struct BlankSp(OwnedSp);
 
 impl BlankSp {
     /// Allocates a page, preferably on `node`, charged to the caller's memcg. `None` if there is no
     /// memory.
-    pub(crate) fn alloc(_unlocked: &Unlocked, node: Node, shortage: Shortage) -> Option<Self> {
+    pub(crate) fn alloc(
+        unlocked: &Unlocked,
+        headers: &mut Headers,
+        node: Node,
+        shortage: Shortage,
+    ) -> Option<Self> {
         let may_fail = shortage == Shortage::Fail;
-        // SAFETY: May sleep, as `mmu_lock` is not held.
-        let header = NonNull::new(unsafe { bindings::kvm_rs_alloc_header(may_fail) })?;
+        let header = headers.take(unlocked, may_fail)?;
         // SAFETY: May sleep, as `mmu_lock` is not held.
         let spt = unsafe { bindings::kvm_rs_alloc_table(node.raw(), may_fail) };
 
@@ -310,7 +388,7 @@ unsafe impl RcuFree for RemovedSp {
         // SAFETY: By this function's safety requirement, `head` is part of a page header.
         let sp = unsafe { of_head(head) };
         // SAFETY: The page exists; the address of a field, which pages of the TDP MMU do not use,
-        // except for its first word ([`Sp::full_word`]).
+        // except for its first word ([`Sp::full_word`]) and its third (`KVM_RS_NEIGHBOURS`).
         let bitmap = unsafe { &raw mut (*sp).unsync_child_bitmap };
         // CAST: An array of `unsigned long`, which is as large as a pointer.
         let words = bitmap.cast::<*mut callback_head>();

@@ -14,6 +14,16 @@ struct kvm_page_fault;
 /* The most pages that kvm_rs_free_pages() takes. */
 #define KVM_RS_FREE_PAGES	6
 
+/* The most headers that kvm_rs_alloc_headers() allocates: as many as a page has room for. */
+#define KVM_RS_HEADERS		22
+
+/*
+ * The word of sp->unsync_child_bitmap that tells where a header of the TDP MMU is: not 0 if it
+ * has neighbours in a page, 0 if it is an object of mmu_page_header_cache. Word 0 is
+ * Sp::full_word(), and word 1 RemovedSp::link().
+ */
+#define KVM_RS_NEIGHBOURS	2
+
 /* rust_shim.c: out of line, because C calls it, or it needs static storage. */
 void kvm_rs_create_vm(void);
 void kvm_rs_init_vm(struct kvm *kvm);
@@ -96,6 +106,7 @@ struct kvm_mmu_page *kvm_rs_hpa_to_sp(hpa_t hpa);
 struct kvm_mmu_page *kvm_rs_root_to_sp(hpa_t hpa);
 void kvm_rs_bind_sp(struct kvm_mmu_page *sp);
 struct kvm_mmu_page *kvm_rs_alloc_header(bool may_fail);
+bool kvm_rs_alloc_headers(struct kvm_mmu_page **headers, int nr, bool may_fail);
 u64 *kvm_rs_alloc_table(int nid, bool may_fail);
 void kvm_rs_free_header(struct kvm_mmu_page *sp);
 void kvm_rs_free_table(void *spt);

@@ -102,6 +102,7 @@ void kvm_rs_free_pages(struct kvm_mmu_page **pages, int nr)
 {
 	/* It has 256 bytes, and most of them will not be used. */
 	struct folio_batch tables __uninitialized;
+	int objects = 0;
 	int i;
 
 	if (PageMemcgKmem(virt_to_page(pages[0]->spt))) {
@@ -113,7 +114,15 @@ void kvm_rs_free_pages(struct kvm_mmu_page **pages, int nr)
 		for (i = 0; i < nr; i++)
 			free_page((unsigned long)pages[i]->spt);
 	}
-	kmem_cache_free_bulk(mmu_page_header_cache, nr, (void **)pages);
+
+	for (i = 0; i < nr; i++) {
+		if (pages[i]->unsync_child_bitmap[KVM_RS_NEIGHBOURS])
+			__free_page(virt_to_page(pages[i]));
+		else
+			pages[objects++] = pages[i];
+	}
+	if (objects)
+		kmem_cache_free_bulk(mmu_page_header_cache, objects, (void **)pages);
 }
 
 static_assert(KVM_RS_FREE_PAGES <= FOLIO_BATCH_SIZE);

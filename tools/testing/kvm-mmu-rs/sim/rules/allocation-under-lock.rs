@@ -3,7 +3,10 @@
 // Error: E0308
 
 use crate::{
-    page::BlankSp,
+    page::{
+        BlankSp,
+        Headers, //
+    },
     sync::{
         MmuLock,
         Shared, //
@@ -14,7 +17,7 @@ use crate::{
     }, //
 };
 
-fn program(lock: &mut Shared<'_>, node: Node) {
-    BlankSp::alloc(lock, node, Shortage::Kill); //~ FAILS
-    lock.unlocked(|unlocked| BlankSp::alloc(unlocked, node, Shortage::Kill)); //~ TWIN
+fn program(lock: &mut Shared<'_>, headers: &mut Headers, node: Node, how: Shortage) {
+    BlankSp::alloc(lock, headers, node, how); //~ FAILS
+    lock.unlocked(|unlocked| BlankSp::alloc(unlocked, headers, node, how)); //~ TWIN
 }

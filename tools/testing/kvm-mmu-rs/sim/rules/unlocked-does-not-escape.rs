@@ -3,7 +3,10 @@
 // Error: E0521
 
 use crate::{
-    page::BlankSp,
+    page::{
+        BlankSp,
+        Headers, //
+    },
     sync::{
         MmuLock,
         Shared,
@@ -15,9 +18,9 @@ use crate::{
     }, //
 };
 
-fn program<'l>(lock: &mut Shared<'l>, node: Node) {
+fn program<'l>(lock: &mut Shared<'l>, headers: &mut Headers, node: Node, how: Shortage) {
     let mut kept: Option<&Unlocked> = None;
     lock.unlocked(|unlocked| kept = Some(unlocked)); //~ FAILS
-    lock.unlocked(|unlocked| drop(BlankSp::alloc(unlocked, node, Shortage::Kill))); //~ TWIN
-    kept.map(|unlocked| BlankSp::alloc(unlocked, node, Shortage::Kill));
+    lock.unlocked(|unlocked| drop(BlankSp::alloc(unlocked, headers, node, how))); //~ TWIN
+    kept.map(|unlocked| BlankSp::alloc(unlocked, headers, node, how));
 }

@@ -474,6 +474,30 @@ pub unsafe fn kvm_rs_alloc_header(_may_fail: bool) -> *mut kvm_mmu_page {
     mem::alloc_header().cast()
 }
 
+/// `rust_helpers.h`.
+pub const KVM_RS_HEADERS: u32 = 22;
+
+/// # Safety
+///
+/// `headers` must have room for `nr` of them.
+pub unsafe fn kvm_rs_alloc_headers(
+    headers: *mut *mut kvm_mmu_page,
+    nr: i32,
+    _may_fail: bool,
+) -> bool {
+    if nr as u32 > KVM_RS_HEADERS {
+        fail(format!("wants {nr} headers in a page"));
+    }
+    if fails() {
+        return false;
+    }
+    for n in 0..nr as usize {
+        // SAFETY: There is room for as many.
+        unsafe { headers.add(n).write(mem::alloc_header().cast()) };
+    }
+    true
+}
+
 /// # Safety
 ///
 /// None: the arguments are plain values. Unsafe because C's function is.
@@ -486,7 +510,8 @@ pub unsafe fn kvm_rs_alloc_table(nid: i32, _may_fail: bool) -> *mut u64 {
 
 /// # Safety
 ///
-/// `sp` must come from [`kvm_rs_alloc_header`] or a memory cache, and nobody may use it any more.
+/// `sp` must come from [`kvm_rs_alloc_header`], [`kvm_rs_alloc_headers`] or a memory cache, and
+/// nobody may use it any more.
 pub unsafe fn kvm_rs_free_header(sp: *mut kvm_mmu_page) {
     mem::free_header(sp.cast());
 }
