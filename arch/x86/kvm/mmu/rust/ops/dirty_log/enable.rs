@@ -147,7 +147,9 @@ fn enable_in_root(
                 if let Some(table) = view.child(masks).and_then(Table::small) {
                     let within = view.range().intersection(range);
 
-                    view.prefetch_next(masks);
+                    if within.end < range.end {
+                        view.prefetch_next(masks);
+                    }
                     protect_table(&bits.of_table(step.lock, slots, table), within);
                     if let Some(dirty) = &dirty {
                         dirty.drain(&mut step);
