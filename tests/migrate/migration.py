@@ -167,7 +167,9 @@ class Migration:
             seen["us"] += [to_us(end - start) for start, end in times]
             seen["late_us"] += late
             late = sorted(seen["late_us"])
-            note(f"{len(times)} times {what}, {len(late)} samples of {len(samples)} in them")
+            longest = max((to_us(end - start) for start, end in times), default=0)
+            note(f"{len(times)} times {what}, {longest:.1f} us at most, "
+                 f"{len(late)} samples of {len(samples)} in them")
             if late:
                 seen |= {"samples": len(late), "p50_us": late[len(late) // 2],
                          "p99_us": late[len(late) * 99 // 100], "max_us": late[-1]}

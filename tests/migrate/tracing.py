@@ -3,15 +3,17 @@
 import re
 from pathlib import Path
 
-from common import check
+from common import check, to_us
 
 
 class Tracing:
-    """When KVM cleared the log, and when it recovered huge pages as logging was switched off,
-    in ticks of the host's TSC, by function tracing.
+    """When KVM cleared the log, when it recovered huge pages as logging was switched off, and
+    when it freed their page tables, in ticks of the host's TSC, by function tracing.
 
     Clearing ends with a flush, if there was anything to clear; later flushes of the
-    thread are of something else. After recovery, the slot's bitmap is freed.
+    thread are of something else. After recovery, the slot's bitmap is freed. RCU invokes
+    callbacks in a row, so one that frees tables ends where the next one begins, but for the last
+    of a row.
     """
     tracing = Path("/sys/kernel/tracing")
     FLUSH, RECOVER, FREE, IOCTL = (
@@ -19,6 +21,9 @@ class Tracing:
         "kvm_set_memory_region")
     # With the MMU in Rust the former only calls the latter, and is not there when it is inlined.
     CLEAR = ("kvm_vm_ioctl_clear_dirty_log", "kvm_rs_clear_log")
+    # In RCU's callbacks: of C for one table, of Rust for several.
+    FREE_TABLES = ("tdp_mmu_free_sp_rcu_callback", "kvm_rs_free_pages")
+    ROW_US = 50
 
     def follow(self, function):
         """Adds a function to those that are traced. Returns whether there is one of that name."""
@@ -33,19 +38,20 @@ class Tracing:
         (self.tracing / "set_ftrace_filter").write_text("")
         for function in (self.FLUSH, self.RECOVER, self.FREE, self.IOCTL):
             check(self.follow(function), f"{function}() cannot be traced")
-        check(any([self.follow(function) for function in self.CLEAR]),
-              f"{' and '.join(self.CLEAR)} cannot be traced")
+        for functions in (self.CLEAR, self.FREE_TABLES):
+            check(any([self.follow(function) for function in functions]),
+                  f"{' and '.join(functions)} cannot be traced")
         for name, text in (("trace_clock", "x86-tsc"), ("trace", ""),
                            ("current_tracer", "function")):
             (self.tracing / name).write_text(text)
 
     def stop(self):
-        """Returns the spans of time of both, [(begin, end)]."""
+        """Returns the spans of time of each, [(begin, end)]."""
         text = (self.tracing / "trace").read_text()
         (self.tracing / "current_tracer").write_text("nop")
         (self.tracing / "set_ftrace_filter").write_text("")
-        found = {"during_clear": [], "during_recovery": []}
-        clearing, recovering = {}, {}
+        found = {"during_clear": [], "during_recovery": [], "in_callbacks": []}
+        clearing, recovering, freeing = {}, {}, 0
         for thread, tsc, function in re.findall(
                 r"^\s*\S.*-(\d+)\s+\[\d+\].*?(\d+): (\w+) <-", text, re.M):
             tsc = int(tsc)
@@ -60,5 +66,9 @@ class Tracing:
                 recovering[thread] = tsc
             elif function == self.FREE and thread in recovering:
                 found["during_recovery"].append([recovering.pop(thread), tsc])
+            elif function in self.FREE_TABLES:
+                if to_us(tsc - freeing) < self.ROW_US:
+                    found["in_callbacks"].append([freeing, tsc])
+                freeing = tsc
         found["during_clear"] = [span for span in found["during_clear"] if span[1]]
         return found
