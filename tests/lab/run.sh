@@ -143,7 +143,7 @@ expect "a release with another checksum" "does not have the checksum.*configs/so
 	release "${sum//[0-4]/f}"
 expect "a download with another checksum" "does not have the checksum.*delete it.*configs/source.archives" \
 	release "${sum//[0-4]/f}" "$mirror/linux-7.3.9.tar.xz"
-expect "a release whose checksum is not known" "is not recorded; put one into configs/source.archives" \
+expect "a release whose checksum is not known" "no other archive of it is recorded; put one into configs/source.archives" \
 	release -
 rm "$tmp/cache/kvm-mmu-rs/linux-7.3.9.tar.xz"
 expect "a release that the address does not have" "cannot download .*check the network and the address" \
