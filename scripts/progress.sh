@@ -3,26 +3,32 @@
 # Show how far a long step is, for those who wait. Sourced after lib.sh.
 
 number=0 steps=${steps:-0} job=''
-# end_tree PID: end a process and all that it has started: mmdebstrap is a session of its own,
-# and root.sh, which waits for it, ends no sooner than it does.
+# tree_of PID: it, all of its process group, and what these have started: mmdebstrap is a session
+# of its own, and root.sh, which waits for it, ends no sooner than it does.
 # shellcheck disable=SC2317,SC2329 # called by the trap
-end_tree()
+tree_of()
 {
-	local child children
-	children=$(ps -o pid= --ppid "$1") || :
-	kill "$1" 2>/dev/null || :
-	for child in $children; do
-		end_tree "$child"
-	done
+	ps -eo pid=,ppid=,pgid= | awk -v root="$1" '
+		{ parent[$1] = $2; group[$1] = $3 }
+		END {
+			for (more = ours[root] = 1; more; ) {
+				more = 0
+				for (pid in parent)
+					if (!(pid in ours) && (group[pid] == root || parent[pid] in ours))
+						more = ours[pid] = 1
+			}
+			for (pid in ours) print pid
+		}'
 }
 
-# Nothing outlives us, whatever ends us; what it has begun is removed when this returns.
+# Nothing outlives us, whatever ends us; what it has begun is removed when this returns. Each is
+# told once: what they start then is what removes it.
 # shellcheck disable=SC2317,SC2329 # called by the trap
 end_job()
 {
 	[[ $job ]] || return 0
-	end_tree "$job"
-	kill -- "-$job" 2>/dev/null || :
+	# shellcheck disable=SC2046 # they are words
+	kill $(tree_of "$job") 2>/dev/null || :
 	wait "$job" || :
 }
 
