@@ -72,22 +72,42 @@ check "which got no other files than the standard ones" test "$(xargs <"$tmp/fds
 # Interrupted meanwhile, it leaves nothing. It is a session of its own, which no signal for the
 # terminal's processes reaches.
 printf '#!/bin/sh\nsleep 1000 &\necho $! >%s.new\nmv %s.new %s\nwait\n' "$tmp"/asleep{,,} >"$tmp/fake/mmdebstrap"
-ended_step()
+# ended MARK COMMAND...: COMMAND, interrupted when it has created MARK, ends.
+ended()
 {
-	local step status=0
-	env XDG_CACHE_HOME="$tmp/cache" LAB_ROOT= PATH="$tmp/fake:$PATH" "$copy/scripts/make-root.sh" &
-	step=$!
+	local mark=$1 pid status=0
+	env XDG_CACHE_HOME="$tmp/cache" LAB_ROOT= PATH="$tmp/fake:$PATH" "${@:2}" &
+	pid=$!
 	for _ in {1..300}; do
-		[[ ! -e $tmp/asleep ]] || break
+		[[ ! -e $mark ]] || break
 		sleep 0.2
 	done
-	kill "$step"
-	wait "$step" || status=$?
+	kill "$pid"
+	wait "$pid" || status=$?
+	((status == 143))
+}
+ended_root()
+{
 	# It may be a zombie for a while.
-	((status == 143)) && [[ $(ps -o stat= -p "$(<"$tmp/asleep")") != [!Z]* ]] &&
+	ended "$tmp/asleep" "$copy/scripts/make-root.sh" &&
+		[[ $(ps -o stat= -p "$(<"$tmp/asleep")") != [!Z]* ]] &&
 		! compgen -G "$tmp/cache/kvm-mmu-rs/work.*"
 }
-check "a step that is interrupted ends all that it has started, and leaves nothing" ended_step
+check "a step that is interrupted ends all that it has started, and leaves nothing" ended_root
+cat >"$tmp/begins" <<'BEGINS'
+trap 'rm -rf "$0.d"' EXIT
+mkdir "$0.d"
+touch "$0.d"/{1..20000}
+touch "$0.begun"
+sleep 1000
+BEGINS
+removed()
+{
+	# shellcheck disable=SC2016 # expanded by the inner shell
+	ended "$tmp/begins.begun" bash -euc '. "$0/scripts/lib.sh"; . "$0/scripts/progress.sh"
+		step "a test" 1 test bash "$1"' "$copy" "$tmp/begins" && [[ ! -e $tmp/begins.d ]]
+}
+check "and has time to remove what it has begun" removed
 expect "no network" "cannot be reached.*MIRROR=" \
 	fresh MIRROR=http://127.0.0.1:9/debian "$copy/scripts/root.sh"
 expect "too little disk" "free disk.*are needed; free some" \
