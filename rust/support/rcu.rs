@@ -34,7 +34,8 @@ pub(crate) unsafe trait RcuFree: Sized {
     /// `head` must come from `into_head`, and the object must not be freed yet.
     unsafe fn link(head: NonNull<callback_head>) -> *mut *mut callback_head;
 
-    /// Frees objects. Called in softirq context, so it must not sleep.
+    /// Frees objects, or has somebody do it. Called in softirq context, so it must not sleep, and
+    /// should not take long: RCU does not let anybody else have the CPU between ten calls.
     ///
     /// # Safety
     ///
@@ -45,7 +46,7 @@ pub(crate) unsafe trait RcuFree: Sized {
 
 /// Objects that are given up one after the other, and freed together after one grace period, which
 /// begins when the last of them has been added. That costs less than a callback for each, and no
-/// callback frees more than [`Batch::MAX`].
+/// callback gets more than [`Batch::MAX`].
 pub(crate) struct Batch(Cell<Option<Chain>>);
 
 /// # Invariants
@@ -60,9 +61,8 @@ struct Chain {
 }
 
 impl Batch {
-    /// The most objects that are freed together. With more of them each would cost a little less,
-    /// but RCU does not let anybody else have the processor during a callback.
-    pub(crate) const MAX: usize = 6;
+    /// The most objects that are freed together. With more of them each would cost hardly less.
+    pub(crate) const MAX: usize = 16;
 
     /// No objects.
     #[inline]

@@ -78,7 +78,7 @@ EXPORT int qemu_plugin_version = 7;
 #define KERNEL		(1ull << 63)
 #define MARK		0x4b560000u
 
-#define MAX_FUNCTIONS	4
+#define MAX_FUNCTIONS	5
 
 enum { READ, WRITE };
 

@@ -39,7 +39,7 @@ functions()
 {
 	local -A names=([c]='__rmap_add pte_list_add pte_list_remove tdp_mmu_free_sp_rcu_callback'
 			[rust]='kvm_rs_rmap_add kvm_rs_pte_list_add kvm_rs_pte_list_remove
-				_R.*support3rcu8callback.*RemovedSp.*')
+				_R.*support3rcu8callback.*RemovedSp.* free_unused_pages')
 	local name
 	for name in ${names[$1]}; do
 		awk -v name="^$name\$" '$3 ~ name && $4 == "[kvm]" { print $1; n++ }

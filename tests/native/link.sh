@@ -122,6 +122,7 @@ done
 		kvm_vcpu_gfn_to_memslot|kvm_prefetch_pages|__folio_put|folios_put_refs|\
 		kvm_arch_mmu_enable_log_dirty_pt_masked|pat_*|*kvm_mmu_topup_memory_cache|\
 		kvm_rs_fault_*|kvm_rs_timed_*|kvm_rs_end_*|kvm_rs_resume_hold|krealloc_node_align_noprof|kvm_rs_carry_dirty|\
+		kvm_rs_wait_for_free|\
 		kvm_rs_get_split_sp|kvm_rs_link_sp|kvm_rs_shadow_pages_left|rb_next|rb_prev)
 			echo "trap $symbol" ;;
 		*) die "the MMU's objects need '$symbol', which is not in tests/native; has the kernel changed?" ;;

@@ -5,6 +5,10 @@
  * CONFIG_KVM_RUST_MMU, and sets what glue.c cannot.
  */
 #include <linux/kvm_host.h>
+#include <linux/slab.h>
+
+#include "mmu/mmu_internal.h"
+#include "mmu/rust/rust_helpers.h"
 
 #include "rust_vm.h"
 
@@ -18,6 +22,22 @@ void kvm_rs_choose_clock(void)
 /* CLEAR by several threads concerns the callers of the MMU only. */
 void kvm_rs_init_dirty_log(struct kvm *kvm)
 {
+}
+
+/* There are no kworkers: what RCU calls back frees. */
+void kvm_rs_init_free(void)
+{
+}
+
+void kvm_rs_free_pages(struct kvm_mmu_page **pages, int nr)
+{
+	for (int i = 0; i < nr; i++) {
+		free_page((unsigned long)pages[i]->spt);
+		if (pages[i]->unsync_child_bitmap[KVM_RS_NEIGHBOURS])
+			__free_page(virt_to_page(pages[i]));
+		else
+			kmem_cache_free(NULL, pages[i]);
+	}
 }
 
 /* There are no shadow pages. The VM is in use. */

@@ -266,6 +266,8 @@ export! {
 
         // Callbacks of the last roots may just have been queued.
         rcu::rcu_barrier();
+        // SAFETY: May sleep, as no lock is held; and all callbacks have run.
+        unsafe { bindings::kvm_rs_wait_for_free() };
     }
 
     /// Gives the vCPU a root: a mirror root if `mirror`, otherwise a direct one.

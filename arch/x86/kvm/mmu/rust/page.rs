@@ -412,7 +412,8 @@ unsafe impl RcuFree for RemovedSp {
         // of them costs less than one for each.
         warn_on_once!(external != 0);
         // SAFETY: There is at least one and at most `Batch::MAX`, by this function's safety
-        // requirement. They were unlinked before the grace period, so no one can reach them.
+        // requirement. They were unlinked before the grace period, so no one can reach them, and
+        // none was passed before.
         unsafe { bindings::kvm_rs_free_pages(pages.as_mut_ptr(), len as i32) };
     }
 }

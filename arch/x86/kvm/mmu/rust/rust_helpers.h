@@ -11,9 +11,6 @@
 struct kvm_mmu_page;
 struct kvm_page_fault;
 
-/* The most pages that kvm_rs_free_pages() takes. */
-#define KVM_RS_FREE_PAGES	6
-
 /* The most headers that kvm_rs_alloc_headers() allocates: as many as a page has room for. */
 #define KVM_RS_HEADERS		22
 
@@ -30,10 +27,15 @@ void kvm_rs_init_vm(struct kvm *kvm);
 bool kvm_rs_other_slots_allow(struct kvm *kvm, const struct kvm_memory_slot *slot, gfn_t gfn,
 			      int level);
 void kvm_rs_release_pages(struct page **pages, int used, int nr);
-void kvm_rs_free_pages(struct kvm_mmu_page **pages, int nr);
 
 /* kvm.fault_around_pages: how many pages a fault of 4 KiB may map; 0 or 1: its own */
 extern unsigned int kvm_rs_fault_around_pages;
+
+/* rust_free.c. As many pages are passed at a time at most. */
+#define KVM_RS_FREE_PAGES	16
+void kvm_rs_init_free(void);
+void kvm_rs_free_pages(struct kvm_mmu_page **pages, int nr);
+void kvm_rs_wait_for_free(void);
 
 /* rust_clear_log.c */
 void kvm_rs_init_dirty_log(struct kvm *kvm);

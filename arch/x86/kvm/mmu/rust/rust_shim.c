@@ -9,13 +9,10 @@
 #include "rust_bindings.h"
 #include "mmu/page_track.h"
 
-#include <linux/folio_batch.h>
-#include <linux/memcontrol.h>
 #include <linux/mm.h>
 #include <linux/moduleparam.h>
 #include <linux/mutex.h>
 #include <linux/pagemap.h>
-#include <linux/slab.h>
 #include <asm/kvm_rust_mmu.h>
 
 static char *mmu_engine = "rust";
@@ -35,6 +32,7 @@ void kvm_rs_create_vm(void)
 	guard(mutex)(&lock);
 	kvm_tdp_mmu_refresh_masks();
 	kvm_rs_choose_clock();
+	kvm_rs_init_free();
 }
 
 void kvm_rs_init_vm(struct kvm *kvm)
@@ -92,40 +90,6 @@ void kvm_rs_release_pages(struct page **pages, int used, int nr)
 		folio_put_refs(folio, next - i);
 	}
 }
-
-/*
- * Frees up to KVM_RS_FREE_PAGES shadow pages, headers and tables. To uncharge tables together
- * costs less than one by one. Where there is nothing to uncharge, it costs more: those of a VM
- * are charged alike.
- */
-void kvm_rs_free_pages(struct kvm_mmu_page **pages, int nr)
-{
-	/* It has 256 bytes, and most of them will not be used. */
-	struct folio_batch tables __uninitialized;
-	int objects = 0;
-	int i;
-
-	if (PageMemcgKmem(virt_to_page(pages[0]->spt))) {
-		folio_batch_init(&tables);
-		for (i = 0; i < nr; i++)
-			folio_batch_add(&tables, virt_to_folio(pages[i]->spt));
-		folios_put(&tables);
-	} else {
-		for (i = 0; i < nr; i++)
-			free_page((unsigned long)pages[i]->spt);
-	}
-
-	for (i = 0; i < nr; i++) {
-		if (pages[i]->unsync_child_bitmap[KVM_RS_NEIGHBOURS])
-			__free_page(virt_to_page(pages[i]));
-		else
-			pages[objects++] = pages[i];
-	}
-	if (objects)
-		kmem_cache_free_bulk(mmu_page_header_cache, objects, (void **)pages);
-}
-
-static_assert(KVM_RS_FREE_PAGES <= FOLIO_BATCH_SIZE);
 
 /* pure/spte.rs */
 static_assert(SHADOW_NONPRESENT_VALUE == 1ULL << 63);

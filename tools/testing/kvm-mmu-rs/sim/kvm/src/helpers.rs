@@ -535,10 +535,10 @@ pub unsafe fn kvm_rs_free_table(spt: *mut c_void) {
     }
 }
 
-/// `rust_shim.c`.
-pub const KVM_RS_FREE_PAGES: u32 = 6;
+/// `rust_free.c`.
+pub const KVM_RS_FREE_PAGES: u32 = 16;
 
-/// `rust_shim.c`.
+/// `rust_free.c`, where a kworker does it. Nobody can tell the difference who obeys RCU.
 ///
 /// # Safety
 ///
