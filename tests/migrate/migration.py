@@ -40,6 +40,8 @@ class Migration:
         self.untouched_gib = 0
         # QEMU is to split ahead.
         self.ahead = False
+        # As long as there is this file, QEMU's own threads that split ahead are held in the middle.
+        self.held = None
         self.vm = None
         self.other = None
         # Faults and writes of the guest when a migration had been cancelled.

@@ -60,6 +60,9 @@ class Qemu:
                 os.mkfifo(fifo)
             environment |= {"SPLIT_AHEAD": str(self.path),
                             "LD_PRELOAD": "/build/migrate/split_ahead.so"}
+        if test.held and not incoming:
+            environment |= {"HOLD_SPLIT": str(test.held),
+                            "LD_PRELOAD": "/build/migrate/hold_split.so"}
         self.log = open(test.logdir / f"{test.backend}-{self.name}.log", "wb")
         self.process = subprocess.Popen(args, stdin=subprocess.DEVNULL, stdout=self.log,
                                         stderr=self.log, env=environment)

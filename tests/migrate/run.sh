@@ -39,6 +39,8 @@ build()
 	[[ $(stat -c %s "$out/guest.rom") = 65536 ]] || die "the guest does not fit 64 KiB"
 	clang-19 -O2 -Wall -Werror -shared -fPIC -pthread -D_GNU_SOURCE \
 		-idirafter "$TOP/arch/x86/include/uapi" -o "$out/split_ahead.so" "$src/split_ahead.c"
+	clang-19 -O2 -Wall -Werror -shared -fPIC -D_GNU_SOURCE \
+		-idirafter "$TOP/arch/x86/include/uapi" -o "$out/hold_split.so" "$src/hold_split.c"
 }
 if [[ ${LAB_INSIDE:-} ]]; then
 	build
