@@ -12,7 +12,8 @@ RAM = int(os.environ.get("RAM_MIB", 64)) * MIB
 PAGE = 4096
 PARAMETERS = Path("/sys/module/kvm/parameters")
 CAPABILITIES = ("multifd", "auto-converge", "postcopy-ram")
-PHASES = ("before", "enable", "pre-copy", "cancel", "after", "split ahead")
+PHASES = ("before", "enable", "pre-copy", "cancel", "after", "split ahead", "recovered",
+          "over and over")
 SPLAT = re.compile(r"WARNING:|BUG:|BUG at|Oops|general protection|INFO: task|"
                    r"rcu:.*(stall|detected)|UBSAN|Kernel panic|unable to handle|"
                    r"soft lockup|Call Trace:|KVM_BUG")

@@ -210,10 +210,14 @@ class Qemu:
         stats = self.stats()
         return tuple(stats[f"pages_{size}"] for size in ("4k", "2m", "1g"))
 
-    def split_and_recover(self, threads, times):
-        """Splits the memory ahead and recovers it, so often, in so many threads of QEMU's."""
+    def split_and_recover(self, threads, times, budget=0, pause=0, rest=0, phases=()):
+        """Splits the memory ahead and recovers it, so often, in so many threads of QEMU's, with
+        budget bytes a call and pause us between calls, and rests for so many us after either.
+        phases are those to split in, to recover in, and to rest in."""
+        phases = " ".join(str(PHASES.index(phase)) for phase in phases)
+        address = self.hva + CONTROL + 8 * FIELDS.index("phase")
         with open(self.fifos[0], "w", encoding="ascii") as file:
-            file.write(f"{RAM} {threads} {times}\n")
+            file.write(f"{RAM} {threads} {times} {budget} {pause} {rest} {address} {phases}\n")
         with open(self.fifos[1], encoding="ascii") as file:
             error = int(file.read())
         check(not error, f"splitting ahead: {os.strerror(error)}")

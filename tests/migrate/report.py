@@ -147,18 +147,19 @@ def stall_table(found):
 def ahead_table(found):
     """Stalls while a VM is split ahead and recovered, of the exact run."""
     for sides in found.values():
-        phases = sides.get("rust", {}).get("phases", {})
-        if "split ahead" not in phases:
+        ways = sides.get("rust", {}).get("ways", {})
+        if not ways:
             continue
-        yield "| a vCPU is served late, Rust | samples | p50 [us] | p99 [us] | max [us] |"
-        yield "|---|--:|--:|--:|--:|"
-        for name in ("before", "split ahead"):
-            yield (f"| {name} | {phases[name]['samples']:,} | {phases[name]['p50_us']:,.1f} "
-                   f"| {phases[name]['p99_us']:,.1f} | {phases[name]['max_us']:,.1f} |")
-        ratio = phases["split ahead"]["p99_us"] / phases["before"]["p99_us"]
-        yield ""
-        yield (f"While the VM is split ahead the p99 is {ratio:.2f} times that before "
-               f"(target: 1.10, {'met' if ratio <= 1.1 else 'missed'}).")
+        yield ("| how | a vCPU is served late, Rust | samples | p50 [us] | p99 [us] | max [us] "
+               "| p99, times that before (target 1.10) |")
+        yield "|---|---|--:|--:|--:|--:|--:|"
+        for title, phases in ways.items():
+            for name, seen in phases.items():
+                ratio = seen["p99_us"] / phases["before"]["p99_us"]
+                aim = f"{ratio:.2f}, {'met' if ratio <= 1.1 else 'missed'}"
+                yield (f"| {title} | {name} | {seen['samples']:,} | {seen['p50_us']:,.1f} "
+                       f"| {seen['p99_us']:,.1f} | {seen['max_us']:,.1f} "
+                       f"| {'' if name == 'before' else aim} |")
         yield ""
 
 
@@ -221,7 +222,8 @@ def modes(documents, logs):
 COLORS = {"c": "#c0392b", "rust": "#2471a3"}
 SHADES = {"enable": "#fdebd0", "pre-copy": "#eaf2f8", "cancel": "#fadbd8"}
 # As the driver numbers them.
-PHASES = ("before", "enable", "pre-copy", "cancel", "after", "split ahead")
+PHASES = ("before", "enable", "pre-copy", "cancel", "after", "split ahead", "recovered",
+          "over and over")
 
 
 def shown(result):

@@ -3,9 +3,11 @@
  * Loaded into QEMU by LD_PRELOAD: a VM's ioctls work in the process that made it only,
  * and QEMU knows nothing of KVM_SPLIT_HUGE_PAGES.
  *
- * Reads lines "BYTES THREADS TIMES" from the FIFO $SPLIT_AHEAD.in. For each it splits the
- * first BYTES of guest memory to 4 KiB and recovers them, TIMES times, by so many threads, and
- * writes a line to $SPLIT_AHEAD.out: 0, or the errno.
+ * Reads lines "BYTES THREADS TIMES BUDGET PAUSE REST PHASE SPLIT RECOVER RESTS" from the FIFO
+ * $SPLIT_AHEAD.in. For each it splits the first BYTES of guest memory to 4 KiB and recovers them,
+ * TIMES times, by so many threads, with BUDGET bytes a call and PAUSE us between calls, and rests
+ * for REST us after either. It writes a line to $SPLIT_AHEAD.out: 0, or the errno. At the address
+ * PHASE is the phase of the guest's stall meter, which becomes SPLIT, RECOVER or RESTS.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -39,22 +41,44 @@ static int find_vm(void)
 	return fd;
 }
 
-static int work(unsigned long long bytes, unsigned int threads, unsigned int times)
+struct line {
+	unsigned long long bytes, threads, times, budget, pause, rest, phase, split, recover, rests;
+};
+
+static int work(const struct line *line)
 {
-	struct split_ahead job = { .vm_fd = find_vm(), .size = bytes, .nr_threads = threads };
+	unsigned long long *phase = (void *)(unsigned long)line->phase;
+	struct split_ahead job = {
+		.vm_fd = find_vm(),
+		.size = line->bytes,
+		.nr_threads = line->threads,
+		.budget = line->budget,
+		.pause_us = line->pause,
+	};
 	int error = job.vm_fd < 0 ? ENODEV : 0;
 
-	for (unsigned int n = 0; n < 2 * times && !error; n++) {
+	for (unsigned int n = 0; n < 2 * line->times && !error; n++) {
 		job.page_size = n % 2 ? 0 : 4096;
+		__atomic_store_n(phase, n % 2 ? line->recover : line->split, __ATOMIC_RELAXED);
 		error = split_ahead(&job);
+		if (line->rest) {
+			__atomic_store_n(phase, line->rests, __ATOMIC_RELAXED);
+			usleep(line->rest);
+		}
 	}
 	return error;
 }
 
+static int read_line(FILE *in, struct line *line)
+{
+	return fscanf(in, "%llu %llu %llu %llu %llu %llu %llu %llu %llu %llu", &line->bytes,
+		      &line->threads, &line->times, &line->budget, &line->pause, &line->rest,
+		      &line->phase, &line->split, &line->recover, &line->rests) == 10;
+}
+
 static void *serve(void *arg)
 {
-	unsigned int threads, times;
-	unsigned long long bytes;
+	struct line line;
 	char path[300];
 	FILE *in, *out;
 
@@ -63,12 +87,12 @@ static void *serve(void *arg)
 		in = fopen(path, "re");
 		if (!in)
 			return NULL;
-		while (fscanf(in, "%llu %u %u", &bytes, &threads, &times) == 3) {
+		while (read_line(in, &line)) {
 			snprintf(path, sizeof(path), "%s.out", (char *)arg);
 			out = fopen(path, "we");
 			if (!out)
 				break;
-			fprintf(out, "%d\n", work(bytes, threads, times));
+			fprintf(out, "%d\n", work(&line));
 			fclose(out);
 		}
 		fclose(in);

@@ -61,7 +61,7 @@ int split_ahead(struct split_ahead *job)
 			.gpa = at,
 			.size = started + 1 < job->nr_threads ? each : job->gpa + job->size - at,
 			.page_size = job->page_size,
-			.budget = BUDGET,
+			.budget = job->budget ?: BUDGET,
 			.flags = job->page_size ? KVM_SPLIT_FLAG_KEEP : KVM_SPLIT_FLAG_RECOVER,
 		};
 		/* The parts may be empty, if there are more threads than huge pages. */

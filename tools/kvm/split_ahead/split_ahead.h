@@ -17,7 +17,8 @@ struct split_ahead {
 	/* 4096 or 2 MiB; the pages stay so small. 0: what has stayed small is recovered. */
 	__u64 page_size;
 	unsigned int nr_threads;
-	/* Each thread sleeps so long after every 64 MiB. */
+	/* How much a call does, in bytes; 0: 64 MiB. Each thread sleeps so long after each. */
+	__u64 budget;
 	unsigned int pause_us;
 	/* May be set at any time. */
 	bool stop;
