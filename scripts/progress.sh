@@ -8,8 +8,9 @@ number=0 steps=${steps:-0} job=''
 # shellcheck disable=SC2317,SC2329 # called by the trap
 tree_of()
 {
-	ps -eo pid=,ppid=,pgid= | awk -v root="$1" '
-		{ parent[$1] = $2; group[$1] = $3 }
+	cat /proc/[0-9]*/stat 2>/dev/null | awk -v root="$1" '
+		# The name, in parentheses, may have blanks.
+		{ sub(/\(.*\)/, ""); parent[$1] = $3; group[$1] = $4 }
 		END {
 			for (more = ours[root] = 1; more; ) {
 				more = 0

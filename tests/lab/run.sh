@@ -90,7 +90,7 @@ ended_root()
 {
 	# It may be a zombie for a while.
 	ended "$tmp/asleep" "$copy/scripts/make-root.sh" &&
-		[[ $(ps -o stat= -p "$(<"$tmp/asleep")") != [!Z]* ]] &&
+		! grep -q ') [^Z] ' "/proc/$(<"$tmp/asleep")/stat" &&
 		! compgen -G "$tmp/cache/kvm-mmu-rs/work.*"
 }
 check "a step that is interrupted ends all that it has started, and leaves nothing" ended_root
