@@ -38,6 +38,7 @@ CACHES = {5: VCPU, 4: [c for c in VCPU if "shadowed_info" not in c],
 # whole: where more than a page is wanted, kvmalloc() tries kmalloc(), whose failure the
 # kernel does not tell, and then vmalloc(). The test's memory cgroup lets both fail.
 ELSEWHERE = {
+    "cache::TdpSplitCache::fill: alloc_pages ": "a page of headers: the kernel does not tell",
     "split_desc_cache: array": "more than a page: falls back to vmalloc()",
     "kvm_mmu_load: __kvmalloc": "more than a page: falls back to vmalloc()",
     "kvm_set_memslot: __kmalloc": "deleting or moving a memslot",
@@ -142,12 +143,12 @@ def main():
                 others[next((f for f, _ in frames if "kvm" in f), frames[-1][0])] += 1
     print("times  allocation site")
     for name in sites.names:
-        why = next((w for key, w in ELSEWHERE.items() if name.startswith(key)), "")
+        why = next((w for key, w in ELSEWHERE.items() if f"{name} ".startswith(key)), "")
         print(f"{failed[name]:5}  {name}" + (f"  ({why})" if why and not failed[name] else ""))
     print(f"{sum(others.values()):5}  allocations elsewhere: {', '.join(sorted(others))}")
     hit = sum(1 for name in sites.names if failed[name])
     away = sum(1 for name in sites.names if not failed[name]
-               and any(name.startswith(key) for key in ELSEWHERE))
+               and any(f"{name} ".startswith(key) for key in ELSEWHERE))
     print(f"{len(sites.names)} sites, {hit} have failed at least once, {away} cannot, as said, "
           f"{len(sites.names) - hit - away} have not")
     return 0 if hit + away == len(sites.names) else 1

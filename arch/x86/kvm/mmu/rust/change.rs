@@ -920,7 +920,7 @@ impl SmallGroup<'_> {
     ) -> Option<bool> {
         let now = self.read();
 
-        // That all of them match is looked for first: it is the case that takes the longest.
+        // Check first whether all match: that case takes longest.
         if !protected.matches_all(&now) {
             return protected.matches_none(&now).then_some(false);
         }

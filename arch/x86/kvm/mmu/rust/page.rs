@@ -72,7 +72,7 @@ impl OwnedSp {
     #[inline]
     fn header(&mut self) -> &mut bindings::kvm_mmu_page {
         // SAFETY: By the type invariant the header exists, and belongs to this value alone; it was
-        // zeroed when it was allocated.
+        // zeroed when it was allocated, but for a word that says where it is.
         unsafe { self.0.as_mut() }
     }
 
@@ -157,17 +157,18 @@ impl OwnedSp {
 /// Headers for tables that are allocated one after the other.
 ///
 /// Where many are needed they lie in one page, which is freed when the last of them is. Where few
-/// are, that would be a waste, and each is an object of C's cache. A header that is freed is not
-/// used again before its page is, so a page may stay for the sake of one of them, as the slab
-/// allocator's do.
+/// are, that would be a waste, and each is an object of C's cache; `KVM_RS_NEIGHBOURS` names the
+/// word of a header that says where it is. A header that is freed is not used again before its page
+/// is, so a page may stay for the sake of one of them, as the slab allocator's do.
 ///
 /// # Invariants
 ///
-/// The first `len` of `spare` are zeroed headers that belong to this value alone.
+/// The first `len` of `spare` are headers that belong to this value alone. They are zeroed, but for
+/// that word.
 pub(crate) struct Headers {
     spare: [*mut bindings::kvm_mmu_page; Headers::MAX],
     len: usize,
-    /// For how many more tables, as far as the caller knows.
+    /// For how many more tables, as far as the caller knows; 0 if there was no page.
     wanted: usize,
 }
 
@@ -188,8 +189,8 @@ impl Headers {
         }
     }
 
-    /// A zeroed header, charged to the caller's memcg, that belongs to the caller. `None` if there
-    /// is no memory.
+    /// A header, zeroed but for the word that says where it is, and charged to the caller's memcg.
+    /// It belongs to the caller. `None` if there is no memory.
     fn take(
         &mut self,
         _unlocked: &Unlocked,
@@ -199,13 +200,11 @@ impl Headers {
 
         if self.len == 0 && nr >= Headers::MIN {
             // SAFETY: There is room for as many. May sleep, as `mmu_lock` is not held.
-            let filled = unsafe {
-                bindings::kvm_rs_alloc_headers(self.spare.as_mut_ptr(), nr as i32, may_fail)
-            };
-
-            if filled {
+            if unsafe { bindings::kvm_rs_alloc_headers(self.spare.as_mut_ptr(), nr as i32) } {
                 // INVARIANT: They were just allocated.
                 self.len = nr;
+            } else {
+                self.wanted = 0;
             }
         }
         self.wanted = self.wanted.saturating_sub(1);
@@ -417,6 +416,9 @@ unsafe impl RcuFree for RemovedSp {
         unsafe { bindings::kvm_rs_free_pages(pages.as_mut_ptr(), len as i32) };
     }
 }
+
+// The third word or a later one: the first is `Sp::full_word`, and the second `RcuFree::link`.
+const _: () = assert!(bindings::KVM_RS_NEIGHBOURS >= 2 && bindings::KVM_RS_NEIGHBOURS < 8);
 
 // The most that C takes at once.
 const _: () = assert!(Batch::MAX <= bindings::KVM_RS_FREE_PAGES as usize);

@@ -133,19 +133,20 @@ __kvm_rs struct kvm_mmu_page *kvm_rs_alloc_header(bool may_fail)
 /*
  * Headers for @nr tables, KVM_RS_HEADERS at most, all in one page. Each holds a reference on the
  * page. A memory cgroup is charged for the page as a whole; for objects of a slab cache it is
- * charged and uncharged one by one, which is a quarter of what freeing a table takes. Where bugs
- * are looked for, leave all headers to the slab allocator, which has the means to find them.
+ * charged and uncharged one by one, which is a quarter of what freeing a table takes. If there is
+ * no such page at hand, the caller takes headers of the slab cache. With KASAN it always does, as
+ * KASAN sees that an object is used after it was freed, but not a part of a page.
  */
-__kvm_rs bool kvm_rs_alloc_headers(struct kvm_mmu_page **headers, int nr, bool may_fail)
+__kvm_rs bool kvm_rs_alloc_headers(struct kvm_mmu_page **headers, int nr)
 {
 	struct kvm_mmu_page *sp;
 	struct page *page;
 	int i;
 
 	BUILD_BUG_ON(KVM_RS_HEADERS * sizeof(*sp) > PAGE_SIZE);
-	if (IS_ENABLED(CONFIG_KVM_PROVE_MMU))
+	if (IS_ENABLED(CONFIG_KASAN))
 		return false;
-	page = alloc_page(gfp_for_table(may_fail));
+	page = alloc_page(GFP_KERNEL_ACCOUNT | __GFP_NORETRY | __GFP_NOWARN);
 	if (!page)
 		return false;
 
@@ -168,10 +169,13 @@ __kvm_rs u64 *kvm_rs_alloc_table(int nid, bool may_fail)
 
 __kvm_rs void kvm_rs_free_header(struct kvm_mmu_page *sp)
 {
-	if (sp->unsync_child_bitmap[KVM_RS_NEIGHBOURS])
+	if (sp->unsync_child_bitmap[KVM_RS_NEIGHBOURS]) {
+		/* Whoever frees it again gives the slab allocator what is none of its objects. */
+		sp->unsync_child_bitmap[KVM_RS_NEIGHBOURS] = 0;
 		__free_page(virt_to_page(sp));
-	else
+	} else {
 		kmem_cache_free(mmu_page_header_cache, sp);
+	}
 }
 
 __kvm_rs void kvm_rs_free_table(void *spt)

@@ -108,7 +108,7 @@ struct kvm_mmu_page *kvm_rs_hpa_to_sp(hpa_t hpa);
 struct kvm_mmu_page *kvm_rs_root_to_sp(hpa_t hpa);
 void kvm_rs_bind_sp(struct kvm_mmu_page *sp);
 struct kvm_mmu_page *kvm_rs_alloc_header(bool may_fail);
-bool kvm_rs_alloc_headers(struct kvm_mmu_page **headers, int nr, bool may_fail);
+bool kvm_rs_alloc_headers(struct kvm_mmu_page **headers, int nr);
 u64 *kvm_rs_alloc_table(int nid, bool may_fail);
 void kvm_rs_free_header(struct kvm_mmu_page *sp);
 void kvm_rs_free_table(void *spt);

@@ -191,8 +191,9 @@ impl<'a> Sp<'a> {
     }
 
     /// The word that is not 0 if the table is full. It is the first word of the bitmap of unsync
-    /// children of the shadow MMU, which is not used for pages of the TDP MMU, nor traced, and is 0
-    /// in a new page.
+    /// children, which is not traced, and which only the shadow MMU uses for what its name says. It
+    /// is 0 in a new page. The second word links pages that are freed together, and the third says
+    /// where the header is (`KVM_RS_NEIGHBOURS`).
     #[inline]
     pub(crate) fn full_word(self) -> *mut u64 {
         // SAFETY: The page exists; the address of a field.

@@ -477,14 +477,13 @@ pub unsafe fn kvm_rs_alloc_header(_may_fail: bool) -> *mut kvm_mmu_page {
 /// `rust_helpers.h`.
 pub const KVM_RS_HEADERS: u32 = 22;
 
+/// `rust_helpers.h`. Here each header has its own place, and the word is not used.
+pub const KVM_RS_NEIGHBOURS: u32 = 2;
+
 /// # Safety
 ///
 /// `headers` must have room for `nr` of them.
-pub unsafe fn kvm_rs_alloc_headers(
-    headers: *mut *mut kvm_mmu_page,
-    nr: i32,
-    _may_fail: bool,
-) -> bool {
+pub unsafe fn kvm_rs_alloc_headers(headers: *mut *mut kvm_mmu_page, nr: i32) -> bool {
     if nr as u32 > KVM_RS_HEADERS {
         fail(format!("wants {nr} headers in a page"));
     }
