@@ -5,6 +5,9 @@
  * nobody wants the CPU but the vCPU. To uncharge and free a table takes some 450 to 600
  * instructions, so that a vCPU could be 160 us late. Callbacks therefore only put tables on a list.
  * A kworker can be preempted, and need not run on the CPU of a vCPU.
+ *
+ * No reclaim waits for these tables, so the workqueue has no rescuer; if there is no memory for
+ * another kworker, they wait for one that exists.
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
