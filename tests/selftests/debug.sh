@@ -4,7 +4,7 @@
 # kernel that checks itself; and bugs that are planted, to see that it would say so.
 #   debug.sh lockdep|kasan|kcsan
 #   PART=K/N   only the K-th of N parts of the list, without the plants
-#   TESTS=     only the tests of mmu.list with these ids, without the plants
+#   TESTS=     only the tests of mmu.list and other.list with these ids, without the plants
 #   MMUS=rust  only on this MMU (c rust)
 #   PLANTS=    these plants, or none (those of the kernel)
 # build/logs/test-debug/WHICH[-KofN] has c.tap, rust.tap and, of each plant,
@@ -45,7 +45,8 @@ kcsan)
 	only=(mmu_race_test mmu_race-nested memslot_modification_stress_test
 	      huge_page_recovery-2m huge_page_recovery-thp demand_paging_test
 	      nested_dirty_log_test dirty_log_test-log dirty_log_test-clear
-	      dirty_log_test-ring mmu_stress-2m)
+	      dirty_log_test-ring mmu_stress-2m dirty_bits-race dirty_bits-clear dirty_bits-model
+	      dirty_bits-nested)
 	reports=([race]='BUG: KCSAN: data-race in .*(kvm_rust_mmu|kvm_tdp_mmu_)') ;;
 *)	die "debug.sh: unknown kernel '$which'; use lockdep, kasan or kcsan" ;;
 esac
@@ -56,7 +57,7 @@ if [[ ${TESTS:-} ]]; then
 	read -ra only <<<"$TESTS"
 	list=()
 	for id in "${only[@]}"; do
-		grep -q "^$id " "$TOP/tests/selftests/mmu.list" || die "debug.sh: there is no test '$id' in mmu.list"
+		grep -q "^$id " "$TOP"/tests/selftests/{mmu,other}.list || die "debug.sh: there is no test '$id'"
 	done
 fi
 plants=()
@@ -67,6 +68,12 @@ logs=$BUILD/logs/$name
 
 make -C "$TOP" -s "$flavour" >&2
 mkdir -p "$logs"
+# Those that are named may be of either list; the others are mmu.list's.
+tests=/lab/tests/selftests/mmu.list
+if ((${#only[@]})); then
+	tests=/results/tests.list
+	cat "$TOP"/tests/selftests/{mmu,other}.list >"$logs/tests.list"
+fi
 rm -rf "$logs"/{c,rust}{,.tap} "$logs"/*.tap
 
 boot()
@@ -97,7 +104,7 @@ if [[ $mmus ]]; then
 		files+=("$logs/$mmu.tap")
 	done
 	boot --name "$name" --timeout "${TIMEOUT:-14400}" --stall 2000 -- \
-		"PART=$part SMP=$smp TIMEOUT_FACTOR=6 /lab/tests/selftests/guest.sh \
+		"LIST=$tests PART=$part SMP=$smp TIMEOUT_FACTOR=6 /lab/tests/selftests/guest.sh \
 			${list[*]} ${only[*]/#/-o } ${mmus// /,} /results" || :
 fi
 for bug in "${plants[@]}"; do
