@@ -8,6 +8,7 @@
 #   --mem SIZE            memory (4G)
 #   --icount              instruction-exact time: 1 instruction = 1 ns; several
 #                         processors run in turn
+#   --shift N             with --icount: 1 instruction = 2^N ns
 #   --thread multi|single MTTCG, or one thread for all processors (multi)
 #   --cpu MODEL           (max,+svm,+npt)
 #   --append WORDS        more for the kernel's command line
@@ -27,18 +28,19 @@ set -euo pipefail
 # shellcheck source=scripts/emulator.sh
 . "$TOP/scripts/emulator.sh"
 
-flavour=lab smp='' mem=4G icount='' thread=multi cpu=max,+svm,+npt append=''
+flavour=lab smp='' mem=4G icount='' shift=0 thread=multi cpu=max,+svm,+npt append=''
 limit=600 name='' interactive='' plugin=() stall=0 deadline=0
 while (($#)); do
 	case $1 in
 	--icount) icount=1 ;;
 	--interactive) interactive=1 ;;
-	--kernel|--smp|--mem|--thread|--cpu|--append|--plugin|--timeout|--stall|--deadline|--name)
+	--kernel|--smp|--mem|--shift|--thread|--cpu|--append|--plugin|--timeout|--stall|--deadline|--name)
 		(($# > 1)) || die "boot.sh: $1 needs a value"
 		case $1 in
 		--kernel) flavour=$2 ;;
 		--smp) smp=$2 ;;
 		--mem) mem=$2 ;;
+		--shift) shift=$2 ;;
 		--thread) thread=$2 ;;
 		--cpu) cpu=$2 ;;
 		--append) append=$2 ;;
@@ -88,7 +90,7 @@ guest_env "$flavour" >"$run/env"
 accel=tcg,thread=$thread time=()
 if [[ $icount ]]; then
 	smp=${smp:-1} accel=tcg,thread=single
-	time=(-icount "shift=0,sleep=off")
+	time=(-icount "shift=$shift,sleep=off")
 fi
 if [[ $interactive ]]; then
 	touch "$run/interactive"

@@ -4,15 +4,15 @@
 
 usage: report.py [FILE.md] [FILE.svg] LOGS
        report.py --tap LOG
-       report.py --modes [FILE.md] LOGS
+       report.py --modes [FILE.md] LOG...
 
 LOGS is build/logs/migrate, with a directory for each part of tests/migrate/run.sh:
 "wanted" says what was to run there, MMU/BACKEND.json what was found. The tables
 go to standard output, or into FILE.md between its marks; the plot goes to FILE.svg
 and LOGS/migrate.svg, all numbers to LOGS/migrate.json. The exit status is 1 if a
 scenario failed, or was not run.
---tap reports one part as tests. --modes compares the ways to find writes, in the parts of
-"run.sh modes".
+--tap reports one part as tests. --modes compares the ways to find writes, in parts of
+"run.sh modes", each of which has marks of its own.
 """
 import json
 import sys
@@ -186,8 +186,12 @@ TRANSFER = (
 MODES = {
     "completes": (*METER, *TRANSFER),
     "cancel_running": METER,
-    "fast_writer": (("the guest is throttled to [%]",
-                     lambda result: f"{100 - result['throttle_percent']}"), *TRANSFER),
+    "fast_writer": (*(
+        (f"{what} [MB/s]", lambda result, i=i, key=key: f"{result['rates'][i][key]:,.0f}")
+        for what, i, key in (("the guest writes, not throttled", 0, "written_mb_s"),
+                             ("throttled as far as it had to be", -1, "written_mb_s"),
+                             ("is sent then", -1, "sent_mb_s"))),
+        ("the guest is stopped for [%]", lambda result: f"{result['throttle_percent']}"), *TRANSFER),
 }
 
 
@@ -207,13 +211,13 @@ def modes_table(found):
                 yield "| " + " | ".join([title, what, *cells]) + " |"
 
 
-def modes(documents, logs):
-    found = load([logs / "modes-meter", logs / "modes-writer"])
-    lines = [*modes_table(found)]
-    for document in documents:
-        put_into(Path(document), "migrate-modes", lines)
-    print("\n".join(lines))
-    failed = [*problems(found)]
+def modes(documents, parts):
+    failed = [*problems(load(parts))]
+    for part in parts:
+        lines = [*modes_table(load([part]))]
+        for document in documents:
+            put_into(Path(document), f"migrate-{part.name}", lines)
+        print("\n".join(lines))
     for problem in failed:
         print(*problem)
     sys.exit(bool(failed))
@@ -307,8 +311,9 @@ def main():
         found = load([Path(args[1])])
         print("\n".join(tap(found)))
         sys.exit(any(problems(found)))
-    if args[:1] == ["--modes"] and len(args) > 1 and all(a.endswith(".md") for a in args[1:-1]):
-        modes(args[1:-1], Path(args[-1]))
+    if args[:1] == ["--modes"] and len(args) > 1 and not args[-1].endswith(".md"):
+        modes([a for a in args[1:] if a.endswith(".md")],
+              [Path(a) for a in args[1:] if not a.endswith(".md")])
     if not args or not all(a.endswith((".md", ".svg")) for a in args[:-1]):
         sys.exit(__doc__)
     logs = Path(args[-1])

@@ -285,17 +285,21 @@ def migrate_tests(tmp):
                 meter = {"p50_us": 1, "p99_us": 2, "max_us": 3}
                 result = {"scenario": name, "title": name, "status": "pass", "rounds": 4,
                           "migration_ms": 5000, "downtime_us": 600, "throttle_percent": 30,
+                          "rates": [{"written_mb_s": 400, "sent_mb_s": 9}, {"written_mb_s": 20, "sent_mb_s": 8}],
                           "phases": {"before": meter | {"page_us": 0.2},
                                      "pre-copy": meter | {"page_us": page[side]}}}
                 (directory / "hugetlb.json").write_text(json.dumps(
                     {"engine": "rust", "build": "b", "backend": "hugetlb", "results": [result]}))
             (logs / f"modes-{part}" / "wanted").write_text(f"rust rust-bits\nhugetlb\n{name}\n")
-        return tool("migrate/report.py", "--modes", logs)
+        return tool("migrate/report.py", "--modes", logs / "modes-meter", logs / "modes-writer")
 
     status, out = modes(("rust", "rust-bits"))
     yield "migrate: compares ways to find writes", status == 0 and \
         "| completes | share of the writer's time in pre-copy that logging takes | 88% | 0% |" in out \
-        and "| fast_writer | the guest is throttled to [%] | 70 | 70 |" in out
+        and "| fast_writer | the guest is stopped for [%] | 30 | 30 |" in out \
+        and "| fast_writer | the guest writes, not throttled [MB/s] | 400 | 400 |" in out \
+        and "| fast_writer | throttled as far as it had to be [MB/s] | 20 | 20 |" in out \
+        and "| fast_writer | is sent then [MB/s] | 8 | 8 |" in out
     yield "migrate: and fails if one has not run", modes(("rust",))[0] == 1
 
 
