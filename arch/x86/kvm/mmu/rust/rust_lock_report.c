@@ -69,8 +69,9 @@ ssize_t kvm_rs_vm_stats_read(struct kvm *kvm, char __user *buffer, size_t size, 
 	BUILD_BUG_ON(offsetof(typeof(*stats), rs_stat) != sizeof(stats->stat));
 	if (!stats)
 		return -ENOMEM;
-	/* Others count meanwhile. (As a value, data_race() would have it on the stack.) */
+	/* Others count meanwhile. As a value, data_race() would have it on the stack. */
 	data_race(memcpy(&stats->stat, &kvm->stat, sizeof(stats->stat)));
+	/* The same. */
 	data_race(memcpy(&stats->rs_stat, &kvm->rs_stat, sizeof(stats->rs_stat)));
 	sum_holds_of_faults(kvm, &stats->rs_stat.mmu_hold[KVM_MMU_FAULT]);
 	return kvm_stats_read(kvm->stats_id, &kvm_vm_stats_header, &kvm_vm_stats_desc[0], stats,
@@ -87,8 +88,9 @@ ssize_t kvm_rs_vcpu_stats_read(struct kvm_vcpu *vcpu, char __user *buffer, size_
 	BUILD_BUG_ON(offsetof(typeof(*stats), rs_stat) != sizeof(stats->stat));
 	if (!stats)
 		return -ENOMEM;
-	/* The vCPU counts meanwhile; see above. */
+	/* The vCPU counts meanwhile. */
 	data_race(memcpy(&stats->stat, &vcpu->stat, sizeof(stats->stat)));
+	/* The same. */
 	data_race(memcpy(&stats->rs_stat, &vcpu->rs_stat, sizeof(stats->rs_stat)));
 	return kvm_stats_read(vcpu->stats_id, &kvm_vcpu_stats_header, &kvm_vcpu_stats_desc[0],
 			      stats, sizeof(*stats), buffer, size, pos);
