@@ -150,7 +150,7 @@ AROUND = ("stats-fault", "rust-stats-N", "rust-around-16", 650)
 # that is missed. And what the callbacks may take of that, as no vCPU gets the CPU meanwhile.
 FREED = [("free-recovered", "the VMM is in a memory cgroup", 600, 600),
          ("free-uncharged", "it is in none", 600, 600)]
-IN_SOFTIRQ = 60
+IN_SOFTIRQ = 90
 # What the plugin counts.
 FIELDS = ["instructions", "rmws", "read_locks", "write_locks", "longest_read", "longest_write"]
 FIELDS += [f"{f}_{what}" for f in FUNCTIONS for what in ("calls", "instructions")]

@@ -238,7 +238,7 @@ def bench_tests(tmp):
     yield "bench: what is worse fails", worse[2] <= same[2] and worse[3] > same[3]
     yield "bench: statistics that cost too much fail", case(0.001, stats=91)[3] == 1
     yield "bench: pages around a fault that save too little fail", case(0.001, around=800)[3] == 1
-    yield "bench: callbacks that free fail", case(0.001, softirq=61)[3] == 2
+    yield "bench: callbacks that free fail", case(0.001, softirq=91)[3] == 2
     yield "bench: refuses counts that do not belong to the lines", \
         case(0.1, uncounted=3)[0] != 0
 
