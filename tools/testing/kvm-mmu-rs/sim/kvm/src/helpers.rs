@@ -552,6 +552,15 @@ pub unsafe fn kvm_rs_free_pages(pages: *mut *mut kvm_mmu_page, nr: i32) {
     }
 }
 
+/// `rust_free.c`. There is nothing to wait for.
+///
+/// # Safety
+///
+/// None: it has no arguments. Unsafe because C's function is.
+pub unsafe fn kvm_rs_wait_for_free() {
+    may_sleep("kvm_rs_wait_for_free()");
+}
+
 /// # Safety
 ///
 /// `kvm` must point to the VM of the run.
