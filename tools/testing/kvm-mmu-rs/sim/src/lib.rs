@@ -7,6 +7,8 @@
 
 mod hw;
 mod parties;
+mod quiet;
+mod reaped;
 mod scenario;
 #[cfg(feature = "small")]
 mod small;
@@ -108,6 +110,8 @@ fn run(scenario: &Scenario, seed: u64) -> u64 {
         }
     }
     let steps = sched::run();
+    sched::spawn("quiet".into(), quiet::check);
+    sched::run();
     world::check_quiet();
 
     // Its end is a party of its own: it may have to wait for RCU.

@@ -49,6 +49,7 @@ use crate::{
         Access,
         Cpu, //
     },
+    reaped,
     world::{
         kvm,
         ranges,
@@ -291,6 +292,27 @@ pub fn touch_alone(gfn: u64, code: u64) {
     }
     touch(gfn);
     slots::srcu_read_unlock(kvm(), srcu);
+}
+
+/// vCPU 0 accesses a page, or has it and some after it prefaulted, where nobody else is there.
+/// Returns its address space, unless it runs L2, or there is no memory.
+pub fn map_alone(gfn: u64, ahead: Option<u64>) -> Option<usize> {
+    let vcpu = world().vcpus[0];
+    let mut cpu = Cpu::new(world().plan.format);
+
+    if *vcpu!(vcpu, nested) {
+        return None;
+    }
+    let srcu = slots::srcu_read_lock(kvm());
+    let mut handled = Handled::NoMemory;
+    if enter(vcpu, &mut cpu) {
+        handled = match ahead {
+            Some(npages) => prefault(vcpu, gfn, npages),
+            None => page_fault(vcpu, gfn, 0),
+        };
+    }
+    slots::srcu_read_unlock(kvm(), srcu);
+    (handled == Handled::Enter).then_some((*vcpu!(vcpu, smm)).into())
 }
 
 /// Does what is requested, and sees to a root; `kvm_mmu_reload()`. False: no memory.
@@ -604,20 +626,33 @@ fn migrate() {
             ));
         }
     }
-    w.pause = false;
-    note("lets the vCPUs go", [0; 3]);
-    sched::wake(PAUSE_KEY);
-
+    // Userspace may end the log before it lets the vCPUs go, or afterwards.
+    let ends_first = chance(2);
+    if !ends_first {
+        let_go();
+    }
     for at in memslots() {
         slots::set_log(kvm(), at, false);
     }
     // A fatal signal ends that early. While the tracepoint is on, who loses a race leaves the page
     // to a fault.
-    if kvm().odds.signal == 0 && !world().plan.traced && world().plan.settings == 0 {
+    let plan = &world().plan;
+    let wins = !plan.traced || (ends_first && plan.agings == 0);
+    if kvm().odds.signal == 0 && wins && plan.settings == 0 {
         crate::world::check_writable();
+    }
+    if ends_first {
+        let_go();
     }
     // What the last pass has left there says nothing.
     kvm().ring.clear();
+}
+
+/// The vCPUs may run again.
+fn let_go() {
+    world().pause = false;
+    note("lets the vCPUs go", [0; 3]);
+    sched::wake(PAUSE_KEY);
 }
 
 /// A slot goes where nobody uses it, and comes back.
@@ -750,8 +785,16 @@ fn spread_some() {
 
         if at % SLOTS != SLOTS - 1 && (base..base + npages).contains(&gfn) && chance(2) {
             let page = gfn - base;
+            let mut bits = vec![1 << (page % 64)];
 
-            spread(at, page as usize / 64, &[1 << (page % 64)]);
+            // Or a run of words, with another page in one of them.
+            let other = hot().wrapping_sub(base);
+            let words = (other / 64).wrapping_sub(page / 64);
+            if other < npages && (1..8).contains(&words) {
+                bits.resize(words as usize + 1, 0);
+                bits[words as usize] |= 1 << (other % 64);
+            }
+            spread(at, page as usize / 64, &bits);
         }
     }
 }
@@ -822,10 +865,23 @@ fn may_report(gfn: u64, since: u64) -> bool {
 /// GET, until nothing interrupts it.
 fn get(at: usize) -> Option<Vec<u64>> {
     loop {
+        let before = sched::total();
+
         if let Some(log) = slots::get_dirty_log(kvm(), at) {
+            reaped::check(before, |gfn| has_bit(at, 0, &log, gfn));
             return Some(log);
         }
     }
+}
+
+/// Whether the bit of a frame is set in words of a memslot's log, from word `first` on.
+fn has_bit(at: usize, first: usize, bits: &[u64], gfn: u64) -> bool {
+    // SAFETY: Nobody else changes memslots while this thread looks at the log of one.
+    let base = unsafe { (*kvm().memslots[at]).base_gfn };
+    let page = gfn.wrapping_sub(base).wrapping_sub(first as u64 * 64);
+
+    bits.get(page as usize / 64)
+        .is_some_and(|word| word >> (page % 64) & 1 != 0)
 }
 
 /// CLEAR of all of a log, in some pieces, each until nothing interrupts it.
@@ -840,7 +896,10 @@ fn clear(at: usize, log: &[u64]) {
         if bits.iter().all(|word| *word == 0) {
             continue;
         }
+        let before = sched::total();
+
         while !slots::clear_dirty_log(kvm(), at, n * chunk, bits) {}
+        reaped::check(before, |gfn| has_bit(at, n * chunk, bits, gfn));
     }
 }
 

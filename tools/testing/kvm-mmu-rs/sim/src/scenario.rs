@@ -382,6 +382,32 @@ pub const ALL: &[Scenario] = &[
         },
     },
     Scenario {
+        name: "dirty-bits-unseen",
+        what: "pages are cleared, by D bits, that GET has not reported",
+        adjust: |plan, rng| {
+            plan.log_by_dirty_bits(rng);
+            plan.manual = true;
+            plan.initially_all_set = false;
+            plan.vcpus = 1;
+            plan.odds = Odds::default();
+            plan.hot.truncate(3);
+            plan.accesses = 2 + rng.below(8);
+            plan.only_writes = true;
+            plan.migrations = 1;
+            plan.passes = 4;
+            plan.phased = true;
+            plan.clearers = 1;
+            match rng.below(3) {
+                // Two roots of the same address space.
+                0..=1 => plan.guest_mode = true,
+                _ => {
+                    plan.nested = true;
+                    plan.late = true;
+                }
+            }
+        },
+    },
+    Scenario {
         name: "ahead",
         what: "userspace splits ahead and recovers, against faults, notifiers, zaps and the log",
         adjust: |plan, rng| {
@@ -571,7 +597,8 @@ impl Scenario {
         if rng.below(4) == 0 {
             plan.settings = 1 + rng.below(6);
         }
-        plan.guest_mode = !plan.nested && rng.below(6) == 0;
+        plan.guest_mode |= !plan.nested && rng.below(6) == 0;
+        plan.starts_as_c = !plan.dirty_bits && rng.below(8) == 0;
         plan
     }
 }

@@ -94,6 +94,8 @@ pub struct Plan {
     pub dirty_bits: bool,
     /// But log the first memslot by faults for a while.
     pub dirty_bits_late: bool,
+    /// A log begins by C's steps, without the hook.
+    pub starts_as_c: bool,
     /// The tracepoint for changes of SPTEs is on.
     pub traced: bool,
     /// How often root changes a parameter of KVM's, or turns that tracepoint on or off.
@@ -148,6 +150,7 @@ impl Plan {
             passes: 0,
             dirty_bits: false,
             dirty_bits_late: false,
+            starts_as_c: false,
             traced: false,
             settings: 0,
         }
@@ -332,6 +335,7 @@ pub fn begin(plan: Plan) {
         },
         wants_dirty_bits: plan.dirty_bits,
         dirty_bits_late: plan.dirty_bits_late,
+        starts_as_c: plan.starts_as_c,
         traced: plan.traced,
         nr_memslots_dirty_logging: 0,
         mmu_lock: Default::default(),

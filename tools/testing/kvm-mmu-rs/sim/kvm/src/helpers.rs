@@ -39,6 +39,7 @@ use crate::{
         srcu_read_lock,
         srcu_read_unlock, //
     },
+    told,
     types::*, //
 };
 
@@ -280,6 +281,8 @@ pub unsafe fn rust_support_fatal_signal_pending() -> bool {
         let odds = crate::model::vm().map_or(0, |kvm| field!(kvm, odds).signal);
         facts().killed |= chance(odds);
     }
+    // Who is killed does not allocate any more.
+    facts().no_memory |= facts().killed;
     facts().killed
 }
 
@@ -461,7 +464,10 @@ fn fails() -> bool {
 
     may_sleep("an allocation");
     point();
-    chance(odds)
+    let fails = chance(odds);
+
+    facts().no_memory |= fails;
+    fails
 }
 
 /// # Safety
@@ -816,6 +822,7 @@ pub unsafe fn kvm_rs_is_switching_dirty_log(kvm: *mut kvm) -> bool {
 ///
 /// `kvm` must point to the VM of the run.
 pub unsafe fn kvm_rs_count_events(kvm: *mut kvm, event: kvm_rs_event, n: u64) {
+    told::counted(event);
     field!(kvm, rs_stat.mmu_events)[event as usize] += n;
 }
 
@@ -830,6 +837,7 @@ pub unsafe fn kvm_rs_clock() -> u64 {
 ///
 /// `kvm` must point to the VM of the run.
 pub unsafe fn kvm_rs_read_lock(kvm: *mut kvm, holder: u32) {
+    slots::check_holder(kvm, holder);
     field!(kvm, mmu_lock).read_lock();
     holds::begin(holder, false);
 }
@@ -1031,7 +1039,10 @@ pub unsafe fn kvm_rs_slot_of_sp(
 ///
 /// `kvm` must point to the VM of the run.
 pub unsafe fn kvm_rs_shadow_pages_left(kvm: *mut kvm) -> bool {
-    !chance(field!(kvm, odds).no_memory * 4)
+    let left = !chance(field!(kvm, odds).no_memory * 4);
+
+    facts().no_budget |= !left;
+    left
 }
 
 /// # Safety
@@ -1044,7 +1055,7 @@ pub unsafe fn kvm_rs_get_split_sp(
     gfn: gfn_t,
     access: u32,
 ) -> *mut kvm_mmu_page {
-    crate::model::shadow::get_split_page(kvm, huge_sptep, gfn)
+    crate::model::shadow::get_split_page(kvm, huge_sptep, gfn, access)
 }
 
 /// # Safety
@@ -1063,8 +1074,10 @@ pub unsafe fn kvm_rs_trace_get_page(sp: *mut kvm_mmu_page) {}
 
 /// # Safety
 ///
-/// None: the arguments are not looked at. Unsafe because C's function is.
-pub unsafe fn kvm_rs_trace_prepare_zap_page(sp: *mut kvm_mmu_page) {}
+/// `sp` must point to the header of a page that exists.
+pub unsafe fn kvm_rs_trace_prepare_zap_page(sp: *mut kvm_mmu_page) {
+    told::torn_down(sp);
+}
 
 /// In some runs: entries are changed one by one then, which is other code.
 ///
@@ -1077,23 +1090,31 @@ pub unsafe fn kvm_rs_trace_spte_changed_enabled() -> bool {
 
 /// # Safety
 ///
-/// None: the arguments are not looked at. Unsafe because C's function is.
-pub unsafe fn kvm_rs_trace_spte_changed(as_id: i32, gfn: gfn_t, level: i32, old: u64, new: u64) {}
+/// None: the arguments are plain values. Unsafe because C's function is.
+pub unsafe fn kvm_rs_trace_spte_changed(as_id: i32, gfn: gfn_t, level: i32, old: u64, new: u64) {
+    told::spte_changed(as_id, gfn, level, old, new);
+}
 
 /// # Safety
 ///
-/// None: the arguments are not looked at. Unsafe because C's function is.
-pub unsafe fn kvm_rs_trace_split(gfn: gfn_t, spte: u64, level: i32, err: i32) {}
+/// None: the arguments are plain values. Unsafe because C's function is.
+pub unsafe fn kvm_rs_trace_split(gfn: gfn_t, spte: u64, level: i32, err: i32) {
+    told::replaced("a split", gfn, level, err);
+}
 
 /// # Safety
 ///
-/// None: the arguments are not looked at. Unsafe because C's function is.
-pub unsafe fn kvm_rs_trace_promote(gfn: gfn_t, spte: u64, level: i32, err: i32) {}
+/// None: the arguments are plain values. Unsafe because C's function is.
+pub unsafe fn kvm_rs_trace_promote(gfn: gfn_t, spte: u64, level: i32, err: i32) {
+    told::replaced("a recovery", gfn, level, err);
+}
 
 /// # Safety
 ///
-/// None: the arguments are not looked at. Unsafe because C's function is.
-pub unsafe fn kvm_rs_trace_harvest(as_id: i32, first: gfn_t, end: gfn_t, tables: u64, pages: u64) {}
+/// None: the arguments are plain values. Unsafe because C's function is.
+pub unsafe fn kvm_rs_trace_harvest(as_id: i32, first: gfn_t, end: gfn_t, tables: u64, pages: u64) {
+    told::harvested(as_id, first, end, tables, pages);
+}
 
 /// # Safety
 ///
@@ -1102,8 +1123,10 @@ pub unsafe fn kvm_rs_trace_mark_mmio(sptep: *mut u64, gfn: gfn_t, spte: u64) {}
 
 /// # Safety
 ///
-/// None: the arguments are not looked at. Unsafe because C's function is.
-pub unsafe fn kvm_rs_trace_set_spte(level: i32, gfn: gfn_t, sptep: *mut u64) {}
+/// None: the pointer is not followed. Unsafe because C's function is.
+pub unsafe fn kvm_rs_trace_set_spte(level: i32, gfn: gfn_t, sptep: *mut u64) {
+    told::set_spte(sptep);
+}
 
 /// # Safety
 ///

@@ -7,11 +7,13 @@
 //! - [`helpers`]: `rust_helpers.c`, on the simulated machine;
 //! - [`holds`]: what `rust_lock_stats.c` accounts for, checked;
 //! - [`host`]: the host's memory: which frame a guest frame lies in, and whose it is;
-//! - [`model`]: the C around the MMU that is modelled rather than run.
+//! - [`model`]: the C around the MMU that is modelled rather than run;
+//! - [`told`]: what the MMU tells by tracepoints and statistics, checked.
 
 pub mod bindings;
 pub mod helpers;
 pub mod holds;
 pub mod host;
 pub mod model;
+pub mod told;
 pub mod types;

@@ -104,6 +104,16 @@ pub struct Facts {
     pub locks: u32,
     /// Tables that it has freed itself since it took `mmu_lock`.
     pub freed: u32,
+    /// Tables that it has unlinked in the step of the MMU's that is looked at.
+    pub torn_down: u32,
+    /// It maps what a guest has accessed.
+    pub faults: bool,
+    /// It zaps roots that are invalid.
+    pub zaps_roots: bool,
+    /// An allocation has failed, or it was told that there may be no more shadow pages, and it has
+    /// not counted that yet.
+    pub no_memory: bool,
+    pub no_budget: bool,
     /// The scheduler wants the CPU.
     pub need_resched: bool,
     /// A fatal signal may come.
@@ -580,6 +590,21 @@ pub fn since(total: u64, mut stop: impl FnMut(&Step) -> bool) {
 
     for n in total.max(kept)..s.total {
         if stop(&s.history[n as usize % HISTORY]) {
+            return;
+        }
+    }
+}
+
+/// Looks at the steps of the party that runs, from the last one back, as far as they are kept,
+/// until `stop` is true.
+pub fn back(mut stop: impl FnMut(&Step) -> bool) {
+    let s = sched();
+    let kept = s.total.saturating_sub(s.history.len() as u64);
+
+    for n in (kept..s.total).rev() {
+        let step = &s.history[n as usize % HISTORY];
+
+        if step.party == s.current && stop(step) {
             return;
         }
     }

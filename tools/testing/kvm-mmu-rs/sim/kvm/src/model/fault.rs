@@ -22,7 +22,10 @@ use super::{
     roots::is_obsolete,
     track, //
 };
-use crate::bindings::*;
+use crate::{
+    bindings::*,
+    told, //
+};
 
 const MMU_PRESENT: u64 = 1 << 11;
 const PRESENT: u64 = 1 << 0;
@@ -222,12 +225,16 @@ fn slow(vcpu: *mut kvm_vcpu, fault: &mut kvm_page_fault) -> Handled {
     field!(kvm, mmu_lock).read_lock();
     let mut result = RET_PF_RETRY as i32;
     if !is_page_fault_stale(vcpu, fault) {
+        facts().torn_down = 0;
+        facts().faults = !fault.prefetch;
         // SAFETY: All exist, the caches are filled, and the lock is held.
         result = unsafe { kvm_tdp_mmu_map(vcpu, fault) };
+        facts().faults = false;
         note(
             "kvm_tdp_mmu_map()",
             [fault.gfn, fault.goal_level.into(), result as u64],
         );
+        told::check_torn_down(kvm, "a fault");
     }
     field!(kvm, mmu_lock).read_unlock();
     let around = *field!(kvm, fault_around);

@@ -12,7 +12,8 @@ use machine::{
     fail,
     lock::may_sleep,
     mem,
-    note, //
+    note,
+    sched::facts, //
 };
 
 use super::{
@@ -122,6 +123,7 @@ pub unsafe fn __kvm_mmu_topup_memory_cache(
     min: c_int,
 ) -> c_int {
     if chance(super::vm().map_or(0, |kvm| field!(kvm, odds).no_memory)) {
+        facts().no_memory = true;
         return -12;
     }
     topup_desc_cache(cache, capacity as usize);
@@ -136,6 +138,7 @@ pub unsafe fn __kvm_mmu_topup_memory_cache(
 /// `cache` must point to one of these caches of the VM of the run.
 pub unsafe fn kvm_mmu_topup_memory_cache(cache: *mut kvm_mmu_memory_cache, min: c_int) -> c_int {
     if chance(super::vm().map_or(0, |kvm| field!(kvm, odds).no_memory)) {
+        facts().no_memory = true;
         return -12;
     }
     let kvm = super::vm().expect("a VM has caches");

@@ -19,6 +19,7 @@ pub mod settings;
 pub mod shadow;
 pub mod slots;
 pub mod split;
+pub mod tables;
 pub mod track;
 
 use std::cell::Cell;

@@ -8,7 +8,10 @@ use machine::{
     note,
     point,
     rcu,
-    sched, //
+    sched::{
+        self,
+        facts, //
+    }, //
 };
 
 use super::{
@@ -19,7 +22,10 @@ use super::{
         srcu_read_unlock, //
     }, //
 };
-use crate::bindings::*;
+use crate::{
+    bindings::*,
+    told, //
+};
 
 /// Fails unless the first entry that this thread has replaced since `before` pointed to the table
 /// of `sp`: recovery zaps that table, and nothing that has taken its place.
@@ -38,6 +44,24 @@ fn check_zapped(sp: *mut kvm_mmu_page, before: u64) {
         }
         mine
     });
+}
+
+/// Fails if the entry above the table of `sp`, which recovery has not zapped, points to it. While D
+/// bits are the log, it is left.
+fn check_kept(kvm: *mut kvm, sp: *mut kvm_mmu_page) {
+    const MMU_PRESENT: u64 = 1 << 11;
+    const FRAME: u64 = 0x000f_ffff_ffff_f000;
+    let parent = *field!(sp, __bindgen_anon_4.ptep).to_owned();
+
+    if parent.is_null() || *field!(kvm, rs_dirty_log.dirty_bits) {
+        return;
+    }
+    mem::check(parent as usize, "the entry above a table");
+    // SAFETY: Checked; one OS thread.
+    let spte = unsafe { parent.read() };
+    if spte & MMU_PRESENT != 0 && spte & FRAME == mem::pa(*field!(sp, spt)) {
+        fail("NX recovery has chosen a table, and leaves it".into());
+    }
 }
 
 /// Models `kvm_mmu_sp_dirty_logging_enabled()`.
@@ -81,10 +105,14 @@ pub fn recover(kvm: *mut kvm, to_zap: usize) {
 
         if !is_logged(kvm, sp) {
             let before = sched::total();
+            facts().torn_down = 0;
             // SAFETY: Both exist: RCU is held since the page was in the list.
             let zapped = unsafe { kvm_tdp_mmu_zap_possible_nx_huge_page(kvm, sp) };
             if zapped {
                 check_zapped(sp, before);
+                told::check_torn_down(kvm, "NX recovery");
+            } else {
+                check_kept(kvm, sp);
             }
             flush |= zapped;
         }

@@ -4,7 +4,8 @@
 
 use machine::{
     mem,
-    note, //
+    note,
+    sched::facts, //
 };
 
 use super::{
@@ -98,6 +99,8 @@ pub fn zap_all_fast(kvm: *mut kvm) {
     make_all_cpus_request(kvm, KVM_REQ_MMU_FREE_OBSOLETE_ROOTS);
     super::shadow::zap_all(kvm);
     field!(kvm, mmu_lock).write_unlock();
+    facts().zaps_roots = true;
     // SAFETY: The VM exists.
     unsafe { kvm_tdp_mmu_zap_invalidated_roots(kvm, true) };
+    facts().zaps_roots = false;
 }

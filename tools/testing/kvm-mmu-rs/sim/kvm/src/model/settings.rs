@@ -2,6 +2,11 @@
 
 //! What root may change while VMs run: parameters of KVM's, and whether SPTE changes are traced.
 
+use core::sync::atomic::{
+    AtomicU64,
+    Ordering::Relaxed, //
+};
+
 use machine::{
     note,
     point, //
@@ -13,9 +18,17 @@ use super::{
 };
 use crate::bindings::*;
 
+static EAGER_CHANGES: AtomicU64 = AtomicU64::new(0);
+
+/// How often [`eager_page_split`] was called.
+pub(super) fn eager_changes() -> u64 {
+    EAGER_CHANGES.load(Relaxed)
+}
+
 /// `kvm.eager_page_split`.
 pub fn eager_page_split(on: bool) {
     point();
+    EAGER_CHANGES.fetch_add(1, Relaxed);
     note("eager_page_split", [on.into(), 0, 0]);
     // SAFETY: One OS thread.
     unsafe { crate::bindings::eager_page_split = on };

@@ -312,6 +312,13 @@ fn set_spte(
         let descs: *mut kvm_mmu_memory_cache = field!(vcpu, arch.mmu_pte_list_desc_cache);
         // SAFETY: All exist, and the lock is held.
         unsafe { kvm_rs_rmap_add(kvm, descs, fault.slot, sptep, gfn, ACC_ALL) };
+        // A frame has far fewer than 1000 leaves here.
+        // SAFETY: Within the table; the lock is held.
+        if unsafe { sptep.read() } & MMU_PRESENT == 0 {
+            fail(format!(
+                "the list of gfn {gfn:#x} is emptied, and is not long"
+            ));
+        }
     }
     protected
 }
@@ -362,7 +369,17 @@ pub fn zap_all(kvm: *mut kvm) {
 }
 
 /// `rust_helpers.c`: the page for a split, from the VM's caches, or one that is there.
-pub(crate) fn get_split_page(kvm: *mut kvm, huge_sptep: *mut u64, gfn: u64) -> *mut kvm_mmu_page {
+pub(crate) fn get_split_page(
+    kvm: *mut kvm,
+    huge_sptep: *mut u64,
+    gfn: u64,
+    access: u32,
+) -> *mut kvm_mmu_page {
+    if access != ACC_ALL {
+        fail(format!(
+            "L1 grants all rights to gfn {gfn:#x}, and {access:#x} is recorded"
+        ));
+    }
     let parent = mem::private(huge_sptep as usize) as *mut kvm_mmu_page;
     let level = (role(parent) & LEVEL) - 1;
     let first = gfn - gfn % pages(level + 1);

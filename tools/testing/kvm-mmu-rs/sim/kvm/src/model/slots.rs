@@ -3,6 +3,7 @@
 //! Memslots: the log on and off, the log's ioctls, SRCU.
 
 use machine::{
+    fail,
     lock::may_sleep,
     note,
     point,
@@ -139,6 +140,25 @@ fn begin_clear(kvm: *mut kvm, range: clear_range) -> bool {
 
     clears.push(clear_range { accounted, ..range });
     accounted
+}
+
+/// Fails unless a thread that has claimed a range takes `mmu_lock` for what its range says: the
+/// statistics have room for one CLEAR.
+pub(crate) fn check_holder(kvm: *mut kvm, holder: u32) {
+    let mut clears = field!(kvm, rs_dirty_log.clears).iter();
+    let wanted = |range: &clear_range| match range.accounted {
+        true => kvm_mmu_holder_KVM_MMU_CLEAR,
+        false => kvm_mmu_holder_KVM_MMU_OTHER,
+    };
+
+    if let Some(range) = clears.find(|range| range.who == me()) {
+        if holder != wanted(range) {
+            fail(format!(
+                "CLEAR takes mmu_lock as holder {holder}, not as {}",
+                wanted(range)
+            ));
+        }
+    }
 }
 
 /// Models `end_clear()`.
@@ -282,12 +302,126 @@ pub fn set_log(kvm: *mut kvm, at: usize, on: bool) {
         holds::end(kvm_mmu_holder_KVM_MMU_DISABLE, false);
         field!(kvm, mmu_lock).read_unlock();
     } else {
-        // SAFETY: All exist, and `slots_lock` is held.
-        let done = killable(|| unsafe { kvm_rs_start_dirty_log(kvm, new) });
-        assert!(done, "there is a TDP MMU");
+        let splitting = Splitting::now(kvm);
+
+        if *field!(kvm, starts_as_c) {
+            start_as_c(kvm, new);
+        } else {
+            // SAFETY: All exist, and `slots_lock` is held.
+            let done = killable(|| unsafe { kvm_rs_start_dirty_log(kvm, new) });
+            assert!(done, "there is a TDP MMU");
+        }
+        if !*field!(kvm, initially_all_set) {
+            splitting.check(kvm, new, |_| true);
+        }
     }
     free_slot(old);
     field!(kvm, slots_lock).unlock("mutex_unlock(slots_lock)", false);
+}
+
+/// Models what `kvm_mmu_slot_apply_flags()` does where `kvm_rs_start_dirty_log()` does nothing:
+/// `kvm_mmu_slot_try_split_huge_pages()`, `kvm_mmu_slot_leaf_clear_dirty()` and
+/// `kvm_mmu_slot_remove_write_access()`.
+fn start_as_c(kvm: *mut kvm, slot: *mut kvm_memory_slot) {
+    let (start, npages) = (*field!(slot, base_gfn), *field!(slot, npages) as u64);
+    let pml = *field!(kvm, arch.cpu_dirty_log_size) != 0;
+    let have_rmaps = *field!(kvm, arch.have_rmaps);
+    let level = if pml { 2 } else { 1 };
+
+    if *field!(kvm, initially_all_set) {
+        return;
+    }
+    point();
+    // SAFETY: One OS thread.
+    if unsafe { eager_page_split } {
+        if have_rmaps {
+            field!(kvm, mmu_lock).write_lock();
+            // SAFETY: All exist, and the locks are held.
+            unsafe { kvm_rs_rmap_split(kvm, slot, start, start + npages, 1) };
+            field!(kvm, mmu_lock).write_unlock();
+        }
+        field!(kvm, mmu_lock).read_lock();
+        // SAFETY: All exist, and the locks are held.
+        unsafe { kvm_tdp_mmu_try_split_huge_pages(kvm, slot, start, start + npages, 1, true) };
+        field!(kvm, mmu_lock).read_unlock();
+    }
+    if pml {
+        if have_rmaps {
+            field!(kvm, mmu_lock).write_lock();
+            // SAFETY: All exist, and the lock is held.
+            unsafe { kvm_rs_rmap_clear_dirty_slot(kvm, slot) };
+            field!(kvm, mmu_lock).write_unlock();
+        }
+        field!(kvm, mmu_lock).read_lock();
+        // SAFETY: All exist, and the lock is held.
+        unsafe { kvm_tdp_mmu_clear_dirty_slot(kvm, slot) };
+        field!(kvm, mmu_lock).read_unlock();
+    }
+    if have_rmaps {
+        field!(kvm, mmu_lock).write_lock();
+        // SAFETY: All exist, and the lock is held.
+        unsafe { kvm_rs_rmap_write_protect_slot(kvm, slot, level) };
+        field!(kvm, mmu_lock).write_unlock();
+    }
+    field!(kvm, mmu_lock).read_lock();
+    // SAFETY: All exist, and the lock is held.
+    unsafe { kvm_tdp_mmu_wrprot_slot(kvm, slot, level) };
+    field!(kvm, mmu_lock).read_unlock();
+    // SAFETY: Both exist.
+    unsafe { super::flush::kvm_flush_remote_tlbs_memslot(kvm, slot) };
+}
+
+/// Whether huge pages are to be split, and what has been in the way of that so far.
+#[derive(PartialEq)]
+struct Splitting {
+    eager: bool,
+    changes: u64,
+    refusals: [u64; 2],
+}
+
+impl Splitting {
+    fn now(kvm: *mut kvm) -> Self {
+        let events = field!(kvm, rs_stat.mmu_events);
+
+        Splitting {
+            // SAFETY: One OS thread.
+            eager: unsafe { eager_page_split },
+            changes: super::settings::eager_changes(),
+            refusals: [
+                events[kvm_rs_event_KVM_RS_SPLIT_NO_MEMORY as usize],
+                events[kvm_rs_event_KVM_RS_SPLIT_NO_BUDGET as usize],
+            ],
+        }
+    }
+
+    /// Fails if a huge page is mapped that has one of the `wanted` frames of the slot, although all
+    /// were to be split since, and nothing was in the way. The slot is logged, so that no fault
+    /// maps a huge page.
+    fn check(self, kvm: *mut kvm, slot: *mut kvm_memory_slot, mut wanted: impl FnMut(u64) -> bool) {
+        if !self.eager || self != Splitting::now(kvm) || field!(kvm, odds).signal != 0 {
+            return;
+        }
+        let as_id = usize::from(*field!(slot, as_id));
+        let (base, npages) = (*field!(slot, base_gfn), *field!(slot, npages) as u64);
+        let tdp = super::tables::leaves(kvm).into_iter();
+        let tdp = tdp.filter(|leaf| leaf.as_id == as_id);
+        let mut all: Vec<_> = tdp.map(|leaf| (leaf.level, leaf.gfn)).collect();
+
+        // Shadow pages are those of both address spaces.
+        if !field!(kvm, active_mmu_pages).is_empty() && field!(kvm, memslots)[SLOTS].is_null() {
+            let shadow = super::shadow::leaves(kvm).into_iter();
+            all.extend(shadow.map(|(level, gfn, _)| (level, gfn)));
+        }
+        for (level, gfn) in all {
+            let mut frames = gfn.max(base)..(gfn + super::pages(level)).min(base + npages);
+
+            if level > 1 && frames.any(&mut wanted) {
+                fail(format!(
+                    "gfn {gfn:#x} is mapped by a huge page, and was to be split"
+                ));
+            }
+        }
+    }
 }
 
 /// Models `kvm_invalidate_memslot()` and `kvm_arch_flush_shadow_memslot()`: puts a copy of the slot
@@ -647,7 +781,17 @@ fn clear_range(kvm: *mut kvm, range: &clear_range, bits: &[u64], claimed: bool) 
         return EFAULT;
     }
     let first_page = first as u64 * 64;
-    killable(|| {
+    let splitting = Splitting::now(kvm);
+    // Nobody else takes these bits.
+    let taken: Vec<u64> = bits
+        .iter()
+        .enumerate()
+        // SAFETY: Within the bitmap.
+        .map(|(n, word)| {
+            *word & unsafe { (*field!(slot, dirty_bitmap)).add(first + n).read() } as u64
+        })
+        .collect();
+    let result = killable(|| {
         if claimed {
             let accounted = range.accounted;
             // SAFETY: All exist, and the range is claimed.
@@ -658,5 +802,15 @@ fn clear_range(kvm: *mut kvm, range: &clear_range, bits: &[u64], claimed: bool) 
             // SAFETY: All exist, and `slots_lock` is held.
             unsafe { kvm_rs_clear_dirty_log(kvm, slot, first_page, bits.len(), buffer) }
         }
-    })
+    });
+    if result == 0 && *field!(kvm, initially_all_set) {
+        splitting.check(kvm, slot, |gfn| {
+            let page = (gfn - *field!(slot, base_gfn)).wrapping_sub(first_page);
+
+            taken
+                .get(page as usize / 64)
+                .is_some_and(|word| word >> (page % 64) & 1 != 0)
+        });
+    }
+    result
 }

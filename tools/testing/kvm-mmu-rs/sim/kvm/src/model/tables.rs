@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the tables of the TDP MMU hold now, for those who check it. Takes no step.
+
+use machine::mem;
+
+use super::{
+    field,
+    pages,
+    HUGE_PAGES, //
+};
+use crate::types::kvm;
+
+const INVALID: u32 = 1 << 12;
+const FRAME: u64 = 0x000f_ffff_ffff_f000;
+const MMU_PRESENT: u64 = 1 << 11;
+const LARGE: u64 = 1 << 7;
+
+/// A leaf.
+#[derive(Clone, Copy)]
+pub struct Leaf {
+    pub as_id: usize,
+    pub level: u32,
+    /// The first frame.
+    pub gfn: u64,
+    pub spte: u64,
+}
+
+impl Leaf {
+    /// Whether it maps a frame from `start` on, before `end`.
+    pub fn overlaps(&self, start: u64, end: u64) -> bool {
+        self.gfn < end && self.gfn + pages(self.level) > start
+    }
+}
+
+/// The leaves of all valid roots.
+pub fn leaves(kvm: *mut kvm) -> Vec<Leaf> {
+    let mut all = Vec::new();
+    let mut root = *field!(kvm, arch.tdp_mmu_roots);
+
+    while !root.is_null() {
+        let role = *field!(root, role.word).to_owned();
+
+        if role & INVALID == 0 {
+            let as_id = (role >> 24 != 0).into();
+
+            collect(*field!(root, spt), role & 0xf, 0, as_id, &mut all);
+        }
+        root = *field!(root, next);
+    }
+    all
+}
+
+fn collect(table: *mut u64, level: u32, first: u64, as_id: usize, all: &mut Vec<Leaf>) {
+    for n in 0..HUGE_PAGES {
+        // SAFETY: Within a table that is linked.
+        let spte = unsafe { table.add(n as usize).read() };
+        let gfn = first + n * pages(level);
+
+        if spte & MMU_PRESENT == 0 {
+            continue;
+        }
+        if level == 1 || spte & LARGE != 0 {
+            all.push(Leaf {
+                as_id,
+                level,
+                gfn,
+                spte,
+            });
+        } else {
+            collect(mem::va(spte & FRAME), level - 1, gfn, as_id, all);
+        }
+    }
+}

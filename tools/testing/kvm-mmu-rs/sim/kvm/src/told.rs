@@ -1,0 +1,212 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the MMU tells: tracepoints, events that it counts, and tables that it tears down.
+//!
+//! What it says of an entry has to be what it did: its own steps tell.
+
+use machine::{
+    fail,
+    mem,
+    note,
+    sched::{
+        self,
+        facts,
+        Step, //
+    }, //
+};
+
+use crate::{
+    model::{
+        field,
+        pages,
+        shadow,
+        HUGE_PAGES, //
+    },
+    types::*, //
+};
+
+const MMU_PRESENT: u64 = 1 << 11;
+const LARGE: u64 = 1 << 7;
+
+/// The page that the entry of a step is in; null if the word is no entry.
+fn page_of(step: &Step) -> *mut kvm_mmu_page {
+    mem::private(step.args[0] as usize) as *mut kvm_mmu_page
+}
+
+/// Whether a step is one on the entry of `level` for `gfn`.
+fn is_at(step: &Step, gfn: u64, level: u32) -> bool {
+    let sp = page_of(step);
+
+    if sp.is_null() || *field!(sp, role.word).to_owned() & 0xf != level {
+        return false;
+    }
+    let index = step.args[0] / 8 % HUGE_PAGES;
+    let first = *field!(sp, gfn) + index * pages(level);
+    // L2 has its memory at several addresses, and is told of by the frames of L1.
+    first == gfn || (shadow::is_shadow(sp) && first % shadow::ALIAS == gfn)
+}
+
+/// Whether a step has changed a word.
+fn has_changed(step: &Step) -> bool {
+    matches!(
+        step.what,
+        "store" | "xchg" | "cmpxchg" | "fetch_and" | "fetch_or"
+    )
+}
+
+/// Fails unless the last change that this thread has made to an entry is the one that it tells.
+pub(crate) fn spte_changed(as_id: i32, gfn: u64, level: i32, old: u64, new: u64) {
+    let mut found = None;
+
+    sched::back(|step| {
+        let is_it = has_changed(step) && is_at(step, gfn, level as u32);
+
+        if is_it {
+            found = Some((*step, page_of(step)));
+        }
+        is_it
+    });
+    let Some((step, sp)) = found else {
+        fail(format!(
+            "traces a change of gfn {gfn:#x}, level {level}, that it has not made"
+        ));
+    };
+    let own = i32::from(*field!(sp, role.word).to_owned() >> 24 != 0);
+
+    // What aging has done between the load and a plain store is lost, and not known.
+    let is_exact = step.what != "store";
+
+    if step.args[2] != new || (is_exact && step.args[1] != old) {
+        fail(format!(
+            "traces {old:#x} -> {new:#x} at gfn {gfn:#x}, level {level}, and has changed {:#x} -> {:#x}",
+            step.args[1], step.args[2]
+        ));
+    }
+    if own != as_id {
+        fail(format!(
+            "traces a change of gfn {gfn:#x} in address space {as_id}, and the table is of {own}"
+        ));
+    }
+}
+
+/// Fails unless the leaf that a fault has just made says that the page was accessed.
+pub(crate) fn set_spte(sptep: *mut u64) {
+    // SAFETY: The format is constant while there is a VM.
+    let accessed = unsafe { crate::bindings::shadow_accessed_mask };
+    let mut new = None;
+
+    if !facts().faults {
+        return;
+    }
+    sched::back(|step| {
+        let is_it = has_changed(step) && step.args[0] == sptep as u64;
+
+        if is_it {
+            new = Some(step.args[2]);
+        }
+        is_it || step.what == "page fault"
+    });
+    if new.is_some_and(|new| new & accessed == 0) {
+        fail(format!(
+            "a fault makes a leaf that is not accessed: {new:x?}"
+        ));
+    }
+}
+
+/// Fails unless `err` says whether this thread has replaced the entry of `level` for `gfn`.
+pub(crate) fn replaced(what: &str, gfn: u64, level: i32, err: i32) {
+    const EBUSY: i32 = -16;
+    let mut won = None;
+
+    sched::back(|step| {
+        let lost = step.what == "cmpxchg, lost";
+        let is_it = (lost || has_changed(step)) && is_at(step, gfn, level as u32);
+
+        if is_it {
+            won = Some(!lost);
+        }
+        is_it
+    });
+    if (err == 0 && won != Some(true)) || (err == EBUSY && won != Some(false)) {
+        fail(format!(
+            "traces {what} of gfn {gfn:#x}, level {level}, with errno {err}, and has done it: {won:?}"
+        ));
+    }
+}
+
+/// Fails if GET tells of less than it has set in the log since it last told, or of frames that are
+/// in no memslot.
+pub(crate) fn harvested(as_id: i32, first: u64, end: u64, tables: u64, pages: u64) {
+    const TOLD: &str = "traces GET";
+    let mut new = 0;
+
+    sched::back(|step| {
+        if step.what == "fetch_or" && page_of(step).is_null() {
+            new += (step.args[2] & !step.args[1]).count_ones();
+        }
+        step.what == TOLD || step.what == "KVM_GET_DIRTY_LOG"
+    });
+    note(TOLD, [first, end, pages]);
+    if pages < new.into() || (pages != 0 && tables == 0) {
+        fail(format!(
+            "traces GET of {pages} pages in {tables} tables, and has set {new} bits"
+        ));
+    }
+    let kvm = crate::model::vm().expect("there is a VM");
+    let last = crate::model::slots::of(kvm, as_id as usize, end - 1);
+
+    if last.is_null() || crate::model::slots::of(kvm, as_id as usize, first) != last {
+        fail(format!(
+            "traces GET for gfn {first:#x} to {end:#x} of address space {as_id}, which is no part of a memslot"
+        ));
+    }
+}
+
+/// Fails unless there was a reason for an event of which one can be told.
+pub(crate) fn counted(event: kvm_rs_event) {
+    let reason = if event == kvm_rs_event_KVM_RS_SPLIT_NO_MEMORY {
+        &mut facts().no_memory
+    } else if event == kvm_rs_event_KVM_RS_SPLIT_NO_BUDGET {
+        &mut facts().no_budget
+    } else {
+        return;
+    };
+
+    if !core::mem::take(reason) {
+        fail(format!("counts event {event}, and there was no reason"));
+    }
+}
+
+/// A table is torn down. Where roots are zapped, those below an upper one are gone by then: there
+/// may be a million, and nobody gives way in between.
+pub(crate) fn torn_down(sp: *mut kvm_mmu_page) {
+    let level = *field!(sp, role.word).to_owned() & 0xf;
+
+    facts().torn_down += 1;
+    if !facts().zaps_roots || level < if cfg!(feature = "prove") { 3 } else { 2 } {
+        return;
+    }
+    for n in 0..HUGE_PAGES {
+        // SAFETY: Within the table, which exists.
+        let spte = unsafe { (*field!(sp, spt)).add(n as usize).read() };
+
+        if spte & MMU_PRESENT != 0 && spte & LARGE == 0 {
+            fail(format!(
+                "a table of level {level} is torn down with another below it"
+            ));
+        }
+    }
+}
+
+/// Fails if this thread has torn down more tables in one step than it may. Each of the others may
+/// have added one since it has looked.
+pub(crate) fn check_torn_down(kvm: *mut kvm, what: &str) {
+    let most = field!(kvm, vcpus).len() as u32;
+
+    if facts().torn_down > most {
+        fail(format!(
+            "{what} tears down {} tables in one step",
+            facts().torn_down
+        ));
+    }
+}

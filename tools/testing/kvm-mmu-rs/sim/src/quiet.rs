@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What is exact where nobody else is there: aging tells what was accessed, and clears that;
+//! userspace gets the size of page that it asks for; and all is mapped that a fault or
+//! KVM_PRE_FAULT_MEMORY may map with a page.
+
+use kvm_c::{
+    bindings::*,
+    host::Host,
+    model::{
+        notifier,
+        pages,
+        shadow,
+        slots,
+        split::{
+            self,
+            Request, //
+        },
+        tables,
+        HUGE_PAGES, //
+    }, //
+};
+use machine::{
+    chance,
+    fail, //
+};
+
+use crate::{
+    parties,
+    world::{
+        kvm,
+        world, //
+    }, //
+};
+
+/// Whether a leaf that maps a frame from `start` on, before `end`, says that it was accessed.
+fn is_young(start: u64, end: u64) -> bool {
+    // SAFETY: The format is constant while there is a VM.
+    let accessed = unsafe { shadow_accessed_mask };
+    let is_aged = |as_id, first: u64, last: u64| {
+        let gfn = first.max(start);
+
+        // Aging concerns memslots.
+        (gfn..last.min(end)).any(|gfn| !slots::of(kvm(), as_id, gfn).is_null())
+    };
+    let leaves = tables::leaves(kvm()).into_iter();
+    let mut young = leaves.filter(|leaf| leaf.overlaps(start, end) && leaf.spte & accessed != 0);
+    let shadow = shadow::leaves(kvm()).into_iter();
+    let mut shadow = shadow.filter(|(level, gfn, spte)| {
+        *gfn < end && *gfn + pages(*level) > start && spte & accessed != 0
+    });
+
+    young.any(|leaf| is_aged(leaf.as_id, leaf.gfn, leaf.gfn + pages(leaf.level)))
+        || shadow.any(|(level, gfn, _)| is_aged(0, gfn, gfn + pages(level)))
+}
+
+/// Checks both for some of the guest's pages.
+pub fn check() {
+    for gfn in world().plan.hot.iter().copied().take(2) {
+        age(gfn);
+        if chance(4) {
+            resize(gfn);
+        }
+        if chance(4) {
+            map(gfn, chance(2));
+        }
+    }
+}
+
+/// Has a page and its neighbours mapped, after a notifier has unmapped all around.
+fn map(gfn: u64, ahead: bool) {
+    /// `HostPages::MAX`.
+    const MAX: u64 = 128;
+    const SOME: u64 = 100;
+    let (start, end) = (Host::region(gfn), Host::region(gfn) + HUGE_PAGES);
+    let plan = &world().plan;
+    let (base, npages) = (plan.base_gfn, plan.npages);
+
+    // These pages are not mapped together with others; and a table of 8 entries is less than what a
+    // fault may map.
+    if plan.private || plan.read_only || u64::from(kvm().fault_around) > HUGE_PAGES {
+        return;
+    }
+    parties::invalidate(start, end);
+    notifier::invalidate_range_end(kvm());
+    let Some(as_id) = parties::map_alone(gfn, ahead.then_some(SOME)) else {
+        return;
+    };
+    let leaves = tables::leaves(kvm()).into_iter();
+    let mapped: Vec<u64> = leaves
+        .filter(|leaf| leaf.as_id == as_id && leaf.level == 1)
+        .map(|leaf| leaf.gfn)
+        .collect();
+    // By a huge page, or there is no memslot.
+    if !mapped.contains(&gfn) {
+        return;
+    }
+    let window = if ahead {
+        gfn..(gfn + SOME).min(end).min(base + npages)
+    } else {
+        let pages = 1 << u64::from(kvm().fault_around).clamp(1, MAX).ilog2();
+        let first = gfn - gfn % pages;
+        // SAFETY: What is mapped is in a slot.
+        let (base, npages) = unsafe {
+            let slot = slots::of(kvm(), as_id, gfn);
+            ((*slot).base_gfn, (*slot).npages as u64)
+        };
+
+        first.max(base)..(first + pages).min(base + npages)
+    };
+    for other in window {
+        if !mapped.contains(&other) {
+            fail(format!(
+                "gfn {gfn:#x} is mapped, by a fault: {}, and {other:#x} not with it",
+                !ahead
+            ));
+        }
+    }
+}
+
+/// Has the pages around `gfn` recovered, and then split.
+fn resize(gfn: u64) {
+    let as_id = usize::from(world().plan.smm && chance(2));
+    let slot = slots::of(kvm(), as_id, gfn);
+
+    if slot.is_null() {
+        return;
+    }
+    // SAFETY: A slot that is found exists.
+    let (base, npages, flags) = unsafe { ((*slot).base_gfn, (*slot).npages as u64, (*slot).flags) };
+    let (start, end) = (Host::region(gfn), Host::region(gfn) + HUGE_PAGES);
+    let is_in_slot = start >= base && end <= base + npages;
+    let host = &mut kvm().host;
+    let is_huge = host.level(gfn) > 1 && !host.is_mixed(gfn, 2);
+    let around = || {
+        let leaves = tables::leaves(kvm()).into_iter();
+        leaves.filter(|leaf| leaf.as_id == as_id && leaf.overlaps(start, end))
+    };
+
+    if flags & KVM_MEM_GUEST_MEMFD == 0 && is_in_slot && is_huge {
+        let result = split::split_step(kvm(), as_id, gfn, Request::Recover);
+
+        if result != 0 || around().any(|leaf| leaf.level == 1) {
+            fail(format!(
+                "gfn {start:#x} has small pages, and was recovered: {result}"
+            ));
+        }
+    }
+    // Where there are pages of 1 GiB, perhaps to 2 MiB.
+    if split::split_step(kvm(), as_id, gfn, Request::Split) == 0
+        && around().any(|leaf| leaf.level > if cfg!(feature = "small") { 2 } else { 1 })
+    {
+        fail(format!("gfn {start:#x} is mapped huge, and was split"));
+    }
+}
+
+/// Ages what `gfn` is in.
+fn age(gfn: u64) {
+    let was = is_young(gfn, gfn + 1);
+
+    if notifier::test_young(kvm(), gfn) != was {
+        fail(format!("gfn {gfn:#x} is said to be young: {}", !was));
+    }
+    let region = Host::region(gfn);
+    let (start, end) = if gfn % 2 == 0 {
+        (gfn, gfn + 1)
+    } else {
+        (region, region + HUGE_PAGES)
+    };
+    let was = is_young(start, end);
+    if notifier::clear_young(kvm(), start, end) != was {
+        fail(format!(
+            "gfn {start:#x} to {end:#x} is said to have been young: {}",
+            !was
+        ));
+    }
+    if notifier::test_young(kvm(), gfn) {
+        fail(format!(
+            "gfn {gfn:#x} is said to be young, and was aged just now"
+        ));
+    }
+}
