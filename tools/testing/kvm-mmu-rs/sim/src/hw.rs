@@ -62,8 +62,8 @@ impl Format {
     }
 
     /// Sets C's mask globals as the vendor module does; `kvm_mmu_reset_all_pte_masks()` and
-    /// `kvm_mmu_set_ept_masks()`.
-    pub fn install(self) {
+    /// `kvm_mmu_set_ept_masks()`. `encrypted`: memory is encrypted, on AMD.
+    pub fn install(self, encrypted: bool) {
         let npt = self.is_npt();
 
         // SAFETY: There is no VM now; one OS thread.
@@ -81,6 +81,8 @@ impl Format {
             shadow_mmio_mask = if npt { 1 << 51 | 1 } else { 0b111 | 1 << 63 };
             shadow_mmio_access_mask = 0;
             shadow_nonpresent_or_rsvd_mask = 0;
+            // A bit that no frame here has.
+            shadow_me_value = if npt && encrypted { 1 << 58 } else { 0 };
             kvm_ad_enabled = self.has_ad();
         }
     }

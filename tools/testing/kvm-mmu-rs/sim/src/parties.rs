@@ -151,7 +151,7 @@ pub fn vcpu(n: usize) {
         if world().plan.nested && !*vcpu!(vcpu, smm) && chance(8) {
             switch_nested(vcpu, &mut cpu);
         }
-        if world().plan.guest_mode && !*vcpu!(vcpu, smm) && chance(8) {
+        if world().plan.guest_mode && !*vcpu!(vcpu, smm) && chance(world().plan.rests.min(8)) {
             switch_guest_mode(vcpu, &mut cpu);
         }
         if world().plan.prefault && !cpu.nested && chance(8) {
@@ -420,7 +420,7 @@ fn guest(
 ) -> Exit {
     loop {
         sched::point_on(vcpu as usize, false);
-        if *vcpu!(vcpu, ipi) || world().pause || chance(32) {
+        if *vcpu!(vcpu, ipi) || world().pause || chance(world().plan.rests) {
             return Exit::Kicked;
         }
         let now = *next.get_or_insert_with(|| {
@@ -790,7 +790,7 @@ fn spread_some() {
             // Or a run of words, with another page in one of them.
             let other = hot().wrapping_sub(base);
             let words = (other / 64).wrapping_sub(page / 64);
-            if other < npages && (1..8).contains(&words) {
+            if other < npages && (1..16).contains(&words) {
                 bits.resize(words as usize + 1, 0);
                 bits[words as usize] |= 1 << (other % 64);
             }

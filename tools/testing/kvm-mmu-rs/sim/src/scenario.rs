@@ -390,8 +390,14 @@ pub const ALL: &[Scenario] = &[
             plan.initially_all_set = false;
             plan.vcpus = 1;
             plan.odds = Odds::default();
-            plan.hot.truncate(3);
+            plan.base_gfn = HUGE_PAGES;
+            plan.npages = 2 * HUGE_PAGES;
+            // In two tables, or one page.
+            let middle = plan.base_gfn + HUGE_PAGES;
+            plan.hot = vec![middle - 1 - rng.below(64), middle + rng.below(64)];
+            plan.hot.truncate(1 + rng.below(2) as usize);
             plan.accesses = 2 + rng.below(8);
+            plan.rests = 2;
             plan.only_writes = true;
             plan.migrations = 1;
             plan.passes = 4;
@@ -598,6 +604,7 @@ impl Scenario {
             plan.settings = 1 + rng.below(6);
         }
         plan.guest_mode |= !plan.nested && rng.below(6) == 0;
+        plan.encrypted = rng.below(2) == 0;
         plan.starts_as_c = !plan.dirty_bits && rng.below(8) == 0;
         plan
     }

@@ -7,6 +7,7 @@ use std::cell::UnsafeCell;
 use kvm_c::{
     bindings::*,
     host::Host,
+    memory_type,
     model,
     model::slots, //
 };
@@ -86,6 +87,8 @@ pub struct Plan {
     pub splitters: u64,
     /// How many threads clear parts of a log beside userspace's first.
     pub clearers: u64,
+    /// A vCPU leaves the guest for nothing once in so many accesses.
+    pub rests: u64,
     /// All accesses are writes.
     pub only_writes: bool,
     /// At most so many passes over the log, less one, come before the stop of a migration.
@@ -94,6 +97,8 @@ pub struct Plan {
     pub dirty_bits: bool,
     /// But log the first memslot by faults for a while.
     pub dirty_bits_late: bool,
+    /// On AMD: the guest's memory is encrypted.
+    pub encrypted: bool,
     /// A log begins by C's steps, without the hook.
     pub starts_as_c: bool,
     /// The tracepoint for changes of SPTEs is on.
@@ -146,10 +151,12 @@ impl Plan {
             splits: 0,
             splitters: 1,
             clearers: 0,
+            rests: 32,
             only_writes: false,
             passes: 0,
             dirty_bits: false,
             dirty_bits_late: false,
+            encrypted: false,
             starts_as_c: false,
             traced: false,
             settings: 0,
@@ -288,7 +295,7 @@ fn permissions() -> [u16; 16] {
 pub fn begin(plan: Plan) {
     mem::begin();
     machine::rcu::begin();
-    plan.format.install();
+    plan.format.install(plan.encrypted);
     // SAFETY: There is no VM now; one OS thread.
     unsafe { eager_page_split = plan.eager };
 
@@ -335,6 +342,7 @@ pub fn begin(plan: Plan) {
         },
         wants_dirty_bits: plan.dirty_bits,
         dirty_bits_late: plan.dirty_bits_late,
+        has_host_mmio: false,
         starts_as_c: plan.starts_as_c,
         traced: plan.traced,
         nr_memslots_dirty_logging: 0,
@@ -477,6 +485,7 @@ fn count(table: u64, level: u32, gfn: u64, census: &mut Census) {
 
 /// What a leaf maps is the guest's.
 fn check_leaf(entry: u64, level: u32, gfn: u64) {
+    memory_type::check(kvm(), entry, (entry & FRAME) >> 12);
     if level > 1 && kvm().host.is_mixed(gfn, level) {
         fail(format!(
             "gfn {gfn:#x} is mapped by a huge page, and its pages have several attributes"

@@ -34,6 +34,7 @@ use kernel::{
 
 use crate::{
     holds,
+    memory_type,
     model::slots::{
         self,
         srcu_read_lock,
@@ -173,6 +174,7 @@ macro_rules! rwlock {
 ///
 /// `lock` must point to the `mmu_lock` of the VM of the run, and this thread must hold it.
 pub unsafe fn rust_support_need_break(lock: *mut rwlock_t) -> bool {
+    told::visited();
     // Both are looked at in one step.
     rwlock!(lock).needs_break() || wants_cpu(vm_of(lock))
 }
@@ -460,14 +462,19 @@ pub unsafe fn kvm_rs_bind_sp(sp: *mut kvm_mmu_page) {
 
 /// Whether an allocation fails now.
 fn fails() -> bool {
+    let fails = is_refused();
+
+    facts().no_memory |= fails;
+    fails
+}
+
+/// The same, where the caller can do without.
+fn is_refused() -> bool {
     let odds = crate::model::vm().map_or(0, |kvm| field!(kvm, odds).no_memory);
 
     may_sleep("an allocation");
     point();
-    let fails = chance(odds);
-
-    facts().no_memory |= fails;
-    fails
+    chance(odds)
 }
 
 /// # Safety
@@ -493,7 +500,7 @@ pub unsafe fn kvm_rs_alloc_headers(headers: *mut *mut kvm_mmu_page, nr: i32) -> 
     if nr as u32 > KVM_RS_HEADERS {
         fail(format!("wants {nr} headers in a page"));
     }
-    if fails() {
+    if is_refused() {
         return false;
     }
     for n in 0..nr as usize {
@@ -919,14 +926,14 @@ pub unsafe fn kvm_rs_note_fault_split(vcpu: *mut kvm_vcpu) {}
 ///
 /// None: it has no arguments. Unsafe because C's function is.
 pub unsafe fn kvm_rs_has_mt_mask() -> bool {
-    false
+    memory_type::is_ept()
 }
 
 /// # Safety
 ///
-/// None: the arguments are not looked at. Unsafe because C's function is.
+/// None: the arguments are plain values. Unsafe because C's function is.
 pub unsafe fn kvm_rs_mt_mask(vcpu: *mut kvm_vcpu, gfn: gfn_t, is_mmio: bool) -> u64 {
-    0
+    memory_type::of(is_mmio)
 }
 
 /// # Safety
@@ -940,7 +947,7 @@ pub unsafe fn kvm_rs_memslots_generation(vcpu: *mut kvm_vcpu) -> u64 {
 ///
 /// None: the arguments are not looked at. Unsafe because C's function is.
 pub unsafe fn kvm_rs_needs_host_mmio_tracking(vcpu: *mut kvm_vcpu) -> bool {
-    false
+    !memory_type::is_ept()
 }
 
 /// # Safety
@@ -952,15 +959,17 @@ pub unsafe fn kvm_rs_is_rsvd_spte(vcpu: *mut kvm_vcpu, spte: u64, level: i32) ->
 
 /// # Safety
 ///
-/// None: the arguments are not looked at. Unsafe because C's function is.
+/// None: the arguments are plain values. Unsafe because C's function is.
 pub unsafe fn kvm_rs_is_host_mmio_pfn(pfn: kvm_pfn_t) -> bool {
-    false
+    memory_type::is_mmio(pfn)
 }
 
 /// # Safety
 ///
-/// None: the arguments are not looked at. Unsafe because C's function is.
-pub unsafe fn kvm_rs_track_host_mmio(vcpu: *mut kvm_vcpu) {}
+/// `vcpu` must point to a vCPU of the run.
+pub unsafe fn kvm_rs_track_host_mmio(vcpu: *mut kvm_vcpu) {
+    *field!(*field!(vcpu, kvm), has_host_mmio) = true;
+}
 
 /// # Safety
 ///
@@ -1100,6 +1109,9 @@ pub unsafe fn kvm_rs_trace_spte_changed(as_id: i32, gfn: gfn_t, level: i32, old:
 /// None: the arguments are plain values. Unsafe because C's function is.
 pub unsafe fn kvm_rs_trace_split(gfn: gfn_t, spte: u64, level: i32, err: i32) {
     told::replaced("a split", gfn, level, err);
+    if err == 0 {
+        told::split(gfn, spte, level);
+    }
 }
 
 /// # Safety

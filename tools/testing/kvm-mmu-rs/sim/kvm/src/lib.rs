@@ -7,6 +7,7 @@
 //! - [`helpers`]: `rust_helpers.c`, on the simulated machine;
 //! - [`holds`]: what `rust_lock_stats.c` accounts for, checked;
 //! - [`host`]: the host's memory: which frame a guest frame lies in, and whose it is;
+//! - [`memory_type`]: what an SPTE says of the memory that it maps, beyond the frame;
 //! - [`model`]: the C around the MMU that is modelled rather than run;
 //! - [`told`]: what the MMU tells by tracepoints and statistics, checked.
 
@@ -14,6 +15,7 @@ pub mod bindings;
 pub mod helpers;
 pub mod holds;
 pub mod host;
+pub mod memory_type;
 pub mod model;
 pub mod told;
 pub mod types;

@@ -4,6 +4,8 @@
 //!
 //! What it says of an entry has to be what it did: its own steps tell.
 
+use core::mem::ManuallyDrop;
+
 use machine::{
     fail,
     mem,
@@ -113,6 +115,41 @@ pub(crate) fn set_spte(sptep: *mut u64) {
     }
 }
 
+/// Fails unless the first entry of the table that has just replaced a huge page maps what
+/// make_small_spte() makes of that, but for bits that others change.
+pub(crate) fn split(gfn: u64, huge: u64, level: i32) {
+    const FRAME: u64 = 0x000f_ffff_ffff_f000;
+    let mut new = None;
+
+    sched::back(|step| {
+        let is_it = has_changed(step) && is_at(step, gfn, level as u32);
+
+        if is_it {
+            new = Some(step.args[2]);
+        }
+        is_it
+    });
+    let Some(new) = new.filter(|new| mem::is_live_table(new & FRAME)) else {
+        return;
+    };
+    let table = mem::va(new & FRAME);
+    let sp = mem::private(table as usize) as *mut kvm_mmu_page;
+    let role = kvm_mmu_page_role {
+        word: ManuallyDrop::new(*field!(sp, role.word).to_owned()),
+    };
+    let kvm = crate::model::vm().expect("there is a VM");
+    // SAFETY: The VM exists.
+    let small = unsafe { crate::bindings::make_small_spte(kvm, huge, role, 0) };
+    // SAFETY: Within the table.
+    let first = unsafe { table.read() };
+
+    if first & MMU_PRESENT != 0 && (first ^ small) & FRAME != 0 {
+        fail(format!(
+            "{huge:#x} is split to {first:#x}, and make_small_spte() says {small:#x}"
+        ));
+    }
+}
+
 /// Fails unless `err` says whether this thread has replaced the entry of `level` for `gfn`.
 pub(crate) fn replaced(what: &str, gfn: u64, level: i32, err: i32) {
     const EBUSY: i32 = -16;
@@ -160,6 +197,43 @@ pub(crate) fn harvested(as_id: i32, first: u64, end: u64, tables: u64, pages: u6
             "traces GET for gfn {first:#x} to {end:#x} of address space {as_id}, which is no part of a memslot"
         ));
     }
+}
+
+/// A walk has visited the entry that this thread has just read. Fails if GET visits a closed table
+/// right after another: it steps over those.
+pub(crate) fn visited() {
+    // SAFETY: The format is constant while there is a VM.
+    let (accessed, closed) = unsafe {
+        (
+            crate::bindings::shadow_accessed_mask,
+            crate::bindings::shadow_host_writable_mask,
+        )
+    };
+    let mut last = None;
+
+    if !facts().harvests {
+        return;
+    }
+    sched::back(|step| {
+        last = Some(*step);
+        true
+    });
+    let Some(step) = last.filter(|step| step.what == "load" && !page_of(step).is_null()) else {
+        return;
+    };
+    let (addr, spte) = (step.args[0] as usize, step.args[1]);
+    let is_table = spte & (MMU_PRESENT | LARGE) == MMU_PRESENT;
+    // SAFETY: The page of a table that is walked exists.
+    let level = unsafe { *(*page_of(&step)).role.word } & 0xf;
+
+    if level != 2 || !is_table || spte & (accessed | closed) != closed {
+        facts().closed = 0;
+        return;
+    }
+    if facts().closed == addr - 8 && addr % mem::PAGE != 0 {
+        fail("GET visits one closed table after another".into());
+    }
+    facts().closed = addr;
 }
 
 /// Fails unless there was a reason for an event of which one can be told.

@@ -198,6 +198,8 @@ pub struct kvm {
     pub wants_dirty_bits: bool,
     /// Only once a memslot is logged already.
     pub dirty_bits_late: bool,
+    /// Somebody may access MMIO of the host: `kvm->arch.has_mapped_host_mmio`.
+    pub has_host_mmio: bool,
     /// A log begins by the steps of C's that `kvm_rs_start_dirty_log()` stands for.
     pub starts_as_c: bool,
     /// The tracepoint for changes of SPTEs is on.

@@ -108,6 +108,10 @@ pub struct Facts {
     pub torn_down: u32,
     /// It maps what a guest has accessed.
     pub faults: bool,
+    /// It looks for D bits, and clears none; and the last entry that it has visited then, if that
+    /// points to a closed table.
+    pub harvests: bool,
+    pub closed: usize,
     /// It zaps roots that are invalid.
     pub zaps_roots: bool,
     /// An allocation has failed, or it was told that there may be no more shadow pages, and it has

@@ -121,7 +121,9 @@ pub fn mmio_page_fault(vcpu: *mut kvm_vcpu, gfn: u64) -> bool {
     let leaf = unsafe { kvm_tdp_mmu_get_walk(vcpu, gfn << 12, array, &mut root_level) };
     rcu::read_unlock();
     if leaf < 0 {
-        return true;
+        machine::fail(format!(
+            "a walk for gfn {gfn:#x} does not find the root's entry"
+        ));
     }
     let spte = sptes[leaf as usize];
     // SAFETY: A constant while there is a VM.
@@ -225,6 +227,7 @@ fn slow(vcpu: *mut kvm_vcpu, fault: &mut kvm_page_fault) -> Handled {
     field!(kvm, mmu_lock).read_lock();
     let mut result = RET_PF_RETRY as i32;
     if !is_page_fault_stale(vcpu, fault) {
+        let before = sched::total();
         facts().torn_down = 0;
         facts().faults = !fault.prefetch;
         // SAFETY: All exist, the caches are filled, and the lock is held.
@@ -235,6 +238,7 @@ fn slow(vcpu: *mut kvm_vcpu, fault: &mut kvm_page_fault) -> Handled {
             [fault.gfn, fault.goal_level.into(), result as u64],
         );
         told::check_torn_down(kvm, "a fault");
+        check_replaced(fault, before);
     }
     field!(kvm, mmu_lock).read_unlock();
     let around = *field!(kvm, fault_around);
@@ -326,6 +330,30 @@ fn denied(spte: u64, fault: &kvm_page_fault) -> bool {
     spte & present == 0 || (fault.write && spte & WRITABLE == 0) || (fault.exec && !executable)
 }
 
+/// Fails if this thread has replaced a leaf that allowed the access by another, since so many steps
+/// were recorded: such a fault is spurious.
+fn check_replaced(fault: &kvm_page_fault, before: u64) {
+    let me = sched::me();
+
+    sched::since(before, |step| {
+        let [addr, old, new] = step.args;
+        let sp = mem::private(addr as usize) as *mut kvm_mmu_page;
+
+        if step.party != me || step.what != "cmpxchg" || sp.is_null() {
+            return false;
+        }
+        let level = *field!(sp, role.word).to_owned() & 0xf;
+        let is_leaf = |spte| spte & MMU_PRESENT != 0 && (level == 1 || spte & LARGE != 0);
+        if is_leaf(old) && is_leaf(new) && (fault.prefetch || !denied(old, fault)) {
+            machine::fail(format!(
+                "a fault at gfn {:#x} replaces {old:#x}, which allows the access",
+                fault.gfn
+            ));
+        }
+        false
+    });
+}
+
 /// Models `page_fault_handle_page_track()`.
 pub(super) fn handle_page_track(vcpu: *mut kvm_vcpu, fault: &kvm_page_fault) -> bool {
     fault.present
@@ -360,7 +388,13 @@ fn fast_page_fault(vcpu: *mut kvm_vcpu, fault: &kvm_page_fault) -> bool {
         let mut spte = 0;
         // SAFETY: All exist, and RCU is held.
         let sptep = unsafe { kvm_tdp_mmu_fast_pf_get_last_sptep(vcpu, fault.gfn, &mut spte) };
-        if sptep.is_null() || spte & MMU_PRESENT == 0 {
+        if sptep.is_null() {
+            machine::fail(format!(
+                "a walk for gfn {:#x} does not find the root's entry",
+                fault.gfn
+            ));
+        }
+        if spte & MMU_PRESENT == 0 {
             break;
         }
         // SAFETY: A slot of a table that RCU keeps.

@@ -49,7 +49,13 @@ pub fn punch_hole(kvm: *mut kvm, gfn: u64) {
 
     field!(kvm, mmu_lock).write_lock();
     notifier::begin(kvm, gfn, gfn + 1);
-    notifier::unmap(kvm, gfn, gfn + 1, kvm_gfn_range_filter_KVM_FILTER_PRIVATE);
+    notifier::unmap(
+        kvm,
+        gfn,
+        gfn + 1,
+        kvm_gfn_range_filter_KVM_FILTER_PRIVATE,
+        true,
+    );
     field!(kvm, mmu_lock).write_unlock();
 
     // `truncate_inode_pages_range()`

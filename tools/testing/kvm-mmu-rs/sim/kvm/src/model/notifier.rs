@@ -3,6 +3,7 @@
 //! MMU notifiers.
 
 use machine::{
+    chance,
     note,
     sched, //
 };
@@ -26,7 +27,15 @@ pub fn invalidate_range_start(kvm: *mut kvm, start: u64, end: u64) {
 
     field!(kvm, mmu_lock).write_lock();
     begin(kvm, start, end);
-    unmap(kvm, start, end, kvm_gfn_range_filter_KVM_FILTER_SHARED);
+    // The OOM killer's reaper cannot wait.
+    let may_block = !chance(4);
+    unmap(
+        kvm,
+        start,
+        end,
+        kvm_gfn_range_filter_KVM_FILTER_SHARED,
+        may_block,
+    );
     field!(kvm, mmu_lock).write_unlock();
     srcu_read_unlock(kvm, srcu);
 }
@@ -59,16 +68,23 @@ pub(super) fn end(kvm: *mut kvm) {
 }
 
 /// Models `kvm_unmap_gfn_range()` for each slot, and the flush for all of them.
-pub(super) fn unmap(kvm: *mut kvm, start: u64, end: u64, filter: kvm_gfn_range_filter) {
+pub(super) fn unmap(
+    kvm: *mut kvm,
+    start: u64,
+    end: u64,
+    filter: kvm_gfn_range_filter,
+    may_block: bool,
+) {
     let mut flush = false;
 
     for_each_range(kvm, start, end, |range| {
         *field!(range, attr_filter) = filter;
+        *field!(range, may_block) = may_block;
         if *field!(kvm, arch.have_rmaps) {
             let slot = *field!(range, slot);
             let (start, end) = (*field!(range, start), *field!(range, end));
             // SAFETY: All exist, and the lock is held.
-            flush = unsafe { kvm_rs_rmap_zap_range(kvm, slot, start, end, true, flush) };
+            flush = unsafe { kvm_rs_rmap_zap_range(kvm, slot, start, end, may_block, flush) };
         }
         // SAFETY: All exist, and the lock is held.
         flush |= unsafe { kvm_tdp_mmu_unmap_gfn_range(kvm, range, flush) };

@@ -417,6 +417,36 @@ pub fn leaves(kvm: *mut kvm) -> Vec<(u32, u64, u64)> {
     leaves
 }
 
+/// Fails if a leaf of L2 is small that may be huge: all of the slot's were zapped, and `mmu_lock`
+/// has been held for write since.
+pub(super) fn check_collapsed(kvm: *mut kvm, slot: *mut kvm_memory_slot) {
+    let (base, npages) = (*field!(slot, base_gfn), *field!(slot, npages) as u64);
+
+    for sp in field!(kvm, active_mmu_pages).clone() {
+        let first = *field!(sp, gfn);
+        let is_small = role(sp) & (LEVEL | DIRECT) == 1 | DIRECT;
+
+        if !is_small || usize::from(role(sp) >> 24 != 0) != usize::from(*field!(slot, as_id)) {
+            continue;
+        }
+        let leaves = (first..first + HUGE_PAGES).filter(|gfn| {
+            // SAFETY: Within the table.
+            let spte = unsafe { (*field!(sp, spt)).add((gfn - first) as usize).read() };
+            spte & MMU_PRESENT != 0 && (base..base + npages).contains(gfn)
+        });
+        if leaves.count() == 0 || !(base..base + npages).contains(&first) {
+            continue;
+        }
+        let fault = core::ptr::null_mut();
+        // SAFETY: All exist, and the lock is held.
+        if unsafe { super::memory::kvm_mmu_max_mapping_level(kvm, fault, slot, first) } > 1 {
+            fail(format!(
+                "L2 has gfn {first:#x} by small pages, and the log has ended"
+            ));
+        }
+    }
+}
+
 /// How many leaves the lists of the reverse map have. Where nothing moves any more.
 pub fn listed(kvm: *mut kvm) -> usize {
     let mut count = 0;

@@ -290,8 +290,12 @@ pub fn set_log(kvm: *mut kvm, at: usize, on: bool) {
         // `kvm_mmu_recover_huge_pages()`, `mmu_free_vm_memory_caches()`
         if *field!(kvm, arch.have_rmaps) {
             field!(kvm, mmu_lock).write_lock();
+            let yields = field!(kvm, rs_stat.mmu_events)[kvm_rs_event_KVM_RS_YIELD as usize];
             // SAFETY: All exist, and the lock is held.
             unsafe { kvm_rs_rmap_zap_collapsible(kvm, new) };
+            if yields == field!(kvm, rs_stat.mmu_events)[kvm_rs_event_KVM_RS_YIELD as usize] {
+                super::shadow::check_collapsed(kvm, new);
+            }
             field!(kvm, mmu_lock).write_unlock();
             super::memory::free_split_caches(kvm);
         }
@@ -598,7 +602,7 @@ pub fn set_attributes(kvm: *mut kvm, (start, end): (u64, u64), differs: bool) {
     } else {
         kvm_gfn_range_filter_KVM_FILTER_PRIVATE
     };
-    super::notifier::unmap(kvm, start, end, filter);
+    super::notifier::unmap(kvm, start, end, filter, true);
     field!(kvm, mmu_lock).write_unlock();
     for gfn in start..end {
         if gfn == start || gfn % 64 == 0 {
@@ -686,10 +690,13 @@ fn get(kvm: *mut kvm, at: usize) -> Option<Vec<u64>> {
     note("KVM_GET_DIRTY_LOG", [at as u64, 0, 0]);
     if *field!(kvm, manual_dirty_log_protect) {
         if *field!(kvm, rs_dirty_log.dirty_bits) {
+            facts().harvests = true;
+            facts().closed = 0;
             result = killable(|| {
                 // SAFETY: All exist, and `slots_lock` is held; the second half is for the ioctl.
                 unsafe { kvm_rs_harvest_dirty_log(kvm, slot, bitmap.add(words)) }
             });
+            facts().harvests = false;
         }
         for n in 0..words {
             // SAFETY: The bitmap has that many words.
