@@ -6,10 +6,12 @@
 # Interrupted, it goes on where it was.
 #   run.sh [pure|sample]...   pure: all of pure/, by the host tests. sample: a sample of the algorithms,
 #                             drawn by a seed, by the simulation. Both, if none is named
-#   run.sh again              tries those again that were missed
+#   run.sh again              tries those again that were missed and are not known to change nothing; the
+#                             simulation looks for each for a minute of a CPU, as for planted bugs
 #   run.sh report             what was found so far: a table for results/cargo-mutants.md
 # SAMPLE=n (200), SEED=n (15), SECONDS_EACH=n (6): the sample's size and seed, and how many seconds of a
-# CPU the simulation looks for each.
+# CPU the simulation looks for each: in the scenario that the file 'scenarios' names for it, or in that of its
+# file, and then in all.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/../../scripts/lib.sh"
@@ -222,11 +224,15 @@ sample()
 	rsync -a --delete --exclude target --include '/arch/***' --include '/rust/***' \
 		--include '/tools/***' --exclude '*' "$TOP/arch" "$TOP/rust" "$TOP/tools" "$tree/"
 	crate=$tree/$sim/mmu/$(sed -n 's|^path = "\(.*\)/rust_mmu.rs"|\1|p' "$TOP/$sim/mmu/Cargo.toml")
+	# With tables of 512 entries, and with tables of 8, which have pages of 1 GiB as well.
 	simulation()
 	{
 		env -C "$tree/$sim" "${switch_env[@]}" CARGO_TARGET_DIR="$dir/target" \
 			cargo build --profile mutant --locked --quiet >"$dir/log" 2>&1 &&
-			cp "$dir/target/mutant/kvm-mmu-sim" "$1"
+			cp "$dir/target/mutant/kvm-mmu-sim" "$1" &&
+			env -C "$tree/$sim" "${switch_env[@]}" CARGO_TARGET_DIR="$dir/target-small" \
+				cargo build --profile mutant --locked --quiet --features small >"$dir/log" 2>&1 &&
+			cp "$dir/target-small/mutant/kvm-mmu-sim" "$1.small"
 	}
 	if ! is_current "$dir/program" "$mmu" "$TOP/$sim"; then
 		switch_in "$mmu" "$crate" rust_mmu.rs "$dir" env -C "$tree/$sim" CARGO_TARGET_DIR="$dir/check" \
@@ -240,21 +246,50 @@ sample()
 	}
 	try()
 	{
-		local run=$dir/program
+		local run=$dir/program only
 		(($1)) || run+=.alone
+		only=$(scenario "$name")
+		case $only in
+		giant) simulate "$1" "$run.small" "$seconds" --scenario giant ;;
+		?*) simulate "$1" "$run" "$seconds" --scenario "$only" ;;
 		# A bug that most runs meet is met at once.
-		MUTANT=$1 limited "$((3 * seconds + 20))" "$run" \
-			--minutes "$(awk "BEGIN { print $seconds / 60 }")" >"$dir/log" 2>&1
+		*)
+			only=$(scenario "${name%%:*}: *")
+			simulate "$1" "$run" "$(((seconds + 5) / 6))" ${only:+--scenario "$only"} &&
+				simulate "$1" "$run" "$seconds" &&
+				simulate "$1" "$run.small" "$(((seconds + 5) / 6))" --scenario giant
+			;;
+		esac
+	}
+	# simulate NUMBER PROGRAM SECONDS OPTION...
+	simulate()
+	{
+		MUTANT=$1 limited "$((3 * $3 + 20))" "$2" --minutes "$(awk "BEGIN { print $3 / 60 }")" "${@:4}" \
+			>"$dir/log" 2>&1
 	}
 	each "$dir" "$mmu" "$crate"
+}
+
+# scenario NAME: the one that the list names for a mutant, or for a file (FILE: *), if any.
+scenario()
+{
+	sed -E 's/^([^:]*):[0-9]+:[0-9]+: /\1: /' <<<"$1" |
+		awk 'FNR == NR { name = "  " $0; next } /^[a-z]/ { only = $1 } $0 == name { print only; exit }' \
+			- "$here/scenarios"
 }
 
 again()
 {
 	local part
+	seconds=${SECONDS_EACH:-60}
 	for part in pure sample; do
 		[[ ! -e $work/$part/outcomes ]] || {
-			sed -i '/^[0-9]*\tmissed\t/d' "$work/$part/outcomes"
+			# Those that are not tried again have a name of the list, without line and column.
+			awk -F '\t' 'FNR == NR { known[substr($0, 3)]; next }
+				{ name = $4; sub(/:[0-9]+:[0-9]+: /, ": ", name) }
+				$2 != "missed" || name in known' "$here/equivalent" "$work/$part/outcomes" \
+				>"$work/$part/outcomes.part"
+			mv "$work/$part/outcomes.part" "$work/$part/outcomes"
 			"$part"
 		}
 	done
@@ -305,8 +340,23 @@ report()
 	for part in pure sample; do
 		# shellcheck disable=SC2016 # Markdown's backquotes
 		[[ ! -e $work/$part/outcomes ]] || unexplained "$part" | sort | uniq -c |
-			sed -E 's/^ *([0-9]+) (.*)/- `\2` (\1)/; s/ \(1\)$//'
+			sed -E 's/^ *([0-9]+) (.*)/\2` (\1)/; s/ \(1\)$//' | reasons
 	done
+}
+
+# reasons: after each mutant, with its number, the reason that the list 'survivors' has.
+reasons()
+{
+	awk '
+		FNR == NR && /^  / { why[substr($0, 3)] = text; ended = 1; next }
+		FNR == NR && /^[^#]/ { text = ended || !text ? $0 : text " " $0; ended = 0; next }
+		FNR == NR { ended = 1; next }
+		{
+			name = $0
+			sub(/`.*/, "", name)
+			print "- `" $0 ": " (name in why ? why[name] : "no reason is known")
+		}
+	' "$here/survivors" -
 }
 
 # What is not there yet says nothing.
