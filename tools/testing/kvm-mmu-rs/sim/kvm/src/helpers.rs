@@ -579,6 +579,7 @@ pub unsafe fn kvm_rs_wait_for_free() {
 /// `kvm` must point to the VM of the run.
 pub unsafe fn kvm_rs_account_table(kvm: *mut kvm, spt: *mut u64, nr: i32) {
     *field!(kvm, stat.tables) += i64::from(nr);
+    *field!(kvm, stat.linked) += nr.max(0) as u64;
 }
 
 /// # Safety

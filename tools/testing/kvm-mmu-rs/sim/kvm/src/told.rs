@@ -272,12 +272,19 @@ pub(crate) fn torn_down(sp: *mut kvm_mmu_page) {
     }
 }
 
-/// Fails if this thread has torn down more tables in one step than it may. Each of the others may
-/// have added one since it has looked.
-pub(crate) fn check_torn_down(kvm: *mut kvm, what: &str) {
-    let most = field!(kvm, vcpus).len() as u32;
+/// This thread is about to look at which tables to tear down in one step.
+pub(crate) fn before_torn_down(kvm: *mut kvm) {
+    facts().torn_down = 0;
+    facts().linked = *field!(kvm, stat.linked);
+}
 
-    if facts().torn_down > most {
+/// Fails if this thread has torn down more tables in one step than it may: one, or those that others
+/// have linked since it has looked. What a vCPU has linked it may not have counted yet.
+pub(crate) fn check_torn_down(kvm: *mut kvm, what: &str) {
+    let others = *field!(kvm, stat.linked) - facts().linked;
+    let most = field!(kvm, vcpus).len() as u64 + others;
+
+    if u64::from(facts().torn_down) > most {
         fail(format!(
             "{what} tears down {} tables in one step",
             facts().torn_down

@@ -161,6 +161,8 @@ pub struct kvm_vm_stat {
     pub max_mmu_rmap_size: u64,
     /// Tables that are linked; what `kvm_account_pgtable_pages()` adds up.
     pub tables: i64,
+    /// Tables that have been linked since the run began.
+    pub linked: u64,
 }
 
 #[repr(C)]

@@ -106,6 +106,8 @@ pub struct Facts {
     pub freed: u32,
     /// Tables that it has unlinked in the step of the MMU's that is looked at.
     pub torn_down: u32,
+    /// How many tables had been linked, by whomever, when that step began.
+    pub linked: u64,
     /// It maps what a guest has accessed.
     pub faults: bool,
     /// It looks for D bits, and clears none; and the last entry that it has visited then, if that

@@ -228,7 +228,7 @@ fn slow(vcpu: *mut kvm_vcpu, fault: &mut kvm_page_fault) -> Handled {
     let mut result = RET_PF_RETRY as i32;
     if !is_page_fault_stale(vcpu, fault) {
         let before = sched::total();
-        facts().torn_down = 0;
+        told::before_torn_down(kvm);
         facts().faults = !fault.prefetch;
         // SAFETY: All exist, the caches are filled, and the lock is held.
         result = unsafe { kvm_tdp_mmu_map(vcpu, fault) };

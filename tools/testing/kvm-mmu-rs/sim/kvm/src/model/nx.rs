@@ -90,6 +90,7 @@ pub fn recover(kvm: *mut kvm, to_zap: usize) {
         if !*field!(sp, nx_huge_page_disallowed) {
             fail("WARN_ON_ONCE(!sp->nx_huge_page_disallowed)".into());
         }
+        told::before_torn_down(kvm);
         // The hook.
         let sp = if is_logged(kvm, sp) {
             sp
@@ -105,7 +106,6 @@ pub fn recover(kvm: *mut kvm, to_zap: usize) {
 
         if !is_logged(kvm, sp) {
             let before = sched::total();
-            facts().torn_down = 0;
             // SAFETY: Both exist: RCU is held since the page was in the list.
             let zapped = unsafe { kvm_tdp_mmu_zap_possible_nx_huge_page(kvm, sp) };
             if zapped {
