@@ -143,7 +143,10 @@ pub(crate) fn split(gfn: u64, huge: u64, level: i32) {
     // SAFETY: Within the table.
     let first = unsafe { table.read() };
 
-    if first & MMU_PRESENT != 0 && (first ^ small) & FRAME != 0 {
+    // Somebody else may have split it by now.
+    let is_leaf = level == 2 || first & LARGE != 0;
+
+    if first & MMU_PRESENT != 0 && is_leaf && (first ^ small) & FRAME != 0 {
         fail(format!(
             "{huge:#x} is split to {first:#x}, and make_small_spte() says {small:#x}"
         ));
