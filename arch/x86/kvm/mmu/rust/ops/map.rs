@@ -248,7 +248,9 @@ fn install_leaf(
         let flush = match old {
             // A huge page replaced a table: CPUs may have cached its entries.
             Entry::Table(_) => true,
-            Entry::Leaf(_) => warn_on_once!(old_spte.change_needs_flush(new, masks)),
+            // Upstream warns if it has to. But a fault for reading may have been told that the
+            // host's page is read-only, and be overtaken by one for writing, and by aging.
+            Entry::Leaf(_) => old_spte.change_needs_flush(new, masks),
             Entry::NonPresent | Entry::Frozen => false,
         };
         if flush {
