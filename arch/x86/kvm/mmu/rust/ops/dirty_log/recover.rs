@@ -239,10 +239,11 @@ fn recover(
     {
         return Outcome::Stays;
     }
-    // A change of attributes zaps the pages concerned, drops the lock, and only then forbids the
-    // huge pages that contain them. Faults wait until it is done; so does recovery, unless
-    // `slots_lock` keeps them apart.
-    if !unlogged.is_under_slots_lock() && Vm::is_invalidating(step.lock, step.view.range()) {
+    // A notifier, or a change of attributes, may have zapped a part of the page, and have given way.
+    // A huge page would map that part again. The notifier would zap all of it when it goes on, but
+    // not what somebody has split off before; and attributes forbid huge pages only after the pages
+    // were zapped. Faults wait until that is done, and recovery leaves the page as it is.
+    if Vm::is_invalidating(step.lock, step.view.range()) {
         return Outcome::Stays;
     }
     // If a table was added since, somebody wants small pages there.
