@@ -8,10 +8,7 @@ use machine::{
     note,
     point,
     rcu,
-    sched::{
-        self,
-        facts, //
-    }, //
+    sched, //
 };
 
 use super::{
