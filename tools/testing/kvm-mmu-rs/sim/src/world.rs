@@ -594,8 +594,8 @@ fn check_table_small(table: u64, level: u32, gfn: u64, as_id: usize) {
 pub fn check_writable() {
     let mut root = kvm().arch.tdp_mmu_roots;
 
-    // A vCPU that has seen the log may split a page after userspace has passed it, and the parts are
-    // protected, too, until they are written. Where tables have 8 entries, that is not so rare.
+    // A vCPU that has seen the log may split a page after userspace has passed it, and the parts
+    // are protected, too, until they are written. Where tables have 8 entries, that is not so rare.
     if model::HUGE_PAGES < 512 {
         return;
     }

@@ -281,8 +281,8 @@ pub(crate) fn before_torn_down(kvm: *mut kvm) {
     facts().linked = *field!(kvm, stat.linked);
 }
 
-/// Fails if this thread has torn down more tables in one step than it may: one, or those that others
-/// have linked since it has looked. What a vCPU has linked it may not have counted yet.
+/// Fails if this thread has torn down more tables in one step than it may: one, or those that
+/// others have linked since it has looked. What a vCPU has linked it may not have counted yet.
 pub(crate) fn check_torn_down(kvm: *mut kvm, what: &str) {
     let others = *field!(kvm, stat.linked) - facts().linked;
     let most = field!(kvm, vcpus).len() as u64 + others;

@@ -239,10 +239,10 @@ fn recover(
     {
         return Outcome::Stays;
     }
-    // A notifier, or a change of attributes, may have zapped a part of the page, and have given way.
-    // A huge page would map that part again. The notifier would zap all of it when it goes on, but
-    // not what somebody has split off before; and attributes forbid huge pages only after the pages
-    // were zapped. Faults wait until that is done, and recovery leaves the page as it is.
+    // A notifier, or a change of attributes, may have zapped a part of the page, and have given
+    // way. A huge page would map that part again. The notifier would zap all of it when it goes on,
+    // but not what somebody has split off before; and attributes forbid huge pages only after the
+    // pages were zapped. Faults wait until that is done, and recovery leaves the page as it is.
     if Vm::is_invalidating(step.lock, step.view.range()) {
         return Outcome::Stays;
     }
