@@ -9,7 +9,11 @@
 
 use kvm_c::{
     bindings::*,
-    model::ROOT_LEVEL, //
+    model::{
+        FRAME,
+        LARGE,
+        ROOT_LEVEL, //
+    }, //
 };
 use machine::{
     chance,
@@ -141,9 +145,6 @@ impl Access {
         }
     }
 }
-
-const FRAME: u64 = 0x000f_ffff_ffff_f000;
-const LARGE: u64 = 1 << 7;
 
 /// Pages below an entry of a table of `level`.
 fn pages(level: u32) -> u64 {

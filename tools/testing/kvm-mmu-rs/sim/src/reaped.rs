@@ -9,7 +9,10 @@ use kvm_c::{
     model::{
         pages,
         shadow,
-        HUGE_PAGES, //
+        FRAME,
+        HUGE_PAGES,
+        LARGE,
+        MMU_PRESENT, //
     }, //
 };
 use machine::{
@@ -26,10 +29,7 @@ use crate::world::{
     world, //
 };
 
-const MMU_PRESENT: u64 = 1 << 11;
 const WRITABLE: u64 = 1 << 1;
-const LARGE: u64 = 1 << 7;
-const FRAME: u64 = 0x000f_ffff_ffff_f000;
 
 /// Fails if this thread has, since so many steps were recorded, write-protected a page that is not
 /// `allowed`, or split a huge one in vain.

@@ -8,8 +8,13 @@ use kvm_c::{
     bindings::*,
     host::Host,
     memory_type,
-    model,
-    model::slots, //
+    model::{
+        self,
+        slots,
+        FRAME,
+        LARGE,
+        MMU_PRESENT, //
+    }, //
 };
 use machine::{
     fail,
@@ -229,9 +234,6 @@ const AD_DISABLED: u32 = 1 << 16;
 const SMM: u32 = 1 << 24;
 const GUEST_MODE: u32 = 1 << 17;
 const INVALID: u32 = 1 << 12;
-const FRAME: u64 = 0x000f_ffff_ffff_f000;
-const MMU_PRESENT: u64 = 1 << 11;
-const LARGE: u64 = 1 << 7;
 const FROZEN: u64 = 1 << 63 | 0x1a0;
 
 /// The role of a vCPU's root.

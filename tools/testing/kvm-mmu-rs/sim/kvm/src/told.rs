@@ -22,13 +22,13 @@ use crate::{
         field,
         pages,
         shadow,
-        HUGE_PAGES, //
+        FRAME,
+        HUGE_PAGES,
+        LARGE,
+        MMU_PRESENT, //
     },
     types::*, //
 };
-
-const MMU_PRESENT: u64 = 1 << 11;
-const LARGE: u64 = 1 << 7;
 
 /// The page that the entry of a step is in; null if the word is no entry.
 fn page_of(step: &Step) -> *mut kvm_mmu_page {
@@ -56,23 +56,34 @@ fn has_changed(step: &Step) -> bool {
     )
 }
 
-/// Fails unless the last change that this thread has made to an entry is the one that it tells.
-pub(crate) fn spte_changed(as_id: i32, gfn: u64, level: i32, old: u64, new: u64) {
+/// The last step of this thread that is wanted, as far as they are kept.
+fn last(wanted: impl Fn(&Step) -> bool) -> Option<Step> {
     let mut found = None;
 
     sched::back(|step| {
-        let is_it = has_changed(step) && is_at(step, gfn, level as u32);
+        let is_it = wanted(step);
 
         if is_it {
-            found = Some((*step, page_of(step)));
+            found = Some(*step);
         }
         is_it
     });
-    let Some((step, sp)) = found else {
+    found
+}
+
+/// The last change that this thread has made to the entry of `level` for `gfn`.
+fn last_change(gfn: u64, level: i32) -> Option<Step> {
+    last(|step| has_changed(step) && is_at(step, gfn, level as u32))
+}
+
+/// Fails unless the last change that this thread has made to an entry is the one that it tells.
+pub(crate) fn spte_changed(as_id: i32, gfn: u64, level: i32, old: u64, new: u64) {
+    let Some(step) = last_change(gfn, level) else {
         fail(format!(
             "traces a change of gfn {gfn:#x}, level {level}, that it has not made"
         ));
     };
+    let sp = page_of(&step);
     let own = i32::from(*field!(sp, role.word).to_owned() >> 24 != 0);
 
     // What aging has done between the load and a plain store is lost, and not known.
@@ -95,22 +106,18 @@ pub(crate) fn spte_changed(as_id: i32, gfn: u64, level: i32, old: u64, new: u64)
 pub(crate) fn set_spte(sptep: *mut u64) {
     // SAFETY: The format is constant while there is a VM.
     let accessed = unsafe { crate::bindings::shadow_accessed_mask };
-    let mut new = None;
+    let is_it = |step: &Step| has_changed(step) && step.args[0] == sptep as u64;
 
     if !facts().faults {
         return;
     }
-    sched::back(|step| {
-        let is_it = has_changed(step) && step.args[0] == sptep as u64;
+    // Not before this fault.
+    let step = last(|step| is_it(step) || step.what == "page fault").filter(is_it);
 
-        if is_it {
-            new = Some(step.args[2]);
-        }
-        is_it || step.what == "page fault"
-    });
-    if new.is_some_and(|new| new & accessed == 0) {
+    if let Some(step) = step.filter(|step| step.args[2] & accessed == 0) {
         fail(format!(
-            "a fault makes a leaf that is not accessed: {new:x?}"
+            "a fault makes a leaf that is not accessed: {:x}",
+            step.args[2]
         ));
     }
 }
@@ -118,17 +125,7 @@ pub(crate) fn set_spte(sptep: *mut u64) {
 /// Fails unless the first entry of the table that has just replaced a huge page maps what
 /// make_small_spte() makes of that, but for bits that others change.
 pub(crate) fn split(gfn: u64, huge: u64, level: i32) {
-    const FRAME: u64 = 0x000f_ffff_ffff_f000;
-    let mut new = None;
-
-    sched::back(|step| {
-        let is_it = has_changed(step) && is_at(step, gfn, level as u32);
-
-        if is_it {
-            new = Some(step.args[2]);
-        }
-        is_it
-    });
+    let new = last_change(gfn, level).map(|step| step.args[2]);
     let Some(new) = new.filter(|new| mem::is_live_table(new & FRAME)) else {
         return;
     };
@@ -156,17 +153,10 @@ pub(crate) fn split(gfn: u64, huge: u64, level: i32) {
 /// Fails unless `err` says whether this thread has replaced the entry of `level` for `gfn`.
 pub(crate) fn replaced(what: &str, gfn: u64, level: i32, err: i32) {
     const EBUSY: i32 = -16;
-    let mut won = None;
+    let is_lost = |step: &Step| step.what == "cmpxchg, lost";
+    let step = last(|step| (is_lost(step) || has_changed(step)) && is_at(step, gfn, level as u32));
+    let won = step.map(|step| !is_lost(&step));
 
-    sched::back(|step| {
-        let lost = step.what == "cmpxchg, lost";
-        let is_it = (lost || has_changed(step)) && is_at(step, gfn, level as u32);
-
-        if is_it {
-            won = Some(!lost);
-        }
-        is_it
-    });
     if (err == 0 && won != Some(true)) || (err == EBUSY && won != Some(false)) {
         fail(format!(
             "traces {what} of gfn {gfn:#x}, level {level}, with errno {err}, and has done it: {won:?}"
@@ -212,16 +202,12 @@ pub(crate) fn visited() {
             crate::bindings::shadow_host_writable_mask,
         )
     };
-    let mut last = None;
 
     if !facts().harvests {
         return;
     }
-    sched::back(|step| {
-        last = Some(*step);
-        true
-    });
-    let Some(step) = last.filter(|step| step.what == "load" && !page_of(step).is_null()) else {
+    let Some(step) = last(|_| true).filter(|step| step.what == "load" && !page_of(step).is_null())
+    else {
         return;
     };
     let (addr, spte) = (step.args[0] as usize, step.args[1]);

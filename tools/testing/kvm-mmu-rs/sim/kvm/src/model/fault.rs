@@ -20,17 +20,17 @@ use super::{
         topup_memory_caches, //
     },
     roots::is_obsolete,
-    track, //
+    track,
+    LARGE,
+    MMU_PRESENT, //
 };
 use crate::{
     bindings::*,
     told, //
 };
 
-const MMU_PRESENT: u64 = 1 << 11;
 const PRESENT: u64 = 1 << 0;
 const WRITABLE: u64 = 1 << 1;
-const LARGE: u64 = 1 << 7;
 /// `ACC_*` that access tracking saves, and where.
 const ACC_TRACK_SAVED: u64 = 1 << 0 | 1 << 2 | 1 << 10;
 const AD_MASK: u64 = 3 << 60;

@@ -19,7 +19,10 @@ use machine::{
 use super::{
     field,
     pages,
-    HUGE_PAGES, //
+    FRAME,
+    HUGE_PAGES,
+    LARGE,
+    MMU_PRESENT, //
 };
 use crate::types::*;
 
@@ -279,9 +282,6 @@ pub unsafe fn kvm_mmu_hugepage_adjust(vcpu: *mut kvm_vcpu, fault: *mut kvm_page_
 /// `fault` must point to a fault that only this thread accesses. If `spte` points to a table, this
 /// thread must be in an RCU critical section since it has read it.
 pub unsafe fn disallowed_hugepage_adjust(fault: *mut kvm_page_fault, spte: u64, cur_level: c_int) {
-    const MMU_PRESENT: u64 = 1 << 11;
-    const LARGE: u64 = 1 << 7;
-    const FRAME: u64 = 0x000f_ffff_ffff_f000;
     // SAFETY: Only this thread accesses the fault.
     let f = unsafe { &mut *fault };
 

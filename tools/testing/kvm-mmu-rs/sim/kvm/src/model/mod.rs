@@ -26,6 +26,12 @@ use std::cell::Cell;
 
 use crate::types::kvm;
 
+/// An SPTE's bits for the frame, or for the table that it points to.
+pub const FRAME: u64 = 0x000f_ffff_ffff_f000;
+/// `SPTE_MMU_PRESENT_MASK`.
+pub const MMU_PRESENT: u64 = 1 << 11;
+/// `PT_PAGE_SIZE_MASK`.
+pub const LARGE: u64 = 1 << 7;
 /// Pages of a huge page.
 pub const HUGE_PAGES: u64 = if cfg!(feature = "small") { 8 } else { 512 };
 /// `kvm_mmu_max_gfn()`: low, so that walks over whole roots are short.

@@ -17,7 +17,9 @@ use super::{
     slots::{
         srcu_read_lock,
         srcu_read_unlock, //
-    }, //
+    },
+    FRAME,
+    MMU_PRESENT, //
 };
 use crate::{
     bindings::*,
@@ -27,7 +29,6 @@ use crate::{
 /// Fails unless the first entry that this thread has replaced since `before` pointed to the table
 /// of `sp`: recovery zaps that table, and nothing that has taken its place.
 fn check_zapped(sp: *mut kvm_mmu_page, before: u64) {
-    const FRAME: u64 = 0x000f_ffff_ffff_f000;
     let me = sched::me();
     let table = mem::pa(*field!(sp, spt));
 
@@ -46,8 +47,6 @@ fn check_zapped(sp: *mut kvm_mmu_page, before: u64) {
 /// Fails if the entry above the table of `sp`, which recovery has not zapped, points to it. While D
 /// bits are the log, it is left.
 fn check_kept(kvm: *mut kvm, sp: *mut kvm_mmu_page) {
-    const MMU_PRESENT: u64 = 1 << 11;
-    const FRAME: u64 = 0x000f_ffff_ffff_f000;
     let parent = *field!(sp, __bindgen_anon_4.ptep).to_owned();
 
     if parent.is_null() || *field!(kvm, rs_dirty_log.dirty_bits) {

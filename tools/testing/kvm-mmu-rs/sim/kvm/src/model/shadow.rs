@@ -27,14 +27,14 @@ use super::{
     },
     pages,
     slots,
+    FRAME,
     HUGE_PAGES,
+    LARGE,
+    MMU_PRESENT,
     ROOT_LEVEL, //
 };
 use crate::bindings::*;
 
-const MMU_PRESENT: u64 = 1 << 11;
-const LARGE: u64 = 1 << 7;
-const FRAME: u64 = 0x000f_ffff_ffff_f000;
 const NONPRESENT: u64 = 1 << 63;
 
 const LEVEL: u32 = 0xf;

@@ -7,14 +7,14 @@ use machine::mem;
 use super::{
     field,
     pages,
-    HUGE_PAGES, //
+    FRAME,
+    HUGE_PAGES,
+    LARGE,
+    MMU_PRESENT, //
 };
 use crate::types::kvm;
 
 const INVALID: u32 = 1 << 12;
-const FRAME: u64 = 0x000f_ffff_ffff_f000;
-const MMU_PRESENT: u64 = 1 << 11;
-const LARGE: u64 = 1 << 7;
 
 /// A leaf.
 #[derive(Clone, Copy)]
