@@ -47,14 +47,18 @@ with_std_files()
 	exec "$@"
 }
 
+# What mmdebstrap's log has if it was the mirror that failed: that may pass.
+mirror_failed='Could not (resolve|connect)|Failed to fetch|Unable to connect|Temporary failure|does not have a Release file|Hash Sum mismatch|unexpected size|[Cc]onnection (timed out|failed|reset)'
+
 # debian_tree WHAT DIR LOG PACKAGES [MMDEBSTRAP-OPTION]...: a minimal Debian with
-# PACKAGES (by commas) in the new directory DIR. Fails with one error about WHAT.
+# PACKAGES (by commas) in the new directory DIR, in up to three attempts if the mirror fails.
+# Fails with one error about WHAT.
 debian_tree()
 {
 	local what=$1 dir=$2 log=$3 packages=$4 tmp mirror lines args P
 	local keys=/usr/share/keyrings/debian-archive-keyring.gpg
 	# If it fails, it may end its whole process group, which must not be ours.
-	local run=(setsid --wait) mode=root proxy=()
+	local run=(setsid --wait) mode=root proxy=() attempt pause=${LAB_MIRROR_PAUSE:-20}
 	shift 4
 
 	get_mmdebstrap
@@ -82,7 +86,7 @@ debian_tree()
 		[[ -z $P ]] || proxy=(--aptopt="Acquire::http::Proxy \"$P\"")
 	fi
 
-	mkdir -p "$CACHE/debs" "$dir"
+	mkdir -p "$CACHE/debs"
 	# shellcheck disable=SC2016 # "$1" in a hook is mmdebstrap's
 	args=(--mode="$mode" --variant=minbase --format=tar
 	      --aptopt='Acquire::Languages "none"'
@@ -105,12 +109,18 @@ debian_tree()
 		# shellcheck disable=SC2016
 		args+=(--setup-hook='sed -n "/^deb .* main/{s/ '"$SUITE"' / '"$SUITE"'-backports /p;q}" "$1/etc/apt/sources.list" >"$1/etc/apt/sources.list.d/backports.list"')
 	fi
-	TMPDIR=$tmp with_std_files "${run[@]}" mmdebstrap "${args[@]}" "$SUITE" - "${lines[@]}" 2>"$log" |
-		tar -C "$dir" -xp --no-same-owner --exclude='./dev/*' \
-			--exclude='./var/cache/apt/archives/*.deb' && return
-	tail -n 15 "$log" >&2
-	if grep -qE 'Could not resolve|Failed to fetch|Unable to connect|Temporary failure|Could not connect|does not have a Release file' "$log"; then
-		die "the package mirror ${mirror:-of mmdebstrap} cannot be reached or has no $SUITE; check the network or set MIRROR="
-	fi
-	die "$what could not be made; the reason is above and in $log"
+	for ((attempt = 1; ; attempt++)); do
+		rm -rf --one-file-system "$dir"
+		mkdir -p "$dir"
+		TMPDIR=$tmp with_std_files "${run[@]}" mmdebstrap "${args[@]}" "$SUITE" - "${lines[@]}" 2>"$log" |
+			tar -C "$dir" -xp --no-same-owner --exclude='./dev/*' \
+				--exclude='./var/cache/apt/archives/*.deb' && return
+		tail -n 15 "$log" >&2
+		grep -qE "$mirror_failed" "$log" ||
+			die "$what could not be made; the reason is above and in $log"
+		((attempt < 3)) ||
+			die "the package mirror ${mirror:-of mmdebstrap} cannot be reached or has no $SUITE; check the network or set MIRROR="
+		say "the package mirror did not answer, or was being updated; trying again in $pause s"
+		sleep "$pause"
+	done
 }

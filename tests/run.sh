@@ -285,12 +285,15 @@ skip()
 
 run_stage()
 {
-	local stage=$1 start=$SECONDS
-	call stage "$stage" >"$logs/$stage.tap" 2>"$logs/$stage.log" ||
-		echo "Bail out! the stage ended with status $?, see $logs/$stage.log" \
+	local stage=$1 start=$SECONDS status why
+	call stage "$stage" >"$logs/$stage.tap" 2>"$logs/$stage.log" || {
+		status=$?
+		why=$(grep '^error: ' "$logs/$stage.log" | tail -n 1) || :
+		echo "Bail out! the stage ended with status $status${why:+, $why}, see $logs/$stage.log" \
 			>>"$logs/$stage.tap"
-	# CI shows nothing but what is printed.
-	grep -q '^1\.\.' "$logs/$stage.tap" || tail -n 20 "$logs/$stage.log"
+	}
+	# CI shows nothing but what is printed, and keeps of that the end.
+	grep -q '^1\.\.' "$logs/$stage.tap" || tail -n 20 "$logs/$stage.log" | tee -a "$logs/failures"
 	progress "$stage: $(tool tap.py summary "$logs/$stage.tap" | tail -n 1)" \
 		"in $((SECONDS - start)) s"
 }
@@ -479,4 +482,5 @@ for s in "${all[@]}" reach-notdp kunit kunit-debug "${more[@]}" intel-{pml,ad,no
 done
 
 echo
+[[ ! -e $logs/failures ]] || cat "$logs/failures"
 tool tap.py summary "${files[@]}"

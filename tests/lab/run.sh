@@ -109,7 +109,14 @@ removed()
 }
 check "and has time to remove what it has begun" removed
 expect "no network" "cannot be reached.*MIRROR=" \
-	fresh MIRROR=http://127.0.0.1:9/debian "$copy/scripts/root.sh"
+	fresh LAB_MIRROR_PAUSE=0 MIRROR=http://127.0.0.1:9/debian "$copy/scripts/root.sh"
+check "which it finds three times" test "$(grep -c '^E: Unable to connect\|Could not connect' "$tmp/log")" -ge 3
+# shellcheck disable=SC2016 # expanded by the fake
+printf '#!/bin/sh\necho >>%s\n[ "$(wc -l <%s)" -gt 1 ] || echo "E: Failed to fetch" >&2\nexit 1\n' "$tmp"/tries{,} \
+	>"$tmp/fake/mmdebstrap"
+expect "a mirror that fails once, and something else then" "the toolchain root could not be made" \
+	fresh LAB_MIRROR_PAUSE=0 PATH="$tmp/fake:$PATH" "$copy/scripts/root.sh"
+check "which is tried twice" test "$(wc -l <"$tmp/tries")" = 2
 expect "too little disk" "free disk.*are needed; free some" \
 	fresh LAB_MIN_DISK_MB=999999999 "$copy/scripts/preflight.sh"
 expect "too little room for the cache" "free disk.*are needed; free some" \
