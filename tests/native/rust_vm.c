@@ -8,6 +8,7 @@
 #include <linux/slab.h>
 
 #include "mmu/mmu_internal.h"
+#include "mmu/rust/rust_header.h"
 #include "mmu/rust/rust_helpers.h"
 
 #include "rust_vm.h"
@@ -33,9 +34,7 @@ void kvm_rs_free_pages(struct kvm_mmu_page **pages, int nr)
 {
 	for (int i = 0; i < nr; i++) {
 		free_page((unsigned long)pages[i]->spt);
-		if (pages[i]->unsync_child_bitmap[KVM_RS_NEIGHBOURS])
-			__free_page(virt_to_page(pages[i]));
-		else
+		if (!kvm_rs_free_neighbour(pages[i]))
 			kmem_cache_free(NULL, pages[i]);
 	}
 }

@@ -12,6 +12,7 @@
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
 #include "rust_bindings.h"
+#include "rust_header.h"
 
 #include <linux/folio_batch.h>
 #include <linux/llist.h>
@@ -68,13 +69,8 @@ static void free_pages_now(struct kvm_mmu_page **pages, int nr)
 	}
 
 	for (i = 0; i < nr; i++) {
-		if (pages[i]->unsync_child_bitmap[KVM_RS_NEIGHBOURS]) {
-			/* As in kvm_rs_free_header(). */
-			pages[i]->unsync_child_bitmap[KVM_RS_NEIGHBOURS] = 0;
-			__free_page(virt_to_page(pages[i]));
-		} else {
+		if (!kvm_rs_free_neighbour(pages[i]))
 			pages[objects++] = pages[i];
-		}
 	}
 	if (objects)
 		kmem_cache_free_bulk(mmu_page_header_cache, objects, (void **)pages);

@@ -4,6 +4,7 @@
  * takes a decision is Rust.
  */
 #include "rust_bindings.h"
+#include "rust_header.h"
 #include "mmu/mmutrace.h"
 #include "mmu/page_track.h"
 
@@ -169,13 +170,8 @@ __kvm_rs u64 *kvm_rs_alloc_table(int nid, bool may_fail)
 
 __kvm_rs void kvm_rs_free_header(struct kvm_mmu_page *sp)
 {
-	if (sp->unsync_child_bitmap[KVM_RS_NEIGHBOURS]) {
-		/* Whoever frees it again gives the slab allocator what is none of its objects. */
-		sp->unsync_child_bitmap[KVM_RS_NEIGHBOURS] = 0;
-		__free_page(virt_to_page(sp));
-	} else {
+	if (!kvm_rs_free_neighbour(sp))
 		kmem_cache_free(mmu_page_header_cache, sp);
-	}
 }
 
 __kvm_rs void kvm_rs_free_table(void *spt)
