@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 # 'make test-upstream': that upstream's KVM fails what patches/upstream/ mend, and does not
-# with them: two boots, of the same tests (upstream.list). The logs are in
+# with them, but for 0005: two boots, of the same tests (upstream.list). The logs are in
 # build/logs/upstream; the TAP is on stdout.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
