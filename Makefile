@@ -22,7 +22,8 @@ help:
 run:
 	@tests/dirty_log_perf/run.sh
 
-## make test       all tests except test-* below; ends with a one-line summary
+## make test       the tests, as far as they fit into CI; ends with a one-line summary;
+##                 test-* below are the others, or a part alone
 test: lab pristine modules-deb
 	@tests/run.sh
 

@@ -9,7 +9,7 @@
 #   run.sh     table [FILE]...  the tables of the parts that were run; a document
 #                               FILE.md gets them between its marks, FILE.svg the plot;
 #                               PARTS=some: of the last "run.sh SCENARIO..."
-#   run.sh     show [ILLNESS...]
+#   run.sh     show [PROBLEM...]
 #                               what tools/kvm/mmu_lock_stat shows of a guest that suffers from each
 #                               illness (of illnesses.py; all), on the Rust MMU: puts the tables, and
 #                               two pictures of "storm", into the documentation

@@ -2,7 +2,7 @@
 """What the model is fed with, and where each number is from.
 
 Measured ones are read from the pages in results/, so that the model changes with them. The
-others are fits (to one figure of the founding texts, which then is not counted as reproduced) or
+others are fits (to one figure of those that were published, which then is not counted as reproduced) or
 assumptions; both are varied by two in each direction by report.py.
 """
 import re
@@ -96,9 +96,9 @@ def load():
         "[bench](bench.md): C takes `mmu_lock` 514 times for 512 splits")
     add("rust_tables_per_lock", 64, "tables", MEASURED,
         "[bench](bench.md): Rust takes it 9 times; 128 MiB of tables are allocated at a time")
-    add("transfer", 57, "ns", FIT, "the first pass of 2.94 s (text 000): a line that goes from CPU to CPU")
-    add("write", 534, "ns", FIT, "the first pass of 0.14 s (text 000): the guest's write to a page, with PML")
-    add("slot_change", 1e6, "ns", FIT, "enabling in 0.001 s (text 000): the memslots are replaced")
+    add("transfer", 57, "ns", FIT, "the first pass of 2.94 s (commit a3fe5dbda0a4): a line that goes from CPU to CPU")
+    add("write", 534, "ns", FIT, "the first pass of 0.14 s (commit a3fe5dbda0a4): the guest's write to a page, with PML")
+    add("slot_change", 1e6, "ns", FIT, "enabling in 0.001 s (commit a3fe5dbda0a4): the memslots are replaced")
     add("exit", 2000, "ns", ASSUMED, "a VM exit for a fault, and the way back")
     add("alloc", 500, "ns", ASSUMED, "allocating and charging a zeroed page table")
     add("ipi", 2000, "ns", ASSUMED, "the slowest CPU's answer to the IPI of a TLB flush")

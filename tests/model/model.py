@@ -217,7 +217,7 @@ class Migration:
         }
 
 
-# --- what the founding texts measured
+# --- what was measured upstream
 
 def first_pass(v, vcpus, split, pages=400):
     """Seconds in which each vCPU writes a GiB, a page at a time; unless that is @split, each write

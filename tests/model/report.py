@@ -6,7 +6,7 @@ usage: report.py [--effort E] [FILE.md FILE.svg]
 
 E is how much of each phase is simulated; the default of 1 is what results/model.md has. With
 files, the tables go between the marks of FILE.md, too, and the plot to FILE.svg. The exit status is 1 if the
-model does not come near what the founding texts measured.
+model does not come near what was measured upstream.
 """
 import argparse
 import html
@@ -88,7 +88,7 @@ def stall_table(found, before):
 
 
 def faults_table(v):
-    """Without eager splitting: what made the authors of text 002 ask."""
+    """Without eager splitting: what made the authors of the RFC of 2020 ask."""
     yield "| VM | first pass, pages split by faults [s] |"
     yield "|---|--:|"
     for vcpus, gib in MACHINES:
@@ -130,7 +130,7 @@ def sensitivity(table, effort):
     """Each input that was not measured, halved and doubled."""
     effort /= 2
     base = outcomes(given.values(table), effort)
-    yield "| input | times | founding texts | " + " | ".join(base) + " |"
+    yield "| input | times | published | " + " | ".join(base) + " |"
     yield "|---|--:|---|" + "--:|" * len(base)
     for name, item in table.items():
         if item.kind == given.MEASURED:
@@ -218,7 +218,7 @@ def main():
              for vcpus, gib in MACHINES for way in WAYS}
     before = {(vcpus, gib): Migration(v, vcpus, gib, WAYS[0], args.effort).before()
               for vcpus, gib in MACHINES}
-    lines = ["What the founding texts measured:", "", *founding, "",
+    lines = ["What was measured upstream:", "", *founding, "",
              "Phases:", "", *phase_table(found), "",
              "Waits for `mmu_lock`:", "", *stall_table(found, before), "",
              "C with `eager_page_split=N`, where vCPUs split pages in faults:", "", *faults_table(v), "",
