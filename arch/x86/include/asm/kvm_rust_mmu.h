@@ -243,6 +243,9 @@ int kvm_rs_harvest_dirty_log(struct kvm *kvm, const struct kvm_memory_slot *slot
 int kvm_rs_get_dirty_log(struct kvm *kvm, const struct kvm_memory_slot *slot,
 			 unsigned long *buffer);
 
+/* rust_dirty_log.c */
+void kvm_rs_commit_dirty_log(struct kvm *kvm);
+
 /* rust_clear_log.c */
 int kvm_rs_clear_log(struct kvm *kvm, const struct kvm_clear_dirty_log *request,
 		     int (*check)(struct kvm *kvm, struct kvm_clear_dirty_log *request));

@@ -142,8 +142,8 @@ void kvm_rs_prepare_dirty_log(struct kvm *kvm, const struct kvm_memory_slot *old
 }
 
 /*
- * Called after the slot was replaced, and with it the number of logged slots. slots_lock is
- * held.
+ * Called after the slot was replaced, and with it the number of logged slots, or after that has
+ * failed. slots_lock is held.
  *
  * All faults have ended that have not seen a change of dirty_bits: synchronize_srcu() has
  * waited for them.

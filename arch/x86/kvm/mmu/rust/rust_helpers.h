@@ -44,7 +44,6 @@ bool kvm_rs_is_clearing(struct kvm *kvm);
 /* rust_dirty_log.c */
 void kvm_rs_prepare_dirty_log(struct kvm *kvm, const struct kvm_memory_slot *old,
 			      const struct kvm_memory_slot *new, enum kvm_mr_change change);
-void kvm_rs_commit_dirty_log(struct kvm *kvm);
 void kvm_rs_carry_dirty(struct kvm *kvm, int as_id, gfn_t first, const u64 *written, int words);
 
 /* rust_lock_stats.c */
