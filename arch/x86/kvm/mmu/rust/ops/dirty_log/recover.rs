@@ -243,7 +243,11 @@ fn recover(
     // way. A huge page would map that part again. The notifier would zap all of it when it goes on,
     // but not what somebody has split off before; and attributes forbid huge pages only after the
     // pages were zapped. Faults wait until that is done, and recovery leaves the page as it is.
-    if Vm::is_invalidating(step.lock, step.view.range()) {
+    // Where no leaf of the table is missing, nobody has zapped anything yet. That matters: the
+    // range that is in progress spans all notifiers that are, and much that none of them zaps.
+    if !Sp::of_table(table).is_full(step.lock)
+        && Vm::is_invalidating(step.lock, step.view.range())
+    {
         return Outcome::Stays;
     }
     // If a table was added since, somebody wants small pages there.
