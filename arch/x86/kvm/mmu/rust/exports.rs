@@ -339,7 +339,8 @@ export! {
         zap::zap_possible_nx_huge_page(&lock, wrap_non_null!(Sp, sp))
     }
 
-    /// The table that NX recovery is to zap before that of `sp`, or `sp`, if there is none.
+    /// The table that NX recovery is to zap before that of `sp`, or `sp`, if there is none. The
+    /// caller takes it off the list of possible NX huge pages, if it is there.
     /// `mmu_lock` is held for read, and RCU, and what is returned may be used as long.
     fn kvm_tdp_mmu_first_to_zap(
         kvm: *mut bindings::kvm,

@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * NX recovery of a 1GiB page, one step at a time
+ * How much NX recovery zaps in a period
  *
- * Where executable huge pages are forbidden, executing from a 1GiB page makes KVM map it with
- * a table of tables.  KVM's worker zaps such tables again, a limited number per period.  Each
- * is one step for everyone who waits for mmu_lock, so none should tear down 512 others.
+ * Where executable huge pages are forbidden, executing from a huge page makes KVM map it with a
+ * table of smaller pages.  KVM's worker zaps such tables again, in each period one of
+ * kvm.nx_huge_pages_recovery_ratio of those that are listed.
  *
- * The guest executes from every 2MiB of a 1GiB page, which creates 513 tables.  They must go one
- * by one, and the rest must go with the memslot: a table that someone else tears down must not
- * stay on the worker's list.  Requires kvm.nx_huge_pages, and a value of
- * kvm.nx_huge_pages_recovery_ratio such that the worker zaps one table per period.
+ * - Of 2MiB pages, no more than that part must go in a period, each time that they are mapped
+ *   anew: what has been zapped must not count any more.
+ * - A table that stands for a 1GiB page is one, however many are below it.  It is listed first,
+ *   so all of them must go in the first period.
+ * - What somebody else tears down must not stay on the worker's list.
  */
 #include <string.h>
 #include <sys/mman.h>
@@ -26,20 +27,23 @@
 
 #define TEST_SLOT	1
 #define TEST_BASE	(8ul * SZ_1G)
-#define TEST_SIZE	(1ul * SZ_1G)
-#define NR_TABLES	(TEST_SIZE / SZ_2M + 1)
 #define RET_OPCODE	0xc3
 
-/* So many steps are enough. */
-#define STEPS		3
+/* 2MiB pages, and how often they are executed from. */
+#define NR_HUGE		8ul
+#define ROUNDS		4
+
+static u64 nr_pages;
 
 static void guest_code(void)
 {
-	u64 at;
+	u64 i;
 
-	for (at = TEST_BASE; at < TEST_BASE + TEST_SIZE; at += SZ_2M)
-		((void (*)(void))at)();
-	GUEST_DONE();
+	while (1) {
+		for (i = 0; i < nr_pages; i++)
+			((void (*)(void))(TEST_BASE + i * SZ_2M))();
+		GUEST_SYNC(0);
+	}
 }
 
 static double now(void)
@@ -50,54 +54,104 @@ static double now(void)
 	return ts.tv_sec + ts.tv_nsec / 1e9;
 }
 
-int main(void)
+static struct kvm_vm *create_vm(struct kvm_vcpu **vcpu, size_t size, int mmap_flags, int level)
 {
-	double period, start, passed;
+	struct kvm_vm *vm;
+	size_t offset;
+	u8 *mem;
+
+	mem = mmap(NULL, size, PROT_READ | PROT_WRITE,
+		   MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | mmap_flags, -1, 0);
+	__TEST_REQUIRE(mem != MAP_FAILED, "Free huge pages are needed, %zu MiB in all", size / SZ_1M);
+	for (offset = 0; offset < size; offset += SZ_2M)
+		mem[offset] = RET_OPCODE;
+
+	vm = vm_create_with_one_vcpu(vcpu, guest_code);
+	vm_set_user_memory_region(vm, TEST_SLOT, 0, TEST_BASE, size, mem);
+	virt_map_level(vm, TEST_BASE, TEST_BASE, size, level);
+	nr_pages = size / SZ_2M;
+	sync_global_to_guest(vm, nr_pages);
+	return vm;
+}
+
+/*
+ * Each page executed from, until the worker has zapped all.  The ratio is constant, so a period
+ * zaps the more, the more there are.
+ */
+static void test_2m(u64 ratio, double period)
+{
+	u64 tables, last, most, left, i;
+	struct kvm_vcpu *vcpu;
+	double start, passed;
+	struct kvm_vm *vm;
+	int round;
+
+	vm = create_vm(&vcpu, NR_HUGE * SZ_2M, MAP_HUGE_2MB, PG_LEVEL_2M);
+	for (round = 0; round < ROUNDS; round++) {
+		start = now();
+		run_until_ucall(vcpu, UCALL_SYNC);
+		last = NR_HUGE;
+		while (last) {
+			usleep(1000);
+			tables = vm_get_stat(vm, nx_lpage_splits);
+			passed = now() - start;
+			if (tables == last)
+				continue;
+			/* Not each period may have passed unseen, and one more may have begun. */
+			left = last;
+			for (i = 0; i < (u64)(passed / period) + 1; i++)
+				left -= DIV_ROUND_UP(left, ratio);
+			most = last - left;
+			TEST_ASSERT(tables < last && last - tables <= most,
+				    "%lu tables of %lu are left in round %d, %.2f s later; %lu may go",
+				    tables, last, round, passed, most);
+			ksft_print_msg("2MiB, round %d: %lu tables are left after %.2f s\n",
+				       round, tables, passed);
+			last = tables;
+			start += passed;
+		}
+	}
+	kvm_vm_free(vm);
+}
+
+static void test_1g(double period)
+{
 	struct kvm_vcpu *vcpu;
 	struct kvm_vm *vm;
-	u64 tables, last, offset, steps = 0;
-	u8 *mem;
+	double start;
+	u64 tables;
+
+	vm = create_vm(&vcpu, SZ_1G, MAP_HUGE_1GB, PG_LEVEL_1G);
+	run_until_ucall(vcpu, UCALL_SYNC);
+	start = now();
+	while (vm_get_stat(vm, nx_lpage_splits)) {
+		usleep(1000);
+		TEST_ASSERT(now() - start < 3 * period, "%lu tables are left, %.2f s later",
+			    vm_get_stat(vm, nx_lpage_splits), now() - start);
+	}
+	ksft_print_msg("1GiB: no table is left after %.2f s\n", now() - start);
+
+	/* Deleting a memslot zaps all page tables.  None is left that the worker could zap. */
+	run_until_ucall(vcpu, UCALL_SYNC);
+	vm_set_user_memory_region(vm, TEST_SLOT, 0, TEST_BASE, 0, NULL);
+	tables = vm_get_stat(vm, nx_lpage_splits);
+	TEST_ASSERT(!tables, "%lu tables are listed that are gone", tables);
+	kvm_vm_free(vm);
+}
+
+int main(void)
+{
+	double period;
+	int ratio;
 
 	TEST_REQUIRE(get_kvm_param_bool("tdp_mmu"));
 	TEST_REQUIRE(get_kvm_param_bool("nx_huge_pages"));
 	period = get_kvm_param_integer("nx_huge_pages_recovery_period_ms") / 1000.0;
-	__TEST_REQUIRE(period && get_kvm_param_integer("nx_huge_pages_recovery_ratio") >= NR_TABLES,
-		       "The worker has to zap one of %lu tables in a period", NR_TABLES);
+	ratio = get_kvm_param_integer("nx_huge_pages_recovery_ratio");
+	__TEST_REQUIRE(period && ratio > 1 && ratio < (int)NR_HUGE,
+		       "The worker has to zap some tables in a period, and not all");
 
-	mem = mmap(NULL, TEST_SIZE, PROT_READ | PROT_WRITE,
-		   MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | MAP_HUGE_1GB, -1, 0);
-	__TEST_REQUIRE(mem != MAP_FAILED, "A free huge page of 1 GiB is needed");
-	for (offset = 0; offset < TEST_SIZE; offset += SZ_2M)
-		mem[offset] = RET_OPCODE;
-
-	vm = vm_create_with_one_vcpu(&vcpu, guest_code);
-	vm_set_user_memory_region(vm, TEST_SLOT, 0, TEST_BASE, TEST_SIZE, mem);
-	virt_map_level(vm, TEST_BASE, TEST_BASE, TEST_SIZE, PG_LEVEL_1G);
-
-	start = now();
-	run_until_ucall(vcpu, UCALL_DONE);
-
-	/* Not each period may have passed unseen, and one more may have begun. */
-	last = NR_TABLES;
-	while (steps < STEPS) {
-		usleep(1000);
-		passed = now() - start;
-		tables = vm_get_stat(vm, nx_lpage_splits);
-		if (tables == last)
-			continue;
-		TEST_ASSERT(tables < last && last - tables <= (u64)(passed / period) + 1,
-			    "%lu tables are left of %lu, %.2f s later", tables, last, passed);
-		ksft_print_msg("%lu tables are left after %.2f s\n", tables, passed);
-		last = tables;
-		start += passed;
-		steps++;
-	}
-
-	/* Deleting a memslot zaps all page tables.  None is left that the worker could zap. */
-	vm_set_user_memory_region(vm, TEST_SLOT, 0, TEST_BASE, 0, NULL);
-	tables = vm_get_stat(vm, nx_lpage_splits);
-	TEST_ASSERT(!tables, "%lu tables are listed that are gone", tables);
-
-	kvm_vm_free(vm);
+	test_1g(period);
+	test_2m(ratio, period);
 	return 0;
 }

@@ -73,11 +73,13 @@ fn is_logged(kvm: *mut kvm, sp: *mut kvm_mmu_page) -> bool {
 pub fn recover(kvm: *mut kvm, to_zap: usize) {
     let srcu = srcu_read_lock(kvm);
     let mut flush = false;
+    let mut to_zap = to_zap;
+    let mut to_zap_below = to_zap * 512;
 
     note("kvm_recover_nx_huge_pages()", [0; 3]);
     field!(kvm, mmu_lock).read_lock();
     rcu::read_lock();
-    for _ in 0..to_zap {
+    while to_zap > 0 {
         field!(kvm, arch.tdp_mmu_pages_lock).lock("spin_lock(tdp_mmu_pages_lock)", true);
         let Some(sp) = field!(kvm, arch.possible_nx_huge_pages).first().copied() else {
             field!(kvm, arch.tdp_mmu_pages_lock).unlock("spin_unlock(tdp_mmu_pages_lock)", true);
@@ -88,12 +90,21 @@ pub fn recover(kvm: *mut kvm, to_zap: usize) {
         }
         told::before_torn_down(kvm);
         // The hook.
-        let logged = is_logged(kvm, sp);
-        let sp = if logged {
-            sp
-        } else {
+        if *field!(kvm, rs_dirty_log.dirty_bits) {
+            field!(kvm, arch.tdp_mmu_pages_lock).unlock("spin_unlock(tdp_mmu_pages_lock)", true);
+            break;
+        }
+        let looks_below = to_zap_below > 0 && !is_logged(kvm, sp);
+        let sp = if looks_below {
             // SAFETY: Both exist, and RCU is held.
-            unsafe { kvm_tdp_mmu_first_to_zap(kvm, sp) }
+            let first = unsafe { kvm_tdp_mmu_first_to_zap(kvm, sp) };
+            if first != sp {
+                to_zap_below -= 1;
+                to_zap += 1;
+            }
+            first
+        } else {
+            sp
         };
         // `unaccount_nx_huge_page()`
         *field!(sp, nx_huge_page_disallowed) = false;
@@ -108,7 +119,7 @@ pub fn recover(kvm: *mut kvm, to_zap: usize) {
             if zapped {
                 check_zapped(sp, before);
                 // If the log has ended just now, nobody has looked for tables below.
-                if !logged {
+                if looks_below {
                     told::check_torn_down(kvm, "NX recovery");
                 }
             } else {
@@ -116,6 +127,7 @@ pub fn recover(kvm: *mut kvm, to_zap: usize) {
             }
             flush |= zapped;
         }
+        to_zap -= 1;
         // SAFETY: The VM exists.
         if unsafe { rust_support_need_break(field!(kvm, mmu_lock)) } {
             if flush {
