@@ -13,10 +13,27 @@
 #include <linux/moduleparam.h>
 #include <linux/mutex.h>
 #include <linux/pagemap.h>
+#include <linux/sysfs.h>
 #include <asm/kvm_rust_mmu.h>
 
-static char *mmu_engine = "rust";
-module_param(mmu_engine, charp, 0444);
+/* A parameter that its mode makes read-only could still be set when the module is loaded. */
+static int mmu_engine_set(const char *value, const struct kernel_param *kp)
+{
+	pr_err("mmu_engine only says that the MMU is in Rust; it cannot be set\n");
+	return -EPERM;
+}
+
+static int mmu_engine_get(char *buffer, const struct kernel_param *kp)
+{
+	return sysfs_emit(buffer, "rust\n");
+}
+
+static const struct kernel_param_ops mmu_engine_ops = {
+	.set = mmu_engine_set,
+	.get = mmu_engine_get,
+};
+
+module_param_cb(mmu_engine, &mmu_engine_ops, NULL, 0444);
 MODULE_PARM_DESC(mmu_engine, "The implementation of the TDP MMU in this build (read-only)");
 
 unsigned int kvm_rs_fault_around_pages __read_mostly;
