@@ -124,7 +124,7 @@ mode! {
 ///
 /// This thread holds the lock in this mode for as long as the value exists, except while
 /// [`Held::run_unlocked`] or [`Held::cond_resched_rwlock`] borrows it; or no other thread can take
-/// the lock.
+/// the lock, and the value is not borrowed exclusively before it is dropped.
 pub(crate) struct Held<T: RwLocked, M, O: HolderData<T> = ()>(
     T,
     Batch,
@@ -185,8 +185,8 @@ impl<T: RwLocked, M: Mode, O: HolderData<T>> Held<T, M, O> {
     pub(crate) fn cond_resched_rwlock(&mut self) {
         self.1.submit();
         self.2.settle(self.0);
-        // SAFETY: Held by the type invariant; the exclusive borrow shows that nothing relies on the
-        // lock being held.
+        // SAFETY: Held by the type invariant, as the value is borrowed exclusively; and that shows
+        // that nothing relies on the lock being held.
         unsafe { M::cond_resched(self.0.rwlock()) }
     }
 
@@ -195,8 +195,8 @@ impl<T: RwLocked, M: Mode, O: HolderData<T>> Held<T, M, O> {
     pub(crate) fn run_unlocked<R>(&mut self, f: impl FnOnce(&Unlocked) -> R) -> R {
         self.1.submit();
         self.2.settle(self.0);
-        // SAFETY: Held by the type invariant; the exclusive borrow shows that nothing relies on the
-        // lock being held.
+        // SAFETY: Held by the type invariant, as the value is borrowed exclusively; and that shows
+        // that nothing relies on the lock being held.
         unsafe { M::unlock(self.0.rwlock()) };
         let result = f(&Unlocked(NotThreadSafe));
         // SAFETY: By the contract of `RwLocked`.
@@ -206,21 +206,22 @@ impl<T: RwLocked, M: Mode, O: HolderData<T>> Held<T, M, O> {
 }
 
 impl<T: RwLocked, O: HolderData<T>> Held<T, Write, O> {
-    /// Makes the proof for an object that nobody else can reach, whose lock C does not take.
+    /// Runs `f` with the proof for an object that nobody else can reach, whose lock C does not
+    /// take. As `f` only borrows the proof, it cannot have a lock dropped that is not held.
     ///
     /// # Safety
     ///
-    /// No other thread may be able to take the lock until the proof is gone.
+    /// No other thread may be able to take the lock until `f` returns.
     #[inline]
-    pub(crate) unsafe fn assume_unreachable(object: T) -> Self {
-        // INVARIANT: By this function's safety requirement.
-        Held(
+    pub(crate) unsafe fn with_unreachable<R>(object: T, f: impl FnOnce(&Self) -> R) -> R {
+        // INVARIANT: By this function's safety requirement; and `f` gets a shared borrow.
+        f(&Held(
             object,
             Batch::new(),
             O::default(),
             PhantomData,
             NotThreadSafe,
-        )
+        ))
     }
 }
 

@@ -252,12 +252,10 @@ export! {
         let vm = wrap!(Vm, kvm);
         // SAFETY: The VM has no users left, or its creation failed.
         let slots = unsafe { SlotsLock::assume_unreachable(vm) };
-        {
-            // SAFETY: The same; and nothing below makes another token before this one is gone.
-            let lock = unsafe { Exclusive::assume_unreachable(Lock::new(vm, Holder::Caller)) };
+        let invalidate = |lock: &Exclusive<'_>| roots::invalidate(lock, &slots, RootTypes::VALID);
 
-            roots::invalidate(&lock, &slots, RootTypes::VALID);
-        }
+        // SAFETY: The same.
+        unsafe { Exclusive::with_unreachable(Lock::new(vm, Holder::Caller), invalidate) };
         zap::zap_invalidated_roots(&slots, false);
 
         #[cfg(CONFIG_KVM_PROVE_MMU)]

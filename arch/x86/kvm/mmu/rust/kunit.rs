@@ -366,9 +366,12 @@ impl Comparison<'_> {
             host_writable: input.host_writable,
         };
         let sp = oracle.sp().ok_or(EINVAL)?;
+        let lock = Lock::new(oracle.vm(), Holder::Caller);
+        let make_leaf = |lock: &Exclusive<'_>| {
+            make::make_leaf(lock, oracle.vcpu(), sp, &request, &oracle.masks)
+        };
         // SAFETY: Nobody else can reach the fake VM.
-        let lock = unsafe { Exclusive::assume_unreachable(Lock::new(oracle.vm(), Holder::Caller)) };
-        let (ours, protected) = make::make_leaf(&lock, oracle.vcpu(), sp, &request, &oracle.masks);
+        let (ours, protected) = unsafe { Exclusive::with_unreachable(lock, make_leaf) };
         // Upstream does this inside, before the leaf is installed; here it may have to come after.
         make::log_writable(oracle.vm(), request.page, ours);
         // SAFETY: The oracle is set up.
@@ -639,10 +642,11 @@ mod tests {
             assert!(!old.is_present() && old.is_writable());
             let sp = oracle.sp().ok_or(EINVAL)?;
             let lock = Lock::new(oracle.vm(), Holder::Caller);
+            let make_leaf = |lock: &Exclusive<'_>| {
+                make::make_leaf(lock, oracle.vcpu(), sp, &request, &oracle.masks)
+            };
             // SAFETY: Nobody else can reach the fake VM.
-            let lock = unsafe { Exclusive::assume_unreachable(lock) };
-            let (leaf, protected) =
-                make::make_leaf(&lock, oracle.vcpu(), sp, &request, &oracle.masks);
+            let (leaf, protected) = unsafe { Exclusive::with_unreachable(lock, make_leaf) };
             assert!(protected && !leaf.is_writable() && !leaf.is_mmu_writable(&oracle.masks));
         }
         Ok(())

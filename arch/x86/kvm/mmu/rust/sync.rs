@@ -289,7 +289,8 @@ impl<'l> SlotsLock<'l> {
     ///
     /// # Safety
     ///
-    /// As for [`Exclusive::assume_unreachable`], for `slots_lock`.
+    /// No other thread may be able to take `slots_lock`, or to claim a range of a log, until the
+    /// token is gone.
     #[inline]
     pub(crate) unsafe fn assume_unreachable(vm: Vm<'l>) -> Self {
         // INVARIANT: By this function's safety requirement.
