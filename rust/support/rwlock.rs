@@ -44,7 +44,12 @@ impl<T> HolderData<T> for () {
 }
 
 /// A way to hold a `rwlock_t`.
-pub(crate) trait Mode {
+///
+/// # Safety
+///
+/// When `lock` and `cond_resched` return, the calling thread must hold the lock in this mode, until
+/// it calls `unlock`.
+pub(crate) unsafe trait Mode {
     /// Takes the lock.
     ///
     /// # Safety
@@ -79,7 +84,8 @@ macro_rules! mode {
         $(#[$doc])*
         pub(crate) struct $name;
 
-        impl Mode for $name {
+        // SAFETY: The operations of C's rwlock for this mode.
+        unsafe impl Mode for $name {
             #[inline]
             unsafe fn lock(lock: *mut rwlock_t) {
                 // SAFETY: By this function's safety requirement.

@@ -155,8 +155,14 @@ fn resume(lock: Lock<'_>, paused: u32) {
 }
 
 /// A mode in which `mmu_lock` is held.
-pub(crate) trait MmuLock<'l> {
-    /// The VM whose lock it is.
+///
+/// # Safety
+///
+/// While a value exists, the calling thread must hold `mmu_lock` of `vm()`, for read or for write,
+/// except in [`MmuLock::cond_resched`] and [`MmuLock::unlocked`]; or no other thread may be able to
+/// take it.
+pub(crate) unsafe trait MmuLock<'l> {
+    /// The VM whose lock it is, always the same.
     fn vm(&self) -> Vm<'l>;
 
     /// Frees an object after a grace period, which begins at the latest when the lock is dropped,
@@ -173,7 +179,8 @@ pub(crate) trait MmuLock<'l> {
     fn unlocked<R>(&mut self, f: impl FnOnce(&Unlocked) -> R) -> R;
 }
 
-impl<'l, M: Accounted> MmuLock<'l> for Held<Lock<'l>, M, Tally> {
+// SAFETY: By the invariant of `Held`; the object, and with it the VM, never changes.
+unsafe impl<'l, M: Accounted> MmuLock<'l> for Held<Lock<'l>, M, Tally> {
     #[inline]
     fn vm(&self) -> Vm<'l> {
         self.object().vm

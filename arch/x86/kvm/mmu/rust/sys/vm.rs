@@ -42,7 +42,8 @@ impl InvalidationSequence<'_> {
     /// Whether no invalidation has ended since, and none is in progress, so that what was looked up
     /// may be mapped until the lock is dropped; the opposite of `mmu_invalidate_retry()`.
     #[inline]
-    pub(crate) fn is_current<'l>(&self, _lock: &impl MmuLock<'l>) -> bool {
+    pub(crate) fn is_current<'l>(&self, lock: &impl MmuLock<'l>) -> bool {
+        kvm_mmu_warn_on!(self.0 != lock.vm());
         // SAFETY: The VM exists, and its `mmu_lock` is held.
         !unsafe { bindings::kvm_rs_invalidate_retry(self.0.as_ptr(), self.1) }
     }
