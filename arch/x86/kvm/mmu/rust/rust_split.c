@@ -9,6 +9,7 @@
 
 #include <linux/sched/signal.h>
 #include <linux/uaccess.h>
+#include <asm/kvm_mmu_lock.h>
 #include <asm/kvm_rust_mmu.h>
 #include <asm/kvm_split.h>
 
@@ -37,10 +38,11 @@ static void keep_small(struct kvm *kvm, const struct kvm_memory_slot *slot, gfn_
 	int kept = level == PG_LEVEL_4K ? KVM_RS_LPAGE_KEPT : KVM_RS_LPAGE_KEPT_2M;
 	struct kvm_lpage_info *info, *last = lpage_info(slot, end - 1, PG_LEVEL_2M);
 
-	guard(write_lock)(&kvm->mmu_lock);
+	kvm_mmu_write_lock(kvm, KVM_MMU_OTHER);
 	for (info = lpage_info(slot, start, PG_LEVEL_2M); info <= last; info++)
 		info->disallow_lpage |= kept;
 	lpage_info(slot, start, PG_LEVEL_1G)->disallow_lpage |= KVM_RS_LPAGE_KEPT;
+	kvm_mmu_write_unlock(kvm);
 }
 
 /* The opposite. The gigabyte may be one page again if none of its parts is kept. */
@@ -54,7 +56,7 @@ static void need_not_be_small(struct kvm *kvm, const struct kvm_memory_slot *slo
 	struct kvm_lpage_info *info, *end_info;
 	int kept = 0;
 
-	guard(write_lock)(&kvm->mmu_lock);
+	kvm_mmu_write_lock(kvm, KVM_MMU_OTHER);
 	end_info = lpage_info(slot, end - 1, PG_LEVEL_2M);
 	for (info = lpage_info(slot, start, PG_LEVEL_2M); info <= end_info; info++)
 		info->disallow_lpage &= ~any;
@@ -64,6 +66,7 @@ static void need_not_be_small(struct kvm *kvm, const struct kvm_memory_slot *slo
 		kept |= info->disallow_lpage & any;
 	if (!kept)
 		lpage_info(slot, start, PG_LEVEL_1G)->disallow_lpage &= ~KVM_RS_LPAGE_KEPT;
+	kvm_mmu_write_unlock(kvm);
 }
 
 /* Does one memslot's frames from @start up to @end, which are in one gigabyte. */

@@ -111,8 +111,8 @@ pub(crate) fn split(
     // Nobody needs the split so much that a task should be killed for its tables.
     let mut cache = Some(TdpSplitCache::new(vm, Shortage::Fail));
 
-    // Several threads may be here at once: not accounted. What is left in the cache is freed
-    // without the lock.
+    // Several threads may be here at once: not accounted, and those who wait for one of them count
+    // that as a wait for a fault. What is left in the cache is freed without the lock.
     with_shared(vm, Holder::Caller, |lock| {
         split_huge_pages(lock, roots, range, target, &mut cache)
     })
