@@ -360,16 +360,13 @@ pub(crate) fn stable_roots<'a>(
 
 /// The roots, while only RCU protects the list. Their roles and SPTEs may change at any time.
 pub(crate) fn rcu_roots<'a>(
-    vm: Vm<'_>,
+    vm: Vm<'a>,
     _guard: &'a rcu::Guard,
     selection: Selection,
 ) -> impl Iterator<Item = Sp<'a>> {
-    let kvm = vm.as_ptr();
     let mut prev = None;
 
     core::iter::from_fn(move || loop {
-        // SAFETY: `vm` was live when we started, and a VM's list of roots outlives its readers.
-        let vm = unsafe { Vm::from_raw(kvm) };
         // SAFETY: The guard is held for `'a`.
         let sp = unsafe { list_next(vm, prev) }?;
 
