@@ -75,7 +75,7 @@ pub(crate) unsafe trait Mode {
     ///
     /// # Safety
     ///
-    /// As for [`Mode::unlock`]. No other spinning lock may be held.
+    /// As for [`Mode::unlock`].
     unsafe fn cond_resched(lock: *mut rwlock_t);
 }
 
@@ -181,9 +181,9 @@ impl<T: RwLocked, M: Mode, O: HolderData<T>> Held<T, M, O> {
         self.1.add(object);
     }
 
-    /// Drops the lock and retakes it, if somebody waits for it or the scheduler wants the CPU. The
-    /// caller holds no other spinning lock and is in no RCU read-side critical section, which
-    /// `CONFIG_DEBUG_ATOMIC_SLEEP` checks.
+    /// Drops the lock and retakes it, if somebody waits for it or the scheduler wants the CPU. Must
+    /// not be called in atomic context or in an RCU read-side critical section (a bug that
+    /// `CONFIG_DEBUG_ATOMIC_SLEEP` reports).
     ///
     /// To account for holds, wrap this and [`Held::run_unlocked`] in a trait. Its methods need
     /// other names, because a method of the type itself takes precedence.

@@ -172,7 +172,9 @@ pub(crate) unsafe trait MmuLock<'l> {
     /// The statistics that this holder puts off.
     fn tally(&self) -> &Tally;
 
-    /// Drops the lock and retakes it, if somebody waits for it or the scheduler wants the CPU.
+    /// Drops the lock and retakes it, if somebody waits for it or the scheduler wants the CPU. Must
+    /// not be called in atomic context or in an RCU read-side critical section (a bug that
+    /// `CONFIG_DEBUG_ATOMIC_SLEEP` reports).
     fn cond_resched(&mut self);
 
     /// Runs `f` without the lock.
