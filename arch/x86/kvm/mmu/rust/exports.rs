@@ -216,7 +216,9 @@ fn reap(
 #[inline(never)]
 fn harvest(kvm: *mut bindings::kvm, slot: Memslot<'_>, buffer: *mut c_ulong) -> c_int {
     let words = slot.range().pages().div_ceil(WORD_PAGES);
-    // SAFETY: C passes a buffer that is as long as the slot's bitmap.
+    // SAFETY: The slot is logged, so it has a bitmap. The buffer is the second half of its
+    // allocation, as long as the bitmap, which nobody else uses while `slots_lock` is held and no
+    // range is claimed.
     let log = unsafe { dirty_bitmap(slot, 0, words as usize, buffer, Wanted::All) };
 
     errno(dirty_bits::harvest(
@@ -567,7 +569,9 @@ export! {
     ) -> c_int {
         let slot = wrap!(Memslot, slot);
         let words = slot.range().pages().div_ceil(WORD_PAGES);
-        // SAFETY: C passes a buffer that is as long as the slot's bitmap.
+        // SAFETY: The slot is logged, so it has a bitmap. The buffer is the second half of its
+        // allocation, as long as the bitmap, which nobody else uses while `slots_lock` is held and
+        // no range is claimed.
         let log = unsafe { dirty_bitmap(slot, 0, words as usize, buffer, Wanted::All) };
 
         // Manual protection, which initially-all-set goes with, is not legacy mode.
@@ -609,7 +613,9 @@ export! {
     ) -> c_int {
         let slot = wrap!(Memslot, slot);
         let first_word = (first_page / WORD_PAGES) as usize;
-        // SAFETY: C has checked the range against the slot, and passes a buffer for all of it.
+        // SAFETY: C has checked the range against the slot, which has a bitmap. The buffer is the
+        // same range of the second half of it, which is this thread's while `slots_lock` is held
+        // and no range is claimed.
         let log = unsafe { dirty_bitmap(slot, first_word, words, buffer, Wanted::Requested) };
 
         reap(kvm, slot, log, HugePages::of(wrap!(Vm, kvm)))
@@ -631,7 +637,8 @@ export! {
         let range = held!(ClearRange, vm);
         let slot = wrap!(Memslot, slot);
         let first_word = (first_page / WORD_PAGES) as usize;
-        // SAFETY: C has checked the range against the slot, and passes a buffer for all of it.
+        // SAFETY: C has checked the range against the slot, which has a bitmap. The buffer is the
+        // same range of the second half of it, which is this thread's while the range is claimed.
         let log = unsafe { dirty_bitmap(slot, first_word, words, buffer, Wanted::Requested) };
         let reaper = Reaper::OneOf { range, accounted };
 
