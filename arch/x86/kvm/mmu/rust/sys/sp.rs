@@ -103,7 +103,8 @@ impl<'a> Sp<'a> {
     /// What the page is used for. Marked, because a root is invalidated while aging reads its role.
     #[inline]
     pub(crate) fn role(self) -> Role {
-        // SAFETY: The field is valid and aligned; its only writer uses a marked access.
+        // SAFETY: The field is valid and aligned. Once others can find the page, it changes only by
+        // the marked store of `mark_invalid` or, for shadow pages, with `mmu_lock` held for write.
         Role(unsafe { atomic_load(self.role_word(), Relaxed) })
     }
 
