@@ -125,7 +125,7 @@ pub(crate) fn recover(vm: Vm<'_>, srcu: &Srcu<'_>, slot: Memslot<'_>, range: Gfn
     let roots = Selection::valid_direct(slot.as_id());
 
     with_shared(vm, Holder::Caller, |lock| {
-        recover_range(lock, unlogged, roots, slot, range)
+        recover_range(lock, unlogged, roots, range)
     });
     Ok(())
 }

@@ -132,18 +132,18 @@ impl<'a> SlotGfn<'a> {
     }
 }
 
-/// Proof that writes to a memslot are not logged, and that no page of it is protected for a log as
-/// long as the value exists.
+/// A memslot, and proof that writes to it are not logged, and that no page of it is protected for a
+/// log as long as the value exists.
 ///
 /// # Invariants
 ///
-/// The slot is published as not logged, or it was when it was looked up. Whoever enables its log
+/// `slot` is published as not logged, or it was when it was looked up. Whoever enables its log
 /// holds `slots_lock`, and between publishing it as logged and protecting the first page waits for
 /// the readers of `kvm->srcu`. One of the two keeps that from happening for `'p`.
 #[derive(Clone, Copy)]
 pub(crate) struct Unlogged<'p> {
+    slot: Memslot<'p>,
     slots_locked: bool,
-    held: PhantomData<&'p ()>,
 }
 
 impl<'p> Unlogged<'p> {
@@ -154,10 +154,13 @@ impl<'p> Unlogged<'p> {
     }
 
     fn new(slot: Memslot<'p>, slots_locked: bool) -> Option<Self> {
-        (!slot.dirty_track_enabled()).then_some(Unlogged {
-            slots_locked,
-            held: PhantomData,
-        })
+        (!slot.dirty_track_enabled()).then_some(Unlogged { slot, slots_locked })
+    }
+
+    /// The memslot.
+    #[inline]
+    pub(crate) fn slot(self) -> Memslot<'p> {
+        self.slot
     }
 
     /// Whether it is `slots_lock` that is held, so that nobody changes attributes of the memory

@@ -68,12 +68,12 @@ pub(crate) fn recover_huge_pages(lock: &mut Shared<'_>, slots: &SlotsLock<'_>, s
 
     let roots = Selection::valid(slot.as_id());
 
-    recover_range(lock, unlogged, roots, slot, slot.range());
+    recover_range(lock, unlogged, roots, slot.range());
 }
 
-/// Recovers the huge pages of `slot` that overlap `range`, in the roots of `selection`, and makes
-/// the pages of `range` writable that stay as they are. Stops early if the current task is being
-/// killed.
+/// Recovers the huge pages of the slot that overlap `range`, in the roots of `selection`, and makes
+/// the pages of `range` writable that stay as they are, as far as they are the slot's. Stops early
+/// if the current task is being killed.
 ///
 /// If nobody holds `slots_lock`, roots may become invalid whenever the walk yields. They are left
 /// as they are.
@@ -81,15 +81,15 @@ pub(in crate::ops) fn recover_range(
     lock: &mut Shared<'_>,
     unlogged: Unlogged<'_>,
     selection: Selection,
-    slot: Memslot<'_>,
     range: GfnRange,
 ) {
+    let range = unlogged.slot().range().intersection(range);
     let masks = lock.vm().masks();
     let mut roots = Roots::new(lock.vm(), selection);
 
     while let Some(root) = roots.next(lock) {
         for to in [Level::Page2M, Level::Page1G] {
-            recover_level(lock, unlogged, root, slot, range, to, masks);
+            recover_level(lock, unlogged, root, range, to, masks);
         }
     }
 }
@@ -109,7 +109,6 @@ fn recover_level(
     lock: &mut Shared<'_>,
     unlogged: Unlogged<'_>,
     root: Sp<'_>,
-    slot: Memslot<'_>,
     range: GfnRange,
     to: Level,
     masks: &Masks,
@@ -151,7 +150,7 @@ fn recover_level(
                 if !stays {
                     prefetch(&view, masks);
                 }
-                let outcome = recover(&mut step, table, slot, unlogged, masks);
+                let outcome = recover(&mut step, table, unlogged, masks);
 
                 stays = matches!(outcome, Outcome::Stays);
                 match outcome {
@@ -202,11 +201,10 @@ fn prefetch(view: &View<'_>, masks: &Masks) {
 fn recover(
     step: &mut Step<'_, Shared<'_>>,
     table: Table<'_>,
-    slot: Memslot<'_>,
     unlogged: Unlogged<'_>,
     masks: &Masks,
 ) -> Outcome {
-    let vm = step.lock.vm();
+    let (vm, slot) = (step.lock.vm(), unlogged.slot());
     let (gfn, level) = (step.view.gfn(), step.view.level());
 
     // A page that begins before the slot is only partly the slot's. One that ends after it has no

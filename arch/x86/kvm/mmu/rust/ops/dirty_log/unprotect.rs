@@ -63,8 +63,8 @@ use crate::{
 };
 
 /// Makes the pages of `range` in `table` writable again that only the log kept from being written.
-/// `role` is that of the tree's root. Returns whether there was any; the flush that is due then
-/// only spares faults on what CPUs have cached.
+/// They are pages of the slot that is not logged. `role` is that of the tree's root. Returns
+/// whether there was any; the flush that is due then only spares faults on what CPUs have cached.
 // A function of its own, so that its loop has all registers.
 #[inline(never)]
 pub(super) fn unprotect_pages(
@@ -78,6 +78,7 @@ pub(super) fn unprotect_pages(
     let mut any = false;
 
     table.check_start(range);
+    kvm_mmu_warn_on!(range != range.intersection(unlogged.slot().range()));
     if trace::spte_changed_enabled() {
         return unprotect_traced(lock, unlogged, table, range, role, protected);
     }
