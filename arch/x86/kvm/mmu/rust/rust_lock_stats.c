@@ -5,7 +5,7 @@
  * A fault that finds the lock taken always measures its wait. All else is measured with
  * kvm.mmu_lock_stats=Y, a static key.
  *
- * No statistic is atomic: each is written by one thread at a time.
+ * None of these statistics is atomic: each is written by one thread at a time.
  * - Those of a vCPU by the thread that has loaded it.
  * - What writers waited for, and all that holders for write account, under mmu_lock held for write.
  * - What holders for read account, under mmu_lock held for read, by the only thread that can be

@@ -360,6 +360,8 @@ impl<'w, 'l, M: MmuLock<'l>> Walk<'w, 'l, M> {
     }
 
     /// Leaves the RCU critical section to run `f`, and goes back to the root.
+    // Always inlined, as in a walk that calls it the compiler makes the loop a quarter larger.
+    #[inline(always)]
     fn pause<R>(&mut self, f: impl FnOnce(&mut M) -> R) -> R {
         self.guard = None;
         let lock = &mut *self.lock;

@@ -7,9 +7,8 @@
 //! pages.
 
 use kernel::sync::atomic::{
-    atomic_load,
-    atomic_store,
-    ordering::Relaxed, //
+    ordering::Relaxed,
+    Atomic, //
 };
 
 use crate::{
@@ -90,17 +89,32 @@ impl<'a> Hold<'a> {
         result
     }
 
-    /// Updates the maximum. If two threads update it at the same moment, either may win.
+    /// Updates the maximum.
     #[inline]
     fn note(&self) {
         let ns = clock().wrapping_sub(self.since);
         // SAFETY: The VM exists; the address of a field.
         let max = unsafe { &raw mut (*self.vm.as_ptr()).rs_stat.mmu_max_hold_ns };
+        // SAFETY: The field is valid and aligned, and the MMU accesses it here only. For userspace
+        // C reads and clears it by a plain access to the whole word, as it does all statistics.
+        let max = unsafe { Atomic::from_ptr(max) };
+        let longest = max.load(Relaxed);
 
-        // SAFETY: The field is valid; it is accessed by marked accesses only.
-        if ns > unsafe { atomic_load(max, Relaxed) } {
-            // SAFETY: As above.
-            unsafe { atomic_store(max, ns, Relaxed) };
+        if ns > longest {
+            raise(max, longest, ns);
+        }
+    }
+}
+
+/// Makes `max`, which was `longest`, no less than `ns`. Several holders of the lock for read may do
+/// so at the same time.
+#[cold]
+#[inline(never)]
+fn raise(max: &Atomic<u64>, mut longest: u64, ns: u64) {
+    while ns > longest {
+        match max.cmpxchg(longest, ns, Relaxed) {
+            Ok(_) => break,
+            Err(now) => longest = now,
         }
     }
 }
