@@ -62,8 +62,9 @@ void kvm_rs_init_vm(struct kvm *kvm)
 /*
  * Whether the other address space (SMM, or not) allows a page of @level at @gfn, which
  * is in @slot. If writes to a frame of it are tracked there, it is forbidden, as in that
- * address space; see kvm_gfn_is_lpage_allowed(). Pages that have to stay small there don't
- * matter here. slots_lock or kvm->srcu is held, and mmu_lock.
+ * address space, and as patches/upstream/0002 has C do (kvm_gfn_is_lpage_allowed()). Pages
+ * that have to stay small there don't matter here. slots_lock or kvm->srcu is held, and
+ * mmu_lock.
  */
 bool kvm_rs_other_slots_allow(struct kvm *kvm, const struct kvm_memory_slot *slot, gfn_t gfn,
 			      int level)

@@ -281,8 +281,8 @@ impl<'a> Vm<'a> {
 
     /// Whether the other address space (SMM, or not) allows a page of `level` at `gfn`. It does not
     /// where writes to a frame are tracked there: a page table of L1's that KVM shadows is not to
-    /// be written unnoticed through either. Corresponds to the second half of
-    /// `kvm_gfn_is_lpage_allowed()`.
+    /// be written unnoticed through either. Upstream does not ask; `patches/upstream/0002` has C do
+    /// so (`kvm_gfn_is_lpage_allowed()`).
     #[inline]
     pub(crate) fn other_slots_allow(
         lock: &impl MmuLock<'a>,
