@@ -73,8 +73,8 @@ struct kvm_mmu_times {
 };
 
 /*
- * Statistics of a vCPU, beside those of struct kvm_vcpu_stat, and the last member of struct
- * kvm_vcpu. Written by the thread that has loaded the vCPU.
+ * Statistics of a vCPU, beside those of struct kvm_vcpu_stat. One of the last members of struct
+ * kvm_vcpu, which come after all of upstream's. Written by the thread that has loaded the vCPU.
  */
 struct kvm_rs_vcpu_stat {
 	/* Always on. */
@@ -114,9 +114,9 @@ struct kvm_rs_lock {
 };
 
 /*
- * Statistics of a VM, beside those of struct kvm_vm_stat. They are the last member of struct
- * kvm: modules of a distribution that use that structure, and know nothing of these, still
- * find all else in its place.
+ * Statistics of a VM, beside those of struct kvm_vm_stat. They are one of the last members of
+ * struct kvm, which come after all of upstream's: modules of a distribution that use that
+ * structure, and know nothing of these, still find all else in its place.
  */
 struct kvm_rs_vm_stat {
 	/* Atomic, as holders of mmu_lock for read count side by side. */
