@@ -243,8 +243,7 @@ fn recover(
     // pages were zapped. Faults wait until that is done, and recovery leaves the page as it is.
     // Where no leaf of the table is missing, nobody has zapped anything yet. That matters: the
     // range that is in progress spans all notifiers that are, and much that none of them zaps.
-    if !Sp::of_table(table).is_full(step.lock)
-        && Vm::is_invalidating(step.lock, step.view.range())
+    if !Sp::of_table(table).is_full(step.lock) && Vm::is_invalidating(step.lock, step.view.range())
     {
         return Outcome::Stays;
     }
