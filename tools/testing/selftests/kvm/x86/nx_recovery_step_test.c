@@ -62,7 +62,7 @@ static struct kvm_vm *create_vm(struct kvm_vcpu **vcpu, size_t size, int mmap_fl
 
 	mem = mmap(NULL, size, PROT_READ | PROT_WRITE,
 		   MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | mmap_flags, -1, 0);
-	__TEST_REQUIRE(mem != MAP_FAILED, "Free huge pages are needed, %zu MiB in all", size / SZ_1M);
+	__TEST_REQUIRE(mem != MAP_FAILED, "%zu MiB of free huge pages are needed", size / SZ_1M);
 	for (offset = 0; offset < size; offset += SZ_2M)
 		mem[offset] = RET_OPCODE;
 
