@@ -72,10 +72,6 @@ pub(crate) fn map(vcpu: Vcpu<'_>, fault: Fault<'_>, lock: &Shared<'_>, root: Sp<
     kvm_mmu_warn_on!(root.role().invalid());
     kvm_mmu_warn_on!(vcpu.vm() != lock.vm());
 
-    if !root.reach().contains(fault.gfn()) {
-        return RetPf::Emulate;
-    }
-
     fault.adjust_for_host(lock, vcpu);
     while let (Some(slot), Some(level)) = (fault.slot(), fault.goal_level()) {
         let gfn = fault.gfn().round_down(level);
@@ -90,7 +86,8 @@ pub(crate) fn map(vcpu: Vcpu<'_>, fault: Fault<'_>, lock: &Shared<'_>, root: Sp<
     let masks = lock.vm().masks();
     let mut walk = Descent::new(lock, root, Level::Page4K, fault.gfn(), masks);
 
-    while let Some(mut step) = walk.next() {
+    // A step is passed on by value, so that the way down needs no copy of it in memory.
+    while let Some(step) = walk.next() {
         if fault.nx_huge_page_workaround_enabled() {
             fault.adjust_for_nx(&step.view);
         }
@@ -109,7 +106,7 @@ pub(crate) fn map(vcpu: Vcpu<'_>, fault: Fault<'_>, lock: &Shared<'_>, root: Sp<
         }
         if fault.goal_level() == Some(step.view.level()) {
             if is_one_table(&step.view, masks) {
-                return install_leaf(vcpu, fault, &mut step, masks);
+                return install_leaf(vcpu, fault, step, masks);
             }
             fault.lower_goal();
         }
@@ -117,13 +114,16 @@ pub(crate) fn map(vcpu: Vcpu<'_>, fault: Fault<'_>, lock: &Shared<'_>, root: Sp<
         match entry {
             Entry::Table(_) => {}
             Entry::NonPresent | Entry::Leaf(_) | Entry::Frozen => {
-                if add_table(vcpu, fault, &mut step, entry, masks).is_err() {
+                if add_table(vcpu, fault, step, entry, masks).is_err() {
                     return RetPf::Retry;
                 }
             }
         }
     }
 
+    if !root.reach().contains(fault.gfn()) {
+        return RetPf::Emulate;
+    }
     // The walk ended above the goal: an entry was frozen or zapped just as we wanted to descend.
     RetPf::Retry
 }
@@ -142,7 +142,7 @@ fn is_one_table(view: &View<'_>, masks: &Masks) -> bool {
 fn add_table(
     vcpu: Vcpu<'_>,
     fault: Fault<'_>,
-    step: &mut Step<'_, Shared<'_>>,
+    mut step: Step<'_, Shared<'_>>,
     entry: Entry,
     masks: &Masks,
 ) -> Result<(), Lost> {
@@ -162,9 +162,9 @@ fn add_table(
             vm.bugged();
         }
         vcpu.note_fault_split();
-        split::split(page.into_blank(), step, Event::FaultSplit, masks).ok()
+        split::split(page.into_blank(), &mut step, Event::FaultSplit, masks).ok()
     } else {
-        page.link(step, masks).ok()
+        page.link(&mut step, masks).ok()
     };
     // A page that came back was freed.
     let sp = linked.ok_or(Lost)?;
@@ -179,7 +179,7 @@ fn add_table(
 fn install_leaf(
     vcpu: Vcpu<'_>,
     fault: Fault<'_>,
-    step: &mut Step<'_, Shared<'_>>,
+    mut step: Step<'_, Shared<'_>>,
     masks: &Masks,
 ) -> RetPf {
     let vm = step.lock.vm();
