@@ -94,7 +94,7 @@ pub(crate) fn make_leaf<'l>(
         prefetch: request.prefetch && !request.synchronizing,
         memory_type: memory.memory_type,
         encrypted: memory.encrypted,
-        nx_huge_pages: level > Level::Page4K && vm.nx_huge_pages(),
+        nx_huge_pages: vm.nx_huge_pages(),
         ad: ad_mode(vm, role),
     };
 
