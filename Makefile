@@ -83,9 +83,9 @@ test-mutants: lab
 	@tests/mutants/run.sh $(MUTANTS)
 
 ## make test-cargo-mutants  check that the host tests and the simulation notice what
-##                 cargo-mutants breaks; resumable; SAMPLE=n (200), SEED=n
+##                 cargo-mutants breaks; resumable; SAMPLE=n, SEED=n: another draw
 test-cargo-mutants: root
-	@SAMPLE='$(or $(SAMPLE),200)' SEED='$(or $(SEED),15)' tests/cargo-mutants/run.sh
+	@SAMPLE='$(SAMPLE)' SEED='$(SEED)' tests/cargo-mutants/run.sh
 
 ## make test-upstream  check that patches/upstream/ fix what fails on upstream's modules
 test-upstream: lab pristine

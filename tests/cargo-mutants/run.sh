@@ -4,14 +4,16 @@
 # breaks. All mutants are in one build, each behind a switch; those that are in no function's body, and so
 # cannot be, are built alone.
 # Interrupted, it goes on where it was.
-#   run.sh [pure|sample]...   pure: all of pure/, by the host tests. sample: a sample of the algorithms,
-#                             drawn by a seed, by the simulation. Both, if none is named
+#   run.sh [pure|sample]...   pure: all of pure/, by the host tests. sample: a sample of the algorithms, that
+#                             of the file 'drawn', by the simulation. Both, if none is named
 #   run.sh again              tries those again that were missed and are not known to change nothing; the
 #                             simulation looks for each for a minute of a CPU, as for planted bugs
 #   run.sh report             what was found so far: a table for results/cargo-mutants.md
-# SAMPLE=n (200), SEED=n (15), SECONDS_EACH=n (6): the sample's size and seed, and how many seconds of a
-# CPU the simulation looks for each: in the scenario that the file 'scenarios' names for it, or in that of its
-# file, and then in all.
+# SAMPLE=n, SEED=n: draws another sample, of that size (200), by that seed (15). PURE=n: only so many of those in
+# pure/, drawn by the seed.
+# SECONDS_EACH=n (6): how many seconds of a CPU the simulation looks for each: in the scenario that the file
+# 'scenarios' names for it, or in that of its file, and then in all. What it finds is only the mutant's if the MMU
+# as it is passes the same schedule.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/../../scripts/lib.sh"
@@ -21,7 +23,7 @@ if [[ ! ${LAB_INSIDE:-} ]]; then
 	# Whom to trust is the machine's business: it may have a proxy of its own.
 	trust=()
 	[[ ! -d /etc/ssl/certs ]] || trust=(-b /etc/ssl/certs)
-	LAB_ENV="${LAB_ENV:-} SAMPLE SEED SECONDS_EACH" exec "$TOP/scripts/in-root" "${trust[@]}" \
+	LAB_ENV="${LAB_ENV:-} PURE SAMPLE SEED SECONDS_EACH" exec "$TOP/scripts/in-root" "${trust[@]}" \
 		"$TOP/tests/cargo-mutants/run.sh" "$@"
 fi
 
@@ -33,8 +35,10 @@ sim=tools/testing/kvm-mmu-rs/sim
 work=$BUILD/cargo-mutants
 here=$TOP/tests/cargo-mutants
 sample=${SAMPLE:-200} seed=${SEED:-15} seconds=${SECONDS_EACH:-6}
-for n in "$sample" "$seed" "$seconds"; do
-	[[ $n =~ ^[1-9][0-9]*$ ]] || die "'$n' is no number; SAMPLE, SEED and SECONDS_EACH are"
+which=("$sample" "$seed")
+[[ ${SAMPLE:-}${SEED:-} ]] || which=("$here/drawn")
+for n in "${PURE:-1}" "$sample" "$seed" "$seconds"; do
+	[[ $n =~ ^[1-9][0-9]*$ ]] || die "'$n' is no number; PURE, SAMPLE, SEED and SECONDS_EACH are"
 done
 
 install_tool()
@@ -64,15 +68,18 @@ is_current()
 	[[ -e $1 && ! $(find "${@:2}" -name '*.rs' -newer "$1") ]]
 }
 
-# list DIRECTORY COUNT SOURCES ROOT FILE...: so many ("all") of cargo-mutants' mutants of these files. SOURCES
-# holds the crate's, ROOT is its first. Numbers and names are in DIRECTORY/list, diffs in DIRECTORY/diffs.
+# list DIRECTORY SOURCES ROOT FILE... -- ARGUMENT...: those of cargo-mutants' mutants of these files that draw.py draws
+# with the arguments. SOURCES holds the crate's, ROOT is its first. Numbers and names are in DIRECTORY/list, diffs
+# in DIRECTORY/diffs.
 list()
 {
-	local dir=$1 count=$2 sources=$3 root=$4 file files=()
-	shift 4
-	for file; do
-		files+=(-f "src/$file")
+	local dir=$1 sources=$2 root=$3 files=()
+	shift 3
+	while [[ $1 != -- ]]; do
+		files+=(-f "src/$1")
+		shift
 	done
+	shift
 	[[ ! -e $dir/list ]] || return 0
 	rm -rf "$dir/crate"
 	mkdir -p "$dir/crate" "$dir/diffs"
@@ -80,7 +87,7 @@ list()
 	printf '%s\n' '[package]' 'name = "crate"' 'edition = "2021"' '[lib]' \
 		"path = \"src/$root\"" '[workspace]' >"$dir/crate/Cargo.toml"
 	"$tool" mutants --dir "$dir/crate" --list --json --diff "${files[@]}" 2>"$dir/log" |
-		python3 -B "$here/draw.py" "$count" "$seed" "$dir/diffs" >"$dir/list.part"
+		python3 -B "$here/draw.py" "$dir/diffs" "$@" >"$dir/list.part"
 	sed "s|^\([0-9]*\)\t.*|\1=$dir/diffs/\1|" "$dir/list.part" >"$dir/bugs"
 	mv "$dir/list.part" "$dir/list"
 }
@@ -184,10 +191,10 @@ program()
 pure()
 {
 	local dir=$work/pure
-	fresh "$dir" "$mmu"/pure/*.rs
+	fresh "$dir" <(echo "${PURE:-all} $seed") "$mmu"/pure/*.rs
 	mkdir -p "$dir/tree"
 	pure_tree "$dir/new"
-	list "$dir" all "$dir/new/src" lib.rs 'pure/**'
+	list "$dir" "$dir/new/src" lib.rs 'pure/**' -- "${PURE:-all}" "$seed"
 	rsync -a --delete --exclude /target "$dir/new/" "$dir/tree/"
 	if ! is_current "$dir/program" "$mmu/pure" "$host"/{src,tests}; then
 		switch_in "$dir/new/src" "$dir/tree/src" lib.rs "$dir" \
@@ -217,9 +224,9 @@ pure()
 sample()
 {
 	local dir=$work/sample tree=$work/sample/tree crate
-	fresh "$dir" <(echo "$seed $sample") "$mmu"/{change,walk}.rs "$mmu"/ops/*.rs "$mmu"/ops/*/*.rs \
+	fresh "$dir" <(echo "${which[@]}") "$here/drawn" "$mmu"/{change,walk}.rs "$mmu"/ops/*.rs "$mmu"/ops/*/*.rs \
 		"$mmu"/rmap/*.rs "$mmu"/rmap/ops/*.rs
-	list "$dir" "$sample" "$mmu" rust_mmu.rs 'ops/**' 'rmap/**' change.rs walk.rs
+	list "$dir" "$mmu" rust_mmu.rs 'ops/**' 'rmap/**' change.rs walk.rs -- "${which[@]}"
 	mkdir -p "$tree"
 	rsync -a --delete --exclude target --include '/arch/***' --include '/rust/***' \
 		--include '/tools/***' --exclude '*' "$TOP/arch" "$TOP/rust" "$TOP/tools" "$tree/"
@@ -234,7 +241,8 @@ sample()
 				cargo build --profile mutant --locked --quiet --features small >"$dir/log" 2>&1 &&
 			cp "$dir/target-small/mutant/kvm-mmu-sim" "$1.small"
 	}
-	if ! is_current "$dir/program" "$mmu" "$TOP/$sim"; then
+	# That is built last.
+	if ! is_current "$dir/program.small" "$mmu" "$TOP/$sim"; then
 		switch_in "$mmu" "$crate" rust_mmu.rs "$dir" env -C "$tree/$sim" CARGO_TARGET_DIR="$dir/check" \
 			cargo check -p kvm_rust_mmu --locked --message-format json
 		simulation "$dir/program" || die "the simulation does not build, see $dir/log"
@@ -264,8 +272,18 @@ sample()
 	# simulate NUMBER PROGRAM SECONDS OPTION...
 	simulate()
 	{
+		local status=0 replay log=$dir/found/$1
+		mkdir -p "$dir/found"
 		MUTANT=$1 limited "$((3 * $3 + 20))" "$2" --minutes "$(awk "BEGIN { print $3 / 60 }")" "${@:4}" \
-			>"$dir/log" 2>&1
+			>"$dir/log" 2>&1 || status=$?
+		replay=$(sed -n 's/.*; replay: make sim SCENARIO=\(.*\) SEED=\(.*\)/--scenario \1 --seed \2/p' "$dir/log")
+		[[ $replay ]] || return "$status"
+		# shellcheck disable=SC2086 # words
+		MUTANT=0 limited 20 "${2/.alone/}" $replay >"$dir/log.right" 2>&1 ||
+			die "the MMU as it is fails as well: $replay, see $dir/log.right"
+		(($1)) || log=$dir/found/$n
+		grep -A 3 '^FAILED' "$dir/log" >"$log"
+		return "$status"
 	}
 	each "$dir" "$mmu" "$crate"
 }
