@@ -65,7 +65,7 @@ use crate::{
 /// How many pages are prefaulted at once, at most.
 const SOME_PAGES: u64 = 8;
 /// Whether the host has pages of 1 GiB: where tables have 512 entries, no memory is that large.
-const GIANTS: bool = cfg!(feature = "small");
+pub const GIANTS: bool = cfg!(feature = "small");
 
 fn touch(gfn: u64) {
     let w = world();
@@ -713,6 +713,9 @@ pub fn pass(since: u64) -> u64 {
     }
     if world().plan.clearers != 0 {
         spread_some();
+        if world().plan.unseen {
+            finish_pieces();
+        }
     }
     for at in memslots() {
         let Some(log) = get(at) else { return since };

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! What is exact where nobody else is there: aging tells what was accessed, and clears that;
-//! userspace gets the size of page that it asks for; and all is mapped that a fault or
-//! KVM_PRE_FAULT_MEMORY may map with a page.
+//! userspace gets the size of page that it asks for, and no empty table stays; a fault maps a page
+//! as large as the host does; and all is mapped that a fault or KVM_PRE_FAULT_MEMORY may map with a
+//! page.
 
 use kvm_c::{
     bindings::*,
@@ -66,6 +67,9 @@ pub fn check() {
         if chance(4) {
             map(gfn, chance(2));
         }
+        if parties::GIANTS && chance(4) {
+            map_giant(gfn);
+        }
     }
 }
 
@@ -125,6 +129,44 @@ fn map(gfn: u64, ahead: bool) {
     }
 }
 
+/// Has a page of 1 GiB of the host's mapped, after all around has been recovered and unmapped.
+fn map_giant(gfn: u64) {
+    let start = gfn - gfn % pages(3);
+    let end = start + pages(3);
+
+    for region in (start..end).step_by(HUGE_PAGES as usize) {
+        for as_id in 0..2 {
+            split::split_step(kvm(), as_id, region, Request::Recover);
+        }
+    }
+    parties::invalidate(start, end);
+    notifier::invalidate_range_end(kvm());
+    // A table that stays may be one of NX huge pages.
+    let tables = tables::tables(kvm());
+    let Some(as_id) = parties::map_alone(gfn, None) else {
+        return;
+    };
+    let slot = slots::of(kvm(), as_id, gfn);
+    // SAFETY: A slot that is found exists.
+    let is_in_slot = !slot.is_null()
+        && unsafe { start >= (*slot).base_gfn && end <= (*slot).base_gfn + (*slot).npages as u64 };
+    let host = &mut kvm().host;
+    let mut tables = tables
+        .into_iter()
+        .filter(|table| table.level < 3 && (start..end).contains(&table.gfn));
+    let is_expected = is_in_slot
+        && host.level(gfn) == 3
+        && !host.is_mixed(gfn, 3)
+        && !tables.any(|table| table.as_id == as_id);
+    let mut leaves = tables::leaves(kvm()).into_iter();
+
+    if is_expected && !leaves.any(|leaf| (leaf.as_id, leaf.level, leaf.gfn) == (as_id, 3, start)) {
+        fail(format!(
+            "gfn {gfn:#x} is in a page of 1 GiB of the host's, and a fault maps a smaller one"
+        ));
+    }
+}
+
 /// Has the pages around `gfn` recovered, and then split.
 fn resize(gfn: u64) {
     let as_id = usize::from(world().plan.smm && chance(2));
@@ -144,12 +186,23 @@ fn resize(gfn: u64) {
         leaves.filter(|leaf| leaf.as_id == as_id && leaf.overlaps(start, end))
     };
 
-    if flags & KVM_MEM_GUEST_MEMFD == 0 && is_in_slot && is_huge {
+    if flags & KVM_MEM_GUEST_MEMFD == 0 && is_in_slot {
+        // A notifier leaves tables that are empty.
+        if chance(2) {
+            parties::invalidate(start, end);
+            notifier::invalidate_range_end(kvm());
+        }
         let result = split::split_step(kvm(), as_id, gfn, Request::Recover);
 
-        if result != 0 || around().any(|leaf| leaf.level == 1) {
+        if result != 0 || is_huge && around().any(|leaf| leaf.level == 1) {
             fail(format!(
                 "gfn {start:#x} has small pages, and was recovered: {result}"
+            ));
+        }
+        let mut tables = tables::tables(kvm()).into_iter();
+        if tables.any(|t| t.is_empty && (t.as_id, t.level, t.gfn) == (as_id, 1, start)) {
+            fail(format!(
+                "gfn {start:#x} has an empty table, and was recovered"
             ));
         }
     }

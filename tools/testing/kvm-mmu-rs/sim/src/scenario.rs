@@ -365,6 +365,14 @@ pub const ALL: &[Scenario] = &[
             plan.accesses = 3 + rng.below(6);
             plan.only_writes = rng.below(2) == 0;
             plan.passes = 6;
+            if rng.below(3) == 0 {
+                // Two tables, one after the other, and both get closed.
+                plan.npages = 3 * HUGE_PAGES;
+                for (n, gfn) in plan.hot.iter_mut().enumerate() {
+                    *gfn += (n as u64 + 1) * HUGE_PAGES;
+                }
+                plan.manual |= rng.below(4) != 0;
+            }
         },
     },
     Scenario {
@@ -396,13 +404,15 @@ pub const ALL: &[Scenario] = &[
             let middle = plan.base_gfn + HUGE_PAGES;
             plan.hot = vec![middle - 1 - rng.below(64), middle + rng.below(64)];
             plan.hot.truncate(1 + rng.below(2) as usize);
-            plan.accesses = 2 + rng.below(8);
+            // Few, as the next write that is noticed makes up for one that is lost.
+            plan.accesses = 2 + rng.below(3);
             plan.rests = 2;
             plan.only_writes = true;
             plan.migrations = 1;
             plan.passes = 4;
             plan.phased = true;
             plan.clearers = 1;
+            plan.unseen = rng.below(4) != 0;
             match rng.below(3) {
                 // Two roots of the same address space.
                 0..=1 => plan.guest_mode = true,

@@ -92,6 +92,8 @@ pub struct Plan {
     pub splitters: u64,
     /// How many threads clear parts of a log beside userspace's first.
     pub clearers: u64,
+    /// Pages that they clear before GET has reported them are cleared when GET begins.
+    pub unseen: bool,
     /// A vCPU leaves the guest for nothing once in so many accesses.
     pub rests: u64,
     /// All accesses are writes.
@@ -156,6 +158,7 @@ impl Plan {
             splits: 0,
             splitters: 1,
             clearers: 0,
+            unseen: false,
             rests: 32,
             only_writes: false,
             passes: 0,

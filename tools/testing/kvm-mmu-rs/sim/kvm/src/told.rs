@@ -30,6 +30,8 @@ use crate::{
     types::*, //
 };
 
+const WRITABLE: u64 = 1 << 1;
+
 /// The page that the entry of a step is in; null if the word is no entry.
 fn page_of(step: &Step) -> *mut kvm_mmu_page {
     mem::private(step.args[0] as usize) as *mut kvm_mmu_page
@@ -223,6 +225,33 @@ pub(crate) fn visited() {
         fail("GET visits one closed table after another".into());
     }
     facts().closed = addr;
+}
+
+/// Fails if this thread has made a leaf writable since so many steps were recorded, and has not
+/// flushed after that. It would be right, but a CPU that has cached the leaf would fault.
+pub(crate) fn flushed(since: u64) {
+    let me = sched::me();
+    let mut due = None;
+
+    sched::since(since, |step| {
+        if step.party != me {
+            return false;
+        }
+        let [addr, old, new] = step.args;
+        let becomes_writable = new & !old & WRITABLE != 0 && old & new & MMU_PRESENT != 0;
+
+        if step.what == "flushed TLBs" {
+            due = None;
+        } else if has_changed(step) && becomes_writable && !page_of(step).is_null() {
+            due = Some(addr);
+        }
+        false
+    });
+    if let Some(addr) = due {
+        fail(format!(
+            "the leaf at {addr:#x} has become writable, and CPUs are not told"
+        ));
+    }
 }
 
 /// Fails unless there was a reason for an event of which one can be told.

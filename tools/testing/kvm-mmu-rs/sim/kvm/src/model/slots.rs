@@ -17,7 +17,8 @@ use machine::{
 use super::field;
 use crate::{
     bindings::*,
-    holds, //
+    holds,
+    told, //
 };
 
 pub(super) const MN_KEY: usize = usize::MAX - 2;
@@ -301,8 +302,10 @@ pub fn set_log(kvm: *mut kvm, at: usize, on: bool) {
         }
         field!(kvm, mmu_lock).read_lock();
         holds::begin(kvm_mmu_holder_KVM_MMU_DISABLE, false);
+        let before = sched::total();
         // SAFETY: All exist, and the lock is held.
         unsafe { kvm_tdp_mmu_recover_huge_pages(kvm, new) };
+        told::flushed(before);
         holds::end(kvm_mmu_holder_KVM_MMU_DISABLE, false);
         field!(kvm, mmu_lock).read_unlock();
     } else {

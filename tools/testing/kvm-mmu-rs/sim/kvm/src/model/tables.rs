@@ -33,9 +33,35 @@ impl Leaf {
     }
 }
 
+/// A table below a root.
+pub struct Table {
+    pub as_id: usize,
+    /// That of its entries.
+    pub level: u32,
+    /// The first frame.
+    pub gfn: u64,
+    pub is_empty: bool,
+}
+
+/// What there is below the valid roots.
+#[derive(Default)]
+struct Found {
+    leaves: Vec<Leaf>,
+    tables: Vec<Table>,
+}
+
 /// The leaves of all valid roots.
 pub fn leaves(kvm: *mut kvm) -> Vec<Leaf> {
-    let mut all = Vec::new();
+    find(kvm).leaves
+}
+
+/// The tables of all valid roots.
+pub fn tables(kvm: *mut kvm) -> Vec<Table> {
+    find(kvm).tables
+}
+
+fn find(kvm: *mut kvm) -> Found {
+    let mut all = Found::default();
     let mut root = *field!(kvm, arch.tdp_mmu_roots);
 
     while !root.is_null() {
@@ -51,24 +77,34 @@ pub fn leaves(kvm: *mut kvm) -> Vec<Leaf> {
     all
 }
 
-fn collect(table: *mut u64, level: u32, first: u64, as_id: usize, all: &mut Vec<Leaf>) {
+fn collect(table: *mut u64, level: u32, first: u64, as_id: usize, all: &mut Found) {
+    // SAFETY: Within a table that is linked.
+    let entry = |table: *mut u64, n: u64| unsafe { table.add(n as usize).read() };
+
     for n in 0..HUGE_PAGES {
-        // SAFETY: Within a table that is linked.
-        let spte = unsafe { table.add(n as usize).read() };
+        let spte = entry(table, n);
         let gfn = first + n * pages(level);
 
         if spte & MMU_PRESENT == 0 {
             continue;
         }
         if level == 1 || spte & LARGE != 0 {
-            all.push(Leaf {
+            all.leaves.push(Leaf {
                 as_id,
                 level,
                 gfn,
                 spte,
             });
         } else {
-            collect(mem::va(spte & FRAME), level - 1, gfn, as_id, all);
+            let below = mem::va(spte & FRAME);
+
+            all.tables.push(Table {
+                as_id,
+                level: level - 1,
+                gfn,
+                is_empty: (0..HUGE_PAGES).all(|n| entry(below, n) & MMU_PRESENT == 0),
+            });
+            collect(below, level - 1, gfn, as_id, all);
         }
     }
 }
