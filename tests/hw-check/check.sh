@@ -141,16 +141,10 @@ fi
 huge_pages 0
 "$here/kvm-unload"
 
-# Those of the list that need no settings but some huge pages. On a slow machine, one that may
-# take long would leave no time for the others.
-ids=() long=()
-while read -r id limit; do
-	if ((slow > 1 && limit > 90)); then
-		long+=("$id")
-	else
-		ids+=(-o "$id")
-	fi
-done < <(awk -v quick="$quick" '
+# Those of the list that need no settings but some huge pages. Those that take long come
+# last: a slow machine has no time for all.
+list=$out/selftests.list
+awk -v quick="$quick" '
 	/^#/ || NF < 4 { next }
 	quick && $1 != "pre_fault_memory_test" { next }
 	{
@@ -158,19 +152,21 @@ done < <(awk -v quick="$quick" '
 		for (i = 1; i <= n; i++) {
 			if (needs[i] ~ /^2m=/ && substr(needs[i], 4) + 0 <= 64)
 				continue
-			if (needs[i] !~ /^(-|mmu|smp|expect=.*)$/)
+			if (needs[i] !~ /^(-|mmu|smp|long|expect=.*)$/)
 				next
 		}
-		print $1, $2
-	}' "$tests/selftests/mmu.list")
-[[ ! ${long[*]} ]] ||
-	echo "selftests.long skip 0 this machine is slow: ${long[*]}" >>"$out/steps"
+		if (","$3"," ~ /,long,/)
+			last = last $0 "\n"
+		else
+			print
+	}
+	END { printf "%s", last }' "$tests/selftests/mmu.list" >"$list"
 budget=$(($(seconds_left) * 2 / 5))
-say "$((${#ids[@]} / 2)) selftests, MMUs ${mmus[*]}"
+say "$(wc -l <"$list") selftests, MMUs ${mmus[*]}"
 # They end by themselves, after one more load and unload of each MMU.
-SMP=1 BUDGET=$budget TURN=6 SELFTESTS=$build/selftests/kvm KVM_LOAD=$here/kvm-load \
-	KVM_UNLOAD=$here/kvm-unload lab_flavour=$(uname -r) \
-	limited selftests $((budget * 3 / 2 + 60)) "$tests/selftests/guest.sh" "${ids[@]}" \
+LIST=$list SMP=1 BUDGET=$budget SHARE=12 TURN=6 SELFTESTS=$build/selftests/kvm \
+	KVM_LOAD=$here/kvm-load KVM_UNLOAD=$here/kvm-unload lab_flavour=$(uname -r) \
+	limited selftests $((budget * 3 / 2 + 60)) "$tests/selftests/guest.sh" \
 	"$(IFS=, && echo "${mmus[*]}")" "$out/selftests"
 
 echo "$slow" >"$out/soak.slow"

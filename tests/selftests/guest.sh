@@ -17,6 +17,9 @@
 # multiplies them as well.
 # BUDGET is how many seconds all of this may take: what cannot run by then is named
 # as skipped ("not run: ..."). TURN is how many tests a turn has, if not a dozen.
+# SHARE=N gives a test at most N times an equal share of what is left of that, or ten
+# seconds if that is more. One that needs more is named as skipped: it must not use up the
+# time of many others.
 # PART=K/N runs only the K-th of N parts of what is selected.
 # SMP=1 gives all processors to every test.
 # Comments in the TAP say on what it was run, for tests/selftests/matrix.py: "# mmu",
@@ -205,6 +208,19 @@ seconds_left()
 	echo $((${BUDGET:-1000000} - SECONDS))
 }
 
+# How many seconds the next test gets at most, with the list's limit of $1.
+most()
+{
+	local limit=$1 share
+	((limit <= $(seconds_left))) || limit=$(seconds_left)
+	if [[ ${SHARE:-} ]]; then
+		share=$(($(seconds_left) * SHARE / (${#ids[@]} * ${#mmus[@]} - begun)))
+		((share >= 10)) || share=10
+		((limit <= share)) || limit=$share
+	fi
+	echo "$limit"
+}
+
 # Whether too few are left for any test.
 over()
 {
@@ -214,15 +230,15 @@ over()
 # run_test ID TIMEOUT NEEDS COMMAND: sets status, reason and seconds.
 run_test()
 {
-	local log=$logdir/$1.log start=$EPOCHREALTIME command=$4 cpus=0 limit=$2 left
+	local log=$logdir/$1.log start=$EPOCHREALTIME command=$4 cpus=0 limit
 	[[ ,$3, != *,smp,* && ! ${SMP:-} ]] || cpus=$(</sys/devices/system/cpu/online)
 	status=0 reason=
 	if over; then
 		status=4 reason="not run: no time is left" seconds=0
 		return
 	fi
-	left=$(seconds_left)
-	((limit <= left)) || limit=$left
+	limit=$(most "$2")
+	begun=$((begun + 1))
 	if ! setup "$3" >"$log" 2>&1; then
 		status=setup reason="setup failed: $(tail -n 1 "$log")"
 	else
@@ -239,7 +255,12 @@ run_test()
 		reason=${reason#SKIP}
 		reason=${reason# - }
 	elif [[ $status = 124 || $status = 137 ]] && ((limit < $2)); then
-		status=4 reason="not run: cut off after $limit seconds, no time is left"
+		status=4 reason="not run: cut off after $limit seconds, "
+		if over; then
+			reason+="no time is left"
+		else
+			reason+="its share of the time"
+		fi
 	elif [[ $status = 124 || $status = 137 ]]; then
 		reason="timed out after $limit seconds"
 	elif [[ $status != 0 && ! $reason ]]; then
@@ -396,7 +417,7 @@ end_turn()
 	fi
 }
 
-at_once=${#ids[@]}
+begun=0 at_once=${#ids[@]}
 ((${#mmus[@]} == 1)) || at_once=${TURN:-12}
 declare -A gone=()
 for mmu in "${mmus[@]}"; do

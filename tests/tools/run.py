@@ -558,8 +558,8 @@ def hw_check_tests(tmp):
     soak = {"status": "pass", "migrations": 3, "cancelled": 1, "compared": 9, "pages": 9}
     number = 0
 
-    def check(probed="ok", step="tlb.rust 0 9", status="ok", c="ok", note="x", result=None,
-              dmesg="", mmu="rust", bits="ok", soaked=True):
+    def check(probed="ok", step="tlb.rust 0 9", status="ok", c="ok", note="x", c_note=None,
+              result=None, dmesg="", mmu="rust", bits="ok", soaked=True):
         nonlocal number
         number += 1
         directory = tmp / str(number)
@@ -573,9 +573,9 @@ def hw_check_tests(tmp):
             (directory / "tlb.bits.log").write_text(tlb[bits])
         (directory / "bench.rust.1.log").write_text("# cycles are not counted: no\n"
                                                     "enable 2000 instructions=77\nget 500\n")
-        for side, state in (("c", c), ("rust", status)):
+        for side, state, said in (("c", c, c_note or note), ("rust", status, note)):
             (directory / "selftests" / f"{side}.tap").write_text(
-                f"1..2\nok 1 - kvm-load\n{state} 2 - test # {note}\n")
+                f"1..2\nok 1 - kvm-load\n{state} 2 - test # {said}\n")
         if soaked:
             (directory / "soak.rust" / "thp.json").write_text(
                 json.dumps({"results": [{**soak, **(result or {})}]}))
@@ -596,6 +596,14 @@ def hw_check_tests(tmp):
     code, out, _ = check(note="SKIP no time")
     yield "hw-check: nor is it enough that modules load", \
         code == 1 and "no selftest has a result" in out and "skip test: no time" in out
+    cut = "SKIP not run: cut off after 20 seconds, its share of the time"
+    hangs = "Rust: test: does not end within 20 s, C within 4.9"
+    yield "hw-check: what hangs on Rust alone fails", \
+        hangs in check(note=cut, c_note="time=4.9s")[2]["failed"]
+    for c_note in (cut, "time=5.0s"):
+        out = check(note=cut, c_note=c_note)[1]
+        yield f"hw-check: not if it is '{c_note}' on C", \
+            "skip test: not run: cut off" in out and "does not end" not in out
     yield "hw-check: a migration that fails does", check(result={"status": "fail"})[0] == 1
     code, out, _ = check(step="soak.rust skip 0 no time was left", soaked=False)
     yield "hw-check: nor are migrations that there was no time for a pass", \
