@@ -93,6 +93,8 @@ debian_tree()
 	      --aptopt='APT::Install-Recommends "false"'
 	      --aptopt='Acquire::Retries "2"'
 	      --aptopt='Acquire::http::Timeout "20"' "${proxy[@]}"
+	      # As the user _apt, apt wants a /dev/null that everybody may write to.
+	      --aptopt='APT::Sandbox::User "root"'
 	      --dpkgopt=path-exclude=/usr/share/doc/*
 	      --dpkgopt=path-exclude=/usr/share/locale/*
 	      # What was downloaded once is kept beside the root.
