@@ -5,7 +5,10 @@
 #[cfg(feature = "small")]
 use kvm_c::model::pages;
 use kvm_c::{
-    bindings::Odds,
+    bindings::{
+        Odds,
+        KVM_RS_FREE_PAGES, //
+    },
     model::HUGE_PAGES, //
 };
 use machine::rng::Rng;
@@ -19,7 +22,7 @@ use crate::{
 const BATCH_PAGES: u64 = 64 * 1024;
 
 /// The tables that are freed together, at most.
-const BATCH_TABLES: u64 = 6;
+const BATCH_TABLES: u64 = KVM_RS_FREE_PAGES as u64;
 
 /// A kind of run; the seed decides the rest.
 pub struct Scenario {
