@@ -94,7 +94,8 @@ impl RwLock {
         }
     }
 
-    /// This thread would give way here in C, which a model does not.
+    /// Nobody waits too long for this thread so far: it would give way here in C, which a model
+    /// does not, or C does not have it give way, however long it takes.
     pub fn excuse(&self) {
         let me = me();
 

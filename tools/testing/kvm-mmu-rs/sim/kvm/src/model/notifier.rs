@@ -36,6 +36,10 @@ pub fn invalidate_range_start(kvm: *mut kvm, start: u64, end: u64) {
         kvm_gfn_range_filter_KVM_FILTER_SHARED,
         may_block,
     );
+    if !may_block {
+        // It gives way to nobody, however many tables there are.
+        field!(kvm, mmu_lock).excuse();
+    }
     field!(kvm, mmu_lock).write_unlock();
     srcu_read_unlock(kvm, srcu);
 }
