@@ -86,24 +86,36 @@ macro_rules! mode {
 
         // SAFETY: The operations of C's rwlock for this mode.
         unsafe impl Mode for $name {
+            /// # Safety
+            ///
+            /// As for [`Mode::lock`].
             #[inline]
             unsafe fn lock(lock: *mut rwlock_t) {
                 // SAFETY: By this function's safety requirement.
                 unsafe { bindings::$lock(lock) }
             }
 
+            /// # Safety
+            ///
+            /// As for [`Mode::unlock`].
             #[inline]
             unsafe fn unlock(lock: *mut rwlock_t) {
                 // SAFETY: By this function's safety requirement.
                 unsafe { bindings::$unlock(lock) }
             }
 
+            /// # Safety
+            ///
+            /// As for [`Mode::assert_held`].
             #[inline]
             unsafe fn assert_held(lock: *mut rwlock_t) {
                 // SAFETY: By this function's safety requirement.
                 unsafe { bindings::$assert(lock) }
             }
 
+            /// # Safety
+            ///
+            /// As for [`Mode::cond_resched`].
             #[inline]
             unsafe fn cond_resched(lock: *mut rwlock_t) {
                 // SAFETY: By this function's safety requirement.

@@ -63,6 +63,9 @@ unsafe impl rcu::RcuFree for Owned {
         unsafe { NonNull::new_unchecked(head) }
     }
 
+    /// # Safety
+    ///
+    /// As for [`RcuFree::link`].
     unsafe fn link(head: NonNull<callback_head>) -> *mut *mut callback_head {
         // SAFETY: By this function's safety requirement, `head` is part of an object.
         let object = unsafe { kernel::container_of!(head.as_ptr(), Object, head) };
@@ -71,6 +74,9 @@ unsafe impl rcu::RcuFree for Owned {
         unsafe { &raw mut (*object).next }
     }
 
+    /// # Safety
+    ///
+    /// As for [`RcuFree::free`].
     unsafe fn free(heads: &[NonNull<callback_head>]) {
         for head in heads {
             // SAFETY: By this function's safety requirement, `head` is part of an object.

@@ -144,6 +144,9 @@ pub(crate) trait Update<'l>: MmuLock<'l> + Sized {
 }
 
 impl<'l> Update<'l> for Shared<'l> {
+    /// # Safety
+    ///
+    /// As for [`Update::update`].
     #[inline]
     unsafe fn update(&self, view: &mut View<'_>, new: Spte, masks: &Masks) -> Result<(), Lost> {
         let role = view.sp().role();
@@ -187,6 +190,9 @@ impl<'l> Update<'l> for Shared<'l> {
         result.map_err(|_| Lost)
     }
 
+    /// # Safety
+    ///
+    /// As for [`Update::freeze`].
     #[inline]
     unsafe fn freeze(&self, sptep: Sptep<'_>, _level: Level, _masks: &Masks) -> Option<Spte> {
         // SAFETY: The table was just unlinked by the caller. The frozen value is not present.
@@ -202,6 +208,9 @@ impl<'l> Update<'l> for Shared<'l> {
 }
 
 impl<'l> Update<'l> for Exclusive<'l> {
+    /// # Safety
+    ///
+    /// As for [`Update::update`].
     #[inline]
     unsafe fn update(&self, view: &mut View<'_>, new: Spte, masks: &Masks) -> Result<(), Lost> {
         // With the lock held for write there is no reason to freeze an entry.
@@ -226,6 +235,9 @@ impl<'l> Update<'l> for Exclusive<'l> {
         Ok(())
     }
 
+    /// # Safety
+    ///
+    /// As for [`Update::freeze`].
     #[inline]
     unsafe fn freeze(&self, sptep: Sptep<'_>, level: Level, masks: &Masks) -> Option<Spte> {
         // An entry that isn't present maps nothing, and can't become present. MMIO entries are

@@ -125,6 +125,10 @@ macro_rules! wrap_non_null {
 /// Defines functions for C to call. Fails to compile if C declares one of them in another way.
 ///
 /// rustfmt does not look into a macro; `make check` shows it the contents as a module.
+///
+/// # Safety
+///
+/// Only C may call them. It passes pointers to what exists, and holds the locks that each names.
 macro_rules! export {
     ($(
         $(#[$attr:meta])*
@@ -256,7 +260,8 @@ export! {
         let slots = unsafe { SlotsLock::assume_unreachable(vm) };
         let invalidate = |lock: &Exclusive<'_>| roots::invalidate(lock, &slots, RootTypes::VALID);
 
-        // SAFETY: The same.
+        // SAFETY: As nobody else has the VM, nobody can take `mmu_lock` before `invalidate`
+        // returns.
         unsafe { Exclusive::with_unreachable(Lock::new(vm, Holder::Caller), invalidate) };
         zap::zap_invalidated_roots(&slots, false);
 

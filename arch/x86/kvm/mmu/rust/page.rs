@@ -382,6 +382,9 @@ unsafe impl RcuFree for RemovedSp {
         unsafe { NonNull::new_unchecked(head) }
     }
 
+    /// # Safety
+    ///
+    /// As for [`RcuFree::link`].
     #[inline]
     unsafe fn link(head: NonNull<callback_head>) -> *mut *mut callback_head {
         // SAFETY: By this function's safety requirement, `head` is part of a page header.
@@ -396,6 +399,9 @@ unsafe impl RcuFree for RemovedSp {
         unsafe { words.add(1) }
     }
 
+    /// # Safety
+    ///
+    /// As for [`RcuFree::free`].
     unsafe fn free(heads: &[NonNull<callback_head>]) {
         let mut pages = [core::ptr::null_mut(); Batch::MAX];
         let len = heads.len().min(pages.len());

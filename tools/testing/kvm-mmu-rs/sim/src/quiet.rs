@@ -106,13 +106,10 @@ fn map(gfn: u64, ahead: bool) {
     } else {
         let pages = 1 << u64::from(kvm().fault_around).clamp(1, MAX).ilog2();
         let first = gfn - gfn % pages;
-        // SAFETY: What is mapped is in a slot.
-        let (base, npages) = unsafe {
-            let slot = slots::of(kvm(), as_id, gfn);
-            ((*slot).base_gfn, (*slot).npages as u64)
-        };
+        // What is mapped is in a slot.
+        let slot = slots::frames(slots::of(kvm(), as_id, gfn));
 
-        first.max(base)..(first + pages).min(base + npages)
+        first.max(slot.start)..(first + pages).min(slot.end)
     };
     // MMIO of the host takes a fault of its own, where that is noted.
     let is_alone = |gfn| memory_type::is_mmio(kvm().host.lookup(gfn).0);
@@ -127,6 +124,13 @@ fn map(gfn: u64, ahead: bool) {
             ));
         }
     }
+}
+
+/// Whether all frames from `start` on, before `end`, are the slot's.
+fn holds(slot: *mut kvm_memory_slot, start: u64, end: u64) -> bool {
+    let slot = slots::frames(slot);
+
+    start >= slot.start && end <= slot.end
 }
 
 /// Has a page of 1 GiB of the host's mapped, after all around has been recovered and unmapped.
@@ -147,9 +151,7 @@ fn map_giant(gfn: u64) {
         return;
     };
     let slot = slots::of(kvm(), as_id, gfn);
-    // SAFETY: A slot that is found exists.
-    let is_in_slot = !slot.is_null()
-        && unsafe { start >= (*slot).base_gfn && end <= (*slot).base_gfn + (*slot).npages as u64 };
+    let is_in_slot = !slot.is_null() && holds(slot, start, end);
     let host = &mut kvm().host;
     let mut tables = tables
         .into_iter()
@@ -176,9 +178,9 @@ fn resize(gfn: u64) {
         return;
     }
     // SAFETY: A slot that is found exists.
-    let (base, npages, flags) = unsafe { ((*slot).base_gfn, (*slot).npages as u64, (*slot).flags) };
+    let flags = unsafe { (*slot).flags };
     let (start, end) = (Host::region(gfn), Host::region(gfn) + HUGE_PAGES);
-    let is_in_slot = start >= base && end <= base + npages;
+    let is_in_slot = holds(slot, start, end);
     let host = &mut kvm().host;
     let is_huge = host.level(gfn) > 1 && !host.is_mixed(gfn, 2);
     let around = || {

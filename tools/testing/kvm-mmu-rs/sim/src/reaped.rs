@@ -12,7 +12,8 @@ use kvm_c::{
         FRAME,
         HUGE_PAGES,
         LARGE,
-        MMU_PRESENT, //
+        MMU_PRESENT,
+        WRITABLE, //
     }, //
 };
 use machine::{
@@ -28,8 +29,6 @@ use crate::world::{
     kvm,
     world, //
 };
-
-const WRITABLE: u64 = 1 << 1;
 
 /// Fails if this thread has, since so many steps were recorded, write-protected a page that is not
 /// `allowed`, or split a huge one in vain.

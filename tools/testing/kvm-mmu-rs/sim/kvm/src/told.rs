@@ -25,12 +25,11 @@ use crate::{
         FRAME,
         HUGE_PAGES,
         LARGE,
-        MMU_PRESENT, //
+        MMU_PRESENT,
+        WRITABLE, //
     },
     types::*, //
 };
-
-const WRITABLE: u64 = 1 << 1;
 
 /// The page that the entry of a step is in; null if the word is no entry.
 fn page_of(step: &Step) -> *mut kvm_mmu_page {

@@ -22,7 +22,8 @@ use super::{
     roots::is_obsolete,
     track,
     LARGE,
-    MMU_PRESENT, //
+    MMU_PRESENT,
+    WRITABLE, //
 };
 use crate::{
     bindings::*,
@@ -30,7 +31,6 @@ use crate::{
 };
 
 const PRESENT: u64 = 1 << 0;
-const WRITABLE: u64 = 1 << 1;
 /// `ACC_*` that access tracking saves, and where.
 const ACC_TRACK_SAVED: u64 = 1 << 0 | 1 << 2 | 1 << 10;
 const AD_MASK: u64 = 3 << 60;

@@ -30,6 +30,8 @@ use crate::types::kvm;
 pub const FRAME: u64 = 0x000f_ffff_ffff_f000;
 /// `SPTE_MMU_PRESENT_MASK`.
 pub const MMU_PRESENT: u64 = 1 << 11;
+/// `PT_WRITABLE_MASK`.
+pub const WRITABLE: u64 = 1 << 1;
 /// `PT_PAGE_SIZE_MASK`.
 pub const LARGE: u64 = 1 << 7;
 /// Pages of a huge page.

@@ -2,6 +2,8 @@
 
 //! Memslots: the log on and off, the log's ioctls, SRCU.
 
+use core::ops::Range;
+
 use machine::{
     fail,
     lock::may_sleep,
@@ -94,6 +96,13 @@ pub fn words(slot: *mut kvm_memory_slot) -> usize {
     field!(slot, npages).div_ceil(64)
 }
 
+/// The frames of a memslot.
+pub fn frames(slot: *mut kvm_memory_slot) -> Range<u64> {
+    let base = *field!(slot, base_gfn);
+
+    base..base + *field!(slot, npages) as u64
+}
+
 /// Frees a memslot: whoever still uses it finds nonsense.
 pub fn free_slot(slot: *mut kvm_memory_slot) {
     // SAFETY: `new_slot` made it; its memory stays until the run ends.
@@ -103,12 +112,9 @@ pub fn free_slot(slot: *mut kvm_memory_slot) {
 /// The memslot of an address space that holds a frame, or null; `__gfn_to_memslot()`.
 pub fn of(kvm: *mut kvm, as_id: usize, gfn: u64) -> *mut kvm_memory_slot {
     let slots = field!(kvm, memslots)[as_id * SLOTS..][..SLOTS].iter();
-    let holds = |slot: &*mut kvm_memory_slot| {
-        let offset = gfn.wrapping_sub(*field!(*slot, base_gfn));
-        offset < *field!(*slot, npages) as u64
-    };
+    let holds = |slot: &*mut kvm_memory_slot| !slot.is_null() && frames(*slot).contains(&gfn);
 
-    let found = slots.copied().filter(|slot| !slot.is_null()).find(holds);
+    let found = slots.copied().find(holds);
     found.unwrap_or(core::ptr::null_mut())
 }
 
