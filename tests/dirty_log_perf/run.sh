@@ -25,9 +25,10 @@ both()
 # How many runs of the test have ended, for those who wait.
 runs_of()
 {
-	local ended
-	ended=$(find "$BUILD/logs/$1" -mindepth 2 -name '*.log' 2>/dev/null | wc -l)
-	echo "$ended of $2 runs of the test"
+	local logs given_up
+	logs=$(find "$BUILD/logs/$1" -mindepth 2 -name '*.log' 2>/dev/null | wc -l)
+	given_up=$(find "$BUILD/logs/$1" -mindepth 2 -name '*.failed-*.log' 2>/dev/null | wc -l)
+	echo "$((logs - given_up)) of $2 runs of the test$( ((!given_up)) || echo ", $given_up given up")"
 }
 
 # measure NAME USUAL RUNS TITLE TEST VCPUS BYTES REPEATS BOOT-OPTIONS...
