@@ -144,6 +144,27 @@ def stall_table(found):
             yield "| " + " | ".join(cells) + " |"
 
 
+def callback_table(found):
+    """How long RCU's callbacks take that free page tables, of the exact run."""
+    lines = []
+    for sides in found.values():
+        seen = [[sides.get(side, {}).get(what, {}).get("us", []) for side in SIDES]
+                for what in ("in_callbacks", "in_rows_of_callbacks")]
+        if any(seen[0]):
+            title = next(r["title"] for r in sides.values() if "title" in r)
+            cells = [str(len(us)) for us in seen[0]]
+            cells += [f"{max(us):,.1f}" if us else "-" for both in seen for us in both]
+            lines.append(f"| {title} | " + " | ".join(cells) + " |")
+    if lines:
+        yield "RCU's callbacks that free page tables, with what interrupts them, and with tracing them:"
+        yield ""
+        yield ("| scenario | callbacks, C | Rust | the longest [us], C | Rust (target: 5) "
+               "| the longest row of them [us], C | Rust |")
+        yield "|---|" + "--:|" * 6
+        yield from lines
+        yield ""
+
+
 def ahead_table(found):
     """Stalls while a VM is split ahead and recovered, of the exact run."""
     for sides in found.values():
@@ -331,7 +352,7 @@ def main():
         lines += ["Where one instruction is one nanosecond (`-icount`), 128 MiB:", "",
                   *scenario_table(exact), "",
                   "How late a vCPU is served there, by phase (target: half of C's):", "",
-                  *stall_table(exact), "", *ahead_table(exact)]
+                  *stall_table(exact), "", *callback_table(exact), *ahead_table(exact)]
     name = "migrate"
     if any("split_ahead" in side for found in (real, exact) for sides in found.values()
            for side in sides.values()):

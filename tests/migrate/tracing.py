@@ -1,21 +1,45 @@
 # SPDX-License-Identifier: GPL-2.0
-"""What KVM did when, by function tracing."""
+"""What KVM did when, by function tracing, and by RCU's tracepoints."""
 import re
 from pathlib import Path
 
 from common import check, to_us
 
 
+# The callbacks that free tables: of C for one, of Rust (call_rcu() in rust/support/rcu.rs) for
+# several. No other callback of kvm.ko's has such a name.
+CALLBACK = re.compile(r"func=(tdp_mmu_free_sp_rcu_callback|_R\w*3rcu8callback\w*) \[kvm\]")
+
+
+def in_callbacks(trace):
+    """Each callback in a trace that frees tables, and each row of them, as spans of time."""
+    calls, rows, running = [], [], {}
+    for cpu, tsc, event, rest in re.findall(
+            r"^\s*\S.*-\d+\s+\[(\d+)\].*?(\d+): (rcu_\w+): (.*)$", trace, re.M):
+        tsc = int(tsc)
+        if cpu in running:
+            calls.append([running[cpu], tsc])
+            rows[-1][1] = tsc
+        if event != "rcu_invoke_callback" or not CALLBACK.search(rest):
+            running.pop(cpu, None)
+            continue
+        if cpu not in running:
+            rows.append([tsc, tsc])
+        running[cpu] = tsc
+    return {"in_callbacks": calls, "in_rows_of_callbacks": rows}
+
+
 class Tracing:
     """When KVM cleared the log, when it recovered huge pages as logging was switched off, and
-    when it freed their page tables, in ticks of the host's TSC, by function tracing.
+    when RCU's callbacks freed their page tables, in ticks of the host's TSC.
 
     Clearing ends with a flush, if there was anything to clear; later flushes of the
     thread are of something else. After recovery, the slot's bitmap is freed.
 
-    How long an RCU callback takes that frees tables is an estimate, too high rather than too low:
-    where the same CPU begins the next one within half a millisecond, it is the time between the
-    two, with all that interrupts them. The last one of a row is not measured.
+    RCU says when it calls back, and when a batch of callbacks is done. So a callback ends where
+    the next one on that CPU begins, or the batch ends. That is too high rather than too low: what
+    interrupts a callback is in there, and what it takes to trace one event. Callbacks of KVM that
+    follow one another are also a row.
     """
     tracing = Path("/sys/kernel/tracing")
     FLUSH, RECOVER, FREE, IOCTL = (
@@ -23,9 +47,7 @@ class Tracing:
         "kvm_set_memory_region")
     # With the MMU in Rust the former only calls the latter, and is not there when it is inlined.
     CLEAR = ("kvm_vm_ioctl_clear_dirty_log", "kvm_rs_clear_log")
-    # In RCU's callbacks: of C for one table, of Rust for several.
-    FREE_TABLES = ("tdp_mmu_free_sp_rcu_callback", "kvm_rs_free_pages")
-    ROW_US = 500
+    EVENTS = ("rcu/rcu_invoke_callback", "rcu/rcu_batch_end")
 
     def follow(self, function):
         """Adds a function to those that are traced. Returns whether there is one of that name."""
@@ -36,13 +58,17 @@ class Tracing:
             return False
         return True
 
+    def enable_events(self, enable):
+        for event in self.EVENTS:
+            (self.tracing / "events" / event / "enable").write_text("1" if enable else "0")
+
     def start(self):
         (self.tracing / "set_ftrace_filter").write_text("")
         for function in (self.FLUSH, self.RECOVER, self.FREE, self.IOCTL):
             check(self.follow(function), f"{function}() cannot be traced")
-        for functions in (self.CLEAR, self.FREE_TABLES):
-            check(any([self.follow(function) for function in functions]),
-                  f"{' and '.join(functions)} cannot be traced")
+        check(any([self.follow(function) for function in self.CLEAR]),
+              f"{' and '.join(self.CLEAR)} cannot be traced")
+        self.enable_events(True)
         for name, text in (("trace_clock", "x86-tsc"), ("trace", ""),
                            ("current_tracer", "function")):
             (self.tracing / name).write_text(text)
@@ -52,10 +78,11 @@ class Tracing:
         text = (self.tracing / "trace").read_text()
         (self.tracing / "current_tracer").write_text("nop")
         (self.tracing / "set_ftrace_filter").write_text("")
-        found = {"during_clear": [], "during_recovery": [], "in_callbacks": []}
-        clearing, recovering, freeing = {}, {}, {}
-        for thread, cpu, tsc, function in re.findall(
-                r"^\s*\S.*-(\d+)\s+\[(\d+)\].*?(\d+): (\w+) <-", text, re.M):
+        self.enable_events(False)
+        found = in_callbacks(text) | {"during_clear": [], "during_recovery": []}
+        clearing, recovering = {}, {}
+        for thread, tsc, function in re.findall(
+                r"^\s*\S.*-(\d+)\s+\[\d+\].*?(\d+): (\w+) <-", text, re.M):
             tsc = int(tsc)
             if function in self.CLEAR:
                 clearing[thread] = [tsc, 0]
@@ -68,9 +95,5 @@ class Tracing:
                 recovering[thread] = tsc
             elif function == self.FREE and thread in recovering:
                 found["during_recovery"].append([recovering.pop(thread), tsc])
-            elif function in self.FREE_TABLES:
-                if cpu in freeing and to_us(tsc - freeing[cpu]) < self.ROW_US:
-                    found["in_callbacks"].append([freeing[cpu], tsc])
-                freeing[cpu] = tsc
         found["during_clear"] = [span for span in found["during_clear"] if span[1]]
         return found

@@ -243,6 +243,26 @@ def bench_tests(tmp):
         case(0.1, uncounted=3)[0] != 0
 
 
+# As RCU's tracepoints are shown, between functions that are traced. A time is in ticks.
+TRACE = """
+  ksoftirqd/0-15 [000] ..s1. 1000: rcu_invoke_callback: rcu_preempt rhp=1 func=file_free_rcu
+  ksoftirqd/0-15 [000] ..s1. 1100: rcu_invoke_callback: rcu_preempt rhp=1 func=tdp_mmu_free_sp_rcu_callback [kvm]
+  qemu-77        [001] ..s1. 1150: rcu_invoke_callback: rcu_preempt rhp=1 func=file_free_rcu
+  qemu-77        [000] ..... 1200: vfree <-kvm_vm_ioctl
+  ksoftirqd/0-15 [000] ..s1. 1250: rcu_invoke_callback: rcu_preempt rhp=1 func=_RINvNtC1_8rust_mmu3rcu8callbackE [kvm]
+  ksoftirqd/0-15 [000] ..s1. 1300: rcu_batch_end: rcu_preempt CBs-invoked=3 idle=....
+  ksoftirqd/0-15 [000] ..s1. 1400: rcu_invoke_callback: rcu_preempt rhp=1 func=tdp_mmu_free_sp_rcu_callback [kvm]
+  ksoftirqd/0-15 [000] ..s1. 1490: rcu_invoke_callback: rcu_preempt rhp=1 func=free_buffer [kvm]
+"""
+
+
+def callbacks(trace):
+    """What tests/migrate/tracing.py finds there; it is imported as the driver does."""
+    program = "import json, sys, tracing; print(json.dumps(tracing.in_callbacks(sys.stdin.read())))"
+    return json.loads(subprocess.run([sys.executable, "-B", "-c", program], cwd=TESTS / "migrate",
+                                     input=trace, text=True, stdout=subprocess.PIPE, check=True).stdout)
+
+
 def migrate_tests(tmp):
     """The table of what QEMU has split ahead."""
     ahead = {"threads": 2, "total": 1 << 27, "split": 1 << 27, "recovered": 1 << 27, "setup_ms": 9,
@@ -274,6 +294,9 @@ def migrate_tests(tmp):
     yield "migrate: without it there is no such table", status == 0 and "threads" not in out and \
         page.endswith("<!-- migrate-ours: begin -->\n<!-- migrate-ours: end -->\n")
     yield "migrate: a side that has not run fails", run(ahead, ("rust",))[0] == 1
+    yield "migrate: tells callbacks that free tables from others, and rows of them", \
+        callbacks(TRACE) == {"in_callbacks": [[1100, 1250], [1250, 1300], [1400, 1490]],
+                             "in_rows_of_callbacks": [[1100, 1300], [1400, 1490]]}
 
     def modes(sides):
         logs = tmp / f"modes{len(sides)}"
