@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What virt/kvm knows of the MMU in Rust; exports.rs has the comments on the functions.
+ * What struct kvm and struct kvm_vcpu have for the MMU in Rust, and what the rest of arch/x86/kvm
+ * calls of it. The functions that virt/kvm calls are in linux/kvm_host.h.
  */
 #ifndef _ASM_X86_KVM_RUST_MMU_H
 #define _ASM_X86_KVM_RUST_MMU_H
@@ -13,7 +14,6 @@
 
 struct kvm;
 struct kvm_vcpu;
-struct kvm_clear_dirty_log;
 struct kvm_enable_cap;
 struct kvm_memory_slot;
 
@@ -213,44 +213,16 @@ struct kvm_rs_dirty_log {
 		      KVM_STATS_UNIT_SECONDS, KVM_STATS_BASE_POW10, -9,	\
 		      KVM_MMU_HIST_COUNT, 0)
 
-/* Statistics that have no file of their own in debugfs: those in mmu_lock_stats. */
-#define kvm_rs_skips_vm_stat(desc)					\
-	((desc)->offset >= sizeof(struct kvm_vm_stat) +			\
-			   offsetof(struct kvm_rs_vm_stat, mmu_write_wait))
-#define kvm_rs_skips_vcpu_stat(desc)					\
-	((desc)->offset >= sizeof(struct kvm_vcpu_stat))
-
 /* rust_lock_report.c */
-ssize_t kvm_rs_vm_stats_read(struct kvm *kvm, char __user *buffer, size_t size, loff_t *pos);
-ssize_t kvm_rs_vcpu_stats_read(struct kvm_vcpu *vcpu, char __user *buffer, size_t size,
-			       loff_t *pos);
 void kvm_rs_create_debugfs(struct kvm *kvm);
 
 /* rust_dirty_log.c */
 int kvm_rs_dirty_log_modes(struct kvm *kvm);
 int kvm_rs_set_dirty_log_mode(struct kvm *kvm, const struct kvm_enable_cap *cap);
-int kvm_rs_harvest_slot(struct kvm *kvm, const struct kvm_memory_slot *slot,
-			unsigned long *buffer);
 
 /* rust_split.c */
 int kvm_rs_split_huge_pages(struct kvm *kvm, void __user *argp);
 int kvm_rs_split_extension(struct kvm *kvm, u32 cap);
 int kvm_rs_set_eager_split_chunk(struct kvm *kvm, const struct kvm_enable_cap *cap);
-
-/* exports.rs */
-int kvm_rs_harvest_dirty_log(struct kvm *kvm, const struct kvm_memory_slot *slot,
-			     unsigned long *buffer);
-int kvm_rs_get_dirty_log(struct kvm *kvm, const struct kvm_memory_slot *slot,
-			 unsigned long *buffer);
-
-/* rust_dirty_log.c */
-void kvm_rs_commit_dirty_log(struct kvm *kvm);
-
-/* rust_clear_log.c */
-int kvm_rs_clear_log(struct kvm *kvm, const struct kvm_clear_dirty_log *request,
-		     int (*check)(struct kvm *kvm, struct kvm_clear_dirty_log *request));
-int kvm_rs_clear_found(struct kvm_clear_dirty_log *request, struct kvm_memory_slot *slot,
-		       unsigned long words);
-void kvm_rs_wait_for_clears(struct kvm *kvm);
 
 #endif /* _ASM_X86_KVM_RUST_MMU_H */

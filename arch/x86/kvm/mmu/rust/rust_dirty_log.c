@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * How writes to memslots are logged: the module parameter, the choice for each VM, and what D bits
- * need of C.
+ * How writes to memslots are logged: the module parameter, the choice for each VM, what D bits need
+ * of C, and KVM_GET_DIRTY_LOG.
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
@@ -11,6 +11,7 @@
 #include <linux/moduleparam.h>
 #include <linux/string.h>
 #include <linux/sysfs.h>
+#include <linux/uaccess.h>
 #include <asm/kvm_rust_mmu.h>
 
 static const char * const dirty_log_names[] = {
@@ -86,13 +87,29 @@ static bool chooses_dirty_bits(struct kvm *kvm)
 	       !kvm->dirty_ring_size && !kvm_memslots_have_rmaps(kvm);
 }
 
-/* KVM_GET_DIRTY_LOG in manual mode, before the bitmap is copied. slots_lock is held. */
-int kvm_rs_harvest_slot(struct kvm *kvm, const struct kvm_memory_slot *slot, unsigned long *buffer)
+/*
+ * KVM_GET_DIRTY_LOG of @slot, which is logged: copies the bitmap to userspace, and takes its bits
+ * unless KVM_CLEAR_DIRTY_LOG is to do that. slots_lock is held. Returns 0, -EINTR or -EFAULT.
+ */
+int kvm_rs_get_log(struct kvm *kvm, const struct kvm_dirty_log *log, struct kvm_memory_slot *slot)
 {
-	if (!kvm->rs_dirty_log.dirty_bits)
-		return 0;
-	kvm_rs_wait_for_clears(kvm);
-	return kvm_rs_harvest_dirty_log(kvm, slot, buffer);
+	unsigned long *bitmap = slot->dirty_bitmap, *buffer = kvm_second_dirty_bitmap(slot);
+	unsigned long bytes = kvm_dirty_bitmap_bytes(slot);
+	int r = 0;
+
+	if (!kvm->manual_dirty_log_protect) {
+		/* Their buffers are in there, and their bits are not to be taken. */
+		kvm_rs_wait_for_clears(kvm);
+		memset(buffer, 0, bytes);
+		r = kvm_rs_get_dirty_log(kvm, slot, buffer);
+		bitmap = buffer;
+	} else if (kvm->rs_dirty_log.dirty_bits) {
+		kvm_rs_wait_for_clears(kvm);
+		r = kvm_rs_harvest_dirty_log(kvm, slot, buffer);
+	}
+	if (r)
+		return r;
+	return copy_to_user(log->dirty_bitmap, bitmap, bytes) ? -EFAULT : 0;
 }
 
 /* Clears D where it does not stand for a write since the page's bit was taken. */

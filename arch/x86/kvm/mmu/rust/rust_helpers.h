@@ -57,6 +57,10 @@ void kvm_tdp_mmu_refresh_masks(void);
 struct kvm_mmu_page *kvm_tdp_mmu_first_to_zap(struct kvm *kvm, struct kvm_mmu_page *sp);
 void kvm_rs_forget_dirty_bits(struct kvm *kvm, const struct kvm_memory_slot *slot);
 bool kvm_rs_start_dirty_log(struct kvm *kvm, const struct kvm_memory_slot *slot);
+int kvm_rs_get_dirty_log(struct kvm *kvm, const struct kvm_memory_slot *slot,
+			 unsigned long *buffer);
+int kvm_rs_harvest_dirty_log(struct kvm *kvm, const struct kvm_memory_slot *slot,
+			     unsigned long *buffer);
 int kvm_rs_clear_dirty_log(struct kvm *kvm, const struct kvm_memory_slot *slot,
 			   u64 first_page, unsigned long words, unsigned long *buffer);
 int kvm_rs_clear_dirty_range(struct kvm *kvm, const struct kvm_memory_slot *slot,

@@ -59,6 +59,18 @@ static void sum_holds_of_faults(struct kvm *kvm, struct kvm_mmu_times *sum)
 		add(sum, &vcpu->rs_stat.mmu_hold);
 }
 
+/* Which statistics have no file of their own in debugfs: those in mmu_lock_stats. */
+bool kvm_rs_skips_vm_stat(const struct kvm_stats_desc *desc)
+{
+	return desc->offset >= sizeof(struct kvm_vm_stat) +
+			       offsetof(struct kvm_rs_vm_stat, mmu_write_wait);
+}
+
+bool kvm_rs_skips_vcpu_stat(const struct kvm_stats_desc *desc)
+{
+	return desc->offset >= sizeof(struct kvm_vcpu_stat);
+}
+
 ssize_t kvm_rs_vm_stats_read(struct kvm *kvm, char __user *buffer, size_t size, loff_t *pos)
 {
 	struct {

@@ -688,7 +688,7 @@ pub fn get_if_logged(kvm: *mut kvm, at: usize) {
     field!(kvm, slots_lock).unlock("mutex_unlock(slots_lock)", false);
 }
 
-/// `slots_lock` is held.
+/// Models `kvm_rs_get_log()`. `slots_lock` is held.
 fn get(kvm: *mut kvm, at: usize) -> Option<Vec<u64>> {
     let slot = field!(kvm, memslots)[at];
     let words = words(slot);
