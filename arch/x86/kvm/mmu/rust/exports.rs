@@ -333,8 +333,9 @@ export! {
         flush.defer()
     }
 
-    /// Zaps a table that is used instead of a huge page because of the NX mitigation. `mmu_lock` is
-    /// held for read, and RCU.
+    /// Zaps a table that is used instead of a huge page because of the NX mitigation, in a VM that
+    /// is not logged by D bits. `mmu_lock` is held for read, and RCU; and `kvm->srcu` since that
+    /// was asked.
     fn kvm_tdp_mmu_zap_possible_nx_huge_page(
         kvm: *mut bindings::kvm,
         sp: *mut bindings::kvm_mmu_page,

@@ -227,17 +227,10 @@ pub(crate) fn first_to_zap<'a>(lock: &Shared<'_>, sp: Sp<'a>) -> Sp<'a> {
 }
 
 /// Zaps the table of `sp`, so that a huge page can take its place. Returns false if somebody else
-/// has changed the entry that pointed to it, and in a VM that is logged by D bits. The caller
-/// flushes, inside of an RCU critical section.
+/// has changed the entry that pointed to it. The caller flushes, inside of an RCU critical section.
+/// C asks before whether the VM is logged by D bits ([`super::dirty_log::dirty_bits`] says why).
 pub(crate) fn zap_possible_nx_huge_page(lock: &Shared<'_>, sp: Sp<'_>) -> bool {
     let masks = lock.vm().masks();
-
-    // C asks whether the memslot of the table's first page is logged, but a table may map pages of
-    // several memslots. Between unlinking it and carrying its D bits into the log, GET would miss
-    // them.
-    if lock.vm().logs_by_dirty_bits() {
-        return false;
-    }
 
     if warn_on_once!(!sp.is_tdp_mmu_page()) {
         return false;

@@ -51,9 +51,12 @@
 //! - **Recovery that userspace asks for** ([`crate::ops::ahead`]) does not hold it. It replaces or
 //!   removes a table only if all of it lies in one slot that is not logged, within an SRCU section
 //!   that keeps it so.
-//! - **NX recovery** zaps tables under the read lock without `slots_lock`, so it leaves the tables
-//!   of a VM that is logged by D bits alone. C's check of the slot is not enough: it looks at the
-//!   slot of the table's first page only, and a table may outlive the slot that it was made for.
+//! - **NX recovery** zaps tables under the read lock without `slots_lock`, so C begins with none in
+//!   a VM that is logged by D bits. Its check of the slot is not enough: it looks at the slot of
+//!   the table's first page only, and a table may outlive the slot that it was made for. If D bits
+//!   are chosen after C has asked, that recovery ends before GET can run: `slots_lock` is held from
+//!   the choice on until `synchronize_srcu()` has waited for the readers of `kvm->srcu`, of which
+//!   it is one.
 //! - A **fault** in a logged slot maps 4 KiB, and so never replaces a table. If it installs a
 //!   writable leaf, D is set in it, and the fault sets the page's bit afterwards, as in the other
 //!   modes; so a page that was mapped for a read is reported as in C. If it replaces a leaf by a

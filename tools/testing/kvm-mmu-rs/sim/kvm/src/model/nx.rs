@@ -44,12 +44,11 @@ fn check_zapped(sp: *mut kvm_mmu_page, before: u64) {
     });
 }
 
-/// Fails if the entry above the table of `sp`, which recovery has not zapped, points to it. While D
-/// bits are the log, it is left.
-fn check_kept(kvm: *mut kvm, sp: *mut kvm_mmu_page) {
+/// Fails if the entry above the table of `sp`, which recovery has not zapped, points to it.
+fn check_kept(sp: *mut kvm_mmu_page) {
     let parent = *field!(sp, __bindgen_anon_4.ptep).to_owned();
 
-    if parent.is_null() || *field!(kvm, rs_dirty_log.dirty_bits) {
+    if parent.is_null() {
         return;
     }
     mem::check(parent as usize, "the entry above a table");
@@ -94,7 +93,8 @@ pub fn recover(kvm: *mut kvm, to_zap: usize) {
             field!(kvm, arch.tdp_mmu_pages_lock).unlock("spin_unlock(tdp_mmu_pages_lock)", true);
             break;
         }
-        let looks_below = to_zap_below > 0 && !is_logged(kvm, sp);
+        let is_logged = is_logged(kvm, sp);
+        let looks_below = to_zap_below > 0 && !is_logged;
         let sp = if looks_below {
             // SAFETY: Both exist, and RCU is held.
             let first = unsafe { kvm_tdp_mmu_first_to_zap(kvm, sp) };
@@ -112,18 +112,18 @@ pub fn recover(kvm: *mut kvm, to_zap: usize) {
         unsafe { untrack_possible_nx_huge_page(kvm, sp, kvm_mmu_type_KVM_TDP_MMU) };
         field!(kvm, arch.tdp_mmu_pages_lock).unlock("spin_unlock(tdp_mmu_pages_lock)", true);
 
-        if !is_logged(kvm, sp) {
+        if !is_logged {
             let before = sched::total();
             // SAFETY: Both exist: RCU is held since the page was in the list.
             let zapped = unsafe { kvm_tdp_mmu_zap_possible_nx_huge_page(kvm, sp) };
             if zapped {
                 check_zapped(sp, before);
-                // If the log has ended just now, nobody has looked for tables below.
+                // Once too many were below, nobody looks any more.
                 if looks_below {
                     told::check_torn_down(kvm, "NX recovery");
                 }
             } else {
-                check_kept(kvm, sp);
+                check_kept(sp);
             }
             flush |= zapped;
         }
