@@ -292,10 +292,17 @@ run_stage()
 		echo "Bail out! the stage ended with status $status${why:+, $why}, see $logs/$stage.log" \
 			>>"$logs/$stage.tap"
 	}
-	# CI shows nothing but what is printed, and keeps of that the end.
-	grep -q '^1\.\.' "$logs/$stage.tap" || tail -n 20 "$logs/$stage.log" | tee -a "$logs/failures"
+	why=''
+	if ! grep -q '^1\.\.' "$logs/$stage.tap"; then
+		# CI shows nothing but what is printed, and keeps of that the end.
+		{
+			echo "$stage has no result; its log ends with:"
+			tail -n 20 "$logs/$stage.log"
+		} >"$logs/$stage.failed"
+		why=", the end of its log is printed before the summary"
+	fi
 	progress "$stage: $(tool tap.py summary "$logs/$stage.tap" | tail -n 1)" \
-		"in $((SECONDS - start)) s"
+		"in $((SECONDS - start)) s$why"
 }
 
 # A stage, or the boot that it judges; unless there is no time for it.
@@ -395,6 +402,7 @@ for s in 1 2; do
 done
 rm -rf "${logs:?}"
 mkdir -p "$logs"
+watcher=''
 # A job is a process group of its own, so that none of it outlives this. What one of them
 # does to a terminal must not stop it: nobody would continue it.
 set -m
@@ -403,7 +411,7 @@ trap '' TTIN TTOU TSTP
 end_jobs()
 {
 	local job
-	for job in $(jobs -pr); do
+	for job in $(jobs -pr) ${watcher:+"$watcher"}; do
 		kill -- "-$job" || :
 	done
 }
@@ -442,6 +450,8 @@ slots=2
 (($(nproc) >= 2 && free >= 14)) || slots=1
 watch_boots &
 watcher=$!
+# It is no job of the shell's, which would report its end.
+disown "$watcher"
 declare -A jobs=()
 # Wait until a job has ended, and see that it has left a result, whatever ended it. "wait -n"
 # does not tell of a job that ended before it was called.
@@ -471,8 +481,7 @@ while ((${#jobs[@]})); do
 	job_ended
 done
 kill -- "-$watcher"
-# The shell would report its end behind the summary.
-wait "$watcher" 2>/dev/null || :
+watcher=''
 for s in "${booting[@]}"; do
 	! pending "$s" || run_stage "$s"
 done
@@ -482,5 +491,7 @@ for s in "${all[@]}" reach-notdp kunit kunit-debug "${more[@]}" intel-{pml,ad,no
 done
 
 echo
-[[ ! -e $logs/failures ]] || cat "$logs/failures"
+for s in "$logs"/*.failed; do
+	[[ ! -e $s ]] || cat "$s"
+done
 tool tap.py summary "${files[@]}"

@@ -7,6 +7,7 @@ Prints TAP. Runs the scripts as they are run by tests/run.sh and the others.
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -182,6 +183,31 @@ def summary_tests(tmp):
                                    "    ok 1 one\n    not ok 2 two\nnot ok 1 s\n")
     out = tool("tap.py", "kunit", suites)[1]
     yield "kunit: cases are tests", "ok 1 - s.one" in out and "not ok 2 - s.two" in out
+
+
+def stages_tests(tmp):
+    """tests/run.sh, of which a stage fails before it has a plan."""
+    scripts = {"tests/calibrate.sh": "", "scripts/in-root": 'exec "$@"',
+               "tests/model/run.sh": 'seq 30 >&2; echo "error: it is broken" >&2; exit 3'}
+    for name, text in scripts.items():
+        (tmp / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp / name).chmod(0o755)
+    for source in (TESTS / "run.sh", TESTS / "tap.py", SCRIPTS / "lib.sh"):
+        shutil.copy(source, tmp / source.parent.name)
+    # What is killed has ended when run.sh goes on: the shell would say so then.
+    done = subprocess.run(["timeout", "60", tmp / "tests/run.sh", "model"], text=True, check=False,
+                          env={**os.environ, "LAB_PROGRESS": "0.05",
+                               "BASH_FUNC_kill%%": '() { builtin kill "$@" && sleep 0.1; }'},
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    out = done.stdout.splitlines()
+    yield "run: a stage without a result fails, and the end of its log is shown once", \
+        done.returncode == 1 and [out.count(line) for line in ("10", "30", "error: it is broken")] \
+        == [0, 1, 1]
+    yield "run: just before the summary, to which a line points", \
+        out[-3] == "error: it is broken" and out[-1] == "0 passed, 1 failed, 0 skipped" and \
+        any("model: 0 passed, 1 failed" in line and "before the summary" in line for line in out)
+    yield "run: the shell says nothing of its own", "Terminated" not in done.stdout
 
 
 BENCH = ("enable", "enable-again", "clear-first", "clear-all-dirty", "get-all-dirty", "get-clean",
@@ -652,7 +678,7 @@ def main():
     number = failed = 0
     with tempfile.TemporaryDirectory() as name:
         for index, tests in enumerate((table_tests, compare_tests, summary_tests,
-                                       bench_tests, matrix_tests,
+                                       stages_tests, bench_tests, matrix_tests,
                                        btf_tests, hw_check_tests, lock_stat_tests,
                                        migrate_tests)):
             tmp = Path(name) / str(index)
