@@ -47,6 +47,34 @@ last_of()
 	[[ ! $log ]] || tail -c 2000 "$log" | tr -d '\r' | tail -n 1 | cut -c1-60 | sed 's/^ *//'
 }
 
+# root_far: how far root.sh is. mmdebstrap tells each of its few steps, and where the tree is that it
+# makes, but not how many packages are in there.
+root_far()
+{
+	local log=$CACHE/root.log tree='' said debs dpkg=/dev/null usual=411
+	[[ ! -e $log ]] || tree=$(sed -n 's/^I: using \(.*\) as tempdir$/\1/p' "$log")
+	# It has not begun, and the log is an older one; or it has ended.
+	if [[ ! -d $tree ]]; then
+		last_of "$BUILD/logs/step-root.log"
+		return
+	fi
+	said=$(last_of "$log")
+	said=${said#I: }
+	case $said in
+	downloading*|installing*)
+		debs=$(find "$tree/var/cache/apt/archives" -maxdepth 1 -name '*.deb' | wc -l)
+		[[ ! -e $tree/var/log/dpkg.log ]] || dpkg=$tree/var/log/dpkg.log
+		said+=$(awk -v debs="$debs" -v usual="$usual" '
+			$3 == "install" { unpacked++ }
+			$3 == "configure" { set_up++ }
+			END {
+				printf " of about %d packages %d are here, %d unpacked, %d set up",
+					usual, debs, unpacked, set_up
+			}' "$dpkg") ;;
+	esac
+	echo "$said"
+}
+
 # progress TITLE USUAL LOG HOW-FAR COMMAND...: run it, its output to LOG. Says at once what
 # it is and how long it usually takes (USUAL, seconds on two processors), and every 15
 # seconds how far it is, which the command HOW-FAR prints.
@@ -76,11 +104,13 @@ progress()
 }
 
 # step TITLE USUAL NAME COMMAND...: a step without which there is nothing to go on with.
-# What the command runs may have a log of its own, NAME.log.
+# What the command runs may have a log of its own, NAME.log; that of "root" is told of by root_far.
 step()
 {
-	local log=$BUILD/logs/step-$3.log begin=$SECONDS
-	progress "$1" "$2" "$log" "last_of $log $BUILD/logs/$3.log" "${@:4}" || {
+	local log=$BUILD/logs/step-$3.log begin=$SECONDS far
+	far="last_of $log $BUILD/logs/$3.log"
+	[[ $3 != root ]] || far=root_far
+	progress "$1" "$2" "$log" "$far" "${@:4}" || {
 		grep -m1 -h '^error: ' "$log" >&2 || {
 			tail -n 20 "$log" >&2
 			die "'$1' failed; the log is $log. Repeat the command when it is mended: what is complete is kept"

@@ -108,6 +108,30 @@ removed()
 		step "a test" 1 test bash "$1"' "$copy" "$tmp/begins" && [[ ! -e $tmp/begins.d ]]
 }
 check "and has time to remove what it has begun" removed
+# How far mmdebstrap is: what it says, and what is in its tree.
+tree=$tmp/tree
+mkdir -p "$tree/var/log" "$tree/var/cache/apt/archives/partial" "$copy/build/logs"
+touch "$tree/var/cache/apt/archives/"{a,b,c,partial/d}.deb
+echo "lab: installing mmdebstrap" >"$copy/build/logs/step-root.log"
+printf '2026-01-02 03:04:05 %s <none> 1\n' "startup packages" "install a" "install b" "status unpacked a" \
+	"configure a" "status installed a" >"$tree/var/log/dpkg.log"
+# far SAYS [LINE]: when this is the last line of its log, it says that.
+far()
+{
+	printf '%s\n' "I: using $tree as tempdir" "${@:2}" >"$tmp/cache/kvm-mmu-rs/root.log"
+	# shellcheck disable=SC2016 # expanded by the inner shell
+	[[ $(fresh bash -euc '. "$0/scripts/lib.sh"; . "$0/scripts/progress.sh"; root_far' "$copy") = "$1" ]]
+}
+all="of about 411 packages 3 are here, 2 unpacked, 1 set up"
+check "it shows how many packages are installed" \
+	far "installing remaining packages inside the chroot... $all" \
+	"I: installing remaining packages inside the chroot..."
+rm "$tree/var/log/dpkg.log"
+check "or downloaded" far "downloading packages with apt... ${all%%,*}, 0 unpacked, 0 set up" \
+	"I: downloading packages with apt..."
+check "what else it does" far "creating tarball..." "I: creating tarball..."
+rm -rf "$tree"
+check "and before it has begun, what the step does" far "lab: installing mmdebstrap"
 expect "no network" "cannot be reached.*MIRROR=" \
 	fresh LAB_MIRROR_PAUSE=0 MIRROR=http://127.0.0.1:9/debian "$copy/scripts/root.sh"
 check "which it finds three times" test "$(grep -c '^E: Unable to connect\|Could not connect' "$tmp/log")" -ge 3
