@@ -19,6 +19,7 @@ use super::{
         srcu_read_unlock, //
     },
     FRAME,
+    HUGE_PAGES,
     MMU_PRESENT, //
 };
 use crate::{
@@ -73,7 +74,7 @@ pub fn recover(kvm: *mut kvm, to_zap: usize) {
     let srcu = srcu_read_lock(kvm);
     let mut flush = false;
     let mut to_zap = to_zap;
-    let mut to_zap_below = to_zap * 512;
+    let mut to_zap_below = to_zap * HUGE_PAGES as usize;
 
     note("kvm_recover_nx_huge_pages()", [0; 3]);
     field!(kvm, mmu_lock).read_lock();
