@@ -201,8 +201,8 @@ impl<T: RwLocked, M: Mode, O: HolderData<T>> Held<T, M, O> {
     /// other names, because a method of the type itself takes precedence.
     #[inline]
     pub(crate) fn cond_resched_rwlock(&mut self) {
-        self.1.submit();
         self.2.settle(self.0);
+        self.1.submit();
         // SAFETY: Held by the type invariant, as the value is borrowed exclusively; and that shows
         // that nothing relies on the lock being held.
         unsafe { M::cond_resched(self.0.rwlock()) }
@@ -211,8 +211,8 @@ impl<T: RwLocked, M: Mode, O: HolderData<T>> Held<T, M, O> {
     /// Runs `f` without the lock.
     #[inline]
     pub(crate) fn run_unlocked<R>(&mut self, f: impl FnOnce(&Unlocked) -> R) -> R {
-        self.1.submit();
         self.2.settle(self.0);
+        self.1.submit();
         // SAFETY: Held by the type invariant, as the value is borrowed exclusively; and that shows
         // that nothing relies on the lock being held.
         unsafe { M::unlock(self.0.rwlock()) };

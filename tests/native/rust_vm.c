@@ -32,6 +32,7 @@ void kvm_rs_init_free(void)
 
 void kvm_rs_free_pages(struct kvm_mmu_page **pages, int nr)
 {
+	kvm_rs_count_freed(pages, nr);
 	for (int i = 0; i < nr; i++) {
 		free_page((unsigned long)pages[i]->spt);
 		if (!kvm_rs_free_neighbour(pages[i]))

@@ -136,6 +136,11 @@ struct kvm_rs_vm_stat {
 		};
 		atomic64_t mmu_events[11];
 	};
+	/*
+	 * Not only a statistic: tables that were unlinked and are not freed yet. Whoever allocates
+	 * more for splits waits if it is too large (limit_unused() in page.rs).
+	 */
+	atomic64_t mmu_unused_tables;
 	u64 mmu_max_hold_ns;
 	/*
 	 * With kvm.mmu_lock_stats=Y only: how long writers waited, and how long mmu_lock was held,

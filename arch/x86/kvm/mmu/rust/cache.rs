@@ -5,13 +5,15 @@
 //! Upstream drops the lock for each table that it needs, and restarts from the root. Here one drop
 //! of the lock provides as many tables as the cache holds. Tables are allocated one by one, because
 //! the bulk page allocator doesn't charge the memcg; that is a twentieth of the cost of a split.
-//! Their headers come from a page that is charged as a whole ([`Headers`]).
+//! Their headers come from a page that is charged as a whole ([`Headers`]). If a VMM has pages
+//! split and recovered so fast that many tables wait to be freed, it waits here ([`limit_unused`]).
 //!
 //! A table is allocated on the NUMA node of the memory that it will map, rather than on the node of
 //! the thread that splits, because the CPUs that walk it are most likely close to its pages.
 
 use crate::{
     page::{
+        limit_unused,
         BlankSp,
         Headers, //
     },
@@ -98,11 +100,14 @@ impl TdpSplitCache {
         }
     }
 
-    /// Allocates up to `want` tables for `node`, as far as there is room. If the tables of other
-    /// nodes leave no room, half of those are freed. Stops early if the current task is being
-    /// killed and nobody needs the tables ([`Shortage::Fail`]). Returns whether there is any table
-    /// for `node`.
-    pub(crate) fn fill(&mut self, unlocked: &Unlocked, want: u64, node: Node) -> bool {
+    /// Allocates up to `want` tables of `vm` for `node`, as far as there is room. If the tables of
+    /// other nodes leave no room, half of those are freed. If too many tables of the VM wait to be
+    /// freed, waits for them first. Stops early if the current task is being killed and nobody
+    /// needs the tables ([`Shortage::Fail`]). Returns whether there is any table for `node`.
+    ///
+    /// Only ioctls get here: a fault that splits has its table from the vCPU's caches.
+    pub(crate) fn fill(&mut self, vm: Vm<'_>, unlocked: &Unlocked, want: u64, node: Node) -> bool {
+        limit_unused(vm, unlocked);
         if self.len >= self.limit {
             // INVARIANT: The places from there on are freed.
             self.len = self.limit / 2;

@@ -58,6 +58,7 @@ use crate::{
         },
         zap, //
     },
+    page,
     pte,
     pure::{
         dirty::WORD_PAGES,
@@ -273,6 +274,7 @@ export! {
         rcu::rcu_barrier();
         // SAFETY: May sleep, as no lock is held; and all callbacks have run.
         unsafe { bindings::kvm_rs_wait_for_free() };
+        warn_on_once!(page::unused_tables(vm) != 0);
     }
 
     /// Gives the vCPU a root: a mirror root if `mirror`, otherwise a direct one.

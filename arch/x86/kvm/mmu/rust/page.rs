@@ -15,7 +15,10 @@ use core::{
     ptr::NonNull, //
 };
 
-use kernel::bindings::callback_head;
+use kernel::{
+    bindings::callback_head,
+    sync::rcu::rcu_barrier, //
+};
 
 use crate::{
     bindings,
@@ -361,12 +364,32 @@ impl RemovedSp {
     /// same lock.
     #[inline]
     pub(crate) fn retire<'l>(self, lock: &impl MmuLock<'l>) {
+        self.set_owner(lock.vm());
+        lock.tally().count_unused(lock.vm());
         lock.free_later(self);
     }
 
     /// Frees a root once all readers are gone. Its last reference may be dropped without a lock.
-    pub(crate) fn retire_alone(self) {
+    pub(crate) fn retire_alone(self, vm: Vm<'_>) {
+        self.set_owner(vm);
+        // SAFETY: The VM exists.
+        unsafe { bindings::kvm_rs_add_unused_tables(vm.as_ptr(), 1) };
         call_rcu(self);
+    }
+
+    /// Notes whose page it is, for C, which counts the pages of each VM that it frees. The VM is
+    /// there until then: its destruction waits for them (`kvm_mmu_uninit_tdp_mmu()`).
+    #[inline]
+    fn set_owner(&self, vm: Vm<'_>) {
+        // SAFETY: The page exists; the address of a field.
+        let bitmap = unsafe { &raw mut (*self.0.as_ptr()).unsync_child_bitmap };
+        // CAST: An array of `unsigned long`, which is as large as a pointer.
+        let words = bitmap.cast::<*mut bindings::kvm>();
+        // SAFETY: It has 512 bits, that is eight words.
+        let owner = unsafe { words.add(bindings::KVM_RS_OWNER as usize) };
+
+        // SAFETY: Part of the page. Before a page of the TDP MMU is freed, nobody uses that word.
+        unsafe { owner.write(vm.as_ptr()) };
     }
 }
 
@@ -390,7 +413,8 @@ unsafe impl RcuFree for RemovedSp {
         // SAFETY: By this function's safety requirement, `head` is part of a page header.
         let sp = unsafe { of_head(head) };
         // SAFETY: The page exists; the address of a field, which pages of the TDP MMU do not use,
-        // except for its first word ([`Sp::full_word`]) and its third (`KVM_RS_NEIGHBOURS`).
+        // except for its first word ([`Sp::full_word`]), its third (`KVM_RS_NEIGHBOURS`) and its
+        // fourth (`KVM_RS_OWNER`).
         let bitmap = unsafe { &raw mut (*sp).unsync_child_bitmap };
         // CAST: An array of `unsigned long`, which is as large as a pointer.
         let words = bitmap.cast::<*mut callback_head>();
@@ -423,11 +447,40 @@ unsafe impl RcuFree for RemovedSp {
     }
 }
 
-// The third word or a later one: the first is `Sp::full_word`, and the second `RcuFree::link`.
+// The third word or later ones: the first is `Sp::full_word`, and the second `RcuFree::link`.
 const _: () = assert!(bindings::KVM_RS_NEIGHBOURS >= 2 && bindings::KVM_RS_NEIGHBOURS < 8);
+const _: () = assert!(bindings::KVM_RS_OWNER > bindings::KVM_RS_NEIGHBOURS);
+const _: () = assert!(bindings::KVM_RS_OWNER < 8);
 
 // The most that C takes at once.
 const _: () = assert!(Batch::MAX <= bindings::KVM_RS_FREE_PAGES as usize);
+
+/// Waits until the tables of `vm` are free that were unlinked before, if so many wait that there
+/// should not be more. To be called before tables are allocated that a VMM can have unlinked again
+/// at once, so that it cannot have tables wait without limit (`rust_free.c`).
+///
+/// May sleep for as long as a grace period takes, and until a kworker has freed what waits.
+pub(crate) fn limit_unused(vm: Vm<'_>, unlocked: &Unlocked) {
+    if unused_tables(vm) > i64::from(bindings::KVM_RS_MOST_UNUSED) {
+        wait_for_unused(unlocked);
+    }
+}
+
+/// Waits until all tables are free that were unlinked before. Those of other VMs, too.
+#[cold]
+fn wait_for_unused(_unlocked: &Unlocked) {
+    // Hurries also callbacks that RCU has put off (CONFIG_RCU_LAZY).
+    rcu_barrier();
+    // SAFETY: May sleep, as `mmu_lock` is not held; and all callbacks have run.
+    unsafe { bindings::kvm_rs_wait_for_free() };
+}
+
+/// How many tables of `vm` were unlinked, and are not free yet.
+#[inline]
+pub(crate) fn unused_tables(vm: Vm<'_>) -> i64 {
+    // SAFETY: The VM exists; the helper reads a counter by a marked access.
+    unsafe { bindings::kvm_rs_unused_tables(vm.as_ptr()) }
+}
 
 /// The header that `head` is part of.
 ///

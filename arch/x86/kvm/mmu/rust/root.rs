@@ -268,7 +268,7 @@ impl Drop for Root<'_> {
         unsafe { bindings::kvm_rs_roots_del(self.sp.as_ptr()) };
         drop(lock);
         // SAFETY: The last reference is gone, and so is the list's pointer.
-        unsafe { RemovedSp::from_root(self.sp) }.retire_alone();
+        unsafe { RemovedSp::from_root(self.sp) }.retire_alone(self.vm);
     }
 }
 

@@ -8,6 +8,26 @@
  *
  * No reclaim waits for these tables, so the workqueue has no rescuer; if there is no memory for
  * another kworker, they wait for one that exists.
+ *
+ * How much may wait: RCU hurries when 10,000 callbacks wait on a CPU (rcutree.qhimark). Here each
+ * stands for up to KVM_RS_FREE_PAGES tables, so that would be 625 MiB; and it does not see what is
+ * on the lists. A VMM may have the huge pages of a VM split and recovered in a loop, in a fraction
+ * of the time that C takes, and gigabytes would wait. Therefore each VM counts its tables that wait
+ * (mmu_unused_tables), and an ioctl that is about to allocate more of them to split huge pages
+ * (fill() in cache.rs) first waits for RCU's callbacks and for the kworkers if there are more than
+ * KVM_RS_MOST_UNUSED. It does not hold mmu_lock then. It may hold slots_lock or kvm->srcu, which
+ * neither callbacks nor kworkers need. So tables and those that wait are together no more than all
+ * tables that the memslots can have, KVM_RS_MOST_UNUSED, and what those who split have in their
+ * caches. The tables of a fault, which does not wait, are not limited, nor are they in C.
+ *
+ * Each VM has its own limit, so that none begins to wait because of another. Who waits does so for
+ * the tables of all VMs, without a way to end that early: kworkers that get no CPU hold it up, and
+ * so do millions of tables of a VM that was recovered at once, for a second or two. A CLEAR keeps
+ * its range claimed meanwhile. What waits is charged to the memory cgroup of the VMM until it is
+ * free. 128 MiB are little beside the guest memory that so many tables map, 64 GiB. At a
+ * microsecond for each table that is split and recovered, a thread takes 33 ms to unlink so many,
+ * in which a grace period usually ends. So only those wait who are far ahead of RCU or of the
+ * kworkers; or once, who disables logging and enables it again at once.
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
@@ -68,6 +88,7 @@ static void free_pages_now(struct kvm_mmu_page **pages, int nr)
 			free_page((unsigned long)pages[i]->spt);
 	}
 
+	kvm_rs_count_freed(pages, nr);
 	for (i = 0; i < nr; i++) {
 		if (!kvm_rs_free_neighbour(pages[i]))
 			pages[objects++] = pages[i];
@@ -113,8 +134,9 @@ void kvm_rs_init_free(void)
  *
  * The workqueue needs no rescuer (WQ_MEM_RECLAIM), because reclaim never waits for these pages: it
  * takes guest memory away by MMU notifiers, which zap leaves and keep page tables, and KVM has no
- * shrinker for them. Only the destruction of a VM waits, in process context and without a lock
- * that reclaim takes. Without memory for another kworker, one that exists runs this a bit later.
+ * shrinker for them. Only the destruction of a VM and who splits its huge pages wait, in process
+ * context and without a lock that reclaim takes. Without memory for another kworker, one that
+ * exists runs this a bit later.
  */
 void kvm_rs_free_pages(struct kvm_mmu_page **pages, int nr)
 {
@@ -129,12 +151,19 @@ void kvm_rs_free_pages(struct kvm_mmu_page **pages, int nr)
 
 /*
  * Waits until all pages are free that kvm_rs_free_pages() has got. The caller has waited for RCU's
- * callbacks: one that has added to a list may not have queued the work yet.
+ * callbacks: one that has added to a list may not have queued the work yet. With PREEMPT_RT a later
+ * callback may have begun a list that those have added to, and be preempted before it queues the
+ * work. So don't rely on it.
  */
 void kvm_rs_wait_for_free(void)
 {
+	struct unused_pages *unused;
 	int cpu;
 
-	for_each_possible_cpu(cpu)
-		flush_work(per_cpu_ptr(&unused_pages.free, cpu));
+	for_each_possible_cpu(cpu) {
+		unused = per_cpu_ptr(&unused_pages, cpu);
+		if (!llist_empty(&unused->list))
+			queue_work(system_dfl_wq, &unused->free);
+		flush_work(&unused->free);
+	}
 }

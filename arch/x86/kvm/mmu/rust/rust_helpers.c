@@ -192,6 +192,16 @@ __kvm_rs void kvm_rs_account_table(struct kvm *kvm, u64 *spt, int nr)
 #endif
 }
 
+__kvm_rs void kvm_rs_add_unused_tables(struct kvm *kvm, unsigned int nr)
+{
+	atomic64_add(nr, &kvm->rs_stat.mmu_unused_tables);
+}
+
+__kvm_rs s64 kvm_rs_unused_tables(struct kvm *kvm)
+{
+	return atomic64_read(&kvm->rs_stat.mmu_unused_tables);
+}
+
 #ifdef CONFIG_KVM_PROVE_MMU
 __kvm_rs bool kvm_rs_has_tables(struct kvm *kvm)
 {

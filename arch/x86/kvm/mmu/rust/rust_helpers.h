@@ -21,6 +21,9 @@ struct kvm_page_fault;
  */
 #define KVM_RS_NEIGHBOURS	2
 
+/* The word that tells whose it was, when it is freed: struct kvm *. */
+#define KVM_RS_OWNER		3
+
 /* rust_shim.c: out of line, because C calls it, or it needs static storage. */
 void kvm_rs_create_vm(void);
 void kvm_rs_init_vm(struct kvm *kvm);
@@ -33,6 +36,10 @@ extern unsigned int kvm_rs_fault_around_pages;
 
 /* rust_free.c. As many pages are passed at a time at most. */
 #define KVM_RS_FREE_PAGES	16
+
+/* So many tables of a VM may wait to be freed when more are allocated for splits: 128 MiB. */
+#define KVM_RS_MOST_UNUSED	32768
+
 void kvm_rs_init_free(void);
 void kvm_rs_free_pages(struct kvm_mmu_page **pages, int nr);
 void kvm_rs_wait_for_free(void);
@@ -117,6 +124,8 @@ void kvm_rs_free_header(struct kvm_mmu_page *sp);
 void kvm_rs_free_table(void *spt);
 kvm_pfn_t kvm_rs_page_to_pfn(struct page *page);
 void kvm_rs_account_table(struct kvm *kvm, u64 *spt, int nr);
+void kvm_rs_add_unused_tables(struct kvm *kvm, unsigned int nr);
+s64 kvm_rs_unused_tables(struct kvm *kvm);
 #ifdef CONFIG_KVM_PROVE_MMU
 bool kvm_rs_has_tables(struct kvm *kvm);
 #endif

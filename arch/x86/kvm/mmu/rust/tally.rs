@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Statistics that a holder of `mmu_lock` puts off: leaves of each level, splits and recovered
-//! pages.
+//! Statistics that a holder of `mmu_lock` puts off: leaves of each level, splits, recovered pages,
+//! and tables that wait to be freed.
 //!
 //! Threads that split or recover huge pages in different parts of a VM share no page table, and
 //! take `mmu_lock` once for many of them. If each thread added to the counters of the VM for each
@@ -11,7 +11,9 @@
 //!
 //! Only readers in userspace notice: a counter may lack the last changes of each thread that holds
 //! the lock. If one thread removes what another has just added, and settles first, a counter is too
-//! low until the other settles. It wraps if it was 0. Nothing in KVM reads these counters.
+//! low until the other settles. It wraps if it was 0. Of these counters KVM reads only that of
+//! tables that wait. Tables are taken off it only after a grace period, which a holder of the lock
+//! keeps from ending, so it never wraps.
 
 #![expect(unsafe_code)]
 
@@ -26,10 +28,10 @@ use crate::{
     vm::Vm, //
 };
 
-/// How many changes a holder puts off at most. To split a huge page, or to recover one, is three:
-/// leaves of two levels, and the event. So this is 64 tables that are split or recovered. To zap a
-/// table is one, so it is 192 of those.
-const MOST: u32 = 3 * 64;
+/// How many changes a holder puts off at most. To split a huge page is three: leaves of two levels,
+/// and the event. To recover one is four, with the table that has to be freed. So this is at least
+/// 64 tables that are split or recovered. To zap a table is two, so it is 128 of those.
+const MOST: u32 = 4 * 64;
 
 // The leaves of all of them fit an `int`.
 const _: () = assert!(MOST as usize * ENTRIES <= i32::MAX as usize);
@@ -43,6 +45,8 @@ pub(crate) struct Tally {
     splits: Cell<u32>,
     /// Huge pages that were recovered.
     promotions: Cell<u32>,
+    /// Tables that were unlinked, and have to be freed.
+    unused: Cell<u32>,
     /// How many times something was added to one of these.
     changes: Cell<u32>,
 }
@@ -80,6 +84,13 @@ impl Tally {
         self.changed(vm);
     }
 
+    /// Notes a table that was unlinked, and will be freed after a grace period.
+    #[inline]
+    pub(crate) fn count_unused(&self, vm: Vm<'_>) {
+        self.unused.set(self.unused.get().wrapping_add(1));
+        self.changed(vm);
+    }
+
     #[inline]
     fn changed(&self, vm: Vm<'_>) {
         let changes = self.changes.get().wrapping_add(1);
@@ -110,6 +121,15 @@ impl Tally {
                 unsafe { bindings::kvm_rs_update_page_stats(vm.as_ptr(), level.raw(), count) }
             }
         }
+        // A fault that maps a page has none of these.
+        if (self.splits.get() | self.promotions.get() | self.unused.get()) != 0 {
+            self.add_tables_to(vm);
+        }
+    }
+
+    /// Adds to the statistics of the VM what happened to its tables.
+    #[cold]
+    fn add_tables_to(&self, vm: Vm<'_>) {
         for (event, number) in [
             (bindings::kvm_rs_event_KVM_RS_EAGER_SPLIT, &self.splits),
             (bindings::kvm_rs_event_KVM_RS_PROMOTION, &self.promotions),
@@ -120,6 +140,12 @@ impl Tally {
                 // SAFETY: The VM exists.
                 unsafe { bindings::kvm_rs_count_events(vm.as_ptr(), event, count.into()) }
             }
+        }
+        let unused = self.unused.take();
+
+        if unused != 0 {
+            // SAFETY: The VM exists.
+            unsafe { bindings::kvm_rs_add_unused_tables(vm.as_ptr(), unused) }
         }
     }
 }

@@ -8,10 +8,13 @@ use crate::{
         MmuLock,
         Shared, //
     },
-    sys::Node, //
+    sys::{
+        Node,
+        Vm, //
+    }, //
 };
 
-fn program(lock: &mut Shared<'_>, cache: &mut TdpSplitCache) {
-    cache.fill(lock, 1, Node::ANY); //~ FAILS
-    lock.unlocked(|unlocked| cache.fill(unlocked, 1, Node::ANY)); //~ TWIN
+fn program(vm: Vm<'_>, lock: &mut Shared<'_>, cache: &mut TdpSplitCache) {
+    cache.fill(vm, lock, 1, Node::ANY); //~ FAILS
+    lock.unlocked(|unlocked| cache.fill(vm, unlocked, 1, Node::ANY)); //~ TWIN
 }

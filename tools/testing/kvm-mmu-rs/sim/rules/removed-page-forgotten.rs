@@ -4,9 +4,12 @@
 
 #![deny(unused_must_use)]
 
-use crate::page::RemovedSp;
+use crate::{
+    page::RemovedSp,
+    sys::Vm, //
+};
 
-fn program(unlink: fn() -> RemovedSp) {
+fn program(vm: Vm<'_>, unlink: fn() -> RemovedSp) {
     unlink(); //~ FAILS
-    unlink().retire_alone(); //~ TWIN
+    unlink().retire_alone(vm); //~ TWIN
 }

@@ -2,11 +2,14 @@
 // Rule: A page that was retired is not used.
 // Error: E0382
 
-use crate::page::RemovedSp;
+use crate::{
+    page::RemovedSp,
+    sys::Vm, //
+};
 
-fn program(removed: RemovedSp) {
+fn program(vm: Vm<'_>, removed: RemovedSp) {
     removed.as_sp().role();
-    removed.retire_alone();
+    removed.retire_alone(vm);
     removed.as_sp().role(); //~ FAILS
     (); //~ TWIN
 }

@@ -2,10 +2,16 @@
 // Rule: Algorithms have no unsafe code.
 // Error: unsafe_code
 
-use crate::page::RemovedSp;
+use crate::{
+    page::RemovedSp,
+    sys::{
+        Sp,
+        Vm, //
+    }, //
+};
 
-fn program(root: crate::sys::Sp<'_>, make: fn(crate::sys::Sp<'_>) -> RemovedSp) {
+fn program(vm: Vm<'_>, root: Sp<'_>, make: fn(Sp<'_>) -> RemovedSp) {
     let removed = unsafe { RemovedSp::from_root(root) }; //~ FAILS
     let removed = make(root); //~ TWIN
-    removed.retire_alone();
+    removed.retire_alone(vm);
 }

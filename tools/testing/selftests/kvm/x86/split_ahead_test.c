@@ -14,7 +14,9 @@
  * several threads at once on the same range, while the guest runs; with processes that are
  * killed; and in a memory cgroup that is at its limit.
  *
- * With -g, the slot is a single 1GiB page.  If KVM doesn't have the ioctl, it must say so.
+ * With -g, the slot is a single 1GiB page.  With -w, check instead that no more than so many
+ * page tables wait to be freed when kworkers are late.  If KVM doesn't have the ioctl, it must
+ * say so.
  */
 #include <errno.h>
 #include <pthread.h>
@@ -24,6 +26,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/time.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -53,6 +56,16 @@
 #define PAGES_PER_2M		(SZ_2M / PAGE_SIZE)
 #define PAGES_PER_1G		(SZ_1G / PAGE_SIZE)
 #define NR_THREADS		4
+
+/* Slots that all map the same page of 1GiB, and where they are. */
+#define NR_ALIASES		4
+#define ALIAS_SLOT		20
+#define ALIAS_BASE		(16ul * SZ_1G)
+/* KVM_RS_MOST_UNUSED */
+#define MOST_UNUSED		32768
+/* Which CPUs kworkers may use that are bound to none. */
+#define UNBOUND_CPUS		"/sys/devices/virtual/workqueue/cpumask"
+#define HOG_SECONDS		8
 
 static u64 size = 8ul * SZ_2M;
 static size_t backing = SZ_2M;
@@ -825,6 +838,112 @@ static void test_memcg(void)
 			      all_tables());
 }
 
+static char unbound_cpus[1024];
+
+static bool write_unbound_cpus(const char *mask)
+{
+	FILE *f = fopen(UNBOUND_CPUS, "we");
+	bool done = f && fputs(mask, f) >= 0;
+
+	return f && !fclose(f) && done;
+}
+
+static void restore_unbound_cpus(void)
+{
+	if (!write_unbound_cpus(unbound_cpus))
+		fprintf(stderr, "Cannot restore " UNBOUND_CPUS "\n");
+}
+
+static void run_on(unsigned int cpu)
+{
+	cpu_set_t cpus;
+
+	CPU_ZERO(&cpus);
+	CPU_SET(cpu, &cpus);
+	__TEST_REQUIRE(!sched_setaffinity(0, sizeof(cpus), &cpus), "CPU %u cannot be used", cpu);
+}
+
+static void *hog_kworkers_cpu(void *unused)
+{
+	struct timespec start;
+
+	run_on(1);
+	TEST_ASSERT(!setpriority(PRIO_PROCESS, 0, -20), "errno %d", errno);
+	clock_gettime(CLOCK_MONOTONIC, &start);
+	while (timespec_elapsed(start).tv_sec < HOG_SECONDS)
+		;
+	return NULL;
+}
+
+/* Leaves the kworkers that free page tables a hundredth of a CPU, for some seconds. */
+static void make_kworkers_late(pthread_t *hogs)
+{
+	FILE *f = fopen(UNBOUND_CPUS, "re");
+	unsigned int i;
+
+	__TEST_REQUIRE(f, "Cannot read " UNBOUND_CPUS);
+	TEST_ASSERT(fgets(unbound_cpus, sizeof(unbound_cpus), f), "Cannot read " UNBOUND_CPUS);
+	fclose(f);
+	run_on(1);
+	run_on(0);
+	/* CPU 1 only */
+	__TEST_REQUIRE(write_unbound_cpus("2"), "Cannot write " UNBOUND_CPUS);
+	atexit(restore_unbound_cpus);
+	for (i = 0; i < NR_THREADS; i++)
+		kvm_pthread_create(&hogs[i], NULL, hog_kworkers_cpu, NULL);
+}
+
+/* For each slot: the pages of 2MiB, and that of 1GiB. */
+#define ALIAS_TABLES		(NR_ALIASES * (PAGES_PER_1G / PAGES_PER_2M + 1))
+
+/* Splits and recovers in a loop: more tables are unlinked than the kworkers can free. */
+static void test_unused(void)
+{
+	/* What was recovered since more tables were allocated may wait beside the limit. */
+	const u64 bytes = (u64)NR_ALIASES * SZ_1G, limit = MOST_UNUSED + ALIAS_TABLES;
+	u64 unused, most = 0, done = 0;
+	pthread_t hogs[NR_THREADS];
+	struct timespec start;
+	unsigned int n;
+	int ret;
+
+	for (n = 0; n < NR_ALIASES; n++) {
+		struct kvm_pre_fault_memory range = {
+			.gpa = ALIAS_BASE + (u64)n * SZ_1G, .size = SZ_1G,
+		};
+
+		vm_set_user_memory_region(vm, ALIAS_SLOT + n, 0, range.gpa, SZ_1G, mem);
+		do {
+			ret = __vcpu_ioctl(vcpu, KVM_PRE_FAULT_MEMORY, &range);
+		} while ((!ret && range.size) || (ret && errno == EINTR));
+		TEST_ASSERT_VM_VCPU_IOCTL(!ret, KVM_PRE_FAULT_MEMORY, ret, vm);
+	}
+	make_kworkers_late(hogs);
+
+	clock_gettime(CLOCK_MONOTONIC, &start);
+	while (timespec_elapsed(start).tv_sec < HOG_SECONDS) {
+		ret = split(ALIAS_BASE, bytes, PAGE_SIZE, 0);
+		TEST_ASSERT_VM_VCPU_IOCTL(!ret, KVM_SPLIT_HUGE_PAGES, ret, vm);
+		ret = split(ALIAS_BASE, bytes, 0, KVM_SPLIT_FLAG_RECOVER);
+		TEST_ASSERT_VM_VCPU_IOCTL(!ret, KVM_SPLIT_HUGE_PAGES, ret, vm);
+		done += ALIAS_TABLES;
+		unused = vm_get_stat(vm, mmu_unused_tables);
+		most = max(most, unused);
+	}
+	for (n = 0; n < NR_THREADS; n++)
+		kvm_pthread_join(hogs[n], NULL);
+	TEST_ASSERT(get_mmu_stats(vm).promotions >= done, "%lu pages are recovered, not %lu",
+		    get_mmu_stats(vm).promotions, done);
+	TEST_ASSERT(most <= limit, "%lu tables have waited to be freed, should be %lu at most",
+		    most, limit);
+	if (most > MOST_UNUSED)
+		ksft_test_result_pass("unused: %lu of %lu tables have waited at a time\n", most,
+				      done);
+	else
+		ksft_test_result_skip("unused: not more than %lu of %lu tables have waited\n",
+				      most, done);
+}
+
 static void create_vm(void)
 {
 	u64 page;
@@ -878,19 +997,22 @@ static void test_absent(void)
 
 int main(int argc, char *argv[])
 {
+	bool waits = false;
 	int opt;
 
-	while ((opt = getopt(argc, argv, "g")) != -1) {
-		if (opt != 'g') {
-			printf("usage: %s [-g]\n", argv[0]);
+	while ((opt = getopt(argc, argv, "gw")) != -1) {
+		if (opt != 'g' && opt != 'w') {
+			printf("usage: %s [-g | -w]\n", argv[0]);
 			exit(KSFT_FAIL);
 		}
+		waits |= opt == 'w';
 		backing = SZ_1G;
 		size = SZ_1G;
 		stride = PAGES_PER_2M / 2;
 	}
 
 	ksft_print_header();
+	__TEST_REQUIRE(!waits || has_mmu_stats(), "The MMU in C does not split ahead");
 	if (!has_mmu_stats() || !get_kvm_param_bool("tdp_mmu")) {
 		ksft_set_plan(1);
 		test_absent();
@@ -903,6 +1025,12 @@ int main(int argc, char *argv[])
 	TEST_REQUIRE(kvm_has_cap(KVM_CAP_PRE_FAULT_MEMORY));
 
 	create_vm();
+	if (waits) {
+		ksft_set_plan(1);
+		test_unused();
+		kvm_vm_free(vm);
+		ksft_finished();
+	}
 	ksft_set_plan(13);
 	test_errors();
 	test_levels();

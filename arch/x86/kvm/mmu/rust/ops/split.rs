@@ -146,7 +146,7 @@ fn refill<'l, M: Update<'l>>(
 ) -> bool {
     let want = end.since(huge.gfn).div_ceil(size.pages());
     let vm = walk.vm();
-    let filled = walk.unlocked(|unlocked| cache.fill(unlocked, want, huge.node));
+    let filled = walk.unlocked(|unlocked| cache.fill(vm, unlocked, want, huge.node));
 
     if !filled {
         stats::count(vm, Event::SplitNoMemory);

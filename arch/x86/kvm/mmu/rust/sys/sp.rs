@@ -193,8 +193,9 @@ impl<'a> Sp<'a> {
 
     /// The word that is not 0 if the table is full. It is the first word of the bitmap of unsync
     /// children, which is not traced, and which only the shadow MMU uses for what its name says. It
-    /// is 0 in a new page. The second word links pages that are freed together, and the third says
-    /// where the header is (`KVM_RS_NEIGHBOURS`).
+    /// is 0 in a new page. The second word links pages that are freed together, the third says
+    /// where the header is (`KVM_RS_NEIGHBOURS`), and the fourth, when the page is freed, which VM
+    /// it belonged to (`KVM_RS_OWNER`).
     #[inline]
     pub(crate) fn full_word(self) -> *mut u64 {
         // SAFETY: The page exists; the address of a field.

@@ -493,6 +493,9 @@ pub const KVM_RS_HEADERS: u32 = 22;
 /// `rust_helpers.h`. Here each header has its own place, and the word is not used.
 pub const KVM_RS_NEIGHBOURS: u32 = 2;
 
+/// `rust_helpers.h`.
+pub const KVM_RS_OWNER: u32 = 3;
+
 /// # Safety
 ///
 /// `headers` must have room for `nr` of them.
@@ -517,6 +520,16 @@ pub unsafe fn kvm_rs_alloc_table(nid: i32, _may_fail: bool) -> *mut u64 {
     if fails() {
         return ptr::null_mut();
     }
+    let kvm = crate::model::vm().expect("there is a VM");
+    let facts = facts();
+
+    // What others unlink after a look at the counter is for the next look.
+    if facts.allowance == 0
+        && *field!(kvm, rs_stat.mmu_unused_tables) > i64::from(KVM_RS_MOST_UNUSED)
+    {
+        fail("allocates a table for a split, and too many wait to be freed".into());
+    }
+    facts.allowance = facts.allowance.saturating_sub(1);
     mem::alloc_table(GARBAGE)
 }
 
@@ -559,7 +572,18 @@ pub unsafe fn kvm_rs_free_pages(pages: *mut *mut kvm_mmu_page, nr: i32) {
     for n in 0..nr as usize {
         // SAFETY: There are as many elements.
         let sp = unsafe { *pages.add(n) };
+        let owner = field!(sp, unsync_child_bitmap)[KVM_RS_OWNER as usize] as *mut kvm;
 
+        if Some(owner) != crate::model::vm() {
+            fail("a page is freed that was not noted to be the VM's".into());
+        }
+        let unused = field!(owner, rs_stat.mmu_unused_tables);
+        *unused -= 1;
+        // Who holds `mmu_lock` adds what it has unlinked when it drops that. In the kernel it is a
+        // reader of RCU until then, as it is not preempted; here it may leave RCU earlier.
+        if *unused < 0 && sched::parties_where(|facts| facts.spinning != 0).is_empty() {
+            fail("more tables are freed than have waited for that".into());
+        }
         mem::free_table(*field!(sp, spt));
         mem::free_header(sp.cast());
     }
@@ -572,6 +596,36 @@ pub unsafe fn kvm_rs_free_pages(pages: *mut *mut kvm_mmu_page, nr: i32) {
 /// None: it has no arguments. Unsafe because C's function is.
 pub unsafe fn kvm_rs_wait_for_free() {
     may_sleep("kvm_rs_wait_for_free()");
+    facts().allowance = SPLIT_CACHE;
+}
+
+/// `rust_helpers.h`, where it is more. Here few tables wait.
+pub const KVM_RS_MOST_UNUSED: u32 = 2;
+
+/// The most tables that are allocated for splits at a time.
+const SPLIT_CACHE: u32 = 64;
+
+/// # Safety
+///
+/// `kvm` must point to the VM of the run.
+pub unsafe fn kvm_rs_add_unused_tables(kvm: *mut kvm, nr: u32) {
+    *field!(kvm, rs_stat.mmu_unused_tables) += i64::from(nr);
+}
+
+/// No step of its own: whoever looks allocates next, or has nobody beside it.
+///
+/// # Safety
+///
+/// `kvm` must point to the VM of the run.
+pub unsafe fn kvm_rs_unused_tables(kvm: *mut kvm) -> i64 {
+    let unused = *field!(kvm, rs_stat.mmu_unused_tables);
+
+    facts().allowance = if unused > i64::from(KVM_RS_MOST_UNUSED) {
+        0
+    } else {
+        SPLIT_CACHE
+    };
+    unused
 }
 
 /// # Safety

@@ -169,6 +169,8 @@ pub struct kvm_vm_stat {
 #[derive(Default)]
 pub struct kvm_rs_stat {
     pub mmu_events: [u64; 11],
+    /// Also what [`crate::helpers::kvm_rs_unused_tables`] tells.
+    pub mmu_unused_tables: i64,
     pub mmu_max_hold_ns: u64,
 }
 

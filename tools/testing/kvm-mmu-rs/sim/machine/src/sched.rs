@@ -104,6 +104,8 @@ pub struct Facts {
     pub locks: u32,
     /// Tables that it has freed itself since it took `mmu_lock`.
     pub freed: u32,
+    /// Tables that it may allocate for splits, however many wait to be freed.
+    pub allowance: u32,
     /// Tables that it has unlinked in the step of the MMU's that is looked at.
     pub torn_down: u32,
     /// How many tables had been linked, by whomever, when that step began.
