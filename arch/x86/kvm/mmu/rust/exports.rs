@@ -173,8 +173,15 @@ macro_rules! held {
 /// The elements of the array that [`kvm_tdp_mmu_get_walk`] fills: one for each level, from 1 on.
 const WALK_LEN: usize = Level::Page256T as usize + 1;
 
-pub(crate) fn level(raw: c_int) -> Option<Level> {
-    u32::try_from(raw).ok().and_then(Level::from_raw)
+/// The level that C passes. `None`, for one that cannot be, is a bug in the caller, and ends the
+/// VM.
+pub(crate) fn level(vm: Vm<'_>, raw: c_int) -> Option<Level> {
+    let level = u32::try_from(raw).ok().and_then(Level::from_raw);
+
+    if level.is_none() {
+        vm.bugged();
+    }
+    level
 }
 
 fn word(role: bindings::kvm_mmu_page_role) -> Role {
@@ -467,9 +474,10 @@ export! {
         slot: *const bindings::kvm_memory_slot,
         min_level: c_int,
     ) -> bool {
-        let mut lock = held!(Shared, wrap!(Vm, kvm));
+        let vm = wrap!(Vm, kvm);
+        let mut lock = held!(Shared, vm);
 
-        level(min_level).is_some_and(|min_level| {
+        level(vm, min_level).is_some_and(|min_level| {
             protect::write_protect_slot(&mut lock, wrap!(Memslot, slot), min_level)
         })
     }
@@ -507,9 +515,10 @@ export! {
         gfn: bindings::gfn_t,
         min_level: c_int,
     ) -> bool {
-        let lock = held!(Exclusive, wrap!(Vm, kvm));
+        let vm = wrap!(Vm, kvm);
+        let lock = held!(Exclusive, vm);
 
-        level(min_level).is_some_and(|min_level| {
+        level(vm, min_level).is_some_and(|min_level| {
             protect::protect_gfn(
                 &lock,
                 wrap!(Memslot, slot),
@@ -532,7 +541,7 @@ export! {
         let vm = wrap!(Vm, kvm);
         let slot = wrap!(Memslot, slot);
         let range = GfnRange::new(Gfn(start), Gfn(end));
-        let Some(target) = level(target_level) else {
+        let Some(target) = level(vm, target_level) else {
             return;
         };
 
@@ -681,7 +690,7 @@ export! {
         let vm = wrap!(Vm, kvm);
         let srcu = held!(Srcu, vm);
         let range = GfnRange::new(Gfn(start), Gfn(end));
-        let target = level(target_level).ok_or(EINVAL);
+        let target = level(vm, target_level).ok_or(EINVAL);
 
         errno(
             target.and_then(|target| ahead::split(vm, &srcu, wrap!(Memslot, slot), range, target)),
@@ -810,9 +819,8 @@ export! {
 
     /// Makes the huge leaf that replaces a table.
     fn make_huge_spte(kvm: *mut bindings::kvm, small_spte: u64, huge_level: c_int) -> u64 {
-        // An impossible level is a bug, which `make_huge` reports for 4 KiB.
-        let level = level(huge_level).unwrap_or(Level::Page4K);
         let vm = wrap!(Vm, kvm);
+        let level = level(vm, huge_level).unwrap_or(Level::Page4K);
 
         spte::make_huge(vm, Spte(small_spte), level, vm.masks()).raw()
     }

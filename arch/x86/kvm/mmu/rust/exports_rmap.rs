@@ -177,9 +177,11 @@ export! {
         slot: *const bindings::kvm_memory_slot,
         min_level: c_int,
     ) {
-        if let Some(min_level) = level(min_level) {
+        let vm = wrap!(Vm, kvm);
+
+        if let Some(min_level) = level(vm, min_level) {
             protect::protect_slot(
-                &mut held!(Exclusive, wrap!(Vm, kvm)),
+                &mut held!(Exclusive, vm),
                 wrap!(Memslot, slot),
                 min_level,
                 Level::MAX_LEAF,
@@ -209,9 +211,11 @@ export! {
         gfn: bindings::gfn_t,
         min_level: c_int,
     ) -> bool {
-        level(min_level).is_some_and(|min_level| {
+        let vm = wrap!(Vm, kvm);
+
+        level(vm, min_level).is_some_and(|min_level| {
             protect::protect_gfn(
-                &mut held!(Exclusive, wrap!(Vm, kvm)),
+                &mut held!(Exclusive, vm),
                 wrap!(Memslot, slot),
                 Gfn(gfn),
                 min_level,
@@ -254,7 +258,7 @@ export! {
         let mut slots = held!(SlotsLock, vm);
         let mut caches = ShadowSplitCaches::new(&mut slots);
 
-        if let Some(target) = level(target_level) {
+        if let Some(target) = level(vm, target_level) {
             let mut lock = held!(Exclusive, vm);
 
             split::split(

@@ -723,10 +723,39 @@ impl<'r> Sptep<'r> {
 /// Corresponds to `mark_spte_for_access_track()`.
 pub(crate) fn mark_access_track(leaf: Spte, masks: &Masks) -> Spte {
     if !leaf.ad_enabled() && !leaf.is_access_tracked(masks) {
-        warn_on_once!(!leaf.write_state_is_valid(masks));
-        warn_on_once!(!leaf.acc_track_bits_free());
+        check_write_state(leaf, masks);
+        warn_once!(
+            !leaf.acc_track_bits_free(),
+            "Access Tracking saved bit locations are not zero: {:#x}\n",
+            leaf.raw()
+        );
     }
     leaf.mark_access_track(masks)
+}
+
+/// Warns if the write state of a leaf is not valid; `check_spte_writable_invariants()`.
+#[inline]
+pub(crate) fn check_write_state(leaf: Spte, masks: &Masks) {
+    if !leaf.write_state_is_valid(masks) {
+        warn_of_write_state(leaf, masks);
+    }
+}
+
+/// Warns of a leaf whose write state is not valid.
+#[cold]
+fn warn_of_write_state(leaf: Spte, masks: &Masks) {
+    let mmu_writable = leaf.has_any(masks.mmu_writable);
+
+    warn_once!(
+        mmu_writable,
+        "MMU-writable SPTE is not Host-writable: {:#x}\n",
+        leaf.raw()
+    );
+    warn_once!(
+        !mmu_writable,
+        "Writable SPTE is not MMU-writable: {:#x}\n",
+        leaf.raw()
+    );
 }
 
 /// An SPTE, and the value that was just read from it.

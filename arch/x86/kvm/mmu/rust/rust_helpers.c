@@ -431,6 +431,11 @@ __kvm_rs bool kvm_rs_is_rsvd_spte(struct kvm_vcpu *vcpu, u64 spte, int level)
 	return is_rsvd_spte(&vcpu->arch.mmu->fmt, spte, level);
 }
 
+__kvm_rs u64 kvm_rs_rsvd_bits(struct kvm_vcpu *vcpu, u64 spte, int level)
+{
+	return get_rsvd_bits(&vcpu->arch.mmu->fmt, spte, level);
+}
+
 __kvm_rs void kvm_rs_free_desc(void *desc)
 {
 	kmem_cache_free(pte_list_desc_cache, desc);

@@ -194,6 +194,7 @@ u64 kvm_rs_mt_mask(struct kvm_vcpu *vcpu, gfn_t gfn, bool is_mmio);
 u64 kvm_rs_memslots_generation(struct kvm_vcpu *vcpu);
 bool kvm_rs_needs_host_mmio_tracking(struct kvm_vcpu *vcpu);
 bool kvm_rs_is_rsvd_spte(struct kvm_vcpu *vcpu, u64 spte, int level);
+u64 kvm_rs_rsvd_bits(struct kvm_vcpu *vcpu, u64 spte, int level);
 
 /* the reverse map */
 void kvm_rs_free_desc(void *desc);

@@ -32,6 +32,22 @@ macro_rules! warn_on_once {
     }};
 }
 
+/// As [`warn_on_once`], after a line that says more; `WARN_ONCE()`. What is printed is evaluated
+/// only then.
+macro_rules! warn_once {
+    ($cond:expr, $($text:tt)+) => {{
+        let cond: bool = $cond;
+
+        if cond {
+            // What it needs is moved, that is copied, so that the caller has it in registers.
+            #[allow(unsafe_code)]
+            let say = move || ::kernel::pr_warn_once!($($text)+);
+            crate::out_of_line(say);
+        }
+        warn_on_once!(cond)
+    }};
+}
+
 /// As [`warn_on_once`], in kernels that prove the MMU only; `KVM_MMU_WARN_ON()`.
 macro_rules! kvm_mmu_warn_on {
     ($cond:expr) => {
@@ -39,6 +55,13 @@ macro_rules! kvm_mmu_warn_on {
             warn_on_once!($cond);
         }
     };
+}
+
+/// Runs `f`, which is hardly ever needed.
+#[cold]
+#[inline(never)]
+fn out_of_line(f: impl FnOnce()) {
+    f();
 }
 
 mod bindings;

@@ -109,7 +109,13 @@ pub(crate) fn make_leaf<'l>(
             || shadow::try_to_unsync(lock, request.page, request.synchronizing, request.prefetch));
     let spte = spec.finish(protected, writable, masks);
 
-    warn_on_once!(vcpu.is_reserved(spte, level));
+    warn_once!(
+        vcpu.is_reserved(spte, level),
+        "spte = {:#x}, level = {}, rsvd bits = {:#x}\n",
+        spte.raw(),
+        level.raw(),
+        vcpu.reserved_bits(spte, level)
+    );
 
     (spte, may_write && !writable)
 }

@@ -249,9 +249,18 @@ pub(crate) fn zap_possible_nx_huge_page(lock: &Shared<'_>, sp: Sp<'_>) -> bool {
     if step.set(Spte::NONPRESENT, masks).is_ok() {
         return true;
     }
-    // The CPU may have set A, which logging by D bits clears. Otherwise an entry that points to a
-    // table only changes if the table is zapped or replaced.
-    points_to(&step.view, sp, masks) && step.set(Spte::NONPRESENT, masks).is_ok()
+    // The CPU may have set A, which logging by D bits has cleared. Nobody clears it before this
+    // SRCU section ends. Otherwise an entry that points to a table only changes if the table is
+    // zapped or replaced.
+    if !points_to(&step.view, sp, masks) {
+        return false;
+    }
+    warn_on_once!(step.view.spte() != view.spte().with_from(step.view.spte(), masks.accessed));
+    if step.set(Spte::NONPRESENT, masks).is_ok() {
+        return true;
+    }
+    warn_on_once!(points_to(&step.view, sp, masks));
+    false
 }
 
 /// Whether the entry, as last seen, points to the table of `sp`.

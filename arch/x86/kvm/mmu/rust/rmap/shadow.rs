@@ -14,6 +14,7 @@ use core::ptr::NonNull;
 use crate::{
     bindings,
     pte::{
+        check_write_state,
         Seen,
         Sptep,
         Table, //
@@ -167,7 +168,7 @@ pub(crate) fn clear(_lock: &Exclusive<'_>, leaf: Seen<'_>, bits: WriteBits, mask
 pub(crate) fn update(lock: &Exclusive<'_>, leaf: Seen<'_>, bits: WriteBits, masks: &Masks) -> bool {
     let new = leaf.spte().cleared(bits);
 
-    warn_on_once!(!new.write_state_is_valid(masks));
+    check_write_state(new, masks);
 
     let old = clear(lock, leaf, bits, masks);
     warn_on_once!(!old.is_present() || old.pfn(masks) != new.pfn(masks));

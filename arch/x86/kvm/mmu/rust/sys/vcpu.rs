@@ -197,6 +197,15 @@ impl<'a> Vcpu<'a> {
         unsafe { bindings::kvm_rs_is_rsvd_spte(self.as_ptr(), spte.raw(), level.raw()) }
     }
 
+    /// The bits that the MMU's format reserves in such an entry. Others may be wrong as well: on
+    /// EPT some combinations of rights, and memory types, are.
+    #[cold]
+    pub(crate) fn reserved_bits(self, spte: Spte, level: Level) -> u64 {
+        // SAFETY: By the type invariant there is an MMU, and its format has an element for every
+        // level.
+        unsafe { bindings::kvm_rs_rsvd_bits(self.as_ptr(), spte.raw(), level.raw()) }
+    }
+
     /// Counts an MMIO SPTE.
     #[inline]
     pub(crate) fn count_mmio_spte(self) {

@@ -56,6 +56,12 @@ macro_rules! pr_err {
     ($($arg:tt)*) => { eprint!("pr_err: {}", format!($($arg)*)) };
 }
 
+/// Logs a warning, which ends the run next.
+#[macro_export]
+macro_rules! pr_warn_once {
+    ($($arg:tt)*) => { eprint!("pr_warn: {}", format!($($arg)*)) };
+}
+
 /// A pointer to the structure that a field is in.
 #[macro_export]
 macro_rules! container_of {

@@ -1014,6 +1014,13 @@ pub unsafe fn kvm_rs_is_rsvd_spte(vcpu: *mut kvm_vcpu, spte: u64, level: i32) ->
 
 /// # Safety
 ///
+/// None: the arguments are not looked at. Unsafe because C's function is.
+pub unsafe fn kvm_rs_rsvd_bits(vcpu: *mut kvm_vcpu, spte: u64, level: i32) -> u64 {
+    0
+}
+
+/// # Safety
+///
 /// None: the arguments are plain values. Unsafe because C's function is.
 pub unsafe fn kvm_rs_is_host_mmio_pfn(pfn: kvm_pfn_t) -> bool {
     memory_type::is_mmio(pfn)
