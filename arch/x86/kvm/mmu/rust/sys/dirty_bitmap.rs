@@ -4,7 +4,7 @@
 
 use core::{
     ops::Range,
-    ptr::NonNull, //
+    slice, //
 };
 
 use kernel::sync::atomic::{
@@ -49,12 +49,9 @@ pub(crate) enum Wanted {
 /// vCPUs set bits at any time, so the bitmap is accessed atomically. The buffer is the ioctl's own:
 /// it is in the second half of the bitmap's allocation, which `slots_lock` guards; of that, a
 /// `KVM_CLEAR_DIRTY_LOG` that has claimed a range has the same words as of the bitmap.
-///
-/// # Invariants
-///
-/// `bitmap` points to `buffer.len()` words of the bitmap of a slot that exists for `'a`.
 pub(crate) struct DirtyBitmap<'a> {
-    bitmap: NonNull<u64>,
+    bitmap: &'a [Atomic<u64>],
+    /// As many words.
     buffer: &'a mut [u64],
     first: Gfn,
     wanted: Wanted,
@@ -65,7 +62,8 @@ impl<'a> DirtyBitmap<'a> {
     ///
     /// # Safety
     ///
-    /// `slot` must have a dirty bitmap, with at least `first_word + buffer.len()` words.
+    /// `slot` must have a dirty bitmap, with at least `first_word + buffer.len()` words, for `'a`;
+    /// and `buffer` must be none of these words.
     pub(crate) unsafe fn new(
         slot: Memslot<'a>,
         first_word: usize,
@@ -76,14 +74,15 @@ impl<'a> DirtyBitmap<'a> {
         let words = unsafe { (*slot.as_ptr()).dirty_bitmap };
         // SAFETY: By this function's safety requirement.
         let first = unsafe { words.add(first_word) };
-        // SAFETY: Part of an allocation, so not null.
-        let bitmap = unsafe { NonNull::new_unchecked(first) };
+        // CAST: `unsigned long` is a `u64` on x86-64, and an `Atomic<u64>` has its layout.
+        let first = first.cast::<Atomic<u64>>();
+        // SAFETY: By this function's safety requirement there are as many words, which exist for
+        // `'a` and have no other reference. All writes to the bitmap are atomic.
+        let bitmap = unsafe { slice::from_raw_parts(first, buffer.len()) };
         let pages = (first_word as u64).wrapping_mul(WORD_PAGES);
 
-        // INVARIANT: By this function's safety requirement.
         DirtyBitmap {
-            // CAST: `unsigned long` is a `u64` on x86-64.
-            bitmap: bitmap.cast(),
+            bitmap,
             buffer,
             first: slot.range().start.add(pages),
             wanted,
@@ -115,7 +114,7 @@ impl<'a> DirtyBitmap<'a> {
     /// The bits that are set in `word` of the bitmap at the moment.
     #[inline]
     pub(crate) fn current(&self, word: usize) -> u64 {
-        self.word(word).map_or(0, |bits| bits.load(Relaxed))
+        self.bitmap.get(word).map_or(0, |bits| bits.load(Relaxed))
     }
 
     /// Whether a bit of a frame of `range` is set in the bitmap at the moment.
@@ -128,22 +127,10 @@ impl<'a> DirtyBitmap<'a> {
     /// Returns their number.
     #[inline]
     pub(crate) fn enter(&self, part: &WordPart, written: u64) -> u64 {
-        if let (Some(word), true) = (self.word(part.word), written != 0) {
+        if let (Some(word), true) = (self.bitmap.get(part.word), written != 0) {
             word.fetch_or(written.wrapping_shl(part.bits.trailing_zeros()));
         }
         written.count_ones().into()
-    }
-
-    /// A word of the bitmap; `None` if it is not one of the run.
-    #[inline]
-    fn word(&self, word: usize) -> Option<&Atomic<u64>> {
-        if word >= self.buffer.len() {
-            return None;
-        }
-        // SAFETY: The buffer has this word, so the bitmap has it, by the type invariant.
-        let ptr = unsafe { self.bitmap.as_ptr().add(word) };
-        // SAFETY: Valid and aligned; all accesses of the bitmap are atomic.
-        Some(unsafe { Atomic::from_ptr(ptr) })
     }
 
     /// Whether a bit of a frame of `range` was taken.
@@ -224,51 +211,6 @@ impl<'a> DirtyBitmap<'a> {
     /// Moves the wanted bits of some words from the bitmap to the buffer, which is zero there or
     /// names the wanted bits. Returns whether there were any.
     pub(crate) fn take(&mut self, words: Range<usize>) -> bool {
-        let end = words.end.min(self.buffer.len());
-        let mut any = false;
-        let mut from = words.start;
-
-        while from < end {
-            from = match self.wanted {
-                Wanted::All => self.skip_clean(from..end),
-                Wanted::Requested => {
-                    from.wrapping_add(self.buffer.get(from..end).map_or(0, clean_groups))
-                }
-            };
-            let to = end.min(from.wrapping_add(GROUP));
-
-            any |= self.take_group(from..to);
-            from = to;
-        }
-        any
-    }
-
-    /// The first of some words, from where on a group has a bit set in the bitmap, or is not whole.
-    #[inline]
-    fn skip_clean(&self, words: Range<usize>) -> usize {
-        let end = words.end.min(self.buffer.len());
-        let mut from = words.start;
-
-        while end.saturating_sub(from) >= GROUP {
-            let mut any = 0;
-
-            for n in 0..GROUP {
-                // SAFETY: The buffer has this word, so the bitmap has it, by the type invariant.
-                let ptr = unsafe { self.bitmap.as_ptr().add(from.wrapping_add(n)) };
-                // SAFETY: Valid and aligned; all accesses of the bitmap are atomic.
-                any |= unsafe { Atomic::from_ptr(ptr) }.load(Relaxed);
-            }
-            if any != 0 {
-                break;
-            }
-            from = from.wrapping_add(GROUP);
-        }
-        from
-    }
-
-    /// Takes the wanted bits of a group of words, or of what is left of one.
-    #[inline(always)]
-    fn take_group(&mut self, words: Range<usize>) -> bool {
         // Most words are clean: don't steal their cache lines from the CPUs that write them.
         match self.wanted {
             Wanted::All => self.update(words, |bits, _| match bits.load(Relaxed) {
@@ -285,42 +227,79 @@ impl<'a> DirtyBitmap<'a> {
 
     /// Puts the bits that were taken from some words back.
     pub(crate) fn put_back(&mut self, words: Range<usize>) {
-        self.update(words, |bits, taken| match taken {
-            0 => None,
-            _ => {
-                bits.fetch_or(taken);
-                Some(0)
+        let (Some(bitmap), Some(buffer)) =
+            (self.bitmap.get(words.clone()), self.buffer.get_mut(words))
+        else {
+            return;
+        };
+
+        for (bits, taken) in bitmap.iter().zip(buffer) {
+            if *taken != 0 {
+                bits.fetch_or(*taken);
+                *taken = 0;
             }
-        });
+        }
     }
 
     /// Calls `f` for some words: with the word of the bitmap and that of the buffer, for which it
-    /// may return another. Returns whether any of those that it returned has a bit set.
+    /// may return another. Returns whether any of those that it returned has a bit set. Leaves out
+    /// groups in which nothing is wanted.
     #[inline(always)]
     fn update(
         &mut self,
         words: Range<usize>,
         f: impl Fn(&Atomic<u64>, u64) -> Option<u64>,
     ) -> bool {
-        let start = words.start;
-        let mut any = 0;
-        let Some(places) = self.buffer.get_mut(words) else {
+        let all = self.wanted == Wanted::All;
+        let (Some(bitmap), Some(buffer)) =
+            (self.bitmap.get(words.clone()), self.buffer.get_mut(words))
+        else {
             return false;
         };
+        let whole = (buffer.len() / GROUP).wrapping_mul(GROUP);
+        let (Some((bitmap, last_bits)), Some((buffer, last_places))) = (
+            bitmap.split_at_checked(whole),
+            buffer.split_at_mut_checked(whole),
+        ) else {
+            return false;
+        };
+        let mut any = update_each(last_bits, last_places, &f);
 
-        for (n, place) in places.iter_mut().enumerate() {
-            // SAFETY: The buffer has this word, so the bitmap has it, by the type invariant.
-            let ptr = unsafe { self.bitmap.as_ptr().add(start.wrapping_add(n)) };
-            // SAFETY: Valid and aligned; all accesses of the bitmap are atomic.
-            let bits = unsafe { Atomic::from_ptr(ptr) };
+        for (bits, places) in bitmap
+            .chunks_exact(GROUP)
+            .zip(buffer.chunks_exact_mut(GROUP))
+        {
+            let wanted = if all {
+                bits.iter().fold(0, |any, bits| any | bits.load(Relaxed))
+            } else {
+                places.iter().fold(0, |any, request| any | request)
+            };
 
-            if let Some(new) = f(bits, *place) {
-                *place = new;
-                any |= new;
+            if wanted != 0 {
+                any |= update_each(bits, places, &f);
             }
         }
         any != 0
     }
+}
+
+/// Calls `f` for each of some words. Returns the bits that are set in any of those that it
+/// returned.
+#[inline(always)]
+fn update_each(
+    bitmap: &[Atomic<u64>],
+    buffer: &mut [u64],
+    f: impl Fn(&Atomic<u64>, u64) -> Option<u64>,
+) -> u64 {
+    let mut any = 0;
+
+    for (bits, place) in bitmap.iter().zip(buffer) {
+        if let Some(new) = f(bits, *place) {
+            *place = new;
+            any |= new;
+        }
+    }
+    any
 }
 
 /// How many words come before the first group that has a bit set, or is not whole.
