@@ -76,15 +76,17 @@ OPERATIONS = [
     ("nested-zap-notifier-4k", "L2: unmap 4 KiB pages (notifier)", 1.01),
     ("nested-teardown-4k", "L2: VM teardown, 4 KiB pages", 1.0),
 ]
-# Where the target is missed, or met by less than 5 %: the most instructions per 2 MiB that
-# 'make test' lets pass, 5 % more than was measured.
+# Where 'make test' lets less pass than the target, or more: 5 % more instructions per 2 MiB than was
+# measured.
 SO_FAR = {
-    "clear-all-dirty": 4630,
-    "get-all-dirty": 4680,
-    "get-four": 312,
-    "get-tenth": 312,
-    "get-random": 890,
-    "clear-random": 895,
+    "clear-all-dirty": 3340,
+    "get-all-dirty": 3370,
+    "get-four": 253,
+    "get-tenth": 253,
+    "get-random": 420,
+    "clear-four": 196,
+    "clear-tenth": 196,
+    "clear-random": 408,
 }
 # Splitting ahead of the log (KVM_SPLIT_HUGE_PAGES), which C does not have; what it is, and the most
 # instructions per 2 MiB.
@@ -483,7 +485,7 @@ def tap(rows):
         taken, limit = judged(target, c, rust)
         if limit is None:
             continue
-        held = max(limit, SO_FAR.get(rust["operation"], 0))
+        held = SO_FAR.get(rust["operation"], limit)
         missed = f" (the target, {number(limit)}, is missed)" if taken > limit else ""
         tests.append((taken <= held, f"{title}: {number(taken)} instructions per 2 MiB, "
                       f"at most {number(held)}{missed}"))

@@ -51,6 +51,7 @@ use crate::{
     bindings,
     pure::{
         addr::ENTRIES,
+        dirty::TABLE_WORDS,
         Entry,
         Gfn,
         GfnRange,
@@ -197,6 +198,16 @@ impl<'r> Table<'r> {
         // SAFETY: The SPTE is in a table of that level.
         unsafe { self.sptep(index).child(self.level, masks) }
     }
+
+    /// The same, if it is a table of 4 KiB pages.
+    #[inline]
+    pub(crate) fn small_child(self, index: Index, masks: &Masks) -> Option<SmallTable<'r>> {
+        // The compiler then knows the level.
+        if self.level != Level::Page2M {
+            return None;
+        }
+        self.child(index, masks)?.small()
+    }
 }
 
 /// A [`Table`] of 4 KiB pages: each entry that is present is a leaf.
@@ -219,6 +230,17 @@ impl<'r> SmallTable<'r> {
     pub(crate) fn sptep(self, index: Index) -> SmallSptep<'r> {
         // INVARIANT: The table has 4 KiB pages.
         SmallSptep(self.0.sptep(index))
+    }
+
+    /// The SPTEs of a part of the table, modulo [`TABLE_WORDS`].
+    #[inline(always)]
+    pub(crate) fn part(self, part: usize) -> SmallPart<'r> {
+        let start = (part % TABLE_WORDS).wrapping_mul(PART);
+        // SAFETY: The table has `TABLE_WORDS` parts, so the result stays in the page.
+        let ptr = unsafe { self.0.ptr.add(start) };
+
+        // INVARIANT: The part is in the table, which has 4 KiB pages.
+        SmallPart(ptr, PhantomData)
     }
 
     /// The SPTEs of the frames of `range`, in order. What is beyond the table is left out. If the
@@ -312,6 +334,44 @@ impl<'r> Iterator for SmallPages<'r> {
     fn next(&mut self) -> Option<SmallSptep<'r>> {
         // INVARIANT: By the type invariant.
         self.0.next().map(SmallSptep)
+    }
+}
+
+/// How many SPTEs a [`SmallPart`] has: as many as a word of a dirty bitmap has bits, but where
+/// tables are smaller than that.
+const PART: usize = ENTRIES / TABLE_WORDS;
+
+const _: () = assert!(PART * TABLE_WORDS == ENTRIES);
+
+/// The SPTEs of a [`SmallTable`] whose pages have the bits of one word of a dirty bitmap, if the
+/// table starts with the first page of a word.
+///
+/// # Invariants
+///
+/// Points to [`PART`] SPTEs of a table of 4 KiB pages that may be read during `'r`.
+#[derive(Clone, Copy)]
+pub(crate) struct SmallPart<'r>(NonNull<u64>, PhantomData<&'r ()>);
+
+impl<'r> SmallPart<'r> {
+    /// The pointer to one of them, modulo their number.
+    #[inline(always)]
+    pub(crate) fn sptep(self, bit: u32) -> SmallSptep<'r> {
+        // SAFETY: By the type invariant, the result is in the table.
+        let ptr = unsafe { self.0.add(bit as usize % PART) };
+
+        // INVARIANT: Part of a table of 4 KiB pages that is valid for `'r`.
+        SmallSptep(Sptep(ptr, PhantomData))
+    }
+
+    /// All of them, in order.
+    #[inline(always)]
+    pub(crate) fn pages(self) -> SmallPages<'r> {
+        // INVARIANT: By the type invariant.
+        SmallPages(Pages {
+            next: self.0,
+            left: PART,
+            life: PhantomData,
+        })
     }
 }
 

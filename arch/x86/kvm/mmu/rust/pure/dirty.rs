@@ -2,7 +2,10 @@
 
 //! The dirty bitmap's arithmetic: which bits of which words stand for which guest frames.
 
-use core::ops::Range;
+use core::{
+    num::NonZero,
+    ops::Range, //
+};
 
 use super::addr::{
     Gfn,
@@ -11,6 +14,9 @@ use super::addr::{
 
 /// Pages in a word of the bitmap.
 pub const WORD_PAGES: u64 = u64::BITS as u64;
+
+/// Words that the pages of a table have, if the table starts with the first page of a word.
+pub const TABLE_WORDS: usize = 8;
 
 /// A part of a word of the bitmap.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -90,16 +96,20 @@ pub fn bits_of(first: Gfn, range: GfnRange) -> u64 {
     }
 }
 
-/// The frames whose bits are set in `bits`, of which bit 0 is `first`.
+/// The numbers of the bits that are set in `bits`.
 #[inline]
-pub fn frames(first: Gfn, mut bits: u64) -> impl Iterator<Item = Gfn> {
+pub fn set_bits(mut bits: u64) -> impl Iterator<Item = u32> {
     core::iter::from_fn(move || {
-        if bits == 0 {
-            return None;
-        }
-        let bit = u64::from(bits.trailing_zeros());
+        // Of a `NonZero` it takes one instruction.
+        let bit = NonZero::new(bits)?.trailing_zeros();
 
         bits &= bits.wrapping_sub(1);
-        Some(first.add(bit))
+        Some(bit)
     })
+}
+
+/// The frames whose bits are set in `bits`, of which bit 0 is `first`.
+#[inline]
+pub fn frames(first: Gfn, bits: u64) -> impl Iterator<Item = Gfn> {
+    set_bits(bits).map(move |bit| first.add(bit.into()))
 }

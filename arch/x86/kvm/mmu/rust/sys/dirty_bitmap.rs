@@ -4,7 +4,10 @@
 
 use core::{
     ops::Range,
-    slice, //
+    slice::{
+        self,
+        ChunksExact, //
+    }, //
 };
 
 use kernel::sync::atomic::{
@@ -22,10 +25,12 @@ use crate::{
             parts,
             words,
             WordPart,
+            TABLE_WORDS,
             WORD_PAGES, //
         },
         Gfn,
-        GfnRange, //
+        GfnRange,
+        Level, //
     },
     support::atomic::AtomicBits,
     sys::Memslot, //
@@ -145,15 +150,6 @@ impl<'a> DirtyBitmap<'a> {
         parts(self.first, range).all(|part| self.taken(part.word) & part.bits == part.bits)
     }
 
-    /// Whether the bits of `gfn` and of all other frames of its word were taken, or are requested
-    /// and not taken yet.
-    #[inline]
-    pub(crate) fn is_word_taken(&self, gfn: Gfn) -> bool {
-        let word = gfn.saturating_since(self.first) / WORD_PAGES;
-
-        self.taken(word as usize) == u64::MAX
-    }
-
     /// The first frame from `from` on, and before word `end`, whose bit was taken.
     #[inline]
     pub(crate) fn next_taken(&self, from: Gfn, end: usize) -> Option<Gfn> {
@@ -168,6 +164,22 @@ impl<'a> DirtyBitmap<'a> {
             bits = *taken.get(word)?;
         }
         Some(self.gfn(word).add(bits.trailing_zeros().into()))
+    }
+
+    /// The bits that were taken of the frames of `range`: the words of one table of 4 KiB pages,
+    /// then those of the next, as far as all of a table is in `range`. Nothing if `range` does not
+    /// start with a table, or if a word has the bits of two.
+    #[inline]
+    pub(crate) fn of_tables(&self, range: GfnRange) -> ChunksExact<'_, u64> {
+        let fits = WORD_PAGES.wrapping_mul(TABLE_WORDS as u64) == Level::Page2M.pages()
+            && range.start.is_aligned(Level::Page2M)
+            && range.start >= self.first
+            && range.start.since(self.first) % WORD_PAGES == 0;
+        let start = (range.start.since(self.first) / WORD_PAGES) as usize;
+        let end = start.wrapping_add((range.pages() / WORD_PAGES) as usize);
+        let words = self.buffer.get(start..end).filter(|_| fits);
+
+        words.unwrap_or(&[]).chunks_exact(TABLE_WORDS)
     }
 
     /// Calls `f` for each word that has bits that were taken of frames of `range`, with the frame

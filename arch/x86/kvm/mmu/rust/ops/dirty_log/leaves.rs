@@ -61,6 +61,8 @@ use crate::{
     pure::{
         dirty::{
             frames,
+            set_bits,
+            TABLE_WORDS,
             WORD_PAGES, //
         },
         Gfn,
@@ -127,7 +129,7 @@ impl<'m> LeafBits<'m> {
         table: SmallTable<'t>,
     ) -> Leaves<'t> {
         Leaves {
-            bits: *self,
+            bits: self,
             table,
             traced: trace::spte_changed_enabled(),
             locks: LogLocks::new(lock, owner),
@@ -149,6 +151,75 @@ impl<'m> LeafBits<'m> {
                 true
             }
             Err(old) => old.has_any(self.bit.raw()) && self.exchange(locks, sptep, old).is_some(),
+        }
+    }
+
+    /// Clears the bit in the leaves of a table whose bits are set in `wanted`, up to a word that is
+    /// all ones. Returns which that is.
+    // Eight in a row, as LLVM does not unroll such a loop: most words have no bit or a few.
+    #[inline(always)]
+    fn clear_words(
+        self,
+        locks: LogLocks<'_>,
+        table: SmallTable<'_>,
+        wanted: &[u64; TABLE_WORDS],
+    ) -> Result<(), usize> {
+        let [a, b, c, d, e, f, g, h] = wanted;
+
+        self.clear_word(locks, table, 0, *a)?;
+        self.clear_word(locks, table, 1, *b)?;
+        self.clear_word(locks, table, 2, *c)?;
+        self.clear_word(locks, table, 3, *d)?;
+        self.clear_word(locks, table, 4, *e)?;
+        self.clear_word(locks, table, 5, *f)?;
+        self.clear_word(locks, table, 6, *g)?;
+        self.clear_word(locks, table, 7, *h)
+    }
+
+    /// The same for one of its words. Does nothing and returns the word if `wanted` is all ones.
+    #[inline(always)]
+    fn clear_word(
+        self,
+        locks: LogLocks<'_>,
+        table: SmallTable<'_>,
+        word: usize,
+        wanted: u64,
+    ) -> Result<(), usize> {
+        let part = table.part(word);
+
+        match wanted {
+            0 => {}
+            u64::MAX => return Err(word),
+            _ => {
+                for bit in set_bits(wanted) {
+                    self.clear(locks, part.sptep(bit));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// As [`LeafBits::clear_words`] from `word` on, which is all ones, as those that follow are
+    /// likely to be.
+    // A function of its own, so that its loops have all registers to themselves.
+    #[inline(never)]
+    fn clear_words_from(
+        &self,
+        locks: LogLocks<'_>,
+        table: SmallTable<'_>,
+        word: usize,
+        wanted: &[u64; TABLE_WORDS],
+    ) {
+        let bits = *self;
+
+        for (word, wanted) in wanted.iter().enumerate().skip(word) {
+            if bits.clear_word(locks, table, word, *wanted).is_err() {
+                let mut pages = table.part(word).pages();
+
+                while let Some(group) = pages.next_group() {
+                    bits.clear_group(locks, group);
+                }
+            }
         }
     }
 
@@ -194,8 +265,9 @@ impl<'m> LeafBits<'m> {
 
 /// The leaves of one table, while `mmu_lock` is held, and those that are changed are the holder's
 /// ([`LogOwner`]).
+#[derive(Clone, Copy)]
 pub(super) struct Leaves<'t> {
-    bits: LeafBits<'t>,
+    bits: &'t LeafBits<'t>,
     table: SmallTable<'t>,
     /// Whether each change has to be traced.
     traced: bool,
@@ -214,7 +286,7 @@ impl<'t> Leaves<'t> {
     #[inline(always)]
     pub(super) fn clear_range(&self, range: GfnRange) -> u64 {
         // In registers, as far as the loop is concerned.
-        let (bits, locks) = (self.bits, self.locks);
+        let (bits, locks) = (*self.bits, self.locks);
         let mut cleared: u64 = 0;
         let mut at: u32 = 0;
         let mut pages = self.table.pages(range);
@@ -238,7 +310,7 @@ impl<'t> Leaves<'t> {
     /// of them are in the table. Returns whether it was set in any.
     #[inline(always)]
     pub(super) fn clear_word(&self, first: Gfn, wanted: u64) -> bool {
-        let (bits, table) = (self.bits, self.table);
+        let (bits, table) = (*self.bits, self.table);
         let mut any = false;
 
         if wanted == u64::MAX {
@@ -252,6 +324,51 @@ impl<'t> Leaves<'t> {
             any |= bits.clear(self.locks, table.sptep(Index::of(gfn, Level::Page4K)));
         }
         any
+    }
+
+    /// Clears the bit in the pages of the table whose bits are set in `wanted`, of which bit 0 of
+    /// word 0 is the first page of the table, `first`.
+    #[inline(always)]
+    pub(super) fn clear_words(self, first: Gfn, wanted: &[u64; TABLE_WORDS]) {
+        let Leaves {
+            bits,
+            table,
+            traced,
+            locks,
+        } = self;
+
+        table.check_start(GfnRange::single(first));
+        if traced {
+            return Leaves::clear_words_traced(bits, table, locks, first, wanted);
+        }
+        if let Err(word) = bits.clear_words(locks, table, wanted) {
+            bits.clear_words_from(locks, table, word, wanted);
+        }
+    }
+
+    /// The same, so that each change can be traced exactly.
+    // Not of `self`, which would have to be in memory then.
+    #[cold]
+    #[inline(never)]
+    fn clear_words_traced(
+        bits: &LeafBits<'_>,
+        table: SmallTable<'_>,
+        locks: LogLocks<'_>,
+        first: Gfn,
+        wanted: &[u64; TABLE_WORDS],
+    ) {
+        let leaves = Leaves {
+            bits,
+            table,
+            traced: true,
+            locks,
+        };
+        let mut first = first;
+
+        for wanted in wanted {
+            leaves.clear_word_traced(first, *wanted);
+            first = first.add(WORD_PAGES);
+        }
     }
 
     /// The same as [`Leaves::clear_word`], so that each change can be traced exactly.

@@ -128,7 +128,9 @@ use crate::{
     pure::{
         dirty::WORD_PAGES,
         Entry,
+        Gfn,
         GfnRange,
+        Index,
         Level,
         Masks,
         Protect,
@@ -144,6 +146,7 @@ use crate::{
         Selection, //
     },
     sync::{
+        need_break,
         with_exclusive,
         with_shared,
         Exclusive,
@@ -166,6 +169,7 @@ use crate::{
     },
     walk::{
         ShortWalk,
+        Step,
         Walk, //
     }, //
 };
@@ -347,10 +351,12 @@ impl<'a, 'l> Reap<'a, 'l> {
         let masks = vm.masks();
         let bits = LeafBits::new(vm, root.role(), masks);
         let log = &self.log;
-        let Some(first) = log.next_taken(log.gfn(batch.start), batch.end) else {
+        let end = self.slot.range().end.min(log.gfn(batch.end));
+        let pages = GfnRange::new(log.gfn(batch.start), end);
+        let Some(first) = log.next_taken(pages.start, batch.end) else {
             return;
         };
-        let range = GfnRange::new(first, self.slot.range().end.min(log.gfn(batch.end)));
+        let range = GfnRange::new(first, end);
         let mut huge = self.huge;
         let mut walk = Walk::new(lock, root, Level::Page2M, range, masks);
 
@@ -358,18 +364,11 @@ impl<'a, 'l> Reap<'a, 'l> {
         while let Some(mut step) = walk.next() {
             let view = step.view;
             let within = view.range().intersection(range);
+            let mut from = view.range().end;
 
             match view.entry(masks) {
                 Entry::Table(_) if view.level() > Level::Page2M => continue,
-                Entry::Table(_) => {
-                    // Where few pages are dirty, most of what is loaded would not be used.
-                    if log.is_word_taken(view.range().end) {
-                        view.prefetch_next(masks);
-                    }
-                    if let Some(table) = view.child(masks).and_then(Table::small) {
-                        self.clear_taken(&bits.of_table(step.lock, &self.reaper, table), within);
-                    }
-                }
+                Entry::Table(_) => from = self.protect_tables(&step, &bits, pages, masks),
                 Entry::Leaf(pfn) if huge == HugePages::Split && log.any_taken(within) => {
                     let cache = cache.get_or_insert_with(|| TdpSplitCache::new(vm, Shortage::Kill));
                     let node = Node::of(pfn);
@@ -419,11 +418,70 @@ impl<'a, 'l> Reap<'a, 'l> {
                 Entry::Leaf(_) | Entry::NonPresent | Entry::Frozen => {}
             }
 
-            match log.next_taken(view.range().end, batch.end) {
+            match log.next_taken(from, batch.end) {
                 Some(next) => walk.seek(next),
                 None => break,
             }
         }
+    }
+
+    /// Protects the pages of a batch, `pages`, that the table maps that an entry points to, and
+    /// goes on with the entries after that, in the same table. A step of the walk takes longer than
+    /// what is done in a table with a few dirty pages. Ends at an entry that points to no table,
+    /// and where the walk has to yield. Returns the frame from where on pages are left to the walk.
+    // A function of its own, so that its loops have all registers to themselves.
+    #[inline(never)]
+    fn protect_tables(
+        &self,
+        step: &Step<'_, Shared<'_>>,
+        bits: &LeafBits<'_>,
+        pages: GfnRange,
+        masks: &Masks,
+    ) -> Gfn {
+        let (view, lock) = (&step.view, step.lock);
+        let first = view.gfn();
+        // Alias bits of a TDX root, which frames don't have, are above those of the index.
+        let parent = view.sp().table();
+        let small = |gfn| parent.small_child(Index::of(gfn, Level::Page2M), masks);
+        let parent_end = first.round_down(Level::Page1G).add(Level::Page1G.pages());
+        let rest = GfnRange::new(first, parent_end).intersection(pages);
+        let mut tables = self.log.of_tables(rest);
+        let mut gfn = first;
+
+        while let Some(taken) = tables.next() {
+            let is_clean = taken.iter().fold(0, |any, bits| any | bits) == 0;
+
+            if let (false, Ok(taken)) = (is_clean, taken.try_into()) {
+                if gfn != first && need_break(lock.vm()) {
+                    return gfn;
+                }
+                // Where few pages are dirty, most of what is loaded would not be used.
+                if tables.clone().next().and_then(<[u64]>::first) == Some(&u64::MAX) {
+                    if let Some(next) = small(gfn.add(Level::Page2M.pages())) {
+                        next.table().prefetch_entries();
+                    }
+                }
+                if let Some(table) = small(gfn) {
+                    let leaves = bits.of_table(lock, &self.reaper, table);
+
+                    leaves.clear_words(gfn, taken);
+                } else if gfn != first {
+                    return gfn;
+                }
+            }
+            gfn = gfn.add(Level::Page2M.pages());
+        }
+        if gfn != first {
+            return gfn;
+        }
+
+        // Words with the bits of two tables, or a table that is not wholly in the batch.
+        if let Some(table) = view.child(masks).and_then(Table::small) {
+            let leaves = bits.of_table(lock, &self.reaper, table);
+
+            self.clear_taken(&leaves, view.range().intersection(pages));
+        }
+        view.range().end
     }
 
     /// Clears the D bits of the pages of a batch in one root. Returns whether D was cleared, or a
