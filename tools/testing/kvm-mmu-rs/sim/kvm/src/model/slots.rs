@@ -584,8 +584,8 @@ pub fn set_attributes(kvm: *mut kvm, (start, end): (u64, u64), differs: bool) {
     field!(kvm, slots_lock).lock("mutex_lock(slots_lock)", false);
     field!(kvm, mmu_lock).write_lock();
     super::notifier::begin(kvm, start, end);
-    for at in 0..SLOTS {
-        let slot = field!(kvm, memslots)[at];
+    // Of all address spaces.
+    for slot in *field!(kvm, memslots) {
         if slot.is_null() {
             continue;
         }
