@@ -278,9 +278,8 @@ export! {
         warn_on_once!(!root::list_is_empty(vm));
 
         // Callbacks of the last roots may just have been queued.
-        rcu::rcu_barrier();
-        // SAFETY: May sleep, as no lock is held; and all callbacks have run.
-        unsafe { bindings::kvm_rs_wait_for_free() };
+        // SAFETY: May sleep, as no lock is held.
+        unsafe { page::wait_for_unused() };
         warn_on_once!(page::unused_tables(vm) != 0);
     }
 

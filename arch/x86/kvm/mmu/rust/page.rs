@@ -460,18 +460,23 @@ const _: () = assert!(Batch::MAX <= bindings::KVM_RS_FREE_PAGES as usize);
 /// at once, so that it cannot have tables wait without limit (`rust_free.c`).
 ///
 /// May sleep for as long as a grace period takes, and until a kworker has freed what waits.
-pub(crate) fn limit_unused(vm: Vm<'_>, unlocked: &Unlocked) {
+pub(crate) fn limit_unused(vm: Vm<'_>, _unlocked: &Unlocked) {
     if unused_tables(vm) > i64::from(bindings::KVM_RS_MOST_UNUSED) {
-        wait_for_unused(unlocked);
+        // SAFETY: May sleep, as `mmu_lock` is not held.
+        unsafe { wait_for_unused() };
     }
 }
 
 /// Waits until all tables are free that were unlinked before. Those of other VMs, too.
+///
+/// # Safety
+///
+/// The caller may sleep.
 #[cold]
-fn wait_for_unused(_unlocked: &Unlocked) {
+pub(crate) unsafe fn wait_for_unused() {
     // Hurries also callbacks that RCU has put off (CONFIG_RCU_LAZY).
     rcu_barrier();
-    // SAFETY: May sleep, as `mmu_lock` is not held; and all callbacks have run.
+    // SAFETY: By this function's safety requirement; and all callbacks have run.
     unsafe { bindings::kvm_rs_wait_for_free() };
 }
 
